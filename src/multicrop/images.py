@@ -1,0 +1,66 @@
+"""Reading images: one documented rule for every odd file, and a limit against decompression bombs.
+
+Fixed: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bits, alpha is laid on white, an animation
+shows its first frame. Refused with ImageError: what cannot be decoded, is truncated, has a side under 2 pixels or more than MAX_PIXELS.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+MAX_PIXELS = 100_000_000
+MIN_SIDE = 2
+
+
+class ImageError(ValueError):
+    """An image that cannot be used, with the reason."""
+
+
+def open_image(source: str | Path | bytes) -> Image.Image:
+    """The image as RGB, after the rules above; raises ImageError with the file's name and the reason."""
+    name = "image bytes" if isinstance(source, bytes) else str(source)
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(stream)
+            check_size(image, name)
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {error}") from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, ImageError | FileNotFoundError | PermissionError):
+            raise
+        raise ImageError(f"{name} cannot be decoded ({error}); remove it or replace it by an intact file") from error
+
+
+def check_size(image: Image.Image, name: str) -> None:
+    """Refuse pictures too small to crop or too large to decode safely, before any pixel is decoded."""
+    if min(image.size) < MIN_SIDE:
+        raise ImageError(f"{name} is {image.width} x {image.height} pixels; at least {MIN_SIDE} a side are needed")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{name} has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS:,}; shrink it")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB by the rules above."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        scale = 255 / 65535 if values.max(initial=0) > 255 else 1
+        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of an RGB image, channels last in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -1,0 +1,1 @@
+"""Training of the embedded model: batched scene composition, captions, tokenizer and the LightningModule."""

@@ -1,0 +1,53 @@
+"""Captions of concepts and scenes, sampled a step; and the byte-level BPE tokenizer trained on all of them."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer
+
+TEMPLATES = ("{}", "a drawing of {}", "an emoji of {}", "a picture of {}", "an icon of {}", "a photo of a {}.")
+CONTEXT_TOKENS = 32
+
+
+def concept_caption(concept: dict, rng: random.Random) -> str:
+    """The name (half of the time), the name in a template, the name with keywords, or keywords alone."""
+    draw = rng.random()
+    keywords = rng.sample(concept["keywords"], min(len(concept["keywords"]), rng.randint(2, 4)))
+    if draw < 0.5 or not keywords:
+        return concept["name"]
+    if draw < 0.75:
+        return rng.choice(TEMPLATES).format(concept["name"])
+    if draw < 0.9:
+        return ", ".join([concept["name"], *keywords])
+    return ", ".join(keywords)
+
+
+def scene_caption(names: Sequence[str]) -> str:
+    """`a, b and c`: what a picture of several objects is called, in training and in the scenes data set."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def corpus(concepts: Sequence[dict], repeats: int = 20) -> Iterator[str]:
+    """The sentences that the tokenizer is trained on; names weigh most."""
+    rng = random.Random(0)
+    for concept in concepts:
+        yield from (concept_caption(concept, rng) for _ in range(repeats))
+        yield from concept["parts"]
+    yield from TEMPLATES
+
+
+def train_tokenizer(concepts: Sequence[dict], vocab_size: int = 3200) -> CLIPTokenizer:
+    """A `CLIPTokenizer` of its own vocabulary; end of text is token 1 and pads, as the text tower's config says.
+
+    All 256 bytes are in it, alone and at a word's end, so that no text of a user becomes the unknown token.
+    """
+    alphabet = sorted(ByteLevel.alphabet())
+    base = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{character}</w>" for character in alphabet)]
+    blank = CLIPTokenizer()
+    learned = blank.train_new_from_iterator(corpus(concepts), vocab_size - len(base), show_progress=False)
+    merges = [tuple(pair) for pair in json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]]
+    tokens = dict.fromkeys([*base, *("".join(pair) for pair in merges)])
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_TOKENS)

@@ -1,0 +1,98 @@
+"""Training batches keyed by their step: pictures, and the tokens of the captions they are compared with."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import CLIPTokenizer
+
+from multicrop.pretrain.captions import concept_caption, scene_caption
+from multicrop.pretrain.compose import Composer
+
+
+class TrainingBatches(Dataset):
+    """Batch i is a function of (seed, i) alone, so that a resumed run reads what the killed one would have read.
+
+    A batch holds the composition, one sampled caption for each concept, a sample of part phrases with the pairs
+    (picture, phrase) that are true, and a caption for each picture that shows three objects or more.
+    """
+
+    def __init__(
+        self, composer: Composer, concepts: Sequence[dict], tokenizer: CLIPTokenizer, *, batch_size: int, phrases: int, seed: int
+    ) -> None:
+        self.composer, self.concepts, self.tokenizer = composer, concepts, tokenizer
+        self.batch_size, self.n_phrases, self.seed = batch_size, phrases, seed
+        self.phrases = sorted({part for concept in concepts for part in concept["parts"]})
+        known = {phrase: index for index, phrase in enumerate(self.phrases)}
+        self.has_phrase = torch.zeros(len(concepts) + 1, len(self.phrases))  # the last row stands for an empty slot
+        for row, concept in enumerate(concepts):
+            self.has_phrase[row, [known[part] for part in concept["parts"]]] = 1
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        rng = random.Random((self.seed << 32) + step)
+        shown = self.composer(self.batch_size, generator)
+        true_phrases, chosen = self._phrases(shown.objects, shown.visible, generator)
+        several = ((shown.visible > 0.5).sum(1) >= 3).nonzero().squeeze(1)
+        texts = [concept_caption(concept, rng) for concept in self.concepts]
+        texts += [self.phrases[index] for index in chosen]
+        texts += [self._scene(shown.objects[i], shown.visible[i], rng) for i in several]
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return {
+            "images": shown.images,
+            "concept_targets": self._concept_targets(shown.objects, shown.visible, shown.area),
+            "patches": shown.patches,
+            "phrase_targets": true_phrases,
+            "several": several,
+            "input_ids": tokens["input_ids"],
+            "lengths": tokens["attention_mask"].sum(1),
+        }
+
+    def _concept_targets(self, objects: Tensor, visible: Tensor, area: Tensor) -> Tensor:
+        """(B,C) weights: the square root of the picture's area that a sufficiently visible object covers."""
+        weight = torch.where(visible > 0.25, area.sqrt(), 0)
+        targets = torch.zeros(len(objects), len(self.concepts) + 1)
+        return targets.scatter_add_(1, objects % (len(self.concepts) + 1), weight)[:, :-1]
+
+    def _phrases(self, objects: Tensor, visible: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.where(visible > 0.6, objects, -1)
+        true = self.has_phrase[rows].amax(1)
+        order = torch.randperm(len(self.phrases), generator=generator)[: self.n_phrases]
+        return true[:, order], order
+
+    def _scene(self, objects: Tensor, visible: Tensor, rng: random.Random) -> str:
+        names = [self.concepts[int(o)]["name"] for o, share in zip(objects, visible, strict=True) if share > 0.5]
+        rng.shuffle(names)
+        return scene_caption(names)
+
+
+class StepSampler(Sampler[int]):
+    """Steps of the current epoch in order; Lightning calls `set_epoch`, so a resumed run goes on where it stopped."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.epoch = steps, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which stretch of steps the next iteration yields."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def training_loader(batches: TrainingBatches, *, steps_per_epoch: int, num_workers: int) -> DataLoader:
+    """One whole batch an item; workers are spawned, because a fork after torch operations hangs."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=StepSampler(steps_per_epoch),
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers else None,
+    )

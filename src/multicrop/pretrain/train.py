@@ -1,0 +1,95 @@
+"""`task=pretrain`: train the embedded CLIP on the training vendors' drawings and export it as a HuggingFace checkpoint."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
+
+from multicrop.datasets.artwork import Drawing, load_concepts, training_drawings
+from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
+from multicrop.pretrain.compose import Composer
+from multicrop.pretrain.data import TrainingBatches, training_loader
+from multicrop.pretrain.module import TinyClip
+
+SIDE, PATCH, PROJECTION = 96, 16, 128
+STEPS_PER_EPOCH = 50
+
+
+def tiny_config(vocab_size: int, *, width: int, layers: int, text_width: int, text_layers: int) -> CLIPConfig:
+    """A small CLIP; end of text must be token 1 in `text_config`, else the text tower pools the wrong token."""
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {"hidden_size": text_width, "intermediate_size": 4 * text_width, "num_attention_heads": text_width // 32}
+    text |= {"num_hidden_layers": text_layers, "max_position_embeddings": CONTEXT_TOKENS, "vocab_size": vocab_size}
+    vision = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
+    vision |= {"num_hidden_layers": layers, "image_size": SIDE, "patch_size": PATCH}
+    shared = {"projection_dim": PROJECTION, "hidden_act": "gelu"}
+    return CLIPConfig(
+        text_config=text | shared | special, vision_config=vision | shared, projection_dim=PROJECTION, **special
+    )
+
+
+def sprites_of(drawings: list[Drawing], concepts: list[dict]) -> tuple[Tensor, Tensor]:
+    """RGBA sprites (n,4,96,96) uint8 and the concept index of each."""
+    row = {concept["concept"]: index for index, concept in enumerate(concepts)}
+    pixels = [torch.from_numpy(np.array(drawing.image)).permute(2, 0, 1) for drawing in drawings]
+    return torch.stack(pixels), torch.tensor([row[drawing.concept] for drawing in drawings])
+
+
+def export(module: TinyClip, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write the checkpoint in half precision, with tokenizer and processor, as `from_pretrained` reads it."""
+    module.clip.half().save_pretrained(folder)
+    module.clip.float()
+    side = {"height": SIDE, "width": SIDE}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=side)
+    CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(folder)
+
+
+def pretrain(
+    *,
+    output: Path,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 1,
+    width: int = 192,
+    layers: int = 4,
+    text_width: int = 128,
+    text_layers: int = 3,
+    phrases: int = 160,
+    lr: float = 1.2e-3,
+    decay_share: float = 0.4,
+    scene_share: float = 0.6,
+    logger: Logger | bool = False,
+) -> Path:
+    """Train, or go on with a killed run of the same folder, and return the exported checkpoint's folder.
+
+    Reads the training vendors' drawings of the seen concepts and nothing else. `steps` may be changed between a kill and a
+    resume: the rate's fall is computed from it.
+    """
+    L.seed_everything(seed, verbose=False)
+    concepts = [concept for concept in load_concepts() if not concept["unseen"]]
+    tokenizer = train_tokenizer(concepts)
+    composer = Composer(*sprites_of(training_drawings(), concepts), scene_share=scene_share, patch=PATCH)
+    batches = TrainingBatches(composer, concepts, tokenizer, batch_size=batch_size, phrases=phrases, seed=seed)
+    config = tiny_config(len(tokenizer), width=width, layers=layers, text_width=text_width, text_layers=text_layers)
+    module = TinyClip(config, steps=steps, lr=lr, decay_share=decay_share)
+    module.initialise_from(batches[0]["images"])
+    trainer = L.Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed",
+        max_epochs=-(-steps // STEPS_PER_EPOCH),
+        logger=logger,
+        log_every_n_steps=10,
+        callbacks=[ModelCheckpoint(output / "checkpoints", save_last=True), RichProgressBar()],
+        enable_model_summary=False,
+    )
+    loader = training_loader(batches, steps_per_epoch=STEPS_PER_EPOCH, num_workers=num_workers)
+    last = output / "checkpoints" / "last.ckpt"
+    trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=True)
+    export(module, tokenizer, output / "checkpoint")
+    return output / "checkpoint"
