@@ -1,5 +1,6 @@
 """The embedded artwork: open drawings of faces, animals and food, each with its vendor, licence and concept."""
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -45,3 +46,11 @@ def training_drawings() -> list[Drawing]:
 
 def _decode(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGBA")
+
+
+def artwork_fingerprint() -> str:
+    """A hash of the embedded drawings and concepts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("emoji.parquet", "concepts.json"):
+        digest.update((EMBEDDED / name).read_bytes())
+    return digest.hexdigest()

@@ -24,11 +24,6 @@ def concept_caption(concept: dict, rng: random.Random) -> str:
     return ", ".join(keywords)
 
 
-def scene_caption(names: Sequence[str]) -> str:
-    """`a, b and c`: what a picture of several objects is called, in training and in the scenes data set."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
-
-
 def corpus(concepts: Sequence[dict], repeats: int = 20) -> Iterator[str]:
     """The sentences that the tokenizer is trained on; names weigh most."""
     rng = random.Random(0)

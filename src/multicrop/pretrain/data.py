@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import CLIPTokenizer
 
-from multicrop.pretrain.captions import concept_caption, scene_caption
+from multicrop.datasets.scenes import several
+from multicrop.pretrain.captions import concept_caption
 from multicrop.pretrain.compose import Composer
 
 
@@ -35,17 +36,17 @@ class TrainingBatches(Dataset):
         rng = random.Random((self.seed << 32) + step)
         shown = self.composer(self.batch_size, generator)
         true_phrases, chosen = self._phrases(shown.objects, shown.visible, generator)
-        several = ((shown.visible > 0.5).sum(1) >= 3).nonzero().squeeze(1)
+        crowded = ((shown.visible > 0.5).sum(1) >= 3).nonzero().squeeze(1)
         texts = [concept_caption(concept, rng) for concept in self.concepts]
         texts += [self.phrases[index] for index in chosen]
-        texts += [self._scene(shown.objects[i], shown.visible[i], rng) for i in several]
+        texts += [self._scene(shown.objects[i], shown.visible[i], rng) for i in crowded]
         tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         return {
             "images": shown.images,
             "concept_targets": self._concept_targets(shown.objects, shown.visible, shown.area),
             "patches": shown.patches,
             "phrase_targets": true_phrases,
-            "several": several,
+            "several": crowded,
             "input_ids": tokens["input_ids"],
             "lengths": tokens["attention_mask"].sum(1),
         }
@@ -65,7 +66,7 @@ class TrainingBatches(Dataset):
     def _scene(self, objects: Tensor, visible: Tensor, rng: random.Random) -> str:
         names = [self.concepts[int(o)]["name"] for o, share in zip(objects, visible, strict=True) if share > 0.5]
         rng.shuffle(names)
-        return scene_caption(names)
+        return several(names)
 
 
 class StepSampler(Sampler[int]):

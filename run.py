@@ -1,0 +1,29 @@
+"""The Hydra entry: compose the configuration, run one experiment, return its accuracy to the sweeper."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from multicrop.config import check_overrides, register_resolvers
+
+CONF = Path(__file__).parent / "conf"
+
+register_resolvers()
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> float:
+    """One experiment."""
+    from multicrop.experiment import run
+
+    return run(cfg)
+
+
+if __name__ == "__main__":
+    try:
+        check_overrides(sys.argv[1:], CONF)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    main()

@@ -1,0 +1,1 @@
+"""Few-shot adapters, one paper a file."""

@@ -1,0 +1,92 @@
+"""Configuration helpers: resolvers, and a check of the command line that names what the user may have meant."""
+
+import difflib
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+PACKAGE = Path(__file__).parent
+
+
+def register_resolvers() -> None:
+    """`${package:NAME}` is a file or folder of this package, wherever it is installed."""
+    OmegaConf.register_new_resolver("package", lambda name: str(PACKAGE / name), replace=True)
+
+
+def without(node: DictConfig, *keys: str) -> DictConfig:
+    """The node, interpolations resolved, less some keys: what one group says for another to read is no constructor argument."""
+    node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+    for key in keys:
+        node.pop(key, None)
+    return node
+
+
+def check_overrides(arguments: list[str], conf: Path) -> None:
+    """Raise ValueError for an unknown group option or knob among the overrides, with the nearest names.
+
+    Hydra's own flags and anything it can do beyond `name=value` (appending, deleting) are left to Hydra.
+    """
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except HydraException:
+        return
+    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    plain = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
+    chosen = []
+    for override in plain:
+        if override.key_or_group in groups:
+            chosen.append(f"{override.key_or_group}={_check_options(override, conf)}")
+    knobs = [o for o in plain if o.key_or_group not in groups]
+    if knobs:
+        _check_knobs(knobs, chosen, conf, groups)
+
+
+def _check_options(override: Override, conf: Path) -> str:
+    """All values of a group override exist; returns the first."""
+    folder = conf / override.key_or_group
+    options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    values = [str(v) for v in override.sweep_string_iterator()] if override.is_sweep_override() else [str(override.value())]
+    for value in values:
+        if value not in [*options, "None", "null"]:
+            raise ValueError(
+                f"{override.key_or_group}={value} is not an option{_nearest(value, options)} The options are: {', '.join(options)}"
+            )
+    return values[0] if values[0] != "None" else "null"
+
+
+def _check_knobs(knobs: list[Override], chosen: list[str], conf: Path, groups: set[str]) -> None:
+    if GlobalHydra.instance().is_initialized():
+        return
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        cfg = compose("config", overrides=chosen)
+    known = _keys(cfg)
+    for knob in knobs:
+        name = knob.key_or_group
+        if name not in known and not any(key.startswith(f"{name}.") for key in known):
+            raise ValueError(f"{name} is neither a knob nor a config group{_nearest(name, [*known, *groups])}")
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all leaves and nodes."""
+    keys = []
+    for key in cfg:
+        name = f"{prefix}{key}"
+        keys.append(name)
+        node = OmegaConf.to_container(cfg, resolve=False)[key]
+        if isinstance(node, dict):
+            keys += _keys(cfg._get_node(key), f"{name}.")
+    return keys
+
+
+def _nearest(name: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    if not near:
+        tails = {option.rsplit(".", 1)[-1]: option for option in options}
+        near = [tails[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=3, cutoff=0.5)]
+    return f"; did you mean {' or '.join(near)}?" if near else "."

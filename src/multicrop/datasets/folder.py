@@ -1,0 +1,114 @@
+"""`dataset=folder`: any directory of class folders, with or without train / val / test folders above them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from multicrop.datasets.base import Dataset, LabelledImages, content_hash
+from multicrop.images import open_image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Opens file i by the rules of images.py."""
+
+    paths: list[Path]
+
+    def __call__(self, index: int) -> Image.Image:
+        return open_image(self.paths[index])
+
+
+def folder(*, root: str, class_names: str | None, test_share: float, split_seed: int) -> Dataset:
+    """Class folders below `root`, or below `root`/train, /val and /test; without these, `test_share` of each class is for testing.
+
+    Class names are the folders' names with "_" as spaces; `class_names`, a JSON object {folder: class name}, replaces some or all.
+    Images are found at any depth. Raises ValueError when the folder is missing, empty, has one class or a class without images.
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise ValueError(f"dataset.root={base} is no folder; pass the directory that holds one folder a class (dataset.root=PATH)")
+    if not 0 < test_share < 1:
+        raise ValueError(f"dataset.test_share lies between 0 and 1, got {test_share}")
+    parts = {split: found for split in SPLITS if (found := _split_folder(base, split))}
+    if "test" not in parts and parts:
+        parts.setdefault("test", parts.get("validation") or parts["train"])
+    roots = list(dict.fromkeys(parts.values())) or [base]
+    folders = sorted({child.name for top in roots for child in top.iterdir() if _is_class(child)})
+    names = _names(folders, class_names, base)
+    files = {split: _files(top, folders) for split, top in parts.items()} or _divide(_files(base, folders), test_share, split_seed)
+    _check_classes(files, folders, base)
+    images = {split: _images(split, base, files.get(split, {}), folders) for split in SPLITS}
+    return Dataset(base.name, names, {}, images["train"], images["validation"], images["test"])
+
+
+def _split_folder(base: Path, split: str) -> Path | None:
+    return next((base / name for name in SPLITS[split] if (base / name).is_dir()), None)
+
+
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _names(folders: list[str], mapping_file: str | None, base: Path) -> list[str]:
+    """The class name of each folder; raises ValueError for a mapping that fits no folder or gives two the same name."""
+    if len(folders) < 2:
+        found = f"one class folder ({folders[0]})" if folders else "no class folder"
+        raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder a class")
+    mapping: dict[str, str] = {}
+    if mapping_file:
+        path = Path(mapping_file).expanduser()
+        if not path.is_file():
+            raise ValueError(f"dataset.class_names={path} does not exist; it wants a JSON object {{folder: class name}}")
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(mapping, dict) or (stray := sorted(set(mapping) - set(folders))):
+            wrong = f"names folders that are not there: {', '.join(stray[:3])}" if isinstance(mapping, dict) else "is no object"
+            raise ValueError(f"dataset.class_names={path} {wrong}; the folders are {', '.join(folders[:5])}, ...")
+    names = [mapping.get(name, name.replace("_", " ")) for name in folders]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two folders have the class name {twice[0]!r}; tell them apart in dataset.class_names")
+    return names
+
+
+def _files(top: Path, folders: list[str]) -> dict[str, list[Path]]:
+    return {
+        name: sorted(path for path in (top / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        for name in folders
+    }
+
+
+def _divide(files: dict[str, list[Path]], test_share: float, seed: int) -> dict[str, dict[str, list[Path]]]:
+    """Train and test parts of each class by a permutation keyed by (seed, class); both get an image where there are two."""
+    parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    for name, paths in files.items():
+        order = np.random.default_rng(int(content_hash(seed, name)[:15], 16)).permutation(len(paths))
+        count = min(max(1, round(len(paths) * test_share)), max(1, len(paths) - 1))
+        parts["test"][name] = [paths[i] for i in sorted(order[:count])]
+        parts["train"][name] = [paths[i] for i in sorted(order[count:])]
+    return parts
+
+
+def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], base: Path) -> None:
+    empty = [name for name in folders if not files["test"].get(name)]
+    if len(empty) == len(folders):
+        raise ValueError(f"no image below {base}; files that count end in {', '.join(sorted(SUFFIXES))}")
+    if empty:
+        raise ValueError(
+            f"{len(empty)} class folders have no test image: {', '.join(empty[:3])}. Add images (endings: "
+            f"{', '.join(sorted(SUFFIXES))}) or remove the folders"
+        )
+
+
+def _images(split: str, base: Path, files: dict[str, list[Path]], folders: list[str]) -> LabelledImages:
+    """The images of one split; the fingerprint holds each file's relative path, size and time of change."""
+    paths = [path for name in folders for path in files.get(name, [])]
+    labels = [label for label, name in enumerate(folders) for _ in files.get(name, [])]
+    ids = [path.relative_to(base).as_posix() for path in paths]
+    facts = [f"{name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(ids, paths, strict=True)]
+    return LabelledImages(f"{base.name}/{split}", ids, labels, _Files(paths), content_hash(*facts))

@@ -1,0 +1,25 @@
+"""Pools reduce a set of features to one: (*batch, set, dim) and a mask -> (*batch, dim)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mean(
+    x: Float[Tensor, "*batch set dim"], mask: Bool[Tensor, "*#batch set"] | None = None
+) -> Float[Tensor, "*batch dim"]:
+    """The normalised mean of the unmasked members; raises ValueError when a set has none."""
+    if mask is None:
+        return F.normalize(x.mean(-2), dim=-1)
+    if not mask.any(-1).all():
+        raise ValueError("a pool got an empty set: every set needs one unmasked member or more")
+    weight = mask.to(x.dtype) / mask.sum(-1, keepdim=True)
+    return F.normalize((x * weight[..., None]).sum(-2), dim=-1)
+
+
+def masked_mean(
+    x: Float[Tensor, "*batch set"], mask: Bool[Tensor, "*#batch set"]
+) -> Float[Tensor, "*batch"]:
+    """The plain mean of numbers over the unmasked members."""
+    return torch.where(mask, x, 0).sum(-1) / mask.sum(-1)

@@ -1,0 +1,82 @@
+"""The record of a run: config.yaml, metrics.json, predictions.parquet, environment.json in one directory; reports read only these."""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from multicrop.bank import ImageBank
+from multicrop.stats import compare
+from multicrop.tasks import ROWS
+
+PACKAGES = ("torch", "torchvision", "lightning", "transformers", "hydra-core", "POT", "numpy", "scipy")
+TOP_LOGITS = 5
+
+
+def row_metrics(results: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Accuracy of each row, and its paired difference to the global view."""
+    correct = {row: (results[row].argmax(1) == results["label"]).numpy() for row in ROWS}
+    return {
+        row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS
+    }
+
+
+def predictions_table(results: dict[str, Tensor], bank: ImageBank) -> pa.Table:
+    """One row an image: id, domain, label, the prediction of each row, the top classes and logits of the final one."""
+    indices = results["index"].tolist()
+    top = results["final"].topk(min(TOP_LOGITS, results["final"].shape[1]))
+    columns = {
+        "image_id": [bank.images.ids[i] for i in indices],
+        "domain": [bank.images.domains[i] if bank.images.domains else "" for i in indices],
+        "label": results["label"].tolist(),
+        **{f"{row}_prediction": results[row].argmax(1).tolist() for row in ROWS},
+        "top_classes": top.indices.tolist(),
+        "top_logits": top.values.tolist(),
+    }
+    return pa.table(columns)
+
+
+def environment(*, seed: int, seconds: float) -> dict[str, object]:
+    """Where and how the run was made."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "git_revision": _git_revision(),
+        "argv": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: version(name) for name in PACKAGES},
+        "seed": seed,
+        "seconds": seconds,
+        "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+    }
+
+
+def write_record(folder: Path, *, config: str, metrics: dict, predictions: pa.Table, facts: dict) -> None:
+    """Write the record; metrics.json comes last, so a record that has it is whole."""
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    pq.write_table(predictions, folder / "predictions.parquet")
+    (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    partial = folder / "metrics.json.partial"
+    partial.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    partial.replace(folder / "metrics.json")
+
+
+def _git_revision() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,138 @@
+"""The three tasks as LightningModules over a bank: zero-shot, few-shot adapter, test-time adaptation.
+
+Every task scores four rows on the same views, so that a run is a paired comparison with its own baselines: `global` (CLIP), `crops_mean` (the
+crops averaged, label prompts), `aggregated` (the chosen aggregator, fused with the global logits) and `final` (what the task predicts).
+"""
+
+import time
+from abc import abstractmethod
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from multicrop.adapters.base import Adapter, Examples
+from multicrop.aggregators import Aggregator, Logits, Views, fuse, global_view, mean_feature
+from multicrop.methods.base import Method
+from multicrop.prompts import TextBank
+
+ROWS = ("global", "crops_mean", "aggregated", "final")
+
+
+class Scorer:
+    """Class logits of views: the aggregator's, fused with the global view's."""
+
+    def __init__(self, text: TextBank, logit_scale: float, aggregator: Aggregator, fusion_weight: float) -> None:
+        if not 0 <= fusion_weight <= 1:
+            raise ValueError(f"task.fusion_weight lies between 0 (global view) and 1 (aggregator), got {fusion_weight}")
+        self.text, self.logit_scale, self.aggregator, self.fusion_weight = text, logit_scale, aggregator, fusion_weight
+
+    def __call__(self, views: Views) -> Logits:
+        """The fused logits."""
+        local = self.aggregator(views, self.text, self.logit_scale)
+        return fuse(self.global_logits(views), local, self.fusion_weight)
+
+    def global_logits(self, views: Views) -> Logits:
+        """The global view's logits."""
+        return global_view(views, self.text, self.logit_scale)
+
+
+class BankTask(L.LightningModule):
+    """Tests over a bank; subclasses say what the final logits are."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+        n_classes = len(scorer.text.prompts)
+        self.metrics = torch.nn.ModuleDict({row: _metrics(n_classes, row) for row in ROWS})
+        self.collected: dict[str, list[Tensor]] = {}
+        self.seconds = dict.fromkeys(ROWS, 0.0)
+
+    @abstractmethod
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The logits that the task predicts with."""
+
+    def test_step(self, batch: tuple[Views, Int[Tensor, " batch"], Int[Tensor, " batch"]], batch_idx: int) -> None:
+        """Score all rows of one batch of (views, labels, image indices)."""
+        views, labels, indices = batch
+        text, scale = self.scorer.text, self.scorer.logit_scale
+        logits = {
+            "global": self._timed("global", self.scorer.global_logits, views),
+            "crops_mean": self._timed(
+                "crops_mean", lambda v: mean_feature(v, text, scale, view_set="crops", text_set="label"), views
+            ),
+            "aggregated": self._timed("aggregated", self.scorer, views),
+        }
+        logits["final"] = self._timed("final", self.final_logits, views, logits["aggregated"])
+        for row, values in logits.items():
+            self.metrics[row].update(values.softmax(-1), labels)
+            self.collected.setdefault(row, []).append(values.cpu())
+        self.collected.setdefault("label", []).append(labels.cpu())
+        self.collected.setdefault("index", []).append(indices.cpu())
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the final row as test/*, those of the other rows as test/<row>/*."""
+        for row in ROWS:
+            self.log_dict(self.metrics[row].compute())
+
+    def results(self) -> dict[str, Tensor]:
+        """What was tested, in the order of the stream: label, index, and the logits of each row."""
+        return {name: torch.cat(parts) for name, parts in self.collected.items()}
+
+    def _timed(self, row: str, function: object, *args: Tensor) -> Tensor:
+        started = time.perf_counter()
+        value = function(*args)
+        self.seconds[row] += time.perf_counter() - started
+        return value
+
+
+def _metrics(n_classes: int, row: str) -> MetricCollection:
+    metrics = {
+        "accuracy": MulticlassAccuracy(n_classes, average="micro"),
+        "class_accuracy": MulticlassAccuracy(n_classes, average="macro"),
+        "ece": MulticlassCalibrationError(n_classes, n_bins=15),
+    }
+    return MetricCollection(metrics, prefix="test/" if row == "final" else f"test/{row}/")
+
+
+class ZeroShotTask(BankTask):
+    """Predicts with the aggregator."""
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The aggregator's logits."""
+        return aggregated
+
+
+class FewShotTask(BankTask):
+    """Predicts with an adapter that was fitted on the support set and selected on validation images before any test label is here."""
+
+    def __init__(self, scorer: Scorer, adapter: Adapter) -> None:
+        super().__init__(scorer)
+        self.adapter = adapter
+
+    def examples(self, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
+        """Labelled views with the scorer's logits, as adapters take them."""
+        return Examples(views, self.scorer(views), labels)
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The adapter's logits."""
+        return self.adapter(views, aggregated)
+
+
+class AdaptationTask(BankTask):
+    """Predicts with a method that changes with the stream; images are taken one after the other."""
+
+    def __init__(self, scorer: Scorer, method: Method) -> None:
+        super().__init__(scorer)
+        self.method = method
+
+    def on_test_start(self) -> None:
+        """A new stream starts from the unchanged model."""
+        self.method.reset()
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The method's logits after it has seen the stream so far."""
+        return self.method(views, aggregated)
