@@ -1,7 +1,7 @@
 """Aggregators: (views, text, logit_scale) -> class logits. Stateless; view 0 is the global view, prompt 0 the label prompt.
 
-`view_set` and `text_set` say what an aggregator looks at: `crops` leaves the global view out wherever there is any crop, `descriptions` leaves
-the label prompt out.
+`view_set` and `text_set` say what an aggregator looks at: `crops` leaves the global view out wherever there is any crop, and
+`descriptions` leaves the label prompt out.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Views = Float[Tensor, "batch views dim"]
 Logits = Float[Tensor, "batch classes"]
 
 
-def select_views(views: Views, view_set: str) -> Views:
+def select_views(views: Views, view_set: str) -> Float[Tensor, "batch selected dim"]:
     """All views, or the crops alone; where a policy makes no crops, the global view is the only view there is."""
     if view_set not in ("all", "crops"):
         raise ValueError(f"view_set is all or crops, got {view_set!r}")
@@ -74,8 +74,14 @@ def optimal_transport(
     The cost is <P, 1 - S> without the entropy term. The paper's marginals, solver and epsilon are not public: these are our knobs.
     """
     scores, plan, _ = transport_plan(
-        views, text, solver=solver, epsilon=epsilon, view_set=view_set, text_set=text_set,
-        tolerance=tolerance, max_iterations=max_iterations,
+        views,
+        text,
+        solver=solver,
+        epsilon=epsilon,
+        view_set=view_set,
+        text_set=text_set,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
     )
     return logit_scale * (plan * scores).sum((2, 3))
 

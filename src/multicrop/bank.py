@@ -86,8 +86,15 @@ def recipe_of(images: LabelledImages, sampler: CropSampler, encoder: Encoder, se
 
 
 def image_bank(
-    images: LabelledImages, sampler: CropSampler, encoder: Encoder, *, seed: int, cache: Path, num_workers: int = 0,
-    accelerator: str = "cpu", progress: bool = True,
+    images: LabelledImages,
+    sampler: CropSampler,
+    encoder: Encoder,
+    *,
+    seed: int,
+    cache: Path,
+    num_workers: int = 0,
+    accelerator: str = "cpu",
+    progress: bool = True,
 ) -> ImageBank:
     """The bank of these images, read where one is complete and encoded where not.
 
@@ -202,8 +209,14 @@ class BankProgress(RichProgressBar):
 
 
 def _encode(
-    images: LabelledImages, sampler: CropSampler, encoder: Encoder, recipe: Recipe, folder: Path, num_workers: int,
-    accelerator: str, progress: bool,
+    images: LabelledImages,
+    sampler: CropSampler,
+    encoder: Encoder,
+    recipe: Recipe,
+    folder: Path,
+    num_workers: int,
+    accelerator: str,
+    progress: bool,
 ) -> None:
     """Encode the missing shards and write the manifest last."""
     for leftover in folder.glob("*.partial-*"):
@@ -220,8 +233,13 @@ def _encode(
     if progress:
         callbacks.append(BankProgress())
     trainer = L.Trainer(
-        accelerator=accelerator, devices=1, logger=False, callbacks=callbacks, enable_progress_bar=progress,
-        enable_model_summary=False, enable_checkpointing=False,
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        enable_checkpointing=False,
     )
     started = time.perf_counter()
     trainer.predict(MultiCropCLIP(encoder, sampler, seed=recipe.seed), loader, return_predictions=False)

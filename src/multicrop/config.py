@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent
+ALL_KNOBS = "All knobs of an experiment: python run.py --cfg job"
 
 
 def register_resolvers() -> None:
@@ -69,7 +70,7 @@ def _check_knobs(knobs: list[Override], chosen: list[str], conf: Path, groups: s
     for knob in knobs:
         name = knob.key_or_group
         if name not in known and not any(key.startswith(f"{name}.") for key in known):
-            raise ValueError(f"{name} is neither a knob nor a config group{_nearest(name, [*known, *groups])}")
+            raise ValueError(f"{name} is neither a knob nor a config group{_nearest(name, [*known, *groups])} {ALL_KNOBS}")
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:

@@ -6,7 +6,7 @@ seed, the image id, j and the image's size only, so 64 crops begin with the same
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -51,10 +51,8 @@ def random(
     return torch.tensor(boxes, dtype=torch.float32)
 
 
-def grid(
-    height: int, width: int, image_id: str, seed: int, *, sizes: list[int], overlap: float
-) -> Float[Tensor, "crops 4"]:
-    """g x g equal tiles for each g in `sizes` (a pyramid), row by row; neighbours share `overlap` of a tile's side.
+def grid(height: int, width: int, image_id: str, seed: int, *, sizes: Sequence[int], overlap: float) -> Float[Tensor, "crops 4"]:
+    """G x g equal tiles for each g in `sizes` (a pyramid), row by row; neighbours share `overlap` of a tile's side.
 
     Raises ValueError unless every g >= 1 and 0 <= overlap < 1.
     """

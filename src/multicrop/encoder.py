@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -14,6 +15,7 @@ from multicrop.views import PixelSpec
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TEXT_BATCH = 256
+BYTES = 256  # a tokenizer of fewer tokens is the blank one that transformers makes up where a folder has no tokenizer files
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers in a processor's config
 
 
@@ -79,10 +81,12 @@ def load_encoder(*, path: str, precision: str = "fp32", revision: str | None = N
 
     Reads safetensors only and runs no code of the checkpoint. Raises ValueError when it cannot be found or is no dual encoder.
     """
+    if Path(path).is_file():
+        raise ValueError(f"{path} is a file; pass the folder that holds it: model=local model.path={Path(path).parent}")
     options = {"revision": revision, "trust_remote_code": False}
     try:
         model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_load_advice(path, error)) from error
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
@@ -94,6 +98,10 @@ def load_encoder(*, path: str, precision: str = "fp32", revision: str | None = N
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} has weights but no usable tokenizer or image processor: {error}") from error
+    if len(tokenizer) < BYTES:
+        raise ValueError(
+            f"{path} has weights but no usable tokenizer ({len(tokenizer)} tokens); add its tokenizer files, for instance tokenizer.json"
+        )
     name = Path(path).name if Path(path).exists() else path
     return Encoder(model, tokenizer, pixel_spec(processor, model), name=name, precision=precision)
 

@@ -27,6 +27,7 @@ from multicrop.tasks import AdaptationTask, BankTask, FewShotTask, Scorer, ZeroS
 log = logging.getLogger(__name__)
 console = Console()
 ORDERS = ("shuffled", "sorted_by_class")
+ON_UNREADABLE = ("skip", "raise")
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Session:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set; `crop_side` is for the crop policies to read."""
-        return instantiate(without(self.cfg.dataset, "crop_side"))
+        """The data set; `crop_side` and `description_prompt` are for crop policies and prompts to read."""
+        return instantiate(without(self.cfg.dataset, "crop_side", "description_prompt"))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -60,10 +61,18 @@ class Session:
 
     def bank(self, images: LabelledImages) -> ImageBank:
         """The bank of some images, with a word on the ones that could not be read."""
+        if self.cfg.on_unreadable not in ON_UNREADABLE:
+            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {self.cfg.on_unreadable!r}")
         trainer = self.cfg.trainer
         bank = image_bank(
-            images, self.sampler, self.encoder, seed=self.cfg.crop_seed, cache=Path(self.cfg.paths.cache),
-            num_workers=trainer.num_workers, accelerator=trainer.accelerator, progress=trainer.progress,
+            images,
+            self.sampler,
+            self.encoder,
+            seed=self.cfg.crop_seed,
+            cache=Path(self.cfg.paths.cache),
+            num_workers=trainer.num_workers,
+            accelerator=trainer.accelerator,
+            progress=trainer.progress,
         )
         if skipped := [images.ids[i] for i in (~bank.readable).nonzero().squeeze(1).tolist()]:
             message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {', '.join(skipped[:3])}"
@@ -71,7 +80,7 @@ class Session:
                 raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
             log.warning(message)
         if not len(bank):
-            raise ValueError(f"no image of {images.name} can be read")
+            raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
         return bank
 
 
@@ -123,7 +132,11 @@ def evaluate(cfg: DictConfig) -> float:
     logger = instantiate(cfg.logger) if "_target_" in cfg.logger else False
     try:
         trainer = L.Trainer(
-            accelerator="cpu", logger=logger, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            accelerator="cpu",
+            logger=logger,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
         )
         loader = DataLoader(stream(bank, cfg), batch_size=cfg.trainer.batch_size)
         scoring = time.perf_counter()
@@ -141,8 +154,13 @@ def evaluate(cfg: DictConfig) -> float:
         _mark_finished(cfg, identity, output)
         if logger:
             loggers.log_run(
-                logger, config=_flat_config(cfg), summary=_summary(metrics), results=collected, bank=bank,
-                class_names=session.dataset.class_names, picture=picture,
+                logger,
+                config=_flat_config(cfg),
+                summary=_summary(metrics),
+                results=collected,
+                bank=bank,
+                class_names=session.dataset.class_names,
+                picture=picture,
             )
     finally:
         loggers.finish(logger)
@@ -232,7 +250,7 @@ def _draw(session: Session, bank: ImageBank, collected: dict, output: Path) -> P
         index, label, prediction = (int(x[position]) for x in (collected["index"], collected["label"], collected["final"].argmax(1)))
         before = names[int(collected["global"][position].argmax())]
         title = f"{names[prediction]}: right" if prediction == label else f"{names[prediction]}: wrong, it is {names[label]}"
-        title += "" if before == names[prediction] else f"\nglobal view: {before}"
+        title += "" if before == names[prediction] else f" (global view: {before})"
         explanations.append(report.explain(bank, row_of[index], session.scorer.text, prediction, title, dict(knobs)))
     if not explanations:
         return None

@@ -11,11 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 2
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what undoes it
 
 
 class ImageError(ValueError):
@@ -32,9 +41,9 @@ def open_image(source: str | Path | bytes) -> Image.Image:
             image = Image.open(stream)
             check_size(image, name)
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(upright(image))
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise ImageError(f"{name}: {error} Shrink it or remove it") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, ImageError | FileNotFoundError | PermissionError):
             raise
@@ -44,9 +53,15 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 def check_size(image: Image.Image, name: str) -> None:
     """Refuse pictures too small to crop or too large to decode safely, before any pixel is decoded."""
     if min(image.size) < MIN_SIDE:
-        raise ImageError(f"{name} is {image.width} x {image.height} pixels; at least {MIN_SIDE} a side are needed")
+        raise ImageError(f"{name} is {image.width} x {image.height} pixels; at least {MIN_SIDE} a side are needed; remove it")
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS:,}; shrink it")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says. PIL's exif_transpose also writes the EXIF data anew and fails where it is odd."""
+    method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if method is None else image.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

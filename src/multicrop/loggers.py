@@ -2,6 +2,7 @@
 
 import netrc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import wandb
@@ -15,12 +16,19 @@ PANEL_IMAGES = 24
 
 
 def wandb_logger(
-    *, project: str | None, entity: str | None, group: str | None, job_type: str, tags: list[str], folder: str, name: str | None
+    *, project: str | None, entity: str | None, group: str | None, job_type: str, tags: Sequence[str], folder: str, name: str | None
 ) -> WandbLogger:
     """A Lightning logger in the mode that `wandb_mode` finds; its files lie in the run's own folder."""
     return WandbLogger(
-        project=project or "multicrop", entity=entity, group=group, job_type=job_type, tags=list(tags), save_dir=folder, name=name,
-        mode=wandb_mode(project), settings=wandb.Settings(console="off", silent=True),
+        project=project or "multicrop",
+        entity=entity,
+        group=group,
+        job_type=job_type,
+        tags=list(tags),
+        save_dir=folder,
+        name=name,
+        mode=wandb_mode(project),
+        settings=wandb.Settings(console="off", silent=True),
     )
 
 
@@ -39,15 +47,21 @@ def _netrc_has_wandb() -> bool:
 
 
 def log_run(
-    logger: WandbLogger, *, config: dict, summary: dict[str, float], results: dict[str, Tensor], bank: ImageBank,
-    class_names: list[str], picture: Path | None,
+    logger: WandbLogger,
+    *,
+    config: dict,
+    summary: dict[str, float],
+    results: dict[str, Tensor],
+    bank: ImageBank,
+    class_names: list[str],
+    picture: Path | None,
 ) -> None:
     """Config, summary metrics, the table of rescued and misclassified images with boxes, and the picture of the plans."""
     run = logger.experiment
     run.config.update(config, allow_val_change=True)
     for name, value in summary.items():
         if name.endswith("accuracy"):
-            run.define_metric(name, summary="max", goal="maximize")
+            run.define_metric(name, summary="max")
         run.summary[name] = value
     run.log({"images": example_table(results, bank, class_names)})
     if picture:
@@ -81,6 +95,4 @@ def _with_boxes(bank: ImageBank, index: int) -> Image.Image:
 def finish(logger: object) -> None:
     """End the W&B run of this job; without it the next job of a multirun would be logged into this one."""
     if isinstance(logger, WandbLogger):
-        wandb.finish(quiet=True)
-
-
+        wandb.finish()

@@ -46,8 +46,7 @@ class MultiCropCLIP(L.LightningModule):
     def views(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch views dim"]:
         """Unit-norm features of the views of each image; crops are keyed by the image's position in the sequence."""
         pixels = [
-            image_views(to_rgb(image), str(index), self.sampler, self.encoder.spec, self.seed)[0]
-            for index, image in enumerate(images)
+            image_views(to_rgb(image), str(index), self.sampler, self.encoder.spec, self.seed)[0] for index, image in enumerate(images)
         ]
         return torch.stack([self.encoder.encode_images(views.to(self.device)) for views in pixels])
 
@@ -59,9 +58,7 @@ class MultiCropCLIP(L.LightningModule):
         return batch | {"views": self.encoder.encode_images(batch["pixels"]).cpu()}
 
 
-def image_views(
-    image: Image.Image, image_id: str, sampler: CropSampler, spec: PixelSpec, seed: int
-) -> tuple[Tensor, Tensor]:
+def image_views(image: Image.Image, image_id: str, sampler: CropSampler, spec: PixelSpec, seed: int) -> tuple[Tensor, Tensor]:
     """Pixels (views,3,side,side) and boxes (views,4) of one RGB image."""
     boxes = boxes_of(sampler, image.height, image.width, image_id, seed)
     return view_pixels(to_tensor(image), boxes, spec), boxes

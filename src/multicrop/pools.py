@@ -6,9 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def mean(
-    x: Float[Tensor, "*batch set dim"], mask: Bool[Tensor, "*#batch set"] | None = None
-) -> Float[Tensor, "*batch dim"]:
+def mean(x: Float[Tensor, "*batch set dim"], mask: Bool[Tensor, "*#batch set"] | None = None) -> Float[Tensor, "*batch dim"]:
     """The normalised mean of the unmasked members; raises ValueError when a set has none."""
     if mask is None:
         return F.normalize(x.mean(-2), dim=-1)
@@ -18,8 +16,6 @@ def mean(
     return F.normalize((x * weight[..., None]).sum(-2), dim=-1)
 
 
-def masked_mean(
-    x: Float[Tensor, "*batch set"], mask: Bool[Tensor, "*#batch set"]
-) -> Float[Tensor, "*batch"]:
+def masked_mean(x: Float[Tensor, "*batch set"], mask: Bool[Tensor, "*#batch set"]) -> Float[Tensor, "*batch"]:
     """The plain mean of numbers over the unmasked members."""
     return torch.where(mask, x, 0).sum(-1) / mask.sum(-1)

@@ -88,10 +88,17 @@ def described(
             + (f"; the descriptions name {len(unknown)} other classes: {', '.join(unknown[:3])}" if unknown else "")
             + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH, or use prompt=template"
         )
-    return [
-        [fill(template, name), *(join.format(label=name, description=text) for text in descriptions[name])]
-        for name in class_names
-    ]
+    return [[fill(template, name), *(_joined(join, name, text) for text in descriptions[name])] for name in class_names]
+
+
+def _joined(join: str, label: str, description: str) -> str:
+    """The description put into `join`; raises ValueError when that has no `{description}` or another field than the two."""
+    try:
+        if "{description}" in join:
+            return join.format(label=label, description=description)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"prompt.join holds the fields {{label}} and {{description}} only; got {join!r}") from error
+    raise ValueError(f"prompt.join holds {{description}}, where the description goes; got {join!r}")
 
 
 def fill(template: str, name: str) -> str:
@@ -103,14 +110,13 @@ def fill(template: str, name: str) -> str:
 
 def read_descriptions(file: str) -> dict[str, list[str]]:
     """A JSON object {class: [phrase, ...]}; raises ValueError when it is something else."""
-
     path = Path(file).expanduser()
     if not path.is_file():
         raise ValueError(f"the description file {path} does not exist; prompt.file wants a JSON object {{class: [phrase, ...]}}")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the description file {path} is no JSON: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"the description file {path} is no JSON ({error}); prompt.file wants {{class: [phrase, ...]}}") from error
     if not isinstance(table, dict) or not all(
         isinstance(v, list) and all(isinstance(text, str) and text.strip() for text in v) for v in table.values()
     ):

@@ -1,5 +1,6 @@
 """What a person looks at: the table of a run in the terminal, and pictures of boxes and transport plans."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,8 @@ COLOURS = matplotlib.colormaps["tab20"].colors
 def results_table(title: str, rows: dict[str, dict[str, float]], labels: dict[str, str], seconds: dict[str, float]) -> Table:
     """A rich table: accuracy, paired difference to the global view with its 95 % interval, rescued and lost images, scoring time."""
     table = Table(title=title, title_justify="left")
-    for column in ("", "accuracy", "vs global", "95 % interval", "rescued / lost", "scoring s"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for column in ("", "top-1", "vs global", "95 % interval", "rescued / lost", "seconds"):
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():
         values, base = rows[row], row == "global"
         table.add_row(
@@ -67,7 +68,7 @@ def draw_explanations(explanations: list[Explanation], path: Path) -> None:
         share = item.plan.sum(1, keepdim=True).clamp_min(1e-12)
         best = (item.plan / share).argmax(1)
         picture.imshow(item.image)
-        picture.set_title(_short(item.title, 46), fontsize=9)
+        picture.set_title(textwrap.fill(item.title, 44, max_lines=4), fontsize=8)
         picture.axis("off")
         for crop, (left, top, right, bottom) in enumerate(item.boxes.tolist()):
             colour = COLOURS[(2 * int(best[crop])) % len(COLOURS)]

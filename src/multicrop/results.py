@@ -25,9 +25,7 @@ TOP_LOGITS = 5
 def row_metrics(results: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Accuracy of each row, and its paired difference to the global view."""
     correct = {row: (results[row].argmax(1) == results["label"]).numpy() for row in ROWS}
-    return {
-        row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS
-    }
+    return {row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
 
 
 def predictions_table(results: dict[str, Tensor], bank: ImageBank) -> pa.Table:

@@ -21,8 +21,8 @@ class Comparison:
 def compare(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> Comparison:
     """Compare two boolean vectors of correctness over the same images.
 
-    The interval is SciPy's percentile bootstrap of the paired differences; the p-value is McNemar's exact (binomial) test over the images that
-    exactly one of the two gets right. Raises ValueError when the vectors differ in length or are empty.
+    The interval is SciPy's percentile bootstrap of the paired differences; the p-value is McNemar's exact (binomial) test over the
+    images that exactly one of the two gets right. Raises ValueError when the vectors differ in length or are empty.
     """
     correct, baseline = np.asarray(correct, dtype=bool), np.asarray(baseline, dtype=bool)
     if correct.shape != baseline.shape or correct.size == 0:
@@ -32,8 +32,13 @@ def compare(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.
     low = high = gains.mean()
     if rescued + lost and gains.std() > 0:
         interval = stats.bootstrap(
-            (gains,), np.mean, confidence_level=confidence, n_resamples=2000, method="percentile",
-            rng=np.random.default_rng(seed), batch=200,
+            (gains,),
+            np.mean,
+            confidence_level=confidence,
+            n_resamples=2000,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+            batch=200,
         ).confidence_interval
         low, high = interval.low, interval.high
     p_value = stats.binomtest(rescued, rescued + lost).pvalue if rescued + lost else 1.0

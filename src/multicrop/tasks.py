@@ -1,7 +1,8 @@
 """The three tasks as LightningModules over a bank: zero-shot, few-shot adapter, test-time adaptation.
 
-Every task scores four rows on the same views, so that a run is a paired comparison with its own baselines: `global` (CLIP), `crops_mean` (the
-crops averaged, label prompts), `aggregated` (the chosen aggregator, fused with the global logits) and `final` (what the task predicts).
+Every task scores four rows on the same views, so that a run is a paired comparison with its own baselines: `global` (CLIP),
+`crops_mean` (the crops averaged, label prompts), `aggregated` (the chosen aggregator, fused with the global logits) and `final` (what
+the task predicts).
 """
 
 import time
@@ -61,9 +62,7 @@ class BankTask(L.LightningModule):
         text, scale = self.scorer.text, self.scorer.logit_scale
         logits = {
             "global": self._timed("global", self.scorer.global_logits, views),
-            "crops_mean": self._timed(
-                "crops_mean", lambda v: mean_feature(v, text, scale, view_set="crops", text_set="label"), views
-            ),
+            "crops_mean": self._timed("crops_mean", lambda v: mean_feature(v, text, scale, view_set="crops", text_set="label"), views),
             "aggregated": self._timed("aggregated", self.scorer, views),
         }
         logits["final"] = self._timed("final", self.final_logits, views, logits["aggregated"])

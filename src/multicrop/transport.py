@@ -86,5 +86,3 @@ def solve(
     if solver == "exact":
         return exact(cost, a, b)
     raise ValueError(f"aggregator.solver is exact or sinkhorn, got {solver!r}")
-
-

@@ -1,6 +1,7 @@
 """Tip-Adapter (Zhang et al., ECCV 2022): a cache of support features beside the text logits, without training."""
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ class TipAdapter(Adapter):
     beta are the values of the given lists that do best on the validation images, ties to the first; with one value each they are fixed.
     """
 
-    def __init__(self, *, alphas: list[float], betas: list[float], view_set: str) -> None:
+    def __init__(self, *, alphas: Sequence[float], betas: Sequence[float], view_set: str) -> None:
         super().__init__()
         if not alphas or not betas or min(betas) <= 0 or min(alphas) < 0:
             raise ValueError(f"tip_adapter wants alphas >= 0 and betas > 0, got {list(alphas)} and {list(betas)}")

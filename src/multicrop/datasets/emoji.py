@@ -1,5 +1,6 @@
 """`dataset=emoji`: single drawings; the vendors are domains, and two of them are held out from training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -28,7 +29,7 @@ class _OnWhite:
         return Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB")
 
 
-def emoji(*, vendors: list[str], group: str, unseen: bool) -> Dataset:
+def emoji(*, vendors: Sequence[str], group: str, unseen: bool) -> Dataset:
     """The drawings of the held-out `vendors` as test images; the training vendors are the few-shot pool.
 
     `group` keeps faces, animals or food; `unseen` takes the 28 concepts that the embedded model never saw instead of the 344 others.

@@ -25,7 +25,8 @@ class _Files:
 
 
 def folder(*, root: str, class_names: str | None, test_share: float, split_seed: int) -> Dataset:
-    """Class folders below `root`, or below `root`/train, /val and /test; without these, `test_share` of each class is for testing.
+    """Class folders below `root`, or below `root`/train, /val and /test. Without /test, the images of /val are for testing; without
+    both, `test_share` of each class is.
 
     Class names are the folders' names with "_" as spaces; `class_names`, a JSON object {folder: class name}, replaces some or all.
     Images are found at any depth. Raises ValueError when the folder is missing, empty, has one class or a class without images.
@@ -36,12 +37,15 @@ def folder(*, root: str, class_names: str | None, test_share: float, split_seed:
     if not 0 < test_share < 1:
         raise ValueError(f"dataset.test_share lies between 0 and 1, got {test_share}")
     parts = {split: found for split in SPLITS if (found := _split_folder(base, split))}
-    if "test" not in parts and parts:
-        parts.setdefault("test", parts.get("validation") or parts["train"])
-    roots = list(dict.fromkeys(parts.values())) or [base]
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+    roots = list(parts.values()) or [base]
     folders = sorted({child.name for top in roots for child in top.iterdir() if _is_class(child)})
     names = _names(folders, class_names, base)
-    files = {split: _files(top, folders) for split, top in parts.items()} or _divide(_files(base, folders), test_share, split_seed)
+    if "test" in parts:
+        files = {split: _files(top, folders) for split, top in parts.items()}
+    else:
+        files = _divide(_files(roots[0], folders), test_share, split_seed)
     _check_classes(files, folders, base)
     images = {split: _images(split, base, files.get(split, {}), folders) for split in SPLITS}
     return Dataset(base.name, names, {}, images["train"], images["validation"], images["test"])
@@ -60,15 +64,7 @@ def _names(folders: list[str], mapping_file: str | None, base: Path) -> list[str
     if len(folders) < 2:
         found = f"one class folder ({folders[0]})" if folders else "no class folder"
         raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder a class")
-    mapping: dict[str, str] = {}
-    if mapping_file:
-        path = Path(mapping_file).expanduser()
-        if not path.is_file():
-            raise ValueError(f"dataset.class_names={path} does not exist; it wants a JSON object {{folder: class name}}")
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(mapping, dict) or (stray := sorted(set(mapping) - set(folders))):
-            wrong = f"names folders that are not there: {', '.join(stray[:3])}" if isinstance(mapping, dict) else "is no object"
-            raise ValueError(f"dataset.class_names={path} {wrong}; the folders are {', '.join(folders[:5])}, ...")
+    mapping = _read_mapping(Path(mapping_file).expanduser(), folders) if mapping_file else {}
     names = [mapping.get(name, name.replace("_", " ")) for name in folders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -76,10 +72,28 @@ def _names(folders: list[str], mapping_file: str | None, base: Path) -> list[str
     return names
 
 
+def _read_mapping(path: Path, folders: list[str]) -> dict[str, str]:
+    """The JSON object {folder: class name} of `dataset.class_names`; raises ValueError when it is something else."""
+    wanted = "it wants a JSON object {folder: class name}"
+    if not path.is_file():
+        raise ValueError(f"dataset.class_names={path} does not exist; {wanted}")
+    try:
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"dataset.class_names={path} is no JSON ({error}); {wanted}") from error
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) and name.strip() for name in mapping.values()):
+        raise ValueError(f"dataset.class_names={path} holds something else; {wanted} of non-empty strings")
+    if stray := sorted(set(mapping) - set(folders)):
+        raise ValueError(
+            f"dataset.class_names={path} names folders that are not there: {', '.join(stray[:3])}; "
+            f"the folders are {', '.join(folders[:5])}{', ...' if len(folders) > 5 else ''}"
+        )
+    return mapping
+
+
 def _files(top: Path, folders: list[str]) -> dict[str, list[Path]]:
     return {
-        name: sorted(path for path in (top / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        for name in folders
+        name: sorted(path for path in (top / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()) for name in folders
     }
 
 

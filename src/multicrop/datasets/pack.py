@@ -161,9 +161,7 @@ def write_pack(target: Path) -> dict[str, int]:
     features = {name: {"dtype": "string", "_type": "Value"} for name in rows[0] if name not in ("image", "unseen")}
     features |= {"image": {"_type": "Image"}, "unseen": {"dtype": "bool", "_type": "Value"}}
     features = {name: features[name] for name in rows[0]}
-    table = pa.Table.from_pylist(rows).replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})}
-    )
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pq.write_table(table, target / "emoji.parquet", row_group_size=256)
     lines = ",\n".join(json.dumps(concept, ensure_ascii=False) for concept in concepts)
     (target / "concepts.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")

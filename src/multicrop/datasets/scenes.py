@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +69,7 @@ class _Scenes:
             side = round(self.canvas * rng.uniform(*self.object_side))
             x, y = _free_place(placed, self.canvas, side, rng)
             placed.append((x + side / 2, y + side / 2, side))
-            turned = drawing.resize((side, side), Image.Resampling.BICUBIC).rotate(
-                rng.uniform(-15, 15), Image.Resampling.BICUBIC
-            )
+            turned = drawing.resize((side, side), Image.Resampling.BICUBIC).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
             canvas.alpha_composite(turned, (x, y))
         return canvas.convert("RGB")
 
@@ -80,9 +79,7 @@ def _free_place(placed: list[tuple[float, float, float]], canvas: int, side: int
     best, least = (0, 0), np.inf
     for _ in range(40):
         x, y = (int(v) for v in rng.integers(0, canvas - side + 1, 2))
-        gaps = [
-            (side + other) / 2 - max(abs(x + side / 2 - cx), abs(y + side / 2 - cy)) for cx, cy, other in placed
-        ]
+        gaps = [(side + other) / 2 - max(abs(x + side / 2 - cx), abs(y + side / 2 - cy)) for cx, cy, other in placed]
         overlap = max(gaps, default=-1.0)
         if overlap < least:
             best, least = (x, y), overlap
@@ -107,7 +104,7 @@ def scenes(
     n_classes: int,
     family_size: int,
     n_objects: int,
-    object_side: list[float],
+    object_side: Sequence[float],
     distractors: int,
     background: str,
     canvas: int,
@@ -132,8 +129,7 @@ def scenes(
         )
     names = {c["concept"]: c["name"] for c in load_concepts() if not c["unseen"]}
     by_vendor = {
-        v: _sprites(load_drawings(vs, unseen=False))
-        for v, vs in {"train": TRAINING_VENDORS, **{v: (v,) for v in HELD_OUT_VENDORS}}.items()
+        v: _sprites(load_drawings(vs, unseen=False)) for v, vs in {"train": TRAINING_VENDORS, **{v: (v,) for v in HELD_OUT_VENDORS}}.items()
     }
     usable = [c for c in names if all(c in by_vendor[v] for v in by_vendor)]
     by_vendor = {v: {c: sprites[c] for c in usable} for v, sprites in by_vendor.items()}

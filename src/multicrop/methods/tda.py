@@ -1,6 +1,7 @@
 """TDA, training-free dynamic adapter (Karmanov et al., CVPR 2024): caches of confident and of uncertain test images."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -25,8 +26,8 @@ class Tda(Method):
         *,
         n_classes: int,
         dim: int,
-        positive: dict[str, float],
-        negative: dict[str, float],
+        positive: Mapping[str, float | int],
+        negative: Mapping[str, float | int],
         view_set: str,
     ) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ class Composition:
     """One training batch of pictures and what they show.
 
     `objects` (B,4) holds class indices, -1 where a slot is empty; `visible` (B,4) the share of each object's own area that
-    can be seen in the picture; `area` (B,4) the share of the picture that it covers; `patches` (B,P) the class that covers most of a patch, else -1.
+    can be seen in the picture; `area` (B,4) the share of the picture that it covers; `patches` (B,P) the class that covers
+    most of a patch, else -1.
     """
 
     images: UInt8[Tensor, "batch 3 side side"]

@@ -89,8 +89,7 @@ class TinyClip(L.LightningModule):
     def encode_texts(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Unit features (T,D), in chunks of like length trimmed to their longest text: causal attention makes that exact."""
         order = lengths.argsort()
-        chunks = [self.clip.get_text_features(input_ids=input_ids[rows, : lengths[rows].max()]).pooler_output
-                  for rows in order.chunk(4)]
+        chunks = [self.clip.get_text_features(input_ids=input_ids[rows, : lengths[rows].max()]).pooler_output for rows in order.chunk(4)]
         return F.normalize(torch.cat(chunks).float(), dim=-1)[order.argsort()]
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +153,5 @@ class TinyClip(L.LightningModule):
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.05, "base_lr": self.lr},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "base_lr": self.lr},
         ]
-        muon = torch.optim.Muon(
-            [{"params": hidden, "base_lr": self.lr * 2}], lr=self.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = torch.optim.Muon([{"params": hidden, "base_lr": self.lr * 2}], lr=self.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
         return [muon, torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95))]

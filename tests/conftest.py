@@ -1,0 +1,70 @@
+"""Shape checks on every function of the package, and small encoders and data that the tests share."""
+
+import warnings
+
+from jaxtyping import install_import_hook
+
+install_import_hook("multicrop", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hydra import compose, initialize_config_dir  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
+from multicrop.datasets.base import LabelledImages, content_hash  # noqa: E402
+from multicrop.encoder import load_encoder  # noqa: E402
+from multicrop.prompts import TextBank  # noqa: E402
+
+ROOT = PACKAGE.parent.parent
+CONF = ROOT / "conf"
+warnings.filterwarnings("ignore", module="lightning")
+torch.set_num_threads(1)
+
+
+def options(group: str) -> list[str]:
+    """All options of a config group: every file is tested, a new one by itself."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str):
+    """The configuration of a run, as Hydra composes it, without an output folder."""
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=["logger=none", *overrides])
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return load_encoder(path=str(PACKAGE / "tiny_clip"))
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(7)
+
+
+def unit(*shape, generator):
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def random_text(generator, *, classes=5, prompts=4, dim=16) -> TextBank:
+    """A ragged text bank: class c has 2 to `prompts` prompts."""
+    counts = [2 + c % (prompts - 1) for c in range(classes)]
+    features, mask = torch.zeros(classes, max(counts), dim), torch.zeros(classes, max(counts), dtype=torch.bool)
+    for c, count in enumerate(counts):
+        features[c, :count], mask[c, :count] = unit(count, dim, generator=generator), True
+    return TextBank(features, mask, [[f"class {c} text {m}" for m in range(count)] for c, count in enumerate(counts)])
+
+
+class _Pictures:
+    def __call__(self, index: int) -> Image.Image:
+        generator = torch.Generator().manual_seed(index)
+        coarse = torch.randint(0, 256, (6, 8 + index % 3, 3), generator=generator, dtype=torch.uint8)
+        return Image.fromarray(coarse.numpy()).resize((120 + 7 * (index % 5), 96 + 5 * (index % 7)), Image.Resampling.BICUBIC)
+
+
+def pictures(count: int, name: str = "pictures") -> LabelledImages:
+    """Coloured noise of several sizes, labels 0 and 1."""
+    ids = [f"{name}-{i}" for i in range(count)]
+    return LabelledImages(name, ids, [i % 2 for i in range(count)], _Pictures(), content_hash(name, count))

@@ -1,0 +1,323 @@
+"""What users get wrong: the error names the thing and says what to do, and nothing wrong passes in silence."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CONF, ROOT, composed
+from PIL import Image
+from refusals import refused
+from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from multicrop.config import check_overrides
+from multicrop.datasets.base import few_shot_split
+from multicrop.datasets.folder import folder
+from multicrop.encoder import load_encoder
+from multicrop.experiment import Session
+from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
+from multicrop.prompts import described, fill, read_descriptions, template, text_bank
+
+TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+CONTEXT = {"max_position_embeddings": CONTEXT_TOKENS, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory) -> Path:
+    """A dual encoder of random weights, as transformers saves one."""
+    path = tmp_path_factory.mktemp("models") / "random_clip"
+    tokenizer = train_tokenizer([{"name": name, "keywords": [], "parts": []} for name in ("cat", "dog", "okapi")])
+    text = CONTEXT | {"vocab_size": len(tokenizer)}
+    vision = {"image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(text_config=TOWER | text, vision_config=TOWER | vision, projection_dim=16)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def write_images(root: Path, **counts: int) -> Path:
+    """One folder a class, with that many pictures."""
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (40, 30), (90 * label, 20 * index, 0)).save(root / name / f"{index}.png")
+    return root
+
+
+def read(root: Path, class_names: Path | None = None, test_share: float = 0.5):
+    return folder(root=str(root), class_names=class_names and str(class_names), test_share=test_share, split_seed=0)
+
+
+def write_json(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["crop=randm_k16"], ["crop=randm_k16", "did you mean random_k16", "global, grid, random"]),
+            (["-m", "crop=global,randm_k16"], ["crop=randm_k16", "did you mean random_k16"]),
+            (["-m", "seed=1,2", "aggregator=global,maxx"], ["aggregator=maxx", "did you mean max"]),
+            (["crop=nothing_like_it"], ["crop=nothing_like_it", "The options are: global, grid, random"]),
+            (["task=tta", "task.ordr=x"], ["task.ordr", "did you mean task.order"]),
+            (["aggregator.epsiln=0.1"], ["aggregator.epsiln", "did you mean aggregator.epsilon"]),
+            (["-m", "aggregator.epsiln=0.1,0.2"], ["aggregator.epsiln", "did you mean aggregator.epsilon"]),
+            (["epsilon=0.1"], ["epsilon", "did you mean", "aggregator.epsilon"]),
+            (["dataste=emoji"], ["dataste", "did you mean dataset"]),
+            (["zzz=1"], ["zzz", "run.py --cfg job"]),
+        ],
+    )
+    def test_unknown_names_are_refused_with_the_nearest(self, arguments, words):
+        with refused(*words):
+            check_overrides(arguments, CONF)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["-m", "crop=global,random_k16", "seed=1,2", "aggregator.epsilon=0.1,0.2"],
+            ["task=tta", "task.order=sorted_by_class", "method.positive.size=4"],
+            ["model=local", "model.path=/some/where", "dataset.crop_side=[0.2,0.4]"],
+            ["+tag=x", "~logger", "hydra.job.chdir=true", "--cfg", "job"],
+        ],
+    )
+    def test_known_names_pass(self, arguments):
+        check_overrides(arguments, CONF)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["crop=randm_k16"], ["crop=randm_k16", "did you mean random_k16"]),
+            (["dataset=folder", "dataset.root=/nowhere", "logger=none"], ["dataset.root=/nowhere is no folder", "dataset.root=PATH"]),
+        ],
+    )
+    def test_run_py_exits_with_the_message(self, tmp_path, arguments, words):
+        command = [sys.executable, ROOT / "run.py", *arguments, f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert all(word in done.stderr for word in words), done.stderr
+
+
+class TestFolder:
+    def test_missing(self, tmp_path):
+        with refused(f"dataset.root={tmp_path}/none is no folder", "dataset.root=PATH"):
+            read(tmp_path / "none")
+
+    @pytest.mark.parametrize(
+        ("counts", "words"),
+        [
+            ({}, ["no class folder", "two or more, one folder a class"]),
+            ({"cat": 2}, ["one class folder (cat)", "two or more, one folder a class"]),
+            ({"cat": 0, "dog": 0}, ["no image below", ".png"]),
+            ({"cat": 2, "dog": 0}, ["no test image: dog", "Add images", ".png", "remove the folders"]),
+        ],
+    )
+    def test_too_little_in_it(self, tmp_path, counts, words):
+        with refused(*words):
+            read(write_images(tmp_path, **counts))
+
+    @pytest.mark.parametrize("share", [0.0, 1.0, 20.0])
+    def test_share_out_of_range(self, tmp_path, share):
+        with refused(f"dataset.test_share lies between 0 and 1, got {share}"):
+            read(write_images(tmp_path, cat=2, dog=2), test_share=share)
+
+
+class TestClassNames:
+    @pytest.fixture
+    def images(self, tmp_path):
+        return write_images(tmp_path / "zoo", house_cat=2, dog=2)
+
+    def test_missing(self, images, tmp_path):
+        with refused("dataset.class_names=", "names.json does not exist", "JSON object {folder: class name}"):
+            read(images, tmp_path / "names.json")
+
+    @pytest.mark.parametrize("content", [b"cat: Katze", b"\xff\xfe\x00"])
+    def test_no_json(self, images, tmp_path, content):
+        (tmp_path / "names.json").write_bytes(content)
+        with refused("dataset.class_names=", "names.json is no JSON", "JSON object {folder: class name}"):
+            read(images, tmp_path / "names.json")
+
+    @pytest.mark.parametrize(
+        ("mapping", "words"),
+        [
+            (["cat", "dog"], ["names.json", "JSON object {folder: class name}"]),
+            ({"dog": 3}, ["names.json", "JSON object {folder: class name} of non-empty strings"]),
+            ({"cow": "Kuh"}, ["folders that are not there: cow", "the folders are dog, house_cat"]),
+            ({"dog": "pet", "house_cat": "pet"}, ["two folders", "'pet'", "tell them apart in dataset.class_names"]),
+            ({"dog": "house cat"}, ["two folders", "'house cat'", "tell them apart in dataset.class_names"]),
+        ],
+    )
+    def test_misfit(self, images, tmp_path, mapping, words):
+        with refused(*words):
+            read(images, write_json(tmp_path / "names.json", mapping))
+
+    def test_partial_mapping(self, images, tmp_path):
+        assert read(images, write_json(tmp_path / "names.json", {"dog": "a good dog"})).class_names == ["a good dog", "house cat"]
+
+
+class TestSplits:
+    def test_train_val_test_folders(self, tmp_path):
+        for index, split in enumerate(("train", "val", "test")):
+            write_images(tmp_path / split, cat=3 - index, dog=3 - index)
+        data = read(tmp_path)
+        assert [len(part) for part in (data.train, data.validation, data.test)] == [6, 4, 2]
+        assert data.class_names == ["cat", "dog"] and data.test.ids == ["test/cat/0.png", "test/dog/0.png"]
+
+    @pytest.mark.parametrize("splits", [[], ["train"], ["train", "val"], ["train", "val", "test"], ["train", "test"]])
+    def test_few_shot_never_sees_test_images(self, tmp_path, splits):
+        for split in splits or ["."]:
+            write_images(tmp_path / split, cat=6, dog=6)
+        data = read(tmp_path)
+        support, validation = few_shot_split(data, shots=2, seed=0)
+        assert not set(support.ids) & set(validation.ids)
+        assert not {*support.ids, *validation.ids} & set(data.test.ids)
+        assert all(len(part) >= 2 for part in (support, validation, data.test))
+
+    def test_class_of_one_image(self, tmp_path):
+        write_images(tmp_path / "train", cat=4, dog=1)
+        write_images(tmp_path / "test", cat=1, dog=1)
+        with refused("two images a class", "'dog' has 1", "Add images or leave the class out"):
+            few_shot_split(read(tmp_path), shots=2, seed=0)
+        write_images(tmp_path / "val", cat=1, dog=1)
+        support, validation = few_shot_split(read(tmp_path), shots=2, seed=0)
+        assert [support.labels.count(label) for label in (0, 1)] == [2, 1]
+        assert len(validation) == 2
+
+    def test_class_whose_only_image_is_for_testing(self, tmp_path):
+        data = read(write_images(tmp_path, cat=4, dog=1))
+        assert data.test.labels.count(1) == 1
+        with refused("two images a class", "'dog' has 0", "Add images or leave the class out"):
+            few_shot_split(data, shots=1, seed=0)
+
+    def test_no_shots(self, tmp_path):
+        with refused("task.shots is 0", "one image a class or more"):
+            few_shot_split(read(write_images(tmp_path, cat=4, dog=4)), shots=0, seed=0)
+
+
+class TestBank:
+    @pytest.fixture
+    def session(self, tmp_path, random_checkpoint):
+        """Makes the session of a folder of two classes, of which some pictures are spoilt."""
+
+        def make(spoilt: list[str], *overrides: str) -> Session:
+            root = write_images(tmp_path / "zoo" / "test", cat=2, dog=2).parent
+            for name in spoilt:
+                (root / "test" / name).write_text("no picture")
+            model = ["model=local", f"model.path={random_checkpoint}"]
+            places = [f"dataset.root={root}", f"paths.cache={tmp_path / 'banks'}"]
+            return Session(composed("dataset=folder", "crop=random_k1", "trainer.progress=false", *model, *places, *overrides))
+
+        return make
+
+    def test_unreadable_image_is_skipped_and_counted(self, session, caplog):
+        made = session(["cat/1.png"])
+        bank = made.bank(made.dataset.test)
+        assert bank.readable.tolist() == [True, False, True, True]
+        assert len(bank) == 3
+        views, labels = bank.tensors()
+        assert views.shape == (3, 2, 16) and labels.tolist() == [0, 1, 1]
+        assert "1 of 4 images of zoo/test" in caplog.text and "test/cat/1.png" in caplog.text
+
+    def test_unreadable_image_raises_on_demand(self, session):
+        made = session(["cat/1.png"], "on_unreadable=raise")
+        with refused("1 of 4 images", "test/cat/1.png", "mend or remove them", "on_unreadable=skip"):
+            made.bank(made.dataset.test)
+
+    def test_on_unreadable_is_one_of_two(self, session):
+        made = session([], "on_unreadable=rise")
+        with refused("on_unreadable is one of skip, raise, got 'rise'"):
+            made.bank(made.dataset.test)
+
+    def test_no_readable_image(self, session):
+        made = session(["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"])
+        with refused("no image of zoo/test can be read", "mend them or choose other data"):
+            made.bank(made.dataset.test)
+
+    def test_cache_that_cannot_be_written(self, session, tmp_path):
+        (tmp_path / "file").touch()
+        made = session([], f"paths.cache={tmp_path / 'file' / 'banks'}")
+        with refused(f"cannot write to {tmp_path / 'file' / 'banks'}", "paths.cache=FOLDER", error=PermissionError):
+            made.bank(made.dataset.test)
+
+
+class TestPrompts:
+    NAMES = ("cat", "dog", "okapi")
+
+    def test_classes_without_descriptions(self):
+        with refused("2 of 3 classes have no descriptions: dog, okapi", "1 other classes: cow", "prompt.file=PATH", "prompt=template"):
+            described(self.NAMES, {"cat": ["whiskers"], "dog": [], "cow": ["horns"]}, template="{}", join="{label}, {description}")
+
+    def test_aggregator_that_needs_descriptions(self, random_checkpoint):
+        text = text_bank(template(self.NAMES, {}, template="{}"), load_encoder(path=str(random_checkpoint)).encode_texts)
+        with refused("3 classes have none: cat, dog, okapi", "prompt.file=PATH", "aggregator=global"):
+            text.select("descriptions")
+
+    def test_missing_file(self, tmp_path):
+        with refused("none.json does not exist", "prompt.file", "{class: [phrase, ...]}"):
+            read_descriptions(str(tmp_path / "none.json"))
+
+    @pytest.mark.parametrize(
+        "content", [b"cat: whiskers", b"\xff\xfe\x00", b'["cat"]', b'{"cat": "fur"}', b'{"cat": [3]}', b'{"cat": [" "]}']
+    )
+    def test_file_of_another_shape(self, tmp_path, content):
+        (tmp_path / "zoo.json").write_bytes(content)
+        with refused("zoo.json", "JSON", "{class: [phrase, ...]}"):
+            read_descriptions(str(tmp_path / "zoo.json"))
+
+    @pytest.mark.parametrize("wrong", ["a photo", "a {} and a {}", "a {label}"])
+    def test_template_without_one_place_for_the_name(self, wrong):
+        with refused("{} once, where the class name goes", repr(wrong)):
+            fill(wrong, "cat")
+
+    @pytest.mark.parametrize("join", ["{label}", "{name}: {description}", "{}, {description}", "{description"])
+    def test_join_with_other_fields(self, join):
+        with refused("prompt.join", "{description}", repr(join)):
+            described(["cat"], {"cat": ["whiskers"]}, template="{}", join=join)
+
+
+class TestModel:
+    @pytest.fixture
+    def copy(self, random_checkpoint, tmp_path):
+        return Path(shutil.copytree(random_checkpoint, tmp_path / "copy"))
+
+    def test_text_longer_than_the_context(self, random_checkpoint):
+        with refused(f"over the context of {CONTEXT_TOKENS}", "'ball ball", "shorten the text"):
+            load_encoder(path=str(random_checkpoint)).encode_texts(["cat", "ball " * CONTEXT_TOKENS])
+
+    def test_no_network(self, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with refused("'openai/does-not-exist'", "Check the name and the network", "model=local model.path=FOLDER", "model=tiny"):
+            load_encoder(path="openai/does-not-exist")
+
+    def test_no_dual_encoder(self, tmp_path):
+        BertModel(BertConfig(**TOWER, vocab_size=8)).save_pretrained(tmp_path)
+        with refused("BertModel", "not a dual encoder", "model=local model.path=FOLDER"):
+            load_encoder(path=str(tmp_path))
+
+    def test_empty_folder(self, tmp_path):
+        with refused(str(tmp_path), "no safetensors checkpoint"):
+            load_encoder(path=str(tmp_path))
+
+    def test_file_instead_of_its_folder(self, copy):
+        with refused("model.safetensors is a file", f"model.path={copy}"):
+            load_encoder(path=str(copy / "model.safetensors"))
+
+    def test_truncated_weights(self, copy):
+        weights = copy / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+        with refused(str(copy), "no safetensors checkpoint that transformers can load"):
+            load_encoder(path=str(copy))
+
+    @pytest.mark.parametrize("pattern", ["tokenizer*", "preprocessor*"])
+    def test_files_missing_beside_the_weights(self, copy, pattern):
+        for path in copy.glob(pattern):
+            path.unlink()
+        with refused(str(copy), "has weights but no usable tokenizer"):
+            load_encoder(path=str(copy))
+
+    def test_unknown_precision(self, random_checkpoint):
+        with refused("precision is one of fp32, bf16, got 'fp16'"):
+            load_encoder(path=str(random_checkpoint), precision="fp16")

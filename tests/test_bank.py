@@ -1,0 +1,200 @@
+"""The bank: exact, keyed by content, resumable, safe against faults and against a second process."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import pictures
+from PIL import Image
+
+from multicrop import bank as bank_module
+from multicrop import crops
+from multicrop.bank import image_bank, recipe_of
+from multicrop.model import MultiCropCLIP, ViewDataset, image_views
+from multicrop.views import global_pixels
+
+SAMPLER = partial(crops.random, n_crops=3, min_side=0.4, max_side=0.8)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(bank_module, "SHARD_IMAGES", 4)
+
+
+def fill(images, encoder, cache, sampler=SAMPLER, **knobs):
+    return image_bank(images, sampler, encoder, seed=0, cache=cache, progress=False, **knobs)
+
+
+def shard_bytes(cache):
+    return {path.name: path.read_bytes() for path in sorted(cache.rglob("shard-*.safetensors"))}
+
+
+def test_features_are_the_models_called_by_hand(encoder, tmp_path):
+    images = pictures(6)
+    bank = fill(images, encoder, tmp_path)
+    views, labels = bank.tensors()
+    assert views.shape[:2] == (6, 4) and labels.tolist() == images.labels
+    pixels, boxes = image_views(images.open(4), images.ids[4], SAMPLER, encoder.spec, 0)
+    normalised = (pixels.float() / 255 - torch.tensor(encoder.spec.mean)[:, None, None]) / torch.tensor(encoder.spec.std)[:, None, None]
+    with torch.no_grad():
+        by_hand = encoder.model.get_image_features(pixel_values=normalised).pooler_output
+    torch.testing.assert_close(views[4], by_hand / by_hand.norm(dim=-1, keepdim=True), atol=2e-3, rtol=0)
+    assert torch.equal(bank.boxes(4), boxes)
+
+
+def test_the_global_view_is_the_processors(encoder):
+    from transformers import AutoImageProcessor
+
+    from multicrop.config import PACKAGE
+
+    processor = AutoImageProcessor.from_pretrained(PACKAGE / "tiny_clip")
+    for index in range(4):
+        image = pictures(4).open(index)
+        expected = processor(image, do_normalize=False, do_rescale=False, return_tensors="pt")["pixel_values"][0].float()
+        got = global_pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1), encoder.spec).float()
+        assert (got - expected).abs().quantile(0.999) <= 1
+
+
+def test_a_crop_is_pil_bicubic(encoder):
+    image = pictures(3).open(2)
+    pixels, boxes = image_views(image, "a", SAMPLER, encoder.spec, 0)
+    side = encoder.spec.side
+    for view, box in zip(pixels[1:], boxes[1:].int().tolist(), strict=True):
+        expected = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
+        inner = np.abs(
+            view.numpy().astype(int) - np.asarray(image.crop(box).resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        )
+        assert np.quantile(inner, 0.999) <= 1 and expected.shape == view.shape
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_and_threads_change_no_bit(workers, encoder, tmp_path):
+    fill(pictures(6), encoder, tmp_path / "a")
+    fill(pictures(6), encoder, tmp_path / "b", num_workers=workers)
+    assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
+
+
+def test_more_crops_answer_for_fewer(encoder, tmp_path):
+    many = partial(SAMPLER, n_crops=6)
+    wide, few = fill(pictures(5), encoder, tmp_path, many), fill(pictures(5), encoder, tmp_path, SAMPLER)
+    assert few.reused and few.n_views == 4
+    torch.testing.assert_close(few.tensors()[0], wide.tensors()[0][:, :4], atol=0, rtol=0)
+    alone = fill(pictures(5), encoder, tmp_path / "alone", SAMPLER)
+    torch.testing.assert_close(few.tensors()[0], alone.tensors()[0], atol=2e-3, rtol=0)
+
+
+def test_every_ingredient_of_the_key_changes_it(encoder, monkeypatch):
+    images = pictures(4)
+    base = recipe_of(images, SAMPLER, encoder, 0)
+    others = [
+        recipe_of(pictures(5), SAMPLER, encoder, 0),
+        recipe_of(replace(images, fingerprint="another"), SAMPLER, encoder, 0),
+        recipe_of(images, partial(SAMPLER, min_side=0.41), encoder, 0),
+        recipe_of(images, crops.global_view, encoder, 0),
+        recipe_of(images, SAMPLER, encoder, 1),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "precision", "bf16")
+        others.append(recipe_of(images, SAMPLER, encoder, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "spec", replace(encoder.spec, mean=(0.5, 0.5, 0.5)))
+        others.append(recipe_of(images, SAMPLER, encoder, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_module, "CODE_FILES", ("crops.py",))
+        others.append(recipe_of(images, SAMPLER, encoder, 0))
+    weight = encoder.model.visual_projection.weight
+    with torch.no_grad():
+        weight[0, 0] += 1
+        others.append(recipe_of(images, SAMPLER, encoder, 0))
+        weight[0, 0] -= 1
+    keys = [recipe.key for recipe in others]
+    assert base.key not in keys and len(set(keys)) == len(keys)
+    assert recipe_of(images, partial(SAMPLER, n_crops=9), encoder, 0).key == base.key
+
+
+def test_a_killed_run_continues_and_gives_the_same_bytes(encoder, tmp_path, monkeypatch):
+    fill(pictures(10), encoder, tmp_path / "whole")
+    step, calls = MultiCropCLIP.predict_step, []
+
+    def dies(self, batch, batch_idx):
+        calls.append(int(batch["index"]))
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MultiCropCLIP, "predict_step", dies)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fill(pictures(10), encoder, tmp_path / "killed")
+    assert len(shard_bytes(tmp_path / "killed")) == 1 and not list((tmp_path / "killed").rglob("manifest.json"))
+    fill(pictures(10), encoder, tmp_path / "killed")
+    assert calls[7:] == [4, 5, 6, 7, 8, 9]
+    assert shard_bytes(tmp_path / "killed") == shard_bytes(tmp_path / "whole")
+
+
+def test_a_flipped_byte_is_found_and_only_that_shard_encoded_again(encoder, tmp_path, monkeypatch):
+    fill(pictures(10), encoder, tmp_path)
+    intact = shard_bytes(tmp_path)
+    victim = next(tmp_path.rglob("shard-00001.safetensors"))
+    spoilt = bytearray(victim.read_bytes())
+    spoilt[-5] ^= 1
+    victim.write_bytes(spoilt)
+    seen, step = [], MultiCropCLIP.predict_step
+    monkeypatch.setattr(MultiCropCLIP, "predict_step", lambda self, batch, i: seen.append(int(batch["index"])) or step(self, batch, i))
+    with pytest.warns(UserWarning, match="checksum"):
+        fill(pictures(10), encoder, tmp_path)
+    assert seen == [4, 5, 6, 7] and shard_bytes(tmp_path) == intact
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(encoder, tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bank_module, "save_file", full)
+    with pytest.raises(OSError, match=r"paths\.cache"):
+        fill(pictures(3), encoder, tmp_path)
+    assert not list(tmp_path.rglob("*.partial-*")) and not shard_bytes(tmp_path)
+
+
+def _fill_elsewhere(cache, queue):
+    from multicrop.config import PACKAGE
+    from multicrop.encoder import load_encoder
+
+    torch.set_num_threads(1)
+    bank_module.SHARD_IMAGES = 4
+    queue.put(fill(pictures(9), load_encoder(path=str(PACKAGE / "tiny_clip")), cache).reused)
+
+
+def test_of_two_processes_one_encodes_and_the_other_waits(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    reused = sorted(queue.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert reused == [False, True]
+    assert json.loads(next(tmp_path.rglob("manifest.json")).read_text())["images"] == 9
+
+
+def test_forward_gives_class_logits_of_pictures(encoder, generator):
+    from multicrop.aggregators import global_view
+
+    text = encoder.encode_prompts([["tiger face"], ["hot beverage"], ["grinning face"]])
+    images = [pictures(3).open(i) for i in range(3)]
+    model = MultiCropCLIP(encoder, SAMPLER, text=text, aggregator=global_view)
+    assert model(images).shape == (3, 3)
+    with pytest.raises(ValueError, match="aggregator"):
+        MultiCropCLIP(encoder, SAMPLER)(images)
+
+
+def test_a_view_dataset_item_does_not_depend_on_its_neighbours(encoder):
+    images = pictures(5)
+    one = ViewDataset(images, [3], SAMPLER, encoder.spec, 0)[0]
+    all_of_them = ViewDataset(images, list(range(5)), SAMPLER, encoder.spec, 0)[3]
+    assert torch.equal(one["pixels"], all_of_them["pixels"]) and torch.equal(one["boxes"], all_of_them["boxes"])

@@ -1,0 +1,150 @@
+"""Contracts over every file in conf/: a new crop policy, aggregator, adapter or method is tested by being there."""
+
+import pytest
+import torch
+from conftest import CONF, composed, options, pictures, random_text, unit
+from hydra.utils import instantiate
+
+from multicrop.adapters.base import Examples
+from multicrop.crops import boxes_of
+from multicrop.model import image_views
+from multicrop.prompts import TextBank
+
+SIZES = [(96, 96), (240, 180), (37, 200), (3, 2)]
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g) if g != "experiment"])
+def test_every_option_composes_and_says_what_it_is(group, option):
+    composed(f"{group}={option}")
+    assert (CONF / group / f"{option}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("option", options("crop"))
+class TestCrops:
+    def test_boxes_lie_in_the_image_and_view_0_is_the_whole(self, option):
+        sampler = instantiate(composed(f"crop={option}").crop)
+        for height, width in SIZES:
+            boxes = boxes_of(sampler, height, width, "a", 0)
+            assert boxes[0].tolist() == [0, 0, width, height]
+            left, top, right, bottom = boxes.T
+            assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
+            assert (right - left >= 1).all() and (bottom - top >= 1).all()
+            assert torch.equal(boxes, boxes.round())
+
+    def test_same_key_same_boxes(self, option):
+        sampler = instantiate(composed(f"crop={option}").crop)
+        assert torch.equal(sampler(90, 120, "a", 3), sampler(90, 120, "a", 3))
+
+    def test_more_crops_begin_with_the_same_ones(self, option):
+        cfg = composed(f"crop={option}")
+        if "n_crops" not in cfg.crop:
+            pytest.skip("this policy has no number of crops")
+        few, many = (instantiate(cfg.crop, n_crops=n)(90, 120, "a", 3) for n in (3, 9))
+        assert torch.equal(few, many[:3]) and len(many) == 9
+        assert not torch.equal(few, instantiate(cfg.crop, n_crops=3)(90, 120, "b", 3))
+        assert not torch.equal(few, instantiate(cfg.crop, n_crops=3)(90, 120, "a", 4))
+
+    def test_pixels_have_the_models_side(self, option, encoder):
+        sampler = instantiate(composed(f"crop={option}").crop)
+        pixels, boxes = image_views(pictures(1).open(0), "a", sampler, encoder.spec, 0)
+        assert pixels.shape == (len(boxes), 3, encoder.spec.side, encoder.spec.side)
+
+
+@pytest.mark.parametrize("option", options("aggregator"))
+class TestAggregators:
+    def make(self, option):
+        return instantiate(composed(f"aggregator={option}").aggregator)
+
+    def test_logits_are_finite_and_each_image_stands_alone(self, option, generator):
+        text, views = random_text(generator), unit(6, 5, 16, generator=generator)
+        logits = self.make(option)(views, text, 20.0)
+        assert logits.shape == (6, 5) and logits.isfinite().all()
+        torch.testing.assert_close(logits[2:3], self.make(option)(views[2:3], text, 20.0), atol=2e-2, rtol=0)
+
+    def test_order_of_crops_descriptions_and_classes_does_not_matter(self, option, generator):
+        text, views = random_text(generator), unit(4, 6, 16, generator=generator)
+        logits = self.make(option)(views, text, 20.0)
+        crops = torch.tensor([0, 3, 5, 1, 2, 4])
+        torch.testing.assert_close(logits, self.make(option)(views[:, crops], text, 20.0), atol=2e-2, rtol=0)
+        classes = torch.tensor([4, 2, 0, 1, 3])
+        shuffled = TextBank(text.features[classes], text.mask[classes], [text.prompts[c] for c in classes])
+        torch.testing.assert_close(logits[:, classes], self.make(option)(views, shuffled, 20.0), atol=2e-2, rtol=0)
+
+    def test_padding_is_never_read(self, option, generator):
+        text, views = random_text(generator), unit(3, 5, 16, generator=generator)
+        noise = unit(5, 2, 16, generator=generator)
+        spoilt = torch.where(text.mask[..., None], text.features, unit(5, 4, 16, generator=generator))
+        padded = TextBank(torch.cat([spoilt, noise], 1), torch.cat([text.mask, torch.zeros(5, 2, dtype=torch.bool)], 1), text.prompts)
+        expected = self.make(option)(views, text, 20.0)
+        torch.testing.assert_close(expected, self.make(option)(views, padded, 20.0), atol=2e-3, rtol=0)
+
+    @pytest.mark.parametrize("scale", [1.0, 100.0])
+    def test_one_view_one_description_is_the_plain_cosine(self, option, scale, generator):
+        features = unit(3, 1, 16, generator=generator).expand(-1, 2, -1)
+        text = TextBank(features, torch.ones(3, 2, dtype=torch.bool), [["label", "description"]] * 3)
+        views = unit(4, 1, 16, generator=generator)
+        torch.testing.assert_close(self.make(option)(views, text, scale), scale * views[:, 0] @ features[:, 0].T, atol=1e-3, rtol=1e-4)
+
+    def test_identical_crops_and_half_precision_features_stay_finite(self, option, generator):
+        views = unit(2, 1, 16, generator=generator).half().float().expand(-1, 7, -1)
+        assert self.make(option)(views, random_text(generator), 100.0).isfinite().all()
+
+
+def few_shot_problem(generator, images=24, classes=4):
+    """Separable views, with text logits that know nothing."""
+    labels = torch.arange(images) % classes
+    centres = unit(classes, 16, generator=generator)
+    views = torch.nn.functional.normalize(centres[labels][:, None] + 0.3 * torch.randn(images, 3, 16, generator=generator), dim=-1)
+    return Examples(views, 0.01 * torch.randn(images, classes, generator=generator), labels)
+
+
+@pytest.mark.parametrize("option", options("adapter"))
+class TestAdapters:
+    def fitted(self, option, seed=7):
+        generator = torch.Generator().manual_seed(seed)
+        problem = few_shot_problem(generator)
+        parts = [Examples(problem.views[a:b], problem.logits[a:b], problem.labels[a:b]) for a, b in ((0, 8), (8, 12), (12, 24))]
+        adapter = instantiate(composed(f"adapter={option}").adapter)
+        adapter.fit(parts[0], parts[1])
+        return adapter, parts[2]
+
+    def test_learns_a_separable_problem(self, option):
+        adapter, test = self.fitted(option)
+        adapted = adapter(test.views, test.logits)
+        before = (test.logits.argmax(1) == test.labels).float().mean()
+        assert adapted.isfinite().all() and (adapted.argmax(1) == test.labels).float().mean() > max(0.8, before)
+
+    def test_says_how_it_was_selected(self, option):
+        assert self.fitted(option)[0].selection["how"] in ("fixed", "validation")
+
+    def test_same_data_same_logits(self, option):
+        (one, test), (two, _) = self.fitted(option), self.fitted(option)
+        assert torch.equal(one(test.views, test.logits), two(test.views, test.logits))
+
+
+@pytest.mark.parametrize("option", options("method"))
+class TestMethods:
+    def stream(self, images=30, classes=4):
+        problem = few_shot_problem(torch.Generator().manual_seed(3), images, classes)
+        return problem.views, 6 * problem.views.mean(1) @ unit(16, classes, generator=torch.Generator().manual_seed(5))
+
+    def make(self, option):
+        return instantiate(composed(f"method={option}").method)(n_classes=4, dim=16)
+
+    def test_batches_do_not_matter(self, option):
+        views, logits = self.stream()
+        whole, parts = self.make(option), self.make(option)
+        expected = whole(views, logits)
+        got = torch.cat([parts(views[a:b], logits[a:b]) for a, b in ((0, 1), (1, 17), (17, 30))])
+        assert torch.equal(expected, got)
+
+    def test_state_resumes_in_mid_stream_and_reset_forgets(self, option):
+        views, logits = self.stream()
+        method, resumed = self.make(option), self.make(option)
+        first = method(views[:15], logits[:15])
+        resumed.load_state_dict(method.state_dict())
+        rest = method(views[15:], logits[15:])
+        assert torch.equal(rest, resumed(views[15:], logits[15:]))
+        method.reset()
+        assert torch.equal(first, method(views[:15], logits[:15]))

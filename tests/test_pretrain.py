@@ -1,0 +1,82 @@
+"""Training of the embedded model: exact labels of composed pictures, batches keyed by step, resume after a kill."""
+
+import pytest
+import torch
+
+from multicrop.datasets.artwork import load_concepts, training_drawings
+from multicrop.encoder import load_encoder
+from multicrop.pretrain import train
+from multicrop.pretrain.captions import train_tokenizer
+from multicrop.pretrain.compose import Composer
+from multicrop.pretrain.data import TrainingBatches
+from multicrop.pretrain.module import soft_cross_entropy, whitened_patches
+
+TINY = {"batch_size": 8, "width": 32, "layers": 1, "text_width": 32, "text_layers": 1, "phrases": 16, "num_workers": 0, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def batches():
+    concepts = [concept for concept in load_concepts() if not concept["unseen"]]
+    composer = Composer(*train.sprites_of(training_drawings(), concepts))
+    return TrainingBatches(composer, concepts, train_tokenizer(concepts), batch_size=16, phrases=64, seed=3)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(batches):
+    one, again, other = batches[5], batches[5], batches[6]
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["images"], other["images"])
+
+
+def test_labels_say_what_is_visible(batches):
+    shown = batches.composer(64, torch.Generator().manual_seed(1))
+    assert (shown.visible[shown.objects < 0] == 0).all() and (shown.visible <= 1).all()
+    assert ((shown.area > 0) <= (shown.objects >= 0)).all()
+    labelled = shown.patches >= 0
+    present = (shown.patches[:, :, None] == shown.objects[:, None]).any(-1)
+    assert present[labelled].all() and labelled.float().mean() > 0.2
+    batch = batches[0]
+    assert batch["concept_targets"].shape == (16, 344) and (batch["concept_targets"] > 0).any(1).float().mean() > 0.5
+
+
+def test_phrase_targets_are_parts_of_a_visible_concept(batches):
+    batch = batches[2]
+    shown = batches.composer(16, torch.Generator().manual_seed((3 << 32) + 2))
+    for row in range(16):
+        seen = [batches.concepts[int(o)]["parts"] for o, v in zip(shown.objects[row], shown.visible[row], strict=True) if v > 0.6]
+        assert batch["phrase_targets"][row].sum() <= len({part for parts in seen for part in parts})
+
+
+def test_soft_cross_entropy_is_a_loop(generator):
+    logits, targets = torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator)
+    targets[2] = 0
+    rows = [-(targets[b] / targets[b].sum() * (logits[b] - logits[b].exp().sum().log())).sum() for b in (0, 1, 3)]
+    torch.testing.assert_close(soft_cross_entropy(logits, targets), torch.stack(rows).mean())
+
+
+def test_whitened_filters_whiten(generator):
+    pixels = torch.nn.functional.interpolate(torch.randn(64, 3, 8, 8, generator=generator), scale_factor=4, mode="bilinear")
+    filters = whitened_patches(pixels, 8, 12)
+    responses = torch.nn.functional.conv2d(pixels, filters, stride=8).transpose(0, 1).flatten(1)
+    covariance = torch.cov(responses)
+    assert (covariance - torch.diag(covariance.diag())).abs().max() < 0.05
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "STEPS_PER_EPOCH", 3)
+    _, whole = train.pretrain(output=tmp_path / "whole", steps=6, **TINY)
+    step, calls = train.TinyClip.training_step, []
+
+    def dies(self, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == 5:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.TinyClip, "training_step", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
+    _, resumed = train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    encoder = load_encoder(path=str(resumed))
+    assert encoder.encode_texts(["tiger face"]).shape == (1, 128)
