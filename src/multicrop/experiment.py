@@ -128,7 +128,7 @@ def evaluate(cfg: DictConfig) -> float:
         return done
     session = Session(cfg)
     task: BankTask = instantiate(without(cfg.task, "name", "run").build)(session, **without(cfg.task, "name", "run", "build"))
-    bank = session.bank(session.dataset.test)
+    bank = session.bank(_split(session.dataset, cfg.split))
     logger = instantiate(cfg.logger) if "_target_" in cfg.logger else False
     try:
         trainer = L.Trainer(
@@ -175,6 +175,16 @@ def run(cfg: DictConfig) -> float:
     L.seed_everything(cfg.seed, verbose=False)
     entry: Callable[[DictConfig], float] = instantiate(cfg.task.run)
     return entry(cfg)
+
+
+def _split(dataset: Dataset, split: str) -> LabelledImages:
+    """The images to score: `test`, or `validation` for choosing a knob without touching the test images."""
+    if split not in ("test", "validation"):
+        raise ValueError(f"split is test or validation, got {split!r}")
+    images: LabelledImages = getattr(dataset, split)
+    if not len(images):
+        raise ValueError(f"{dataset.name} brings no validation images; choose another data set or split=test")
+    return images
 
 
 def _output_folder(cfg: DictConfig) -> Path:
@@ -264,7 +274,7 @@ def _print(cfg: DictConfig, session: Session, metrics: dict, facts: dict, bank: 
     labels = {"global": "global view", "crops_mean": crops, "aggregated": _choice(cfg, "aggregator")}
     if extra := {"few_shot": "adapter", "tta": "method"}.get(cfg.task.name):
         labels["final"] = f"{labels['aggregated']} + {_choice(cfg, extra)}"
-    title = f"{cfg.task.name} on {session.dataset.name}: {len(bank)} images, {len(session.dataset.class_names)} classes, top-1 %"
+    title = f"{cfg.task.name} on {session.dataset.name} ({cfg.split}): {len(bank)} images, {len(session.dataset.class_names)} classes, top-1 %"
     console.print(report.results_table(title, metrics["rows"], labels, metrics["row_seconds"]))
     how = "bank reused, filled at" if bank.reused else "bank filled at"
     console.print(

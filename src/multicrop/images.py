@@ -1,6 +1,6 @@
 """Reading images: one documented rule for every odd file, and a limit against decompression bombs.
 
-Fixed: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bits, alpha is laid on white, an animation
+Fixed: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is laid on white, an animation
 shows its first frame. Refused with ImageError: what cannot be decoded, is truncated, has a side under 2 pixels or more than MAX_PIXELS.
 """
 
@@ -68,8 +68,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """RGB by the rules above."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        scale = 255 / 65535 if values.max(initial=0) > 255 else 1
-        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        brightest = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
+        top = next((limit for limit in (1, 255) if brightest <= limit), 65535)
+        return Image.fromarray((values * 255 / top).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

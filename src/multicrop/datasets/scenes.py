@@ -68,7 +68,7 @@ class _Scenes:
             drawing = self.sprites[concept][rng.integers(len(self.sprites[concept]))]
             side = round(self.canvas * rng.uniform(*self.object_side))
             x, y = _free_place(placed, self.canvas, side, rng)
-            placed.append((x + side / 2, y + side / 2, side))
+            placed.append((x + side / 2, y + side / 2, float(side)))
             turned = drawing.resize((side, side), Image.Resampling.BICUBIC).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
             canvas.alpha_composite(turned, (x, y))
         return canvas.convert("RGB")

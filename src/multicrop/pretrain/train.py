@@ -83,16 +83,17 @@ def pretrain(
     config = tiny_config(len(tokenizer), width=width, layers=layers, text_width=text_width, text_layers=text_layers)
     module = TinyClip(config, steps=steps, lr=lr, decay_share=decay_share)
     module.initialise_from(batches[0]["images"])
+    per_epoch = min(STEPS_PER_EPOCH, steps)
     trainer = L.Trainer(
         accelerator="cpu",
         precision="bf16-mixed",
-        max_epochs=-(-steps // STEPS_PER_EPOCH),
+        max_epochs=-(-steps // per_epoch),
         logger=logger,
         log_every_n_steps=10,
         callbacks=[ModelCheckpoint(output / "checkpoints", save_last=True), RichProgressBar()],
         enable_model_summary=False,
     )
-    loader = training_loader(batches, steps_per_epoch=STEPS_PER_EPOCH, num_workers=num_workers)
+    loader = training_loader(batches, steps_per_epoch=per_epoch, num_workers=num_workers)
     last = output / "checkpoints" / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=True)
     export(module, tokenizer, output / "checkpoint")
