@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from multicrop.descriptions import FOLDER, HEADER, DescriptionBank, available, load_bank, read_bank
+from multicrop.descriptions import FOLDER, HEADER, DescriptionBank, available, load_bank, phrases_for, read_bank
 from multicrop.descriptions.audit import Finding, audit, bag, is_part, stem
 
 # sha256 of the class list, a line "key<tab>name" for each class in order; taken once from the lists that the banks were written for.
@@ -181,3 +181,9 @@ def test_a_file_that_is_no_bank_is_refused(tmp_path: Path, text, message):
     (tmp_path / "own.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_bank(tmp_path / "own.json")
+
+
+def test_a_bank_is_found_by_name_whatever_the_spelling_and_twice_used_names_by_key():
+    found = phrases_for("oxford_pets", ["Maine Coon", "american-bulldog", "unicorn"])
+    assert list(found) == ["Maine Coon", "american-bulldog"] and all(8 <= len(row) <= 12 for row in found.values())
+    assert list(phrases_for("imagenet1k", ["missile", "n03773504", "tench"])) == ["n03773504", "tench"]

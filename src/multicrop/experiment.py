@@ -274,7 +274,9 @@ def _print(cfg: DictConfig, session: Session, metrics: dict, facts: dict, bank: 
     labels = {"global": "global view", "crops_mean": crops, "aggregated": _choice(cfg, "aggregator")}
     if extra := {"few_shot": "adapter", "tta": "method"}.get(cfg.task.name):
         labels["final"] = f"{labels['aggregated']} + {_choice(cfg, extra)}"
-    title = f"{cfg.task.name} on {session.dataset.name} ({cfg.split}): {len(bank)} images, {len(session.dataset.class_names)} classes, top-1 %"
+    title = (
+        f"{cfg.task.name} on {session.dataset.name} ({cfg.split}): {len(bank)} images, {len(session.dataset.class_names)} classes, top-1 %"
+    )
     console.print(report.results_table(title, metrics["rows"], labels, metrics["row_seconds"]))
     how = "bank reused, filled at" if bank.reused else "bank filled at"
     console.print(

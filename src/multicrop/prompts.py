@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from multicrop.descriptions import available, phrases_for
+
 Prompts = Callable[..., list[list[str]]]
 
 
@@ -71,14 +73,16 @@ def described(
     *,
     template: str,
     join: str,
+    bank: str | None = None,
     file: str | None = None,
 ) -> list[list[str]]:
     """The label prompt, then each description put into `join` (fields `{label}` and `{description}`).
 
-    `file` is a JSON object {class: [phrase, ...]} that is laid over the data set's own descriptions. Raises ValueError for
-    descriptions that name no class, and for classes that have none.
+    The data set's own descriptions are overlaid by those of a packaged `bank` (multicrop.descriptions), these by those of `file`,
+    a JSON object {class: [phrase, ...]}. Raises ValueError for classes that are left without any.
     """
-    descriptions = {**descriptions, **(read_descriptions(file) if file else {})}
+    packaged = phrases_for(bank, class_names) if bank else {}
+    descriptions = {**descriptions, **packaged, **(read_descriptions(file) if file else {})}
     unknown = sorted(set(descriptions) - set(class_names))
     missing = [name for name in class_names if not descriptions.get(name)]
     if missing:
@@ -86,7 +90,8 @@ def described(
             f"{len(missing)} of {len(class_names)} classes have no descriptions: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}"
             + (f"; the descriptions name {len(unknown)} other classes: {', '.join(unknown[:3])}" if unknown else "")
-            + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH, or use prompt=template"
+            + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH, name a packaged bank "
+            f"(prompt.bank={'|'.join(available())}), or use prompt=template"
         )
     return [[fill(template, name), *(_joined(join, name, text) for text in descriptions[name])] for name in class_names]
 

@@ -1,6 +1,7 @@
 """The packaged description banks: for each data set, phrases about the parts of every class that a crop can show."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,23 @@ def load_bank(name: str) -> DescriptionBank:
             "Pass one of these, or a file of your own in the same format to read_bank(PATH)"
         )
     return read_bank(FOLDER / f"{name}.json")
+
+
+def phrases_for(name: str, class_names: Sequence[str]) -> dict[str, list[str]]:
+    """The phrases of the packaged bank for these classes, found by key or by name (case, "_" and "-" aside).
+
+    A class that the bank does not know is left out; so is a name that the bank has twice, whose key (ImageNet's wnid) must be given.
+    """
+    bank = load_bank(name)
+    by_name: dict[str, list[str]] = {}
+    for key, title in bank.classes.items():
+        by_name.setdefault(_plain(title), []).append(key)
+    found = {c: [c] if c in bank.descriptions else by_name.get(_plain(c), []) for c in class_names}
+    return {c: bank.descriptions[keys[0]] for c, keys in found.items() if len(keys) == 1}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def read_bank(path: Path) -> DescriptionBank:
