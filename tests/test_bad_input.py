@@ -59,10 +59,10 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["crop=randm_k16"], ["crop=randm_k16", "did you mean random_k16", "global, grid, random"]),
+            (["crop=randm_k16"], ["crop=randm_k16", "did you mean random_k16", "global, grid, quasi_random, random"]),
             (["-m", "crop=global,randm_k16"], ["crop=randm_k16", "did you mean random_k16"]),
             (["-m", "seed=1,2", "aggregator=global,maxx"], ["aggregator=maxx", "did you mean max"]),
-            (["crop=nothing_like_it"], ["crop=nothing_like_it", "The options are: global, grid, random"]),
+            (["crop=nothing_like_it"], ["crop=nothing_like_it", "The options are: diverse, five_crop, global, grid, quasi_random"]),
             (["task=tta", "task.ordr=x"], ["task.ordr", "did you mean task.order"]),
             (["aggregator.epsiln=0.1"], ["aggregator.epsiln", "did you mean aggregator.epsilon"]),
             (["-m", "aggregator.epsiln=0.1,0.2"], ["aggregator.epsiln", "did you mean aggregator.epsilon"]),

@@ -1,5 +1,7 @@
 """Contracts over every file in conf/: a new crop policy, aggregator, adapter or method is tested by being there."""
 
+import json
+
 import pytest
 import torch
 from conftest import CONF, composed, options, pictures, random_text, unit
@@ -9,6 +11,7 @@ from multicrop.adapters.base import Examples
 from multicrop.crops import boxes_of
 from multicrop.model import image_views
 from multicrop.prompts import TextBank
+from multicrop.tasks import Scorer
 
 SIZES = [(96, 96), (240, 180), (37, 200), (3, 2)]
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
@@ -27,9 +30,9 @@ class TestCrops:
         for height, width in SIZES:
             boxes = boxes_of(sampler, height, width, "a", 0)
             assert boxes[0].tolist() == [0, 0, width, height]
-            left, top, right, bottom = boxes.T
-            assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
-            assert (right - left >= 1).all() and (bottom - top >= 1).all()
+            x1, top, x2, bottom = boxes.T  # x1 > x2: a mirrored crop
+            assert (boxes[:, [0, 2]] >= 0).all() and (top >= 0).all() and (boxes[:, [0, 2]] <= width).all() and (bottom <= height).all()
+            assert ((x2 - x1).abs() >= 1).all() and (bottom - top >= 1).all()
             assert torch.equal(boxes, boxes.round())
 
     def test_same_key_same_boxes(self, option):
@@ -51,6 +54,9 @@ class TestCrops:
         assert pixels.shape == (len(boxes), 3, encoder.spec.side, encoder.spec.side)
 
 
+LOGITS_OF_THEIR_OWN = {"vote", "soft_match", "abs"}  # shares of votes; soft-matched similarities: not logit_scale * cosine
+
+
 @pytest.mark.parametrize("option", options("aggregator"))
 class TestAggregators:
     def make(self, option):
@@ -67,6 +73,11 @@ class TestAggregators:
         logits = self.make(option)(views, text, 20.0)
         crops = torch.tensor([0, 3, 5, 1, 2, 4])
         torch.testing.assert_close(logits, self.make(option)(views[:, crops], text, 20.0), atol=2e-2, rtol=0)
+        reversed_rows = text.features.clone()
+        for c, row in enumerate(text.prompts):
+            reversed_rows[c, 1 : len(row)] = text.features[c, 1 : len(row)].flip(0)
+        turned = TextBank(reversed_rows, text.mask, text.prompts)
+        torch.testing.assert_close(logits, self.make(option)(views, turned, 20.0), atol=2e-2, rtol=0)
         classes = torch.tensor([4, 2, 0, 1, 3])
         shuffled = TextBank(text.features[classes], text.mask[classes], [text.prompts[c] for c in classes])
         torch.testing.assert_close(logits[:, classes], self.make(option)(views, shuffled, 20.0), atol=2e-2, rtol=0)
@@ -81,10 +92,14 @@ class TestAggregators:
 
     @pytest.mark.parametrize("scale", [1.0, 100.0])
     def test_one_view_one_description_is_the_plain_cosine(self, option, scale, generator):
-        features = unit(3, 1, 16, generator=generator).expand(-1, 2, -1)
+        features = unit(3, 1, 16, generator=generator).abs().expand(-1, 2, -1)
         text = TextBank(features, torch.ones(3, 2, dtype=torch.bool), [["label", "description"]] * 3)
-        views = unit(4, 1, 16, generator=generator)
-        torch.testing.assert_close(self.make(option)(views, text, scale), scale * views[:, 0] @ features[:, 0].T, atol=1e-3, rtol=1e-4)
+        views = unit(4, 1, 16, generator=generator).abs()
+        logits, cosine = self.make(option)(views, text, scale), scale * views[:, 0] @ features[:, 0].T
+        if option in LOGITS_OF_THEIR_OWN:
+            assert torch.equal(logits.argmax(1), cosine.argmax(1))
+        else:
+            torch.testing.assert_close(logits, cosine, atol=1e-3, rtol=1e-4)
 
     def test_identical_crops_and_half_precision_features_stay_finite(self, option, generator):
         views = unit(2, 1, 16, generator=generator).half().float().expand(-1, 7, -1)
@@ -102,10 +117,15 @@ def few_shot_problem(generator, images=24, classes=4):
 @pytest.mark.parametrize("option", options("adapter"))
 class TestAdapters:
     def fitted(self, option, seed=7):
+        """Fitted on 4 shots where the prompts are a blurred memory of the classes; and the test images."""
         generator = torch.Generator().manual_seed(seed)
-        problem = few_shot_problem(generator)
-        parts = [Examples(problem.views[a:b], problem.logits[a:b], problem.labels[a:b]) for a, b in ((0, 8), (8, 12), (12, 24))]
-        adapter = instantiate(composed(f"adapter={option}").adapter)
+        centres, labels, dim = unit(4, 1, 64, generator=generator), torch.arange(96) % 4, 64
+        blur = lambda x, by: torch.nn.functional.normalize(x + by * torch.randn(len(x), 3, dim, generator=generator), dim=-1)  # noqa: E731
+        views, text = blur(centres[labels], 0.2), TextBank(blur(centres, 0.7), torch.ones(4, 3, dtype=torch.bool), [["a", "b", "c"]] * 4)
+        scorer = Scorer(text, 10.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
+        logits = scorer(views)
+        parts = [Examples(views[a:b], logits[a:b], labels[a:b]) for a, b in ((0, 16), (16, 32), (32, 96))]
+        adapter = instantiate(composed(f"adapter={option}").adapter)(text=text, logit_scale=10.0, score=scorer)
         adapter.fit(parts[0], parts[1])
         return adapter, parts[2]
 
@@ -116,11 +136,20 @@ class TestAdapters:
         assert adapted.isfinite().all() and (adapted.argmax(1) == test.labels).float().mean() > max(0.8, before)
 
     def test_says_how_it_was_selected(self, option):
-        assert self.fitted(option)[0].selection["how"] in ("fixed", "validation")
+        selection = json.loads(json.dumps(self.fitted(option)[0].selection))
+        assert selection["how"] in ("fixed", "validation") and selection["images"] == 16
+        assert selection["chosen"] in selection["curve"]
 
     def test_same_data_same_logits(self, option):
         (one, test), (two, _) = self.fitted(option), self.fitted(option)
         assert torch.equal(one(test.views, test.logits), two(test.views, test.logits))
+
+    def test_each_image_stands_alone_and_leaves_the_adapter_as_it_was(self, option):
+        adapter, test = self.fitted(option)
+        with torch.inference_mode():
+            whole = adapter(test.views, test.logits)
+            torch.testing.assert_close(adapter(test.views[5:6], test.logits[5:6]), whole[5:6], atol=1e-3, rtol=1e-4)
+            assert torch.equal(adapter(test.views, test.logits), whole)
 
 
 @pytest.mark.parametrize("option", options("method"))
@@ -130,19 +159,35 @@ class TestMethods:
         return problem.views, 6 * problem.views.mean(1) @ unit(16, classes, generator=torch.Generator().manual_seed(5))
 
     def make(self, option):
-        return instantiate(composed(f"method={option}").method)(n_classes=4, dim=16)
+        text = random_text(torch.Generator().manual_seed(5), classes=4)
+        return instantiate(composed(f"method={option}").method)(text=text, logit_scale=20.0)
+
+    @pytest.mark.parametrize("n_views", [1, 2, 9])
+    def test_logits_are_finite_and_inputs_stay(self, option, n_views, generator):
+        views, logits = unit(7, n_views, 16, generator=generator), 3 * torch.randn(7, 4, generator=generator)
+        before = views.clone(), logits.clone()
+        adapted = self.make(option)(views, logits)
+        assert adapted.shape == (7, 4) and adapted.isfinite().all()
+        assert torch.equal(views, before[0]) and torch.equal(logits, before[1])
+
+    def test_views_that_coincide_stay_finite(self, option, generator):
+        views = unit(3, 1, 16, generator=generator).expand(-1, 8, -1)
+        assert self.make(option)(views, 3 * torch.randn(3, 4, generator=generator)).isfinite().all()
 
     def test_batches_do_not_matter(self, option):
         views, logits = self.stream()
         whole, parts = self.make(option), self.make(option)
         expected = whole(views, logits)
         got = torch.cat([parts(views[a:b], logits[a:b]) for a, b in ((0, 1), (1, 17), (17, 30))])
-        assert torch.equal(expected, got)
+        batched = not whole.state_dict()  # products over a batch round by its shape; a stream is taken image after image
+        torch.testing.assert_close(expected, got, atol=1e-5 if batched else 0, rtol=0)
 
     def test_state_resumes_in_mid_stream_and_reset_forgets(self, option):
         views, logits = self.stream()
         method, resumed = self.make(option), self.make(option)
+        fresh = {name: value.clone() for name, value in method.state_dict().items()}
         first = method(views[:15], logits[:15])
+        assert not fresh or any(not torch.equal(value, method.state_dict()[name]) for name, value in fresh.items())
         resumed.load_state_dict(method.state_dict())
         rest = method(views[15:], logits[15:])
         assert torch.equal(rest, resumed(views[15:], logits[15:]))

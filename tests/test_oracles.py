@@ -11,8 +11,6 @@ from conftest import random_text, unit
 from scipy.optimize import linprog
 
 from multicrop import aggregators, transport
-from multicrop.adapters.base import Examples
-from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.methods.tda import Tda
 from multicrop.stats import compare
 
@@ -128,35 +126,6 @@ def test_gradients_flow_through_the_similarities_alone(generator):
     assert (views.grad[:, 0] == 0).all()
 
 
-def test_tip_adapter_is_a_loop(generator):
-    labels = torch.arange(6) % 3
-    support = Examples(unit(6, 4, 8, generator=generator), torch.randn(6, 3, generator=generator), labels)
-    query, logits = unit(5, 4, 8, generator=generator), torch.randn(5, 3, generator=generator)
-    adapter = TipAdapter(alphas=[1.5], betas=[2.5], view_set="all")
-    adapter.fit(support, support)
-    got = adapter(query, logits)
-    for b in range(5):
-        expected = logits[b].clone()
-        for n in range(6):
-            expected[labels[n]] += 1.5 * math.exp(-2.5 * (1 - cosine(query[b].sum(0), support.views[n].sum(0))))
-        torch.testing.assert_close(got[b], expected, atol=1e-5, rtol=0)
-
-
-def test_tip_adapter_takes_the_best_of_its_grid_on_validation(generator):
-    labels = torch.arange(20) % 4
-    make = lambda: Examples(unit(20, 3, 8, generator=generator), torch.randn(20, 4, generator=generator), labels)  # noqa: E731
-    support, validation = make(), make()
-    adapter = TipAdapter(alphas=[0.1, 1.0, 5.0], betas=[1.0, 6.0], view_set="all")
-    adapter.fit(support, validation)
-    accuracy = [
-        (adapter.adapted(validation.views, validation.logits, a, b).argmax(1) == labels).float().mean().item()
-        for a in (0.1, 1.0, 5.0)
-        for b in (1.0, 6.0)
-    ]
-    chosen = (adapter.adapted(validation.views, validation.logits, adapter.alpha, adapter.beta).argmax(1) == labels).float().mean()
-    assert chosen.item() == max(accuracy) and len(adapter.selection["curve"]) == 6
-
-
 def insert(queue, size, item):
     entropies = [entry[0] for entry in queue]
     if len(queue) < size:
@@ -194,7 +163,8 @@ def test_tda_is_its_rule_in_plain_loops(generator):
     views, logits = unit(60, 3, 8, generator=generator), 2 * torch.randn(60, 4, generator=generator)
     positive = {"size": 3, "alpha": 2.0, "beta": 5.0}
     negative = {"size": 2, "alpha": 0.117, "beta": 1.0, "entropy_low": 0.2885, "entropy_high": 0.7213, "mask_low": 0.03}
-    got = Tda(n_classes=4, dim=8, positive=positive, negative=negative, view_set="all")(views, logits)
+    text = random_text(generator, classes=4, dim=8)
+    got = Tda(text=text, logit_scale=20.0, positive=positive, negative=negative, view_set="all")(views, logits)
     expected, caches = tda_oracle(views, logits, positive, negative)
     assert sum(len(queue) for queue in caches["p"].values()) == 12 and caches["n"]
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
@@ -204,7 +174,8 @@ def test_tda_that_saw_nothing_confident_is_zero_shot_but_for_its_own_key(generat
     positive = {"size": 3, "alpha": 0.0, "beta": 5.0}
     negative = {"size": 2, "alpha": 0.0, "beta": 1.0, "entropy_low": 0.2885, "entropy_high": 0.7213, "mask_low": 0.03}
     views, logits = unit(8, 3, 8, generator=generator), torch.randn(8, 4, generator=generator)
-    assert torch.equal(Tda(n_classes=4, dim=8, positive=positive, negative=negative, view_set="all")(views, logits), logits)
+    text = random_text(generator, classes=4, dim=8)
+    assert torch.equal(Tda(text=text, logit_scale=20.0, positive=positive, negative=negative, view_set="all")(views, logits), logits)
 
 
 def test_comparison_counts_and_covers():

@@ -22,7 +22,16 @@ from multicrop.encoder import Encoder
 from multicrop.model import MultiCropCLIP, ViewDataset
 
 SHARD_IMAGES = 512
-CODE_FILES = ("crops.py", "views.py", "images.py", "encoder.py", "model.py")
+CODE_FILES = (
+    "crops/__init__.py",
+    "crops/base.py",
+    "crops/drawn.py",
+    "crops/fixed.py",
+    "views.py",
+    "images.py",
+    "encoder.py",
+    "model.py",
+)
 
 
 class ImageBank(Dataset):
@@ -45,7 +54,7 @@ class ImageBank(Dataset):
         return torch.nn.functional.normalize(views, dim=-1), self.images.labels[index], index
 
     def boxes(self, index: int) -> Tensor:
-        """The boxes of image `index` (views, 4), xyxy pixels."""
+        """The boxes of image `index` (views, 4), xyxy pixels; x1 > x2 where a crop is mirrored."""
         return self._row("boxes", index)
 
     def _row(self, name: str, index: int) -> Tensor:

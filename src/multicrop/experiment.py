@@ -92,7 +92,8 @@ def zero_shot(session: Session, *, fusion_weight: float) -> BankTask:
 def few_shot(session: Session, *, fusion_weight: float, shots: int) -> BankTask:
     """Fit the adapter on a support set and select on validation images; the test split is not opened here."""
     support, validation = few_shot_split(session.dataset, shots=shots, seed=session.cfg.seed)
-    task = FewShotTask(session.scorer, instantiate(session.cfg.adapter))
+    scorer = session.scorer
+    task = FewShotTask(scorer, instantiate(session.cfg.adapter)(text=scorer.text, logit_scale=scorer.logit_scale, score=scorer))
     with torch.no_grad():
         examples = [task.examples(*session.bank(images).tensors()) for images in (support, validation)]
     task.adapter.fit(*examples)
@@ -101,8 +102,7 @@ def few_shot(session: Session, *, fusion_weight: float, shots: int) -> BankTask:
 
 def tta(session: Session, *, fusion_weight: float, order: str, order_seed: int) -> BankTask:
     """A method that adapts to the stream of test images."""
-    text = session.scorer.text
-    method = instantiate(session.cfg.method)(n_classes=len(text.prompts), dim=text.features.shape[-1])
+    method = instantiate(session.cfg.method)(text=session.scorer.text, logit_scale=session.scorer.logit_scale)
     return AdaptationTask(session.scorer, method)
 
 
@@ -254,6 +254,7 @@ def _draw(session: Session, bank: ImageBank, collected: dict, output: Path) -> P
     knobs = without(session.cfg.aggregator, "_target_", "_partial_")
     if "solver" not in knobs:
         return None
+    scaled = {**knobs, "logit_scale": session.scorer.logit_scale}
     names, row_of = session.dataset.class_names, {index: position for position, index in enumerate(bank.positions)}
     explanations = []
     for position in report.chosen_examples(collected, session.cfg.pictures):
@@ -261,7 +262,7 @@ def _draw(session: Session, bank: ImageBank, collected: dict, output: Path) -> P
         before = names[int(collected["global"][position].argmax())]
         title = f"{names[prediction]}: right" if prediction == label else f"{names[prediction]}: wrong, it is {names[label]}"
         title += "" if before == names[prediction] else f" (global view: {before})"
-        explanations.append(report.explain(bank, row_of[index], session.scorer.text, prediction, title, dict(knobs)))
+        explanations.append(report.explain(bank, row_of[index], session.scorer.text, prediction, title, scaled))
     if not explanations:
         return None
     report.draw_explanations(explanations, output / "explanations.png")

@@ -1,7 +1,8 @@
 """Reading images: one documented rule for every odd file, and a limit against decompression bombs.
 
-Fixed: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is laid on white, an animation
-shows its first frame. Refused with ImageError: what cannot be decoded, is truncated, has a side under 2 pixels or more than MAX_PIXELS.
+Fixed: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is laid on
+white, an animation shows its first frame. Refused with ImageError: what cannot be decoded, is truncated, has a side under 2 pixels or
+more than MAX_PIXELS.
 """
 
 import io

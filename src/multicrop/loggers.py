@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from multicrop.bank import ImageBank
+from multicrop.views import unmirrored
 
 PANEL_IMAGES = 24
 
@@ -87,7 +88,7 @@ def example_table(results: dict[str, Tensor], bank: ImageBank, class_names: list
 def _with_boxes(bank: ImageBank, index: int) -> Image.Image:
     image = bank.images.open(index).copy()
     draw = ImageDraw.Draw(image)
-    for box in bank.boxes(index)[1:].tolist():
+    for box in unmirrored(bank.boxes(index))[1:].tolist():
         draw.rectangle(box, outline=(220, 30, 90))
     return image
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from multicrop.aggregators import transport_plan
 from multicrop.bank import ImageBank
 from multicrop.prompts import TextBank
+from multicrop.views import unmirrored
 
 matplotlib.use("Agg")
 COLOURS = matplotlib.colormaps["tab20"].colors
@@ -50,14 +51,13 @@ class Explanation:
 
 
 def explain(bank: ImageBank, position: int, text: TextBank, class_index: int, title: str, knobs: dict) -> Explanation:
-    """The transport plan of one image against one class; `knobs` are those of the optimal_transport aggregator."""
+    """The transport plan of one image against one class; `knobs` are those of `transport_plan`, and `text` holds all classes."""
     views, _, index = bank[position]
-    row = TextBank(text.features[class_index : class_index + 1], text.mask[class_index : class_index + 1], [text.prompts[class_index]])
-    _, plan, used = transport_plan(views[None], row, **knobs)
+    _, plan, used = transport_plan(views[None], text, **knobs)
     boxes = bank.boxes(index)
     boxes = boxes[1:] if plan.shape[2] == len(boxes) - 1 else boxes
-    count = int(used.mask[0].sum())
-    return Explanation(bank.images.open(index), boxes, plan[0, 0, :, :count], used.prompts[0], title)
+    count = int(used.mask[class_index].sum())
+    return Explanation(bank.images.open(index), boxes, plan[0, class_index, :, :count], used.prompts[class_index], title)
 
 
 def draw_explanations(explanations: list[Explanation], path: Path) -> None:
@@ -70,7 +70,7 @@ def draw_explanations(explanations: list[Explanation], path: Path) -> None:
         picture.imshow(item.image)
         picture.set_title(textwrap.fill(item.title, 44, max_lines=4), fontsize=8)
         picture.axis("off")
-        for crop, (left, top, right, bottom) in enumerate(item.boxes.tolist()):
+        for crop, (left, top, right, bottom) in enumerate(unmirrored(item.boxes).tolist()):
             colour = COLOURS[(2 * int(best[crop])) % len(COLOURS)]
             frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.6)
             picture.add_patch(frame)

@@ -35,9 +35,19 @@ def global_pixels(image: UInt8[Tensor, "3 height width"], spec: PixelSpec) -> UI
 def view_pixels(
     image: UInt8[Tensor, "3 height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> UInt8[Tensor, "views 3 side side"]:
-    """The global view in slot 0, then each crop resampled to the model's side; a crop that is not square is stretched."""
+    """The global view in slot 0, then each crop resampled to the model's side; a crop that is not square is stretched.
+
+    Whole-number pixels (x1, top, x2, bottom); where x1 > x2 the crop is mirrored after resampling.
+    """
     mode, size = InterpolationMode(spec.interpolation), [spec.side, spec.side]
     views = [global_pixels(image, spec)]
-    for left, top, right, bottom in boxes[1:].int().tolist():
-        views.append(F.resized_crop(image, top, left, bottom - top, right - left, size, mode, antialias=True))
+    for x1, top, x2, bottom in boxes[1:].int().tolist():
+        view = F.resized_crop(image, top, min(x1, x2), bottom - top, abs(x2 - x1), size, mode, antialias=True)
+        views.append(F.horizontal_flip(view) if x1 > x2 else view)
     return torch.stack(views)
+
+
+def unmirrored(boxes: Float[Tensor, "views 4"]) -> Float[Tensor, "views 4"]:
+    """The rectangles (left, top, right, bottom) of boxes that may be mirrored: x sorted, pixels as before."""
+    x = boxes[:, [0, 2]].sort(dim=1).values
+    return torch.stack([x[:, 0], boxes[:, 1], x[:, 1], boxes[:, 3]], dim=1)

@@ -1,17 +1,54 @@
 """What a test-time method is: it sees the views and text logits of the stream, image after image, and may keep state."""
 
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
-from multicrop.aggregators import Logits, Views
+from multicrop.aggregators import Logits, Views, select_views
+from multicrop.prompts import TextBank
 
 
 class Method(nn.Module):
-    """Buffers hold the state, so that `state_dict` saves a stream in the middle and `load_state_dict` resumes it."""
+    """Buffers hold the state, so that `state_dict` saves a stream in the middle and `load_state_dict` resumes it.
+
+    Every method is made with the text bank and the logit scale of the run; `logits` are the fused logits of the aggregator (D&D where
+    that is the transport plan), which methods take as text logits and as the source of entropies and pseudo-labels.
+    """
+
+    def __init__(self, *, text: TextBank, logit_scale: float) -> None:
+        super().__init__()
+        self.text, self.logit_scale = text, logit_scale
 
     def reset(self) -> None:
-        """Forget the stream."""
-        raise NotImplementedError
+        """Forget the stream; a method that keeps no state has nothing to forget."""
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """Adapted logits of the next images of the stream, in order; the result does not depend on how the stream is batched."""
         raise NotImplementedError
+
+    def view_logits(self, views: Float[Tensor, "*batch views dim"]) -> Float[Tensor, "*batch views classes"]:
+        """Logits of each view alone, against the label prompts."""
+        return self.logit_scale * views @ self.text.label.T
+
+
+def chosen_views(views: Views, view_set: str) -> Float[Tensor, "batch chosen dim"]:
+    """The global view, all views, or the crops (the global view where there are none); raises ValueError for another `view_set`."""
+    if view_set not in ("global", "all", "crops"):
+        raise ValueError(f"method.view_set is global, all or crops, got {view_set!r}")
+    return views[:, :1] if view_set == "global" else select_views(views, view_set)
+
+
+def entropy(probability: Float[Tensor, "*batch classes"]) -> Float[Tensor, " *batch"]:
+    """Entropy in nats."""
+    return -(probability * probability.clamp_min(1e-12).log()).sum(-1)
+
+
+def by_confidence(logits: Float[Tensor, "*batch views classes"]) -> Int[Tensor, "*batch views"]:
+    """Views from the lowest entropy to the highest; equal ones in the order of the crops."""
+    return entropy(logits.softmax(-1)).argsort(dim=-1, stable=True)
+
+
+def kept_views(n_views: int, share: float) -> int:
+    """How many views a share keeps: max(1, floor(n_views * share)); raises ValueError for a share outside (0, 1]."""
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of views that a method keeps is above 0 and at most 1, got {share}")
+    return max(1, int(n_views * share + 1e-9))

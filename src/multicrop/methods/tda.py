@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multicrop import pools
-from multicrop.aggregators import Logits, Views, select_views
-from multicrop.methods.base import Method
+from multicrop.aggregators import Logits, Views
+from multicrop.methods.base import Method, chosen_views, entropy
+from multicrop.prompts import TextBank
 
 
 class Tda(Method):
@@ -24,14 +25,15 @@ class Tda(Method):
     def __init__(
         self,
         *,
-        n_classes: int,
-        dim: int,
+        text: TextBank,
+        logit_scale: float,
         positive: Mapping[str, float | int],
         negative: Mapping[str, float | int],
         view_set: str,
     ) -> None:
-        super().__init__()
+        super().__init__(text=text, logit_scale=logit_scale)
         self.positive, self.negative, self.view_set = dict(positive), dict(negative), view_set
+        n_classes, dim = text.label.shape
         for sign, knobs in (("positive", self.positive), ("negative", self.negative)):
             size = int(knobs["size"])
             self.register_buffer(f"{sign}_keys", torch.zeros(n_classes, size, dim))
@@ -45,37 +47,45 @@ class Tda(Method):
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """The images one after the other: insert, then read."""
-        keys = pools.mean(select_views(views, self.view_set))
-        return torch.stack([self._one(key, text) for key, text in zip(keys, logits, strict=True)])
+        keys = pools.mean(chosen_views(views, self.view_set))
+        return torch.stack([self._one(*image) for image in zip(views, keys, logits, strict=True)])
 
-    def _one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
-        probability = logits.softmax(0)
-        entropy = -(probability * probability.clamp_min(1e-12).log()).sum()
-        share = float(entropy) / math.log(len(logits)) if len(logits) > 1 else 0.0
-        label = int(probability.argmax())
-        self._insert("positive", label, key, entropy)
-        if self.negative["entropy_low"] < share < self.negative["entropy_high"]:
-            slot = self._insert("negative", label, key, entropy)
-            if slot is not None:
-                inside = (probability > self.negative["mask_low"]) & (probability < 1)
-                self.negative_mask[label, slot] = inside.float()
-        positive = self._affinity("positive", key).sum(1)
+    def _one(
+        self, views: Float[Tensor, "views dim"], key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]
+    ) -> Float[Tensor, " classes"]:
+        self._insert_image(key, logits.softmax(0))
         negative = torch.einsum("cs,csk->k", self._affinity("negative", key), self.negative_mask)
-        return logits + self.positive["alpha"] * positive - self.negative["alpha"] * negative
+        return logits + self.positive["alpha"] * self._positive(key, views) - self.negative["alpha"] * negative
 
-    def _insert(self, sign: str, label: int, key: Tensor, entropy: Tensor) -> int | None:
-        """The slot that the image took, or None when it was not confident enough for a full queue."""
-        queue = getattr(self, f"{sign}_entropy")[label]
-        slot = int(queue.argmax())
-        if not entropy < queue[slot]:
-            return None
-        queue[slot] = entropy
-        getattr(self, f"{sign}_keys")[label, slot] = key
-        return slot
+    def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
+        """The affinities of each class's confident entries, summed."""
+        return self._affinity("positive", key).sum(1)
 
-    def _affinity(self, sign: str, key: Tensor) -> Float[Tensor, "classes slots"]:
+    def _insert_image(self, key: Float[Tensor, " dim"], probability: Float[Tensor, " classes"]) -> None:
+        """The image into the positive cache, and into the negative one where its entropy lies between the bounds."""
+        nats, label = entropy(probability), int(probability.argmax())
+        share = float(nats) / math.log(len(probability)) if len(probability) > 1 else 0.0
+        insert(self.positive_keys[label], self.positive_entropy[label], key, nats)
+        if self.negative["entropy_low"] < share < self.negative["entropy_high"]:
+            slot = insert(self.negative_keys[label], self.negative_entropy[label], key, nats)
+            if slot is not None:
+                self.negative_mask[label, slot] = ((probability > self.negative["mask_low"]) & (probability < 1)).float()
+
+    def _affinity(self, sign: str, key: Float[Tensor, " dim"]) -> Float[Tensor, "classes slots"]:
         """exp(-beta (1 - cos)) to every cached key; zero for empty slots."""
         cosine = getattr(self, f"{sign}_keys") @ key
         filled = getattr(self, f"{sign}_entropy").isfinite()
         beta = getattr(self, sign)["beta"]
         return torch.exp(-beta * (1 - cosine)) * filled
+
+
+def insert(
+    keys: Float[Tensor, "slots dim"], entropies: Float[Tensor, " slots"], key: Float[Tensor, " dim"], nats: Float[Tensor, ""]
+) -> int | None:
+    """Put a key into the queue of one class, in place of its worst entry; the slot it took, or None when it is not confident enough."""
+    slot = int(entropies.argmax())
+    if not nats < entropies[slot]:
+        return None
+    entropies[slot] = nats
+    keys[slot] = key
+    return slot

@@ -1,0 +1,65 @@
+"""MTA: the mode of the views, found by mean shift with learned inlierness scores."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from multicrop import pools
+from multicrop.aggregators.base import Logits, Views, check_positive
+from multicrop.aggregators.confidence import kept_views
+from multicrop.prompts import TextBank
+
+SMALLEST_BANDWIDTH = 1e-8  # squared; identical views have none
+
+
+def mta(
+    views: Views,
+    text: TextBank,
+    logit_scale: float,
+    *,
+    text_set: str,
+    neighbours: float,
+    affinity_weight: float,
+    temperature: float,
+    rounds: int = 5,
+    steps: int = 5,
+) -> Logits:
+    """logit_scale times the similarity of the views' mode to each class's normalised mean prompt (MTA, CVPR 2024).
+
+    From v0 and equal inlierness y, `rounds` times: the kernel density at the mode once, `steps` updates
+    y = softmax((density + affinity_weight * A y) / temperature) with A = P P^T of the per-view class probabilities, then `steps` updates of
+    the mode, the normalised sum of y * density * V, the density anew each time. The authors stop an inner loop early when it moves less
+    than 1e-6, and their bandwidth is NaN below 5 views (no neighbour): here an inner loop runs to its end and one neighbour is the least.
+    """
+    check_positive(temperature=temperature, rounds=rounds, steps=steps)
+    text = text.select(text_set)
+    prototypes = pools.mean(text.features, text.mask)
+    probability = (logit_scale * views @ prototypes.T).softmax(-1)
+    affinity = probability @ probability.mT
+    bandwidth, mode = squared_bandwidth(views, neighbours), views[:, 0]
+    inlierness = views.new_full(views.shape[:2], 1 / views.shape[1])
+    for _ in range(rounds):
+        density = kernel_density(views, mode, bandwidth)
+        for _ in range(steps):
+            pull = (affinity @ inlierness[..., None]).squeeze(-1)
+            inlierness = ((density + affinity_weight * pull) / temperature).softmax(-1)
+        for _ in range(steps):
+            weight = inlierness * kernel_density(views, mode, bandwidth)
+            mode = F.normalize(pools.weighted_sum(views, weight / weight.sum(-1, keepdim=True)), dim=-1)
+    return logit_scale * mode @ prototypes.T
+
+
+def squared_bandwidth(views: Views, neighbours: float) -> Float[Tensor, "batch views"]:
+    """Half the mean squared distance to the nearest share `neighbours` of the other views, floor(share * (views - 1)) or one."""
+    if views.shape[1] == 1:
+        return views.new_full(views.shape[:2], SMALLEST_BANDWIDTH)
+    distance = torch.cdist(views, views, compute_mode="donot_use_mm_for_euclid_dist").square()
+    count = kept_views(views.shape[1] - 1, neighbours)
+    nearest = distance.sort(-1).values[..., 1 : count + 1]
+    return (nearest.mean(-1) / 2).clamp_min(SMALLEST_BANDWIDTH)
+
+
+def kernel_density(views: Views, mode: Float[Tensor, "batch dim"], bandwidth: Float[Tensor, "batch views"]) -> Float[Tensor, "batch views"]:
+    """The Gaussian kernel of each view, with its own squared bandwidth, at the mode."""
+    return torch.exp(-(views - mode[:, None]).square().sum(-1) / (2 * bandwidth))

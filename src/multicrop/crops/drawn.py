@@ -1,0 +1,122 @@
+"""Crops drawn for each image: random and quasi-random squares, resized crops with flips, squares that differ from one another."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import qmc
+from torch import Tensor
+
+from multicrop.crops.base import crop_generator, crop_key
+
+DIVERSE_ATTEMPTS = 20  # candidates a crop
+RESIZED_ATTEMPTS = 10  # torchvision's, before it falls back to the centre
+WIDEST = 4 / 3  # width over height, or height over width, of a resized crop
+
+
+def random(
+    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float
+) -> Float[Tensor, "crops 4"]:
+    """Square crops, side uniform in [min_side, max_side] of the shorter side, position uniform (WCA, ICML 2024).
+
+    Raises ValueError unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
+    """
+    _check_sides(n_crops, min_side, max_side)
+    draws = [torch.rand(3, generator=crop_generator(seed, image_id, index)).tolist() for index in range(n_crops)]
+    return torch.tensor([_square(height, width, u, min_side, max_side) for u in draws], dtype=torch.float32)
+
+
+def quasi_random(
+    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float
+) -> Float[Tensor, "crops 4"]:
+    """As `random`, but side and position are the points of a 3-D Sobol sequence, scrambled anew for each (seed, image id) (ours).
+
+    Each box alone is distributed as in `random`; together they cover sides and positions more evenly. Raises ValueError as `random` does.
+    """
+    _check_sides(n_crops, min_side, max_side)
+    sequence = qmc.Sobol(3, rng=np.random.default_rng(crop_key(seed, image_id, "sobol")))
+    points = sequence.random_base2((n_crops - 1).bit_length())[:n_crops].tolist()
+    return torch.tensor([_square(height, width, u, min_side, max_side) for u in points], dtype=torch.float32)
+
+
+def diverse(
+    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float, max_iou: float
+) -> Float[Tensor, "crops 4"]:
+    """As `random`, but a candidate whose IoU with an earlier crop exceeds `max_iou` is drawn again (after BiFTA's code).
+
+    There are always n_crops: crop j keeps its last candidate when all of its DIVERSE_ATTEMPTS overlap. BiFTA filters a fixed number of
+    proposals instead, and repeats kept crops where too few remain. Raises ValueError as `random` does, and unless 0 < max_iou <= 1.
+    """
+    _check_sides(n_crops, min_side, max_side)
+    if not 0 < max_iou <= 1:
+        raise ValueError(f"max_iou is an intersection over union with 0 < max_iou <= 1, got {max_iou}")
+    boxes: list[list[int]] = []
+    for index in range(n_crops):
+        generator = crop_generator(seed, image_id, index)
+        for _ in range(DIVERSE_ATTEMPTS):
+            box = _square(height, width, torch.rand(3, generator=generator).tolist(), min_side, max_side)
+            if all(_iou(box, kept) <= max_iou for kept in boxes):
+                break
+        boxes.append(box)
+    return torch.tensor(boxes, dtype=torch.float32)
+
+
+def random_resized(
+    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_area: float, max_area: float, flip_probability: float
+) -> Float[Tensor, "crops 4"]:
+    """Crops of an area uniform in [min_area, max_area] of the image and an aspect log-uniform in 3/4 to 4/3, mirrored by chance.
+
+    torchvision's RandomResizedCrop and RandomHorizontalFlip, as TPT, AWT and ZERO use them. Raises ValueError unless
+    0 < min_area <= max_area <= 1, 0 <= flip_probability <= 1 and n_crops >= 1.
+    """
+    _check_count(n_crops)
+    if not 0 < min_area <= max_area <= 1 or not 0 <= flip_probability <= 1:
+        got = f"min_area={min_area}, max_area={max_area}, flip_probability={flip_probability}"
+        raise ValueError(f"random_resized wants 0 < min_area <= max_area <= 1 and 0 <= flip_probability <= 1, got {got}")
+    boxes = []
+    for index in range(n_crops):
+        generator = crop_generator(seed, image_id, index)
+        draws = torch.rand(RESIZED_ATTEMPTS, 4, generator=generator).tolist()
+        left, top, right, bottom = _resized(height, width, draws, min_area, max_area)
+        flip = torch.rand(1, generator=generator).item() < flip_probability
+        boxes.append([right, top, left, bottom] if flip else [left, top, right, bottom])
+    return torch.tensor(boxes, dtype=torch.float32)
+
+
+def _square(height: int, width: int, u: Sequence[float], min_side: float, max_side: float) -> list[int]:
+    """The square that three numbers in [0, 1) stand for: side, left, top."""
+    side = max(1, round(min(height, width) * (min_side + (max_side - min_side) * u[0])))
+    left, top = round(u[1] * (width - side)), round(u[2] * (height - side))
+    return [left, top, left + side, top + side]
+
+
+def _resized(height: int, width: int, draws: list[list[float]], min_area: float, max_area: float) -> list[int]:
+    """The first draw (area, aspect, left, top in [0, 1)) that fits the image; else the largest centred crop of allowed aspect."""
+    for area, aspect, x, y in draws:
+        pixels, ratio = height * width * (min_area + (max_area - min_area) * area), WIDEST ** (2 * aspect - 1)
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return [left, top, left + w, top + h]
+    w, h = min(width, round(height * WIDEST)), min(height, round(width * WIDEST))
+    left, top = (width - w) // 2, (height - h) // 2
+    return [left, top, left + w, top + h]
+
+
+def _iou(a: Sequence[int], b: Sequence[int]) -> float:
+    """Intersection over union of two boxes that are not mirrored."""
+    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def _check_sides(n_crops: int, min_side: float, max_side: float) -> None:
+    if not 0 < min_side <= max_side <= 1:
+        raise ValueError(f"crop sides are fractions with 0 < min_side <= max_side <= 1, got {min_side} and {max_side}")
+    _check_count(n_crops)
+
+
+def _check_count(n_crops: int) -> None:
+    if n_crops < 1:
+        raise ValueError(f"n_crops is {n_crops}; a crop policy needs one or more (for none, choose crop=global)")

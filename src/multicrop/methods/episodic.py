@@ -1,0 +1,17 @@
+"""Episodic methods that are aggregators: MTA and ZERO look at one image's views and forget them (reset each image by nature)."""
+
+from multicrop.aggregators import Aggregator, Logits, Views
+from multicrop.methods.base import Method
+from multicrop.prompts import TextBank
+
+
+class Episodic(Method):
+    """The logits of `aggregator` on each image's views; the text logits are not used, and there is no state."""
+
+    def __init__(self, *, text: TextBank, logit_scale: float, aggregator: Aggregator) -> None:
+        super().__init__(text=text, logit_scale=logit_scale)
+        self.aggregator = aggregator
+
+    def forward(self, views: Views, logits: Logits) -> Logits:
+        """The aggregator's logits."""
+        return self.aggregator(views, self.text, self.logit_scale)

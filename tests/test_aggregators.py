@@ -1,0 +1,526 @@
+"""Every aggregator against a slow loop written from its formula, the marginals and solvers against their own, and the edges."""
+
+import math
+import warnings
+from collections import Counter
+
+import numpy as np
+import ot
+import pytest
+import torch
+from conftest import composed, options, pictures, random_text, unit
+from hydra.utils import instantiate
+
+from multicrop import aggregators, report, transport
+from multicrop.aggregators import marginals
+from multicrop.bank import ImageBank
+from multicrop.prompts import TextBank
+
+SCALE = 9.0
+
+
+def dot(a, b):
+    return float((a.double() * b.double()).sum())
+
+
+def softmax(values):
+    exponentials = [math.exp(v - max(values)) for v in values]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def entropy_of(logits):
+    return -sum(p * math.log(p) for p in softmax(logits) if p > 0)
+
+
+def prompts_of(text, c, start=1):
+    return [text.features[c, m] for m in range(start, len(text.prompts[c]))]
+
+
+def view_logits(view, text, start, scale=SCALE):
+    return [scale * np.mean([dot(view, t) for t in prompts_of(text, c, start)]) for c in range(len(text.prompts))]
+
+
+@pytest.fixture
+def problem(generator):
+    """Ragged text of 5 classes, and 3 images with 11 views."""
+    return unit(3, 11, 16, generator=generator), random_text(generator)
+
+
+def assert_logits(logits, loop, atol=1e-4):
+    expected = torch.tensor([[loop(b, c) for c in range(logits.shape[1])] for b in range(logits.shape[0])])
+    torch.testing.assert_close(logits, expected.float(), atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_mean_similarity(problem, scale):
+    views, text = problem
+    logits = aggregators.mean_similarity(views, text, scale, view_set="crops", text_set="descriptions")
+    assert_logits(logits, lambda b, c: scale * np.mean([dot(v, t) for v in views[b, 1:] for t in prompts_of(text, c)]))
+
+
+@pytest.mark.parametrize("k", [1, 5, 1000])
+def test_topk(problem, k):
+    views, text = problem
+    logits = aggregators.topk(views, text, SCALE, k=k, view_set="crops", text_set="descriptions")
+
+    def loop(b, c):
+        pairs = sorted((dot(v, t) for v in views[b, 1:] for t in prompts_of(text, c)), reverse=True)
+        return SCALE * np.mean(pairs[:k])
+
+    assert_logits(logits, loop)
+
+
+def test_topk_of_all_pairs_is_the_mean_and_of_none_is_refused(problem):
+    views, text = problem
+    sets = {"view_set": "all", "text_set": "all"}
+    everything = aggregators.topk(views, text, SCALE, k=10**6, **sets)
+    torch.testing.assert_close(everything, aggregators.mean_similarity(views, text, SCALE, **sets))
+    with pytest.raises(ValueError, match=r"aggregator\.k"):
+        aggregators.topk(views, text, SCALE, k=0, **sets)
+
+
+def zero_loop(views, text, keep, scale):
+    """ZERO's rule in lists: the votes of the kept views, and the winner after the tie-break."""
+    logits = [view_logits(v, text, 0, scale) for v in views]
+    order = sorted(range(len(views)), key=lambda k: entropy_of(logits[k]))
+    n_kept = max(1, math.floor(len(views) * keep))
+    votes = Counter(int(np.argmax(logits[k])) for k in order[:n_kept])
+    tied = [c for c in votes if votes[c] == max(votes.values())]
+    if len(tied) == 1:
+        return votes, n_kept, tied[0], False
+    discarded = order[n_kept:]
+    for k in discarded:
+        if np.argmax(logits[k]) in tied:
+            return votes, n_kept, int(np.argmax(logits[k])), True
+    best = logits[(discarded or order)[0]]
+    return votes, n_kept, max(tied, key=lambda c: best[c]), True
+
+
+@pytest.mark.parametrize(("keep", "n_views", "scale"), [(0.3, 20, 9.0), (0.3, 13, 1.0), (0.5, 8, 100.0), (0.3, 1, 9.0), (0.9, 3, 9.0)])
+def test_vote(generator, keep, n_views, scale):
+    text, views = random_text(generator, classes=6), unit(60, n_views, 16, generator=generator)
+    shares = aggregators.vote(views, text, scale, keep=keep, view_set="all", text_set="all").exp()
+    ties = 0
+    for b in range(60):
+        votes, n_kept, winner, tie = zero_loop(views[b], text, keep, scale)
+        ties += tie
+        expected = [(votes[c] + 0.5 * (tie and c == winner)) / n_kept for c in range(6)]
+        assert shares[b].tolist() == pytest.approx(expected, abs=1e-5)
+        assert int(shares[b].argmax()) == winner
+    assert ties > 5 or n_views < 8
+
+
+def axis_text(classes):
+    """Class c is the c-th axis."""
+    return TextBank(torch.eye(classes)[:, None], torch.ones(classes, 1, dtype=torch.bool), [[f"class {c}"] for c in range(classes)])
+
+
+@pytest.mark.parametrize(
+    ("discarded", "winner"),
+    [
+        ([[0.0, 0.5, 0.0, 0.0], [0.3, 0.0, 0.0, 0.0]], 1),  # the first discarded view names a tied class
+        ([[0.1, 0.2, 0.5, 0.0], [0.2, 0.45, 0.0, 0.0]], 1),  # the first names an outsider, the second a tied class
+        ([[0.1, 0.0, 0.5, 0.0], [0.0, 0.1, 0.0, 0.3]], 0),  # none names a tied class: the larger logit in the first
+    ],
+)
+def test_vote_ties_by_the_discarded_views(discarded, winner):
+    views = torch.tensor([[[0.9, 0.0, 0.0, 0.0], [0.0, 0.8, 0.0, 0.0], *discarded]])
+    logits = aggregators.vote(views, axis_text(4), 20.0, keep=0.5, view_set="all", text_set="label")
+    assert int(logits.argmax()) == winner
+
+
+def test_vote_ties_with_nothing_discarded_go_to_the_most_confident_view():
+    views = torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.9, 0.0]]])
+    assert int(aggregators.vote(views, axis_text(3), 20.0, keep=1.0, view_set="all", text_set="label").argmax()) == 1
+
+
+@pytest.mark.parametrize("keep", [0.0, 1.1, -0.3])
+def test_vote_refuses_a_share_that_is_none(problem, keep):
+    with pytest.raises(ValueError, match=r"aggregator\.keep"):
+        aggregators.vote(*problem, 20.0, keep=keep, view_set="all", text_set="label")
+
+
+@pytest.mark.parametrize(
+    ("n_views", "share", "kept"), [(64, 0.1, 6), (64, 0.3, 19), (1, 0.3, 1), (3, 0.3, 1), (100, 0.29, 29), (10, 1.0, 10)]
+)
+def test_kept_views(n_views, share, kept):
+    assert aggregators.confidence.kept_views(n_views, share) == kept
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_entropy(problem, scale):
+    views, text = problem
+    logits = aggregators.entropy(views, text, scale, temperature=0.5, view_set="all", text_set="all")
+
+    def loop(b, c):
+        rows = [view_logits(v, text, 0, scale) for v in views[b]]
+        weights = softmax([-entropy_of(row) / 0.5 for row in rows])
+        return sum(w * row[c] for w, row in zip(weights, rows, strict=True))
+
+    assert_logits(logits, loop, atol=1e-3)
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_wca(problem, renormalise):
+    views, text = problem
+    knobs = {"log_image_scale": 4.0, "log_text_scale": 2.0, "text_set": "descriptions"}
+    logits = aggregators.wca(views, text, SCALE, renormalise=renormalise, **knobs)
+
+    def loop(b, c):
+        crops, prompts = views[b, 1:].double(), [t.double() for t in prompts_of(text, c)]
+        w = softmax([math.exp(4) * dot(views[b, 0], v) for v in crops])
+        u = softmax([math.exp(2) * dot(text.features[c, 0], t) for t in prompts])
+        if not renormalise:
+            return SCALE * sum(wk * um * dot(v, t) for wk, v in zip(w, crops, strict=True) for um, t in zip(u, prompts, strict=True))
+        image = sum(wk * v for wk, v in zip(w, crops, strict=True))
+        label = sum(um * t for um, t in zip(u, prompts, strict=True))
+        return SCALE * dot(image, label) / float(image.norm() * label.norm())
+
+    assert_logits(logits, loop)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_soft_match(problem, start):
+    views, text = problem
+    sets = {"view_set": ("all", "crops")[start], "text_set": ("all", "descriptions")[start]}
+    logits = aggregators.soft_match(views, text, 123.0, temperature=0.03, **sets)
+
+    def loop(b, c):
+        total = 0.0
+        for v in views[b, start:]:
+            pairs = [(d, dot(v, t) / 0.03) for d in range(5) for t in prompts_of(text, d, start)]
+            attention = softmax([x for _, x in pairs])
+            total += sum(a * x for a, (d, x) in zip(attention, pairs, strict=True) if d == c)
+        return total
+
+    assert_logits(logits, loop, atol=2e-3)
+
+
+def mta_loop(views, prototypes, scale, n_rounds=5, n_steps=5):
+    """The authors' loop for one image in float64, early stops included; below 5 views one neighbour, where theirs is NaN."""
+    views, prototypes = views.double(), prototypes.double()
+    count = len(views)
+    near = max(1, int(0.3 * (count - 1)))
+    h = [np.sqrt(0.5 * np.mean(sorted(float((v - w).norm()) ** 2 for w in views)[1 : near + 1])) for v in views]
+    p = [softmax([scale * dot(v, t) for t in prototypes]) for v in views]
+    affinity = np.array([[np.dot(a, b) for b in p] for a in p])
+    y, mode = np.full(count, 1 / count), views[0]
+    density = lambda m: np.array([math.exp(-(float((v - m).norm()) ** 2) / (2 * hk**2)) for v, hk in zip(views, h, strict=True)])  # noqa: E731
+    for _ in range(n_rounds):
+        kernel = density(mode)
+        for _ in range(n_steps):
+            old, y = y, np.array(softmax(list((kernel + 4 * affinity @ y) / 0.2)))
+            if np.linalg.norm(old - y) < 1e-6:
+                break
+        for _ in range(n_steps):
+            old, weight = mode, density(mode) * y
+            mode = sum(float(w) * v for w, v in zip(weight, views, strict=True))
+            mode = mode / mode.norm()
+            if float((old - mode).norm()) < 1e-6:
+                break
+    return scale * prototypes @ mode
+
+
+@pytest.mark.parametrize(("n_views", "scale"), [(2, 9.0), (4, 9.0), (16, 1.0), (16, 100.0)])
+def test_mta(generator, n_views, scale):
+    text, centre = random_text(generator), unit(4, 1, 16, generator=generator)
+    views = torch.nn.functional.normalize(centre + 0.2 * torch.randn(4, n_views, 16, generator=generator), dim=-1)
+    knobs = {"text_set": "all", "neighbours": 0.3, "affinity_weight": 4.0, "temperature": 0.2}
+    logits = aggregators.mta(views, text, scale, **knobs)
+    means = [sum(prompts_of(text, c, 0)) for c in range(5)]
+    prototypes = torch.stack([m / m.norm() for m in means])
+    for b in range(4):
+        torch.testing.assert_close(logits[b].double(), mta_loop(views[b], prototypes, scale), atol=2e-5 * scale, rtol=0)
+
+
+def test_mta_leaves_an_outlier_behind(generator):
+    centre = unit(1, 1, 16, generator=generator)
+    cluster = torch.nn.functional.normalize(centre + 0.02 * torch.randn(1, 12, 16, generator=generator), dim=-1)
+    outlier = unit(1, 1, 16, generator=generator)
+    text = TextBank(torch.cat([centre, outlier], 0), torch.ones(2, 1, dtype=torch.bool), [["cluster"], ["outlier"]])
+    mta = instantiate(composed("aggregator=mta").aggregator)
+    torch.testing.assert_close(mta(torch.cat([cluster, outlier], 1), text, 1.0), mta(cluster, text, 1.0), atol=1e-2, rtol=0)
+
+
+# marginals
+
+
+def awt_entropies(views, text, scale, start):
+    """The authors' way for one image: for every prompt the whole vector of class logits, with one entry replaced."""
+    means, table = view_logits(views[0], text, start, scale), []
+    for c in range(len(text.prompts)):
+        rows = [[*means[:c], scale * dot(views[0], t), *means[c + 1 :]] for t in prompts_of(text, c, start)]
+        table.append([entropy_of(row) for row in rows])
+    return table
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0, 100.0, 300.0])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_prompt_entropies_in_constant_time_are_the_naive_ones(generator, scale, classes):
+    text, views = random_text(generator, classes=classes), unit(20, 3, 16, generator=generator)
+    views[:5, 0] = text.features[0, 1]  # a lead of many nats
+    logits = scale * aggregators.similarities(views[:, :1], text).squeeze(2)
+    got = marginals.prompt_entropies(logits, text)
+    for b in range(20):
+        for c, row in enumerate(awt_entropies(views[b], text, scale, 0)):
+            assert got[b, c, : len(row)].tolist() == pytest.approx(row, abs=1e-4)
+
+
+@pytest.mark.parametrize("lead", [5.0, 15.0, 20.0, 60.0])
+def test_prompt_entropies_survive_a_class_far_ahead(lead):
+    logits = torch.tensor([[[lead, lead], [0.5, -0.5], [0.0, 1.0], [0.3, 0.2]]])
+    logits[0, 0, 1] = -lead  # the class in front falls behind when its other prompt takes its place
+    logits[0, 0, 0] = 3 * lead
+    text = TextBank(torch.zeros(4, 2, 1), torch.ones(4, 2, dtype=torch.bool), [["a", "b"]] * 4)
+    got, means = marginals.prompt_entropies(logits, text), logits[0].double().mean(1)
+    for c in range(4):
+        for m in range(2):
+            replaced = means.clone()
+            replaced[c] = logits[0, c, m]
+            assert float(got[0, c, m]) == pytest.approx(entropy_of(replaced.tolist()), abs=2e-5)
+
+
+def view_marginal_loop(name, views, text, scale):
+    """One image; crops and descriptions alone."""
+    crops = views[1:]
+    if name == "uniform":
+        return [1 / len(crops)] * len(crops)
+    if name == "similarity":
+        return softmax([math.exp(4) * dot(views[0], v) for v in crops])
+    if name == "entropy":
+        return softmax([-entropy_of(view_logits(v, text, 1, scale)) / 0.5 for v in crops])
+    return softmax([max(dot(v, t) for c in range(5) for t in prompts_of(text, c)) / 0.03 for v in crops])
+
+
+def prompt_marginal_loop(name, views, text, c, scale):
+    prompts = prompts_of(text, c)
+    if name == "uniform":
+        return [1 / len(prompts)] * len(prompts)
+    if name == "similarity":
+        return softmax([math.exp(2) * dot(text.features[c, 0], t) for t in prompts])
+    if name == "entropy":
+        return softmax([-h / 0.5 for h in awt_entropies(views, text, scale, 1)[c]])
+    return softmax([max(dot(v, t) for v in views[1:]) / 0.03 for t in prompts])
+
+
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+@pytest.mark.parametrize("prompt", marginals.MARGINALS)
+@pytest.mark.parametrize("view", marginals.MARGINALS)
+def test_transport_takes_each_marginal_on_each_side(generator, view, prompt, solver):
+    text, views = random_text(generator), unit(2, 6, 16, generator=generator)
+    knobs = {"epsilon": 0.1, "tolerance": 1e-6, "max_iterations": 10000, "view_set": "crops", "text_set": "descriptions"}
+    logits = aggregators.optimal_transport(views, text, SCALE, solver=solver, view_marginal=view, prompt_marginal=prompt, **knobs)
+
+    def loop(b, c):
+        a = np.array(view_marginal_loop(view, views[b], text, SCALE))
+        mass = np.array(prompt_marginal_loop(prompt, views[b], text, c, SCALE))
+        cost = np.array([[1 - dot(v, t) for t in prompts_of(text, c)] for v in views[b, 1:]])
+        if solver == "exact":
+            return SCALE * (1 - ot.emd2(a, mass, cost))
+        return SCALE * (1 - (ot.sinkhorn(a, mass, cost, 0.1, method="sinkhorn_log", numItermax=20000, stopThr=1e-12) * cost).sum())
+
+    assert_logits(logits, loop, atol=1e-3)
+
+
+def test_a_temperature_overrides_the_sources(problem):
+    views, text = problem
+    cold = marginals.view_marginal(views, text, SCALE, name="best_match", temperature=1e-3, view_set="crops")
+    hot = marginals.view_marginal(views, text, SCALE, name="best_match", temperature=1e3, view_set="crops")
+    assert (cold.amax(1) > 0.9).all()
+    torch.testing.assert_close(hot, torch.full_like(hot, 0.1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"view_marginal": "uniforn"}, r"aggregator\.view_marginal is one of uniform, similarity, entropy, best_match"),
+        ({"prompt_marginal": "none"}, r"aggregator\.prompt_marginal is one of"),
+        ({"view_marginal": "similarity", "view_set": "all"}, r"aggregator\.view_set=crops"),
+        ({"view_marginal": "entropy", "view_temperature": 0.0}, r"aggregator\.view_temperature"),
+        ({"solver": "sinkhorm"}, r"exact, sinkhorn, unbalanced or partial"),
+        ({"epsilon": 0.0}, r"aggregator\.epsilon"),
+        ({"solver": "partial", "mass": 1.2}, r"aggregator\.mass"),
+        ({"solver": "unbalanced", "marginal_penalty": 0.0}, r"aggregator\.marginal_penalty"),
+    ],
+)
+def test_transport_refuses_by_the_name_of_the_knob(problem, knobs, message):
+    settings = {"solver": "sinkhorn", "epsilon": 0.1, "view_set": "crops", "text_set": "descriptions", **knobs}
+    with pytest.raises(ValueError, match=message):
+        aggregators.optimal_transport(*problem, SCALE, **settings)
+
+
+# solvers
+
+
+def random_transport(generator, uniform):
+    """Costs like those of cosines, and marginals with a padded prompt."""
+    cost = 0.7 + 0.1 * torch.randn(2, 3, 6, 5, generator=generator)
+    a, b = torch.rand(2, 3, 6, generator=generator), torch.rand(2, 3, 5, generator=generator)
+    a, b = (torch.ones_like(a), torch.ones_like(b)) if uniform else (a, b)
+    b[..., 4] = 0
+    return cost, a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+
+
+def problems(cost, a, b):
+    """Index, and one problem without its padding, in float64."""
+    for index in np.ndindex(cost.shape[:2]):
+        used = b[index] > 0
+        yield (*index, slice(None), used), *(x.double().numpy() for x in (cost[index][:, used], a[index], b[index][used]))
+
+
+def normalised(x):
+    return x / x.sum()
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize(("epsilon", "penalty"), [(0.05, 0.1), (0.02, 1.0), (0.1, 0.02)])
+def test_unbalanced_is_pots(generator, uniform, epsilon, penalty):
+    cost, a, b = random_transport(generator, uniform)
+    plan = transport.unbalanced(cost, a, b, epsilon=epsilon, marginal_penalty=penalty, tolerance=1e-6, max_iterations=5000)
+    assert (plan[..., 4] == 0).all()
+    for where, c, rows, columns in problems(cost, a, b):
+        knobs = {"reg": epsilon, "reg_m": penalty, "method": "sinkhorn", "reg_type": "kl", "numItermax": 100000, "stopThr": 1e-13}
+        expected = ot.unbalanced.sinkhorn_unbalanced(rows, columns, c, **knobs)
+        torch.testing.assert_close(plan[where].double(), torch.from_numpy(expected), atol=1e-6, rtol=1e-3)
+
+
+def test_unbalanced_in_solve_is_the_same_plan_but_for_its_mass(generator):
+    cost, a, b = random_transport(generator, False)
+    knobs = {"epsilon": 0.05, "marginal_penalty": 0.1, "tolerance": 1e-6, "max_iterations": 5000}
+    ours, plain = transport.solve(cost, a, b, solver="unbalanced", **knobs), transport.unbalanced(cost, a, b, **knobs)
+    shares = [plan / plan.sum((2, 3), keepdim=True) for plan in (ours, plain)]
+    torch.testing.assert_close(*shares, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("mass", [0.3, 0.8, 1.0])
+def test_partial_is_pots_entropic_one(generator, uniform, mass):
+    cost, a, b = random_transport(generator, uniform)
+    plan = transport.partial(cost, a, b, epsilon=0.05, mass=mass, tolerance=1e-7, max_iterations=20000)
+    assert (plan[..., 4] == 0).all()
+    for where, c, rows, columns in problems(cost, a, b):
+        relative = c - 0.05 * np.log(rows[:, None] * columns)  # POT's entropy is not relative to a b^T
+        total = min(mass, rows.sum(), columns.sum())
+        expected = ot.partial.entropic_partial_wasserstein(rows, columns, relative, 0.05, m=total, numItermax=20000, stopThr=1e-10)
+        torch.testing.assert_close(plan[where].double(), torch.from_numpy(expected), atol=1e-4, rtol=1e-3)
+
+
+def test_partial_approaches_pots_exact_one_and_keeps_below_the_marginals(generator):
+    cost, a, b = random_transport(generator, False)
+    plan = transport.partial(cost, a, b, epsilon=2e-3, mass=0.6, tolerance=1e-4, max_iterations=50000)
+    torch.testing.assert_close(plan.sum((2, 3)), torch.full((2, 3), 0.6), atol=1e-4, rtol=0)
+    assert (plan.sum(3) <= a + 1e-3).all() and (plan.sum(2) <= b + 1e-3).all()
+    for where, c, rows, columns in problems(cost, a, b):
+        expected = (ot.partial.partial_wasserstein(normalised(rows), normalised(columns), c, m=0.6) * c).sum()
+        assert float((plan[where].double() * torch.from_numpy(c)).sum()) == pytest.approx(expected, abs=3e-3)
+
+
+@pytest.mark.parametrize(("solver", "knobs"), [("unbalanced", {"marginal_penalty": 1e4}), ("partial", {"mass": 1.0})])
+def test_relaxed_solvers_end_in_the_balanced_one(generator, solver, knobs):
+    cost, a, b = random_transport(generator, False)
+    settings = {"epsilon": 0.05, "max_iterations": 5000}
+    balanced = transport.solve(cost, a, b, solver="sinkhorn", tolerance=1e-6, **settings)
+    torch.testing.assert_close(transport.solve(cost, a, b, solver=solver, tolerance=1e-6, **settings, **knobs), balanced, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn", "unbalanced", "partial"])
+def test_duplicated_crops_masked_prompts_and_a_crop_without_mass_change_nothing(generator, solver):
+    text, views = random_text(generator), unit(2, 6, 16, generator=generator)
+    knobs = {"solver": solver, "epsilon": 0.05, "tolerance": 1e-6, "max_iterations": 20000, "view_set": "crops", "text_set": "descriptions"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # float32 cannot always reach 1e-6
+        logits = aggregators.optimal_transport(views, text, SCALE, **knobs)
+        doubled = aggregators.optimal_transport(torch.cat([views, views[:, 1:]], 1), text, SCALE, **knobs)
+        wider = TextBank(
+            torch.cat([text.features, unit(5, 1, 16, generator=generator)], 1),
+            torch.cat([text.mask, torch.zeros(5, 1, dtype=torch.bool)], 1),
+            text.prompts,
+        )
+        torch.testing.assert_close(doubled, logits, atol=1e-3, rtol=0)
+        torch.testing.assert_close(aggregators.optimal_transport(views, wider, SCALE, **knobs), logits, atol=1e-4, rtol=0)
+        cost, a, b = random_transport(generator, False)
+        a[..., 0] = 0
+        a = a / a.sum(-1, keepdim=True)
+        settings = {"solver": solver, "epsilon": 0.05, "tolerance": 1e-6, "max_iterations": 5000}
+        plan = transport.solve(cost, a, b, **settings)
+        without = transport.solve(cost[:, :, 1:].contiguous(), a[..., 1:], b, **settings)
+        assert (plan[:, :, 0] == 0).all()
+        torch.testing.assert_close(plan[:, :, 1:], without, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("solver", ["unbalanced", "partial"])
+def test_a_relaxed_solver_that_has_not_converged_names_the_knob(generator, solver):
+    with pytest.warns(UserWarning, match=r"aggregator\.max_iterations"):
+        transport.solve(*random_transport(generator, False), solver=solver, epsilon=1e-2, tolerance=1e-9, max_iterations=2)
+
+
+def test_partial_leaves_the_empty_crop_at_home(generator):
+    text = axis_text(2)
+    full, empty = torch.tensor([1.0, 0.0]), torch.tensor([0.0, -1.0])
+    views = torch.stack([full, full, full, full, empty])[None]
+    knobs = {"solver": "partial", "epsilon": 0.01, "view_set": "crops", "text_set": "label"}
+    _, plan, _ = aggregators.transport_plan(views, text, mass=0.75, **knobs)
+    assert float(plan[0, 0, 3].sum()) < 1e-3 and float(plan[0, 0].sum()) == pytest.approx(0.75, abs=1e-3)
+    assert float(aggregators.optimal_transport(views, text, 1.0, mass=0.75, **knobs)[0, 0]) == pytest.approx(1.0, abs=1e-3)
+
+
+# presets, edges, the picture
+
+
+def test_presets_are_their_functions_with_the_sources_settings(generator):
+    text, views = random_text(generator), unit(3, 8, 16, generator=generator)
+    make = lambda *overrides: instantiate(composed(*overrides).aggregator)(views, text, 20.0)  # noqa: E731
+    awt = {"epsilon": 0.1, "solver": "sinkhorn", "view_set": "all", "text_set": "all"}
+    entropy_both = {"view_marginal": "entropy", "prompt_marginal": "entropy", "view_temperature": 0.5, "prompt_temperature": 0.5}
+    torch.testing.assert_close(make("aggregator=awt"), aggregators.optimal_transport(views, text, 20.0, **awt, **entropy_both))
+    assert torch.equal(make("aggregator=abs"), make("aggregator=soft_match"))
+    exact = make("aggregator=optimal_transport", "aggregator.solver=exact")
+    assert torch.equal(make("aggregator=dnd", "aggregator.solver=exact"), exact)
+    assert (make("aggregator=dnd") - exact).abs().mean() < (make("aggregator=optimal_transport") - exact).abs().mean()
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("option", options("aggregator"))
+def test_edges_stay_finite(option, scale, generator):
+    aggregate = instantiate(composed(f"aggregator={option}").aggregator)
+    ragged, two = random_text(generator), random_text(generator, prompts=2)
+    views = unit(2, 6, 16, generator=generator)
+    one_class = TextBank(ragged.features[:1], ragged.mask[:1], ragged.prompts[:1])
+    for crops in (views, views[:, :1], views[:, :2], views[:, :1].expand(-1, 5, -1)):
+        for text in (ragged, two, one_class):
+            logits = aggregate(crops, text, scale)
+            assert logits.shape == (2, len(text.prompts)) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("option", sorted(set(options("aggregator")) - {"vote", "soft_match", "abs", "topk"}))
+def test_identical_crops_are_one_crop(option, generator):
+    aggregate, text = instantiate(composed(f"aggregator={option}").aggregator), random_text(generator)
+    view = unit(2, 1, 16, generator=generator)
+    torch.testing.assert_close(aggregate(view.expand(-1, 4, -1), text, 10.0), aggregate(view, text, 10.0), atol=5e-3, rtol=0)
+
+
+class OneImage(ImageBank):
+    """A bank of one image with six views."""
+
+    def __init__(self, views):
+        self.views_of_it, self.images = views, pictures(1)
+
+    def __getitem__(self, position):
+        return self.views_of_it, 0, 0
+
+    def boxes(self, index):
+        return torch.zeros(6, 4)
+
+
+@pytest.mark.parametrize("option", ["optimal_transport", "awt", "dnd"])
+def test_the_pictures_plan_is_the_one_behind_the_logits(option, generator):
+    text, views = random_text(generator), unit(6, 16, generator=generator)
+    cfg = composed(f"aggregator={option}").aggregator
+    knobs = {k: v for k, v in cfg.items() if k not in ("_target_", "_partial_")} | {"logit_scale": 20.0}
+    logits = instantiate(cfg)(views[None], text, 20.0)
+    for c in range(5):
+        shown = report.explain(OneImage(views), 0, text, c, "", knobs)
+        n_views, n_prompts = shown.plan.shape
+        assert (n_views, n_prompts) == (len(shown.boxes), len(shown.prompts))
+        scores = views[-n_views:] @ text.features[c, text.prompts[c].index(shown.prompts[0]) :][:n_prompts].T
+        assert float(20 * (shown.plan * scores).sum() / shown.plan.sum()) == pytest.approx(float(logits[0, c]), abs=1e-3)
