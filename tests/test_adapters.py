@@ -16,7 +16,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from multicrop import aggregators, experiment
+from multicrop import aggregators
+from multicrop import session as session_module
 from multicrop.adapters.ape import Ape, criterion
 from multicrop.adapters.base import Examples
 from multicrop.adapters.clip_adapter import ClipAdapter
@@ -357,10 +358,10 @@ def test_few_shot_opens_no_test_image(option, generator):
         return SimpleNamespace(tensors=lambda: (views, torch.tensor(images.labels)))
 
     text = random_text(generator, classes=2, dim=8)
-    session = experiment.Session(composed(f"adapter={option}"))
+    session = session_module.Session(composed(f"adapter={option}"))
     session.dataset = Dataset("pictures", ["zero", "one"], {}, train, train.subset([]), test)
     session.scorer, session.bank = Scorer(text, 10.0, MEAN, 1.0), bank
-    task = experiment.few_shot(session, fusion_weight=1.0, shots=2)
+    task = session_module.few_shot(session, fusion_weight=1.0, shots=2)
     assert opened and not set(opened) & set(test.ids) and task.adapter.selection["images"] == 4
 
 

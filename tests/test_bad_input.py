@@ -16,9 +16,9 @@ from multicrop.config import check_overrides
 from multicrop.datasets.base import few_shot_split
 from multicrop.datasets.folder import folder
 from multicrop.encoder import load_encoder
-from multicrop.experiment import Session
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
 from multicrop.prompts import described, fill, read_descriptions, template, text_bank
+from multicrop.session import Session
 
 TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONTEXT = {"max_position_embeddings": CONTEXT_TOKENS, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}

@@ -209,12 +209,17 @@ def _write_shard(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 class BankProgress(RichProgressBar):
-    """The progress bar of the encode pass, counted in images."""
+    """The progress bar of encoding, counted in images, and of scoring, counted in batches."""
 
     @property
     def predict_description(self) -> str:
-        """What the bar says."""
+        """What the bar says while views are encoded."""
         return "Encoding"
+
+    @property
+    def test_description(self) -> str:
+        """What the bar says while views are scored."""
+        return "Scoring"
 
 
 def _encode(

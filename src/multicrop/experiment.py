@@ -4,8 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import lightning as L
@@ -13,128 +11,34 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from multicrop import loggers, report, results
-from multicrop.bank import ImageBank, image_bank, make_folder
-from multicrop.config import without
-from multicrop.crops import CropSampler
-from multicrop.datasets.base import Dataset, LabelledImages, content_hash, few_shot_split
-from multicrop.encoder import Encoder
-from multicrop.tasks import AdaptationTask, BankTask, FewShotTask, Scorer, ZeroShotTask
-
-log = logging.getLogger(__name__)
-console = Console()
-ORDERS = ("shuffled", "sorted_by_class")
-ON_UNREADABLE = ("skip", "raise")
-
-
-@dataclass
-class Session:
-    """What a task is built from: the configuration, and the parts that it names, each made once."""
-
-    cfg: DictConfig
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data set; `crop_side` and `description_prompt` are for crop policies and prompts to read."""
-        return instantiate(without(self.cfg.dataset, "crop_side", "description_prompt"))
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """The dual encoder; `template` is for the prompts to read."""
-        return instantiate(without(self.cfg.model, "template"))
-
-    @cached_property
-    def sampler(self) -> CropSampler:
-        """The crop policy with its knobs bound."""
-        return instantiate(self.cfg.crop)
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """Views to fused class logits."""
-        dataset = self.dataset
-        prompts = instantiate(self.cfg.prompt)(dataset.class_names, dataset.descriptions)
-        text = self.encoder.encode_prompts(prompts)
-        return Scorer(text, self.encoder.logit_scale, instantiate(self.cfg.aggregator), self.cfg.task.fusion_weight)
-
-    def bank(self, images: LabelledImages) -> ImageBank:
-        """The bank of some images, with a word on the ones that could not be read."""
-        if self.cfg.on_unreadable not in ON_UNREADABLE:
-            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {self.cfg.on_unreadable!r}")
-        trainer = self.cfg.trainer
-        bank = image_bank(
-            images,
-            self.sampler,
-            self.encoder,
-            seed=self.cfg.crop_seed,
-            cache=Path(self.cfg.paths.cache),
-            num_workers=trainer.num_workers,
-            accelerator=trainer.accelerator,
-            progress=trainer.progress,
-        )
-        if skipped := [images.ids[i] for i in (~bank.readable).nonzero().squeeze(1).tolist()]:
-            message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {', '.join(skipped[:3])}"
-            if self.cfg.on_unreadable == "raise":
-                raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
-            log.warning(message)
-        if not len(bank):
-            raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
-        return bank
-
-
-def zero_shot(session: Session, *, fusion_weight: float) -> BankTask:
-    """Nothing to learn."""
-    return ZeroShotTask(session.scorer)
-
-
-def few_shot(session: Session, *, fusion_weight: float, shots: int) -> BankTask:
-    """Fit the adapter on a support set and select on validation images; the test split is not opened here."""
-    support, validation = few_shot_split(session.dataset, shots=shots, seed=session.cfg.seed)
-    scorer = session.scorer
-    task = FewShotTask(scorer, instantiate(session.cfg.adapter)(text=scorer.text, logit_scale=scorer.logit_scale, score=scorer))
-    with torch.no_grad():
-        examples = [task.examples(*session.bank(images).tensors()) for images in (support, validation)]
-    task.adapter.fit(*examples)
-    return task
-
-
-def tta(session: Session, *, fusion_weight: float, order: str, order_seed: int) -> BankTask:
-    """A method that adapts to the stream of test images."""
-    method = instantiate(session.cfg.method)(text=session.scorer.text, logit_scale=session.scorer.logit_scale)
-    return AdaptationTask(session.scorer, method)
-
-
-def stream(bank: ImageBank, cfg: DictConfig) -> Subset:
-    """The test images in the order that the task's stream asks for; other tasks take them as they lie."""
-    positions = list(range(len(bank)))
-    if "order" in cfg.task:
-        if cfg.task.order not in ORDERS:
-            raise ValueError(f"task.order is one of {', '.join(ORDERS)}, got {cfg.task.order!r}")
-        generator = torch.Generator().manual_seed(cfg.task.order_seed)
-        positions = torch.randperm(len(bank), generator=generator).tolist()
-        if cfg.task.order == "sorted_by_class":
-            positions.sort(key=lambda p: bank.images.labels[bank.positions[p]])
-    return Subset(bank, positions)
+from multicrop import loggers, results
+from multicrop.bank import BankProgress, ImageBank, make_folder
+from multicrop.config import PACKAGE, without
+from multicrop.datasets.base import content_hash
+from multicrop.session import Session, split_of, stream
+from multicrop.summary import console, draw, show
+from multicrop.tasks import BankTask, FewShotTask
 
 
 def evaluate(cfg: DictConfig) -> float:
     """Run one task on the bank of the test images, write its record, print its table; returns the accuracy."""
     started = time.perf_counter()
     output = _output_folder(cfg)
-    identity = content_hash(OmegaConf.to_yaml(without(cfg, "paths", "logger", "trainer", "rerun"), resolve=True))
+    session = Session(cfg)
+    identity = _identity(session)
     if (done := _finished(cfg, identity)) is not None:
         return done
-    session = Session(cfg)
     task: BankTask = instantiate(without(cfg.task, "name", "run").build)(session, **without(cfg.task, "name", "run", "build"))
-    bank = session.bank(_split(session.dataset, cfg.split))
+    bank = session.bank(split_of(session.dataset, cfg.split))
     logger = instantiate(cfg.logger) if "_target_" in cfg.logger else False
     try:
         trainer = L.Trainer(
             accelerator="cpu",
             logger=logger,
-            enable_progress_bar=False,
+            callbacks=[BankProgress()] if cfg.trainer.progress else [],
+            enable_progress_bar=cfg.trainer.progress,
             enable_model_summary=False,
             enable_checkpointing=False,
         )
@@ -148,7 +52,7 @@ def evaluate(cfg: DictConfig) -> float:
         if isinstance(task, FewShotTask):
             metrics["selection"] = task.adapter.selection
         collected = task.results()
-        picture = _draw(session, bank, collected, output)
+        picture = draw(session, bank, collected, output)
         table = results.predictions_table(collected, bank)
         results.write_record(output, config=OmegaConf.to_yaml(cfg, resolve=True), metrics=metrics, predictions=table, facts=facts)
         _mark_finished(cfg, identity, output)
@@ -164,7 +68,7 @@ def evaluate(cfg: DictConfig) -> float:
             )
     finally:
         loggers.finish(logger)
-    _print(cfg, session, metrics, facts, bank, output, picture)
+    show(cfg, session, metrics, facts, bank, output, picture)
     return metrics["rows"]["final"]["accuracy"]
 
 
@@ -177,14 +81,11 @@ def run(cfg: DictConfig) -> float:
     return entry(cfg)
 
 
-def _split(dataset: Dataset, split: str) -> LabelledImages:
-    """The images to score: `test`, or `validation` for choosing a knob without touching the test images."""
-    if split not in ("test", "validation"):
-        raise ValueError(f"split is test or validation, got {split!r}")
-    images: LabelledImages = getattr(dataset, split)
-    if not len(images):
-        raise ValueError(f"{dataset.name} brings no validation images; choose another data set or split=test")
-    return images
+def _identity(session: Session) -> str:
+    """A hash of all that decides a run's numbers: configuration, data, and this package's code."""
+    cfg = OmegaConf.to_yaml(without(session.cfg, "paths", "logger", "trainer", "rerun"), resolve=True)
+    code = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
+    return content_hash(cfg, session.dataset.train.fingerprint, session.dataset.test.fingerprint, *code)
 
 
 def _output_folder(cfg: DictConfig) -> Path:
@@ -240,51 +141,3 @@ def _flat_config(cfg: DictConfig) -> dict:
     choices = dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
     kept = {k: v for k, v in choices.items() if not k.startswith("hydra")}
     return {**OmegaConf.to_container(cfg, resolve=True), "choices": kept}
-
-
-def _choice(cfg: DictConfig, group: str) -> str:
-    """The option chosen in a group, as the user wrote it."""
-    if HydraConfig.initialized():
-        return HydraConfig.get().runtime.choices[group]
-    return cfg[group]._target_.rsplit(".", 1)[-1]
-
-
-def _draw(session: Session, bank: ImageBank, collected: dict, output: Path) -> Path | None:
-    """The picture of boxes and plans, where the aggregator is a transport plan."""
-    knobs = without(session.cfg.aggregator, "_target_", "_partial_")
-    if "solver" not in knobs:
-        return None
-    scaled = {**knobs, "logit_scale": session.scorer.logit_scale}
-    names, row_of = session.dataset.class_names, {index: position for position, index in enumerate(bank.positions)}
-    explanations = []
-    for position in report.chosen_examples(collected, session.cfg.pictures):
-        index, label, prediction = (int(x[position]) for x in (collected["index"], collected["label"], collected["final"].argmax(1)))
-        before = names[int(collected["global"][position].argmax())]
-        title = f"{names[prediction]}: right" if prediction == label else f"{names[prediction]}: wrong, it is {names[label]}"
-        title += "" if before == names[prediction] else f" (global view: {before})"
-        explanations.append(report.explain(bank, row_of[index], session.scorer.text, prediction, title, scaled))
-    if not explanations:
-        return None
-    report.draw_explanations(explanations, output / "explanations.png")
-    return output / "explanations.png"
-
-
-def _print(cfg: DictConfig, session: Session, metrics: dict, facts: dict, bank: ImageBank, output: Path, picture: Path | None) -> None:
-    """The table, the cost, and where everything is."""
-    crops = f"{bank.n_views - 1} crops averaged" if bank.n_views > 1 else "no crops: the global view"
-    labels = {"global": "global view", "crops_mean": crops, "aggregated": _choice(cfg, "aggregator")}
-    if extra := {"few_shot": "adapter", "tta": "method"}.get(cfg.task.name):
-        labels["final"] = f"{labels['aggregated']} + {_choice(cfg, extra)}"
-    title = (
-        f"{cfg.task.name} on {session.dataset.name} ({cfg.split}): {len(bank)} images, {len(session.dataset.class_names)} classes, top-1 %"
-    )
-    console.print(report.results_table(title, metrics["rows"], labels, metrics["row_seconds"]))
-    how = "bank reused, filled at" if bank.reused else "bank filled at"
-    console.print(
-        f"{metrics['encoder_calls']:,} views, {how} {metrics['crops_per_second']:,.0f} crops a second "
-        f"({metrics['encode_seconds']:.1f} s); scoring {metrics['scoring_seconds']:.1f} s; "
-        f"in all {facts['seconds']:.1f} s, peak memory {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
-    )
-    console.print(f"record: {output}", soft_wrap=True)
-    if picture:
-        console.print(f"picture: {picture}", soft_wrap=True)

@@ -24,18 +24,13 @@ COLOURS = matplotlib.colormaps["tab20"].colors
 def results_table(title: str, rows: dict[str, dict[str, float]], labels: dict[str, str], seconds: dict[str, float]) -> Table:
     """A rich table: accuracy, paired difference to the global view with its 95 % interval, rescued and lost images, scoring time."""
     table = Table(title=title, title_justify="left")
-    for column in ("", "top-1", "vs global", "95 % interval", "rescued / lost", "seconds"):
+    for column in ("", "top-1", "vs global, 95 % interval", "rescued/lost", "seconds"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():
-        values, base = rows[row], row == "global"
-        table.add_row(
-            label,
-            f"{100 * values['accuracy']:.1f}",
-            "" if base else f"{100 * values['difference']:+.1f}",
-            "" if base else f"[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]".replace("[", r"\["),
-            "" if base else f"{values['rescued']} / {values['lost']}",
-            f"{seconds[row]:.2f}",
-        )
+        values = rows[row]
+        interval = f"{100 * values['difference']:+.1f} \\[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
+        compared = ("", "") if row == "global" else (interval, f"{values['rescued']}/{values['lost']}")
+        table.add_row(label, f"{100 * values['accuracy']:.1f}", *compared, f"{seconds[row]:.2f}")
     return table
 
 

@@ -20,6 +20,7 @@ from multicrop.aggregators import Aggregator, Logits, Views, fuse, global_view, 
 from multicrop.methods.base import Method
 from multicrop.prompts import TextBank
 
+SCORED_AT_ONCE = 64  # support images
 ROWS = ("global", "crops_mean", "aggregated", "final")
 
 
@@ -114,7 +115,7 @@ class FewShotTask(BankTask):
 
     def examples(self, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
         """Labelled views with the scorer's logits, as adapters take them."""
-        return Examples(views, self.scorer(views), labels)
+        return Examples(views, torch.cat([self.scorer(part) for part in views.split(SCORED_AT_ONCE)]), labels)
 
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
         """The adapter's logits."""
