@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from multicrop.prompts import TextBank, text_bank
 from multicrop.views import PixelSpec
@@ -83,6 +84,7 @@ def load_encoder(*, path: str, precision: str = "fp32", revision: str | None = N
     """
     if Path(path).is_file():
         raise ValueError(f"{path} is a file; pass the folder that holds it: model=local model.path={Path(path).parent}")
+    disable_progress_bar()
     options = {"revision": revision, "trust_remote_code": False}
     try:
         model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **options)

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def run(cfg: DictConfig) -> float:
     """Do what the task says; returns the number that a sweep compares."""
     torch.set_num_threads(cfg.trainer.threads or torch.get_num_threads())
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")  # its notes on loaders and deprecations are for its own developers
     L.seed_everything(cfg.seed, verbose=False)
     entry: Callable[[DictConfig], float] = instantiate(cfg.task.run)
     return entry(cfg)

@@ -24,7 +24,7 @@ COLOURS = matplotlib.colormaps["tab20"].colors
 def results_table(title: str, rows: dict[str, dict[str, float]], labels: dict[str, str], seconds: dict[str, float]) -> Table:
     """A rich table: accuracy, paired difference to the global view with its 95 % interval, rescued and lost images, scoring time."""
     table = Table(title=title, title_justify="left")
-    for column in ("", "top-1", "vs global, 95 % interval", "rescued/lost", "seconds"):
+    for column in ("", "top-1", r"vs global \[95 %]", "rescued/lost", "seconds"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():
         values = rows[row]
