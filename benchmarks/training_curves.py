@@ -24,7 +24,7 @@ def main() -> None:
             axis.plot(steps[SMOOTH - 1 :], 100 * mean if name == "accuracy" else mean, label=name)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    left.set_ylabel("top-1 on augmented training pictures, %")
+    left.set_ylabel("training top-1, %")
     right.set_ylabel("loss")
     right.legend()
     figure.savefig(sys.argv[2], dpi=120)
