@@ -1,7 +1,7 @@
 """Training batches keyed by their step: pictures, and the tokens of the captions they are compared with."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -70,28 +70,25 @@ class TrainingBatches(Dataset):
 
 
 class StepSampler(Sampler[int]):
-    """Steps of the current epoch in order; Lightning calls `set_epoch`, so a resumed run goes on where it stopped."""
+    """The next `steps` steps, counted from `done()` when an epoch begins, so a resumed run goes on where it stopped."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.epoch = steps, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which stretch of steps the next iteration yields."""
-        self.epoch = epoch
+    def __init__(self, steps: int, done: Callable[[], int]) -> None:
+        self.steps, self.done = steps, done
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+        first = self.done()
+        return iter(range(first, first + self.steps))
 
     def __len__(self) -> int:
         return self.steps
 
 
-def training_loader(batches: TrainingBatches, *, steps_per_epoch: int, num_workers: int) -> DataLoader:
+def training_loader(batches: TrainingBatches, *, done: Callable[[], int], steps_per_epoch: int, num_workers: int) -> DataLoader:
     """One whole batch an item; workers are spawned, because a fork after torch operations hangs."""
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=StepSampler(steps_per_epoch),
+        sampler=StepSampler(steps_per_epoch, done),
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,

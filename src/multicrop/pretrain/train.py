@@ -93,7 +93,7 @@ def pretrain(
         callbacks=[ModelCheckpoint(output / "checkpoints", save_last=True), RichProgressBar()],
         enable_model_summary=False,
     )
-    loader = training_loader(batches, steps_per_epoch=per_epoch, num_workers=num_workers)
+    loader = training_loader(batches, done=lambda: int(module.done), steps_per_epoch=per_epoch, num_workers=num_workers)
     last = output / "checkpoints" / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=True)
     export(module, tokenizer, output / "checkpoint")
