@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from multicrop.datasets.artwork import load_concepts, training_drawings
 from multicrop.encoder import load_encoder
@@ -64,6 +63,8 @@ def test_whitened_filters_whiten(generator):
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "STEPS_PER_EPOCH", 3)
+    # LAPACK's eigenvectors may differ in the last bit from call to call; all else must be equal bit for bit
+    monkeypatch.setattr(train.TinyClip, "initialise_from", lambda self, images: None)
     _, whole = train.pretrain(output=tmp_path / "whole", steps=6, **TINY)
     step, calls = train.TinyClip.training_step, []
 
@@ -81,8 +82,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingBatches, "__getitem__", lambda self, step: read.append(step) or item(self, step))
     _, resumed = train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
     assert read == [0, 3, 4, 5]  # the first batch again for the patch filters, then the steps that were missing
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, whole))
-    for name, value in theirs.items():  # equal but for the last bit of half precision
-        torch.testing.assert_close(ours[name].float(), value.float(), rtol=2e-3, atol=1e-5)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     encoder = load_encoder(path=str(resumed))
     assert encoder.encode_texts(["tiger face"]).shape == (1, 128)
