@@ -106,7 +106,7 @@ def render(svg: str) -> Image.Image:
     """Rasterise one SVG drawing at twice the stored side, with alpha."""
     import resvg_py
 
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * SIDE, height=2 * SIDE, skip_system_fonts=True))))
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=2 * SIDE, height=2 * SIDE))))
 
 
 def raster_drawings(package: Path, concepts: list[dict]) -> Iterator[tuple[str, Image.Image]]:
