@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from multicrop.crops import CropSampler
+from multicrop.crops import CropSampler, boxes_of
 from multicrop.datasets.base import LabelledImages, content_hash
 from multicrop.encoder import Encoder
 from multicrop.model import MultiCropCLIP, ViewDataset
@@ -112,7 +112,7 @@ def image_bank(
     """
     recipe = recipe_of(images, sampler, encoder, seed)
     knobs = getattr(sampler, "keywords", {})
-    n_views = 1 + len(sampler(8, 8, "", 0))
+    n_views = _n_views(sampler)
     top = cache / images.name.replace("/", "-") / recipe.key
     if "n_crops" in knobs:  # nested: a bank of more crops answers too
         for manifest in sorted(top.glob("v*/manifest.json"), key=lambda path: int(path.parent.name[1:])):
@@ -146,6 +146,11 @@ def _shard_path(folder: Path, shard: int) -> Path:
 def _checksum(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _n_views(sampler: CropSampler) -> int:
+    """The views of an image under this policy; their number does not depend on the image."""
+    return len(boxes_of(sampler, 8, 8, "", 0))
 
 
 def _n_shards(images: LabelledImages) -> int:
@@ -258,7 +263,7 @@ def _encode(
     started = time.perf_counter()
     trainer.predict(MultiCropCLIP(encoder, sampler, seed=recipe.seed), loader, return_predictions=False)
     seconds = time.perf_counter() - started
-    n_views = 1 + len(sampler(8, 8, "", 0))
+    n_views = _n_views(sampler)
     manifest = {
         "recipe": asdict(recipe),
         "images": len(images),

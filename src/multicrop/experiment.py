@@ -31,7 +31,7 @@ def evaluate(cfg: DictConfig) -> float:
     identity = _identity(session)
     if (done := _finished(cfg, identity)) is not None:
         return done
-    task: BankTask = instantiate(without(cfg.task, "name", "run").build)(session, **without(cfg.task, "name", "run", "build"))
+    task: BankTask = instantiate(cfg.task.build)(session, **without(cfg.task, "name", "run", "build"))
     bank = session.bank(split_of(session.dataset, cfg.split))
     logger = instantiate(cfg.logger) if "_target_" in cfg.logger else False
     try:
