@@ -23,7 +23,7 @@ class Ballot(NamedTuple):
 def kept_views(n_views: int, share: float) -> int:
     """max(1, floor(share * n_views)), safe against a product like 28.999999; raises ValueError for a share outside (0, 1]."""
     if not 0 < share <= 1:
-        raise ValueError(f"aggregator.keep is a share of the views, above 0 and at most 1, got {share}")
+        raise ValueError(f"aggregator.keep (a method's share) is a share of the views, above 0 and at most 1, got {share}")
     return int(share * n_views + 1e-9) or 1
 
 

@@ -45,10 +45,3 @@ def entropy(probability: Float[Tensor, "*batch classes"]) -> Float[Tensor, " *ba
 def by_confidence(logits: Float[Tensor, "*batch views classes"]) -> Int[Tensor, "*batch views"]:
     """Views from the lowest entropy to the highest; equal ones in the order of the crops."""
     return entropy(logits.softmax(-1)).argsort(dim=-1, stable=True)
-
-
-def kept_views(n_views: int, share: float) -> int:
-    """How many views a share keeps: max(1, floor(n_views * share)); raises ValueError for a share outside (0, 1]."""
-    if not 0 < share <= 1:
-        raise ValueError(f"the share of views that a method keeps is above 0 and at most 1, got {share}")
-    return max(1, int(n_views * share + 1e-9))

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop.methods.base import by_confidence, chosen_views, entropy, kept_views
+from multicrop.aggregators.confidence import kept_views
+from multicrop.methods.base import by_confidence, chosen_views, entropy
 from multicrop.methods.tda import Tda
 from multicrop.prompts import TextBank
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from multicrop import pools
 from multicrop.aggregators import Logits, Views
-from multicrop.methods.base import Method, by_confidence, chosen_views, entropy, kept_views
+from multicrop.aggregators.confidence import kept_views
+from multicrop.methods.base import Method, by_confidence, chosen_views, entropy
 from multicrop.methods.tda import insert
 from multicrop.prompts import TextBank
 
