@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint pack
+.PHONY: help setup run test lint bench pack
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ lint: setup ## style, and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+
+bench: setup ## speed as ratios measured in one run (BENCH="bank aggregators" for some)
+	$(RUN) benchmarks/run.py $(BENCH)
 
 pack: setup ## rebuild the embedded artwork from the package registries (needs npm)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'

@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
 TEMPLATES = ("{}", "a drawing of {}", "an emoji of {}", "a picture of {}", "an icon of {}", "a photo of a {}.")
@@ -33,16 +34,18 @@ def corpus(concepts: Sequence[dict], repeats: int = 20) -> Iterator[str]:
     yield from TEMPLATES
 
 
-def train_tokenizer(concepts: Sequence[dict], vocab_size: int = 3200) -> CLIPTokenizer:
+def train_tokenizer(concepts: Sequence[dict], vocab_size: int = 2910) -> CLIPTokenizer:
     """A `CLIPTokenizer` of its own vocabulary; end of text is token 1 and pads, as the text tower's config says.
 
-    All 256 bytes are in it, alone and at a word's end, so that no text of a user becomes the unknown token.
+    All 256 bytes are in it, alone and at a word's end, so that no text of a user becomes the unknown token. Naming them to the
+    trainer fixes their numbers, by which it settles ties: else two trainings on one corpus differ.
     """
     alphabet = sorted(ByteLevel.alphabet())
     base = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{character}</w>" for character in alphabet)]
-    blank = CLIPTokenizer()
-    learned = blank.train_new_from_iterator(corpus(concepts), vocab_size - len(base), show_progress=False)
-    merges = [tuple(pair) for pair in json.loads(learned.backend_tokenizer.to_str())["model"]["merges"]]
+    learned = CLIPTokenizer().backend_tokenizer
+    trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=base, end_of_word_suffix="</w>", show_progress=False)
+    learned.train_from_iterator(corpus(concepts), trainer)
+    merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
     tokens = dict.fromkeys([*base, *("".join(pair) for pair in merges)])
     vocab = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_TOKENS)

@@ -109,6 +109,8 @@ class TinyClip(L.LightningModule):
         }
 
     def _contrast(self, logits: Tensor) -> Tensor:
+        if not len(logits):  # no picture of this batch shows several objects
+            return logits.sum()
         target = torch.arange(len(logits))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 

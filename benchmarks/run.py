@@ -1,0 +1,39 @@
+"""`make bench`: every benchmarks/bench_*.py in turn, or those named; prints ratios measured in one run and writes them as JSON."""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+import torch
+from timing import show
+
+HERE = Path(__file__).parent
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "torch": torch.__version__}
+
+
+def main() -> None:
+    names = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*names, []], help=f"which of {', '.join(names)}; all without a name")
+    parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the JSON files")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in options.names or names:
+        title, rows = importlib.import_module(f"bench_{name}").main()
+        show(title, rows)
+        facts = {"title": title, "date": date.today().isoformat(), "machine": machine(), "rows": [asdict(row) for row in rows]}
+        (options.output / f"{name}.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What every benchmark shares: ways of doing one job timed in turn, medians with their spread, and a table of ratios."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one way of doing a job, one a round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a benchmark: what was compared, the ratio, its spread over rounds, and the mark it should reach (None: no mark)."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    mark: float | None = None
+    at_most: bool = False
+    note: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.mark is None or (self.ratio <= self.mark if self.at_most else self.ratio >= self.mark)
+
+
+def in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_up: int = 1) -> dict[str, Timing]:
+    """Time all ways back to back, round after round, so that a machine that slows down slows all of them."""
+    for _ in range(warm_up):
+        for way in ways.values():
+            way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def ratio(name: str, over: Timing, under: Timing, *, mark: float | None = None, at_most: bool = False, note: str = "") -> Row:
+    """How many times longer `over` takes than `under`: the median over rounds of the ratio within a round, with its range."""
+    ratios = [a / b for a, b in zip(over.seconds, under.seconds, strict=True)]
+    return Row(name, statistics.median(ratios), min(ratios), max(ratios), mark, at_most, note)
+
+
+def show(title: str, rows: list[Row]) -> None:
+    """The rows as a table."""
+    table = Table(title=title, title_justify="left")
+    for column, justify in (("", "left"), ("ratio", "right"), ("range over rounds", "right"), ("mark", "right"), ("", "left"), ("note", "left")):
+        table.add_column(column, justify=justify, overflow="fold")
+    for row in rows:
+        mark = "" if row.mark is None else f"{'<=' if row.at_most else '>='} {row.mark:g}"
+        verdict = "" if row.mark is None else ("reached" if row.reached else "missed")
+        table.add_row(row.name, f"{row.ratio:.2f}", f"{row.low:.2f} - {row.high:.2f}", mark, verdict, row.note)
+    Console().print(table)
