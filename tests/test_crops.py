@@ -16,8 +16,8 @@ from scipy.stats import qmc
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from multicrop import bank as bank_module
 from multicrop import crops, loggers, report
+from multicrop.bank import ImageBank
 from multicrop.images import to_tensor
 from multicrop.model import image_views
 from multicrop.views import unmirrored, view_pixels
@@ -229,7 +229,7 @@ class TestMirroredCrops:
     def test_boxes_are_drawn_where_they_are(self, tmp_path):
         boxes = torch.tensor([[0.0, 0, 120, 96], [90, 10, 30, 60]])
         images = pictures(1)
-        bank = bank_module.ImageBank(images, [{"boxes": boxes[None], "readable": torch.ones(1)}], {}, n_views=2, reused=True)
+        bank = ImageBank(images, [{"boxes": boxes[None], "readable": torch.ones(1)}], {}, n_views=2, reused=True)
         changed = (np.asarray(loggers._with_boxes(bank, 0)) != np.asarray(images.open(0))).any(-1)
         assert changed[10, 30:91].all() and changed[10:61, 90].all() and not changed[20:50, 40:80].any()
         item = report.Explanation(images.open(0), boxes[1:], torch.ones(1, 2) / 2, ["red", "round"], "an image")
@@ -250,11 +250,6 @@ def test_wca_presets_are_the_two_ranges_of_its_code():
 def test_every_target_is_one_of_the_package(option):
     target = composed(f"crop={option}").crop["_target_"]
     assert get_method(target) is getattr(crops, target.removeprefix("multicrop.crops."))
-
-
-def test_the_banks_key_covers_every_file_of_the_samplers():
-    folder = bank_module.Path(crops.__file__).parent
-    assert {f"crops/{path.name}" for path in folder.glob("*.py")} == {name for name in bank_module.CODE_FILES if name.startswith("crops/")}
 
 
 def test_random_draws_what_it_always_drew():

@@ -14,7 +14,8 @@ class PixelSpec:
     """How a model wants its pixels: what its own image processor does, reduced to facts.
 
     `short_side` is what the shorter side is resized to before the centre crop of `side`; None when the processor stretches the whole
-    image to `side` x `side` (SigLIP).
+    image to a square of `side` (SigLIP) or, before the centre crop, of `stretched_side` (ALIGN). Pixels enter the model as
+    (pixel / 255 - mean) / std.
     """
 
     side: int
@@ -22,14 +23,45 @@ class PixelSpec:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    stretched_side: int | None = None
 
 
 def global_pixels(image: UInt8[Tensor, "3 height width"], spec: PixelSpec) -> UInt8[Tensor, "3 side side"]:
     """The whole image as the model's own processor prepares it."""
     mode = InterpolationMode(spec.interpolation)
+    resized = F.resize(image, _resized(*image.shape[1:], spec), mode, antialias=True)
+    return F.crop(resized, *_corner(*resized.shape[1:], spec), spec.side, spec.side)
+
+
+def shown(height: int, width: int, spec: PixelSpec) -> tuple[float, float, float, float]:
+    """The part (left, top, right, bottom) of an image that its global view shows, in the image's pixels."""
+    rows, columns = _resized(height, width, spec)
+    y, x = _corner(rows, columns, spec)
+    down, across = height / rows, width / columns
+    return x * across, y * down, (x + spec.side) * across, (y + spec.side) * down
+
+
+def shares_of_view(boxes: Float[Tensor, "*batch views 4"], spec: PixelSpec) -> Float[Tensor, "*batch crops 4"]:
+    """The crops among the boxes of images as shares of the global view; slot 0 of the boxes, the whole image, tells its size."""
+    rows = []
+    for image in boxes.reshape(-1, *boxes.shape[-2:]).tolist():
+        left, top, right, bottom = shown(int(image[0][3]), int(image[0][2]), spec)
+        across, down = right - left, bottom - top
+        rows.append([[(a - left) / across, (b - top) / down, (c - left) / across, (d - top) / down] for a, b, c, d in image[1:]])
+    return torch.tensor(rows, device=boxes.device).reshape(*boxes.shape[:-2], boxes.shape[-2] - 1, 4)
+
+
+def _corner(rows: int, columns: int, spec: PixelSpec) -> tuple[int, int]:
+    """The top and left of the centre crop, rounded as transformers' image processors do (torchvision's center_crop may be 1 px off)."""
+    return int((rows - spec.side) / 2), int((columns - spec.side) / 2)
+
+
+def _resized(height: int, width: int, spec: PixelSpec) -> list[int]:
+    """The height and width that the image is resized to before its centre crop."""
     if spec.short_side is None:
-        return F.resize(image, [spec.side, spec.side], mode, antialias=True)
-    return F.center_crop(F.resize(image, [spec.short_side], mode, antialias=True), [spec.side, spec.side])
+        return [spec.stretched_side or spec.side] * 2
+    short, long = min(height, width), int(spec.short_side * max(height, width) / min(height, width))
+    return [spec.short_side, long] if height == short else [long, spec.short_side]
 
 
 def view_pixels(

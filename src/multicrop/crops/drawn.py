@@ -23,7 +23,7 @@ def random(
 
     Raises ValueError unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
     """
-    _check_sides(n_crops, min_side, max_side)
+    check_sides(n_crops, min_side, max_side)
     draws = [torch.rand(3, generator=crop_generator(seed, image_id, index)).tolist() for index in range(n_crops)]
     return torch.tensor([_square(height, width, u, min_side, max_side) for u in draws], dtype=torch.float32)
 
@@ -35,7 +35,7 @@ def quasi_random(
 
     Each box alone is distributed as in `random`; together they cover sides and positions more evenly. Raises ValueError as `random` does.
     """
-    _check_sides(n_crops, min_side, max_side)
+    check_sides(n_crops, min_side, max_side)
     sequence = qmc.Sobol(3, rng=np.random.default_rng(crop_key(seed, image_id, "sobol")))
     points = sequence.random_base2((n_crops - 1).bit_length())[:n_crops].tolist()
     return torch.tensor([_square(height, width, u, min_side, max_side) for u in points], dtype=torch.float32)
@@ -49,7 +49,7 @@ def diverse(
     There are always n_crops: crop j keeps its last candidate when all of its DIVERSE_ATTEMPTS overlap. BiFTA filters a fixed number of
     proposals instead, and repeats kept crops where too few remain. Raises ValueError as `random` does, and unless 0 < max_iou <= 1.
     """
-    _check_sides(n_crops, min_side, max_side)
+    check_sides(n_crops, min_side, max_side)
     if not 0 < max_iou <= 1:
         raise ValueError(f"max_iou is an intersection over union with 0 < max_iou <= 1, got {max_iou}")
     boxes: list[list[int]] = []
@@ -111,7 +111,8 @@ def _iou(a: Sequence[int], b: Sequence[int]) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def _check_sides(n_crops: int, min_side: float, max_side: float) -> None:
+def check_sides(n_crops: int, min_side: float, max_side: float) -> None:
+    """Raise ValueError unless 0 < min_side <= max_side <= 1 and n_crops >= 1."""
     if not 0 < min_side <= max_side <= 1:
         raise ValueError(f"crop sides are fractions with 0 < min_side <= max_side <= 1, got {min_side} and {max_side}")
     _check_count(n_crops)

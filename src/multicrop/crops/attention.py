@@ -1,0 +1,63 @@
+"""Square crops around the patches that the model attends to (ABS, ICML 2025)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from multicrop.crops.base import crop_generator
+from multicrop.crops.drawn import check_sides
+from multicrop.crops.sighted import GlobalView
+
+
+def attention(
+    height: int,
+    width: int,
+    image_id: str,
+    seed: int,
+    *,
+    n_crops: int,
+    min_side: float,
+    max_side: float,
+    top_patches: int,
+    temperature: float,
+    backbone: str | None = None,
+    view: GlobalView | None = None,
+) -> Float[Tensor, "crops 4"]:
+    """Squares, side uniform in [min_side, max_side] of the shorter side, centred on a patch of the global view, moved into the image.
+
+    The patch is one of the `top_patches` most attended to, drawn with softmax(attention / temperature), where attention is the share
+    that the last block's class token gives to each patch. `backbone` names another vision transformer whose attention is used; by
+    default it is the image tower's own. Without a view all patches are alike. Raises ValueError as `random` does, and unless
+    top_patches >= 1 and temperature > 0.
+    """
+    check_sides(n_crops, min_side, max_side)
+    if top_patches < 1 or temperature <= 0:
+        raise ValueError(f"attention wants top_patches >= 1 and temperature > 0, got {top_patches} and {temperature}")
+    view = view or GlobalView((0.0, 0.0, float(width), float(height)))
+    weights = torch.ones(14, 14) if view.attention is None else view.attention
+    best, patches = weights.flatten().double().topk(min(top_patches, weights.numel()))
+    mass = torch.softmax(best / temperature, dim=0).cumsum(0)
+    boxes = []
+    for index in range(n_crops):
+        size, luck = torch.rand(2, generator=crop_generator(seed, image_id, index), dtype=torch.float64).tolist()
+        chosen = int(patches[(mass < luck * float(mass[-1])).sum().clamp(max=len(patches) - 1)])
+        side = max(1, round(min(height, width) * (min_side + (max_side - min_side) * size)))
+        boxes.append(_around(_centre(chosen, weights.shape, view.rectangle), side, height, width))
+    return torch.tensor(boxes, dtype=torch.float32)
+
+
+attention.looks_at = "attention"
+
+
+def _centre(patch: int, shape: tuple[int, ...], rectangle: tuple[float, float, float, float]) -> tuple[float, float]:
+    """The pixel (x, y) at the middle of a patch, counted row by row."""
+    left, top, right, bottom = rectangle
+    row, column = divmod(patch, shape[1])
+    return left + (column + 0.5) / shape[1] * (right - left), top + (row + 0.5) / shape[0] * (bottom - top)
+
+
+def _around(centre: tuple[float, float], side: int, height: int, width: int) -> list[int]:
+    """The square of this side around a point, moved as far as it takes to lie in the image."""
+    left = min(max(round(centre[0] - side / 2), 0), width - side)
+    top = min(max(round(centre[1] - side / 2), 0), height - side)
+    return [left, top, left + side, top + side]

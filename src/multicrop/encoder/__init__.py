@@ -1,0 +1,8 @@
+"""The only place that knows transformers' dual encoders: unit-norm features of pixels and prompts, and the scale of their cosines."""
+
+from multicrop.encoder.dual import PRECISIONS, Encoder
+from multicrop.encoder.facts import pixel_spec
+from multicrop.encoder.loading import load_encoder
+from multicrop.encoder.looking import sighted
+
+__all__ = ["PRECISIONS", "Encoder", "load_encoder", "pixel_spec", "sighted"]

@@ -1,0 +1,132 @@
+"""Encoder: both towers of a dual encoder behind one interface, in a chosen precision."""
+
+import hashlib
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from multicrop.encoder.facts import TextRule, feature_dim, scale_and_bias, text_rule
+from multicrop.encoder.openvino_tower import openvino_tower
+from multicrop.encoder.token_grid import check_token_grid, finished_crops
+from multicrop.prompts import TextBank, text_bank
+from multicrop.views import PixelSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
+OPENVINO = ("openvino_bf16", "int8")
+PRECISIONS = (*DTYPES, *OPENVINO)
+TEXT_BATCH = 256
+
+
+class Encoder(nn.Module):
+    """A dual encoder with its tokenizer and pixel facts; features leave it unit-norm in float32.
+
+    `precision` is that of the image tower, whose weights are cast once: fp32, bf16, fp16 (GPU only), or through OpenVINO (CPU only)
+    openvino_bf16 and int8. Texts are few and meet every score: their tower stays in fp32. `logit_scale` multiplies cosines (100 for
+    OpenAI CLIP; 1/temperature for ALIGN). `logit_bias` (SigLIP; 0 elsewhere) is added to all logits alike, so no argmax or softmax
+    depends on it; only sigmoid probabilities do. Raises ValueError for a precision that is unknown or that this machine cannot run.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: object, spec: PixelSpec, *, name: str, precision: str = "fp32", compile: bool = False
+    ) -> None:
+        super().__init__()
+        _check_precision(precision, compile)
+        self.logit_scale, self.logit_bias = scale_and_bias(model)
+        self.dim: int = feature_dim(model)
+        self.rule: TextRule = text_rule(model, tokenizer)
+        self.model, self.tokenizer, self.spec, self.name, self.precision = model.eval(), tokenizer, spec, name, precision
+        self.compiled, self.dtype = compile, DTYPES.get(precision, torch.float32)
+        for part, module in model.named_children():
+            if not part.startswith("text_"):
+                module.to(self.dtype)
+        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (spec.mean, spec.std))
+        self.register_buffer("gain", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("offset", (-mean / std).float(), persistent=False)
+        self._tower = openvino_tower(model, precision) if precision in OPENVINO else self._image_features
+        if compile:
+            self._tower = torch.compile(self._tower)
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, the precision and the pixel facts, so that a bank never outlives the model that filled it."""
+        digest = hashlib.sha256(f"{self.precision} {self.compiled} {self.spec}".encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        return digest.hexdigest()
+
+    def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:
+        """Unit-norm features of views whose pixels are already at the model's side.
+
+        Raises ValueError for fp16 on a CPU.
+        """
+        features = self._tower(self._normalised(pixels.reshape(-1, *pixels.shape[-3:])))
+        return F.normalize(features.float(), dim=-1).reshape(*pixels.shape[:-3], -1)
+
+    def encode_feature_crops(
+        self, pixels: UInt8[Tensor, "batch 3 side side"], boxes: Float[Tensor, "batch crops 4"]
+    ) -> Float[Tensor, "batch views dim"]:
+        """The global feature in slot 0, then those of crops cut from the last block's input tokens (crop=feature).
+
+        `boxes` are (x1, top, x2, bottom) as shares of the global view. Raises ValueError as `check_feature_crops` does.
+        """
+        self.check_feature_crops()
+        return F.normalize(finished_crops(self.model, self._normalised(pixels), boxes).float(), dim=-1)
+
+    def check_feature_crops(self) -> None:
+        """Raise ValueError, with the reason, where crops cannot be cut from the image tower's tokens."""
+        if self.precision not in DTYPES:
+            raise ValueError(
+                f"crop=feature opens the tower's last block, which {self.precision} hides; choose model.precision=bf16 or fp32"
+            )
+        check_token_grid(self.model, self.name)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> Float[Tensor, "texts dim"]:
+        """Unit-norm features, in batches of like length trimmed to their longest text, or padded to the context (SigLIP).
+
+        Raises ValueError when a text is longer than the model's context.
+        """
+        texts = [self.rule.cleaned(text) for text in texts]
+        lengths = [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
+        if max(lengths) > self.rule.context:
+            worst = texts[lengths.index(max(lengths))]
+            raise ValueError(f"{max(lengths)} tokens are over the context of {self.rule.context}: {worst[:80]!r}; shorten the text")
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        parts = []
+        for start in range(0, len(order), TEXT_BATCH):
+            batch = [texts[index] for index in order[start : start + TEXT_BATCH]]
+            tokens = {name: ids.to(self.gain.device) for name, ids in self.rule.tokens(self.tokenizer, batch).items()}
+            parts.append(_pooled(self.model.get_text_features(**tokens)).float().cpu())
+        position = torch.tensor(order).argsort()
+        return F.normalize(torch.cat(parts), dim=-1)[position]
+
+    def encode_prompts(self, prompts: list[list[str]]) -> TextBank:
+        """The text bank of one list of prompts a class."""
+        return text_bank(prompts, self.encode_texts)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """What the model's own processor makes of the pixels: one multiplication and addition, then the tower's precision."""
+        if self.precision == "fp16" and pixels.device.type == "cpu":
+            raise ValueError("fp16 runs on a GPU only; choose trainer=gpu, or model.precision=bf16 on this CPU")
+        return torch.addcmul(self.offset, pixels.float(), self.gain).to(self.dtype)
+
+    def _image_features(self, values: Tensor) -> Tensor:
+        return _pooled(self.model.get_image_features(pixel_values=values))
+
+
+def _check_precision(precision: str, compile: bool) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}; set model.precision")
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError(
+            "precision fp16 runs on a GPU only, and there is none here: CPUs compute in fp16 slowly and its range overflows in sums; "
+            "choose model.precision=bf16, which is as small and has the range of fp32"
+        )
+    if compile and precision in OPENVINO:
+        raise ValueError(f"model.compile=true is for torch; {precision} is compiled by OpenVINO already. Drop one of the two")
+
+
+def _pooled(output: object) -> Tensor:
+    return output if isinstance(output, Tensor) else output.pooler_output

@@ -1,0 +1,103 @@
+"""What differs between families of dual encoders, as facts: pixels, texts, size of a feature, scale of the logits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from multicrop.views import PixelSpec
+
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers in a processor's config
+UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on texts padded to the context, without a mask, in lower case
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """How a family wants its texts.
+
+    Most towers mask what is padded, or are causal and pooled at the end token: there, trimming to the longest text of a batch is exact.
+    SigLIP pools the last position and attends to the padding, so every text is padded to the context, and no mask is passed.
+    """
+
+    context: int
+    padded: bool
+
+    def cleaned(self, text: str) -> str:
+        """The text as the tokenizer is to see it: SigLIP and SigLIP2 were trained on lower case."""
+        return text.lower() if self.padded else text
+
+    def tokens(self, tokenizer: object, texts: list[str]) -> dict[str, Tensor]:
+        """The arguments of the text tower for one batch."""
+        if self.padded:
+            return {"input_ids": tokenizer(texts, padding="max_length", max_length=self.context, return_tensors="pt")["input_ids"]}
+        return dict(tokenizer(texts, padding=True, return_tensors="pt"))
+
+
+def text_rule(model: nn.Module, tokenizer: object) -> TextRule:
+    """The rule of this model: its context is what the position table holds, or less where the tokenizer says so."""
+    config = model.config.text_config
+    context = config.max_position_embeddings
+    for name, module in model.text_model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(("position_embedding", "position_embeddings")):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from behind its padding
+            context = module.num_embeddings - reserved
+    padded = config.model_type in UNMASKED
+    return TextRule(context if padded else min(context, tokenizer.model_max_length), padded)
+
+
+def feature_dim(model: nn.Module) -> int:
+    """The length of a feature: the projection's, or the image tower's width where it has none (SigLIP)."""
+    config = model.config
+    return getattr(config, "projection_dim", None) or config.vision_config.hidden_size
+
+
+def scale_and_bias(model: nn.Module) -> tuple[float, float]:
+    """The multiplier of cosines and what is added after it: exp(logit_scale), or 1/temperature (ALIGN); and SigLIP's bias, else 0."""
+    if hasattr(model, "temperature"):
+        return float(1 / model.temperature.detach().float()), 0.0
+    bias = model.logit_bias.detach().float() if hasattr(model, "logit_bias") else 0.0
+    return float(model.logit_scale.detach().float().exp()), float(bias)
+
+
+def pixel_spec(processor: object, expected: int | None = None) -> PixelSpec:
+    """What the processor does to an image, as facts; `expected` is the side that the model wants, None where any will do.
+
+    Raises ValueError for a processor whose views are not squares of one size, or not of the expected one.
+    """
+    size = {name: value for name, value in dict(processor.size or {}).items() if value}
+    crop = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
+    short, stretched = size.get("shortest_edge"), size.get("height")
+    side = crop.get("height") or stretched or short
+    widths = (crop.get("width", side), side if crop or short else size.get("width"))
+    if not processor.do_resize or side is None or any(width != side for width in widths):
+        raise ValueError(
+            f"views are squares of one size, but the image processor {type(processor).__name__} makes size={size}, crop={crop}; "
+            "mend its preprocessor config, or choose a checkpoint of a fixed resolution"
+        )
+    if expected is not None and side != expected:
+        raise ValueError(f"the image processor makes {side} px views, the model wants {expected}; mend its preprocessor config")
+    if int(processor.resample) not in RESAMPLING:
+        raise ValueError(f"resample is one of {RESAMPLING}, got {processor.resample}; mend the preprocessor config")
+    mean, std = _normalisation(processor)
+    stretch = None if stretched in (None, side) else stretched
+    return PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
+
+
+def _normalisation(processor: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, in shares of white, such that (pixel / 255 - mean) / std is the processor's output.
+
+    EfficientNet's processor (ALIGN) may take 1 off after rescaling, and may divide by its deviation once more (`include_top`).
+    """
+    gain = torch.full((3,), processor.rescale_factor if processor.do_rescale else 1.0, dtype=torch.float64) * 255
+    offset = torch.full((3,), -1.0 if getattr(processor, "rescale_offset", False) else 0.0, dtype=torch.float64)
+    if processor.do_normalize and gain.allclose(torch.ones(3, dtype=torch.float64)) and not offset.any():
+        mean, std = ([float(v) for v in values] for values in (processor.image_mean, processor.image_std))
+    else:
+        shift, divisor = (torch.tensor(values, dtype=torch.float64) for values in (processor.image_mean, processor.image_std))
+        if processor.do_normalize:
+            gain, offset = gain / divisor, (offset - shift) / divisor
+        mean, std = (-offset / gain).tolist(), (1 / gain).tolist()
+    if getattr(processor, "include_top", False):
+        scale = torch.tensor(processor.image_std, dtype=torch.float64)
+        std = (torch.tensor(std, dtype=torch.float64) * scale).tolist()
+    return tuple(mean), tuple(std)
