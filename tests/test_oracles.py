@@ -11,8 +11,11 @@ from conftest import random_text, unit
 from scipy.optimize import linprog
 
 from multicrop import aggregators, transport
+from multicrop.aggregators import marginals
 from multicrop.methods.tda import Tda
+from multicrop.prompts import TextBank
 from multicrop.stats import compare
+from multicrop.transport import entropic
 
 KNOBS = {"view_set": "crops", "text_set": "descriptions"}
 
@@ -94,6 +97,127 @@ def test_duplicating_every_crop_changes_nothing(solver, generator):
     torch.testing.assert_close(
         transport_logits(doubled, text, solver=solver), transport_logits(views, text, solver=solver), atol=2e-5, rtol=0
     )
+
+
+ALL_SOLVERS = ("exact", "sinkhorn", "unbalanced", "partial")
+MARGINAL_PAIRS = (("uniform", "uniform"), ("similarity", "similarity"), ("entropy", "entropy"), ("best_match", "best_match"))
+
+
+@pytest.mark.parametrize("solver", ALL_SOLVERS)
+@pytest.mark.parametrize(("view", "prompt"), MARGINAL_PAIRS)
+class TestEveryTransport:
+    """What section-wide properties promise, for each solver with each kind of marginals."""
+
+    def logits(self, views, text, solver, view, prompt, **knobs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # float32 cannot always reach 1e-6
+            return transport_logits(views, text, solver=solver, view_marginal=view, prompt_marginal=prompt, **knobs)
+
+    def test_one_crop_and_one_description_give_the_plain_cosine(self, solver, view, prompt, generator):
+        text, views = random_text(generator, prompts=2), unit(3, 2, 16, generator=generator)
+        expected = views[:, 1] @ text.features[:, 1].T
+        torch.testing.assert_close(self.logits(views, text, solver, view, prompt), expected, atol=1e-5, rtol=0)
+
+    def test_the_order_of_crops_and_descriptions_changes_nothing(self, solver, view, prompt, generator):
+        text, views = random_text(generator), unit(3, 6, 16, generator=generator)
+        turned = text.features.clone()
+        for c, row in enumerate(text.prompts):
+            turned[c, 1 : len(row)] = text.features[c, 1 : len(row)].flip(0)
+        other = TextBank(turned, text.mask, text.prompts)
+        got = self.logits(views[:, [0, 4, 2, 5, 1, 3]], other, solver, view, prompt)
+        torch.testing.assert_close(got, self.logits(views, text, solver, view, prompt), atol=2e-5, rtol=0)
+
+    def test_a_masked_description_adds_nothing(self, solver, view, prompt, generator):
+        text, views = random_text(generator), unit(3, 6, 16, generator=generator)
+        features = torch.cat([text.features, unit(5, 2, 16, generator=generator)], 1)
+        wider = TextBank(features, torch.cat([text.mask, torch.zeros(5, 2, dtype=torch.bool)], 1), text.prompts)
+        expected = self.logits(views, text, solver, view, prompt)
+        torch.testing.assert_close(self.logits(views, wider, solver, view, prompt), expected, atol=1e-5, rtol=0)
+
+    def test_duplicating_every_crop_with_half_the_mass_changes_nothing(self, solver, view, prompt, generator):
+        text, views = random_text(generator), unit(3, 5, 16, generator=generator)
+        doubled = torch.cat([views, views[:, 1:]], 1)
+        expected = self.logits(views, text, solver, view, prompt)
+        torch.testing.assert_close(self.logits(doubled, text, solver, view, prompt), expected, atol=2e-5, rtol=0)
+
+    def test_a_large_epsilon_gives_the_weighted_double_mean(self, solver, view, prompt, generator):
+        if solver == "exact":
+            pytest.skip("exact transport has no epsilon")
+        text, views = random_text(generator), unit(3, 6, 16, generator=generator)
+        chosen = text.select("descriptions")
+        shared = {"name": view, "temperature": None, "view_set": "crops"}
+        a = marginals.view_marginal(views, chosen, 1.0, **shared)
+        b = marginals.prompt_marginal(views, chosen, text.label, 1.0, **{**shared, "name": prompt})
+        expected = torch.einsum("bkd,bk,bcm,cmd->bc", views[:, 1:], a, b, chosen.features)
+        got = self.logits(views, text, solver, view, prompt, epsilon=500.0, marginal_penalty=1.0)
+        torch.testing.assert_close(got, expected, atol=5e-4, rtol=0)
+
+    @pytest.mark.parametrize("scale", [1.0, 100.0])
+    def test_edges_and_half_precision_features_are_finite_and_right(self, solver, view, prompt, scale, generator):
+        text, views = random_text(generator), unit(2, 6, 16, generator=generator)
+        knobs = {"solver": solver, "epsilon": 0.05, "view_marginal": view, "prompt_marginal": prompt, "tolerance": 1e-5, **KNOBS}
+        one_class = TextBank(text.features[:1], text.mask[:1], text.prompts[:1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logits = aggregators.optimal_transport(views, text, scale, **knobs)
+            same = aggregators.optimal_transport(views[:, [0, 1, 1, 1]], text, scale, **knobs)
+            once = aggregators.optimal_transport(views[:, :2], text, scale, **knobs)
+            alone = aggregators.optimal_transport(views, one_class, scale, **knobs)
+            halves = TextBank(text.features.half().float(), text.mask, text.prompts)
+            half = aggregators.optimal_transport(views.half().float(), halves, scale, **knobs)
+        torch.testing.assert_close(same, once, atol=scale * 1e-4, rtol=0)
+        torch.testing.assert_close(half, logits, atol=scale * (0.1 if "entropy" in view and scale > 1 else 5e-3), rtol=0)
+        assert alone.shape == (2, 1) and alone.isfinite().all()
+
+
+def test_unbalanced_approaches_pots_unregularised_one(generator):
+    text, views = random_text(generator, classes=3), unit(2, 6, 16, generator=generator)
+    knobs = {"solver": "unbalanced", "epsilon": 1e-3, "marginal_penalty": 0.1, "tolerance": 1e-5}
+    _, plans, _ = aggregators.transport_plan(views, text, max_iterations=20000, **knobs, **KNOBS)
+    for b in range(2):
+        for c in range(3):
+            cost = 1 - (views[b, 1:] @ text.features[c, 1 : len(text.prompts[c])].T).double().numpy()
+            k, m = cost.shape
+            plan = ot.unbalanced.mm_unbalanced(
+                np.full(k, 1 / k), np.full(m, 1 / m), cost - cost.min(), 0.1, numItermax=50000, stopThr=1e-14
+            )
+            ours = plans[b, c, :, :m].double().numpy()
+            assert (ours * cost).sum() / ours.sum() == pytest.approx((plan * cost).sum() / plan.sum(), abs=5e-3)
+
+
+@pytest.mark.parametrize(("epsilon", "power"), [(0.05, 1), (5e-3, 1), (5e-3, 40)])
+def test_scalings_that_leave_float32_still_end_at_the_float64_plan(epsilon, power, generator):
+    cost = 1 - (unit(1, 1, 64, 32, generator=generator) @ unit(1, 1, 50, 32, generator=generator).mT)
+    a, b = torch.rand(1, 1, 64, generator=generator) ** power, torch.rand(1, 1, 50, generator=generator) ** power
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plan = transport.sinkhorn(cost, a, b, epsilon=epsilon, tolerance=1e-6, max_iterations=20000)
+    assert plan.isfinite().all()
+    rows, columns, table = (x[0, 0].double().numpy() for x in (a, b, cost))
+    knobs = {"method": "sinkhorn_log", "numItermax": 20000, "stopThr": 1e-10, "warn": False}
+    expected = ot.sinkhorn(rows / rows.sum(), columns / columns.sum(), table, epsilon, **knobs)
+    assert float((plan[0, 0].double().numpy() * table).sum()) == pytest.approx((expected * table).sum(), abs=1e-5)
+
+
+def test_lost_scalings_are_done_again_in_the_log_domain(generator, monkeypatch):
+    cost = 1 - torch.rand(4, 5, 6, generator=generator)
+    a, b = torch.full((4, 5), 0.2), torch.full((4, 6), 1 / 6)
+    expected = entropic.start(cost, a, b, 0.05)
+    expected.iterate(40)
+    iterate = entropic.Scalings.iterate
+
+    def overflow(state, times):
+        iterate(state, times)
+        state.r[1], state.s[2, 3] = torch.inf, torch.nan
+        state.s[3] *= 1e20  # out of range, but not lost
+        state.r[3] /= 1e20
+
+    monkeypatch.setattr(entropic.Scalings, "iterate", overflow)
+    state = entropic.start(cost, a, b, 0.05)
+    entropic.advance(state, 40, 0.05)
+    torch.testing.assert_close(state.plan(), expected.plan(), atol=1e-5, rtol=1e-3)
+    assert ((state.r - 1).abs() < 1e-6).all() and state.f.isfinite().all() and state.g.isfinite().all()
 
 
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])

@@ -1,4 +1,4 @@
-"""What all aggregators share: the types, the choice of views, similarities, per-view logits and their entropy."""
+"""What all aggregators share: the types, the choice of views, similarities in bounded memory, per-view logits and their entropy."""
 
 from collections.abc import Callable
 
@@ -12,6 +12,7 @@ from multicrop.prompts import TextBank
 Aggregator = Callable[..., Float[Tensor, "batch classes"]]
 Views = Float[Tensor, "batch views dim"]
 Logits = Float[Tensor, "batch classes"]
+MAX_ELEMENTS = 2**21  # similarities held at once: 8 MiB
 
 
 def select_views(views: Views, view_set: str) -> Float[Tensor, "batch selected dim"]:
@@ -21,9 +22,46 @@ def select_views(views: Views, view_set: str) -> Float[Tensor, "batch selected d
     return views if view_set == "all" or views.shape[1] == 1 else views[:, 1:]
 
 
+def select_texts(text: TextBank, text_set: str) -> TextBank:
+    """The label prompts, the descriptions or all, their features in one piece, so that no product has to copy them."""
+    chosen = text.select(text_set)
+    return TextBank(chosen.features.contiguous(), chosen.mask, chosen.prompts)
+
+
 def similarities(views: Views, text: TextBank) -> Float[Tensor, "batch classes views prompts"]:
     """Cosine similarity of every view to every prompt, padding included."""
     return torch.einsum("bkd,cmd->bckm", views, text.features)
+
+
+def chunks(count: int, elements_each: int, max_elements: int) -> list[slice]:
+    """`count` things in slices of at most `max_elements` elements, or of one thing where one has more."""
+    check_positive(max_elements=max_elements)
+    at_once = max_elements // elements_each or 1
+    return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+
+
+def blocks(views: Views, text: TextBank, max_elements: int) -> list[tuple[slice, list[slice]]]:
+    """Slices of images, each with its slices of classes, so that an images x classes block has at most `max_elements` similarities.
+
+    Classes are split only where one image has more than that on its own; a block is one pair at least.
+    """
+    n_classes, n_prompts = text.mask.shape
+    images = chunks(len(views), n_classes * views.shape[1] * n_prompts, max_elements)
+    return [(some, chunks(n_classes, (some.stop - some.start) * views.shape[1] * n_prompts, max_elements)) for some in images]
+
+
+def block_scores(score: Callable[[Tensor, TextBank], Logits], views: Views, text: TextBank, max_elements: int) -> Logits:
+    """`score(similarities, text)` of all images and classes, block by block: what is in memory at once is bounded by `max_elements`."""
+    rows = []
+    for images, parts in blocks(views, text, max_elements):
+        some = [classes_of(text, part) for part in parts]
+        rows.append(torch.cat([score(similarities(views[images], classes), classes) for classes in some], 1))
+    return torch.cat(rows)
+
+
+def classes_of(text: TextBank, part: slice) -> TextBank:
+    """The texts of some of the classes."""
+    return TextBank(text.features[part], text.mask[part], text.prompts[part])
 
 
 def view_logits(views: Views, text: TextBank, logit_scale: float) -> Float[Tensor, "batch views classes"]:

@@ -31,8 +31,7 @@ def view_marginal(
     if name == "entropy":
         return (-entropies(view_logits(chosen, text, logit_scale)) / temperature).softmax(-1)
     if name == "best_match":
-        scores = similarities(chosen, text).masked_fill(~text.mask[:, None], -torch.inf)
-        return (scores.amax((1, 3)) / temperature).softmax(-1)
+        return (_best_prompt(chosen, text) / temperature).softmax(-1)
     if view_set == "all" and views.shape[1] > 1:
         raise ValueError(
             "aggregator.view_marginal=similarity weighs crops by the global view and leaves it out; use aggregator.view_set=crops"
@@ -65,8 +64,25 @@ def prompt_marginal(
     if name == "entropy":
         worth = -prompt_entropies(logit_scale * similarities(views[:, :1], text).squeeze(2), text)
     else:
-        worth = similarities(select_views(views, view_set), text).amax(2)
+        worth = _best_view(select_views(views, view_set), text)
     return (worth / temperature).masked_fill(~text.mask, -torch.inf).softmax(-1)
+
+
+def _best_prompt(views: Views, text: TextBank) -> Float[Tensor, "batch views"]:
+    """The similarity of each view to the nearest prompt of any class, one slot of the classes after the other to save memory."""
+    best = views.new_full(views.shape[:2], -torch.inf)
+    for features, mask in zip(text.features.unbind(1), text.mask.unbind(1), strict=True):
+        if mask.any():
+            best = torch.maximum(best, (views @ features[mask].T).amax(-1))
+    return best
+
+
+def _best_view(views: Views, text: TextBank) -> Float[Tensor, "batch classes prompts"]:
+    """The similarity of each prompt to the nearest view, one view after the other to save memory."""
+    best = similarities(views[:, :1], text).squeeze(2)
+    for k in range(1, views.shape[1]):
+        best = torch.maximum(best, similarities(views[:, k : k + 1], text).squeeze(2))
+    return best
 
 
 def prompt_entropies(logits: Float[Tensor, "batch classes prompts"], text: TextBank) -> Float[Tensor, "batch classes prompts"]:

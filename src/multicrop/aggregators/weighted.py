@@ -3,7 +3,7 @@
 import torch
 
 from multicrop import pools
-from multicrop.aggregators.base import Logits, Views, check_positive, select_views, similarities
+from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, check_positive, chunks, select_texts, select_views, similarities
 from multicrop.prompts import TextBank
 
 
@@ -32,15 +32,32 @@ def wca(
     return logit_scale * image @ classes.T
 
 
-def soft_match(views: Views, text: TextBank, logit_scale: float, *, temperature: float, view_set: str, text_set: str) -> Logits:
+def soft_match(
+    views: Views,
+    text: TextBank,
+    logit_scale: float,
+    *,
+    temperature: float,
+    view_set: str,
+    text_set: str,
+    max_elements: int = MAX_ELEMENTS,
+) -> Logits:
     """Sum over views and a class's prompts of A * S / temperature, A each view's softmax of S / temperature over all prompts.
 
     After the authors' code of ABS (ICML 2025), temperature 0.03; that code also computes WCA's crop weights and does not use them. The
-    temperature takes the part of logit_scale, which is not read: the scale of these logits is their own, and it grows with the views.
+    temperature takes the part of logit_scale, which is not read: the scale of these logits is their own, and it grows with the views. At
+    most `max_elements` similarities are in memory at once, and never fewer than those of one view to all prompts, which share it.
     """
     check_positive(temperature=temperature)
-    text = text.select(text_set)
-    scores = similarities(select_views(views, view_set), text).transpose(1, 2) / temperature
+    text, chosen = select_texts(text, text_set), select_views(views, view_set)
+    rows = chosen.flatten(0, 1)
+    shared = [_shared_out(rows[some, None], text, temperature) for some in chunks(len(rows), text.mask.numel(), max_elements)]
+    return torch.cat(shared).view(*chosen.shape[:2], -1).sum(1)
+
+
+def _shared_out(views: Views, text: TextBank, temperature: float) -> Logits:
+    """One view each: what it gives to every class."""
+    scores = similarities(views, text).squeeze(2) / temperature
     masked = scores.masked_fill(~text.mask, -torch.inf)
-    attention = masked.flatten(2).softmax(-1).view_as(scores)
-    return torch.where(text.mask, attention * scores, 0).sum((1, 3))
+    attention = masked.flatten(1).softmax(-1).view_as(scores)
+    return torch.where(text.mask, attention * scores, 0).sum(2)

@@ -1,0 +1,160 @@
+"""Pruned exact transport: the same prediction and five best as solving every class, valid bounds elsewhere, and fewer problems solved."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import composed, options, random_text, unit
+from hydra.utils import instantiate
+from scipy.optimize import linprog
+from torch.nn.functional import normalize
+
+from multicrop import transport
+from multicrop.aggregators import fuse, global_view, marginals, optimal_transport
+from multicrop.bank import image_bank
+from multicrop.config import without
+from multicrop.prompts import TextBank
+from multicrop.session import Session
+from multicrop.transport.bounds import dual_scores, relaxed_scores
+from multicrop.transport.pruning import SLACK, TOP, Problems, certified_scores
+
+KNOBS = {"solver": "exact", "epsilon": 0.05, "view_set": "crops", "text_set": "descriptions"}
+
+
+def clustered(seed, *, images, classes, views, prompts, twins=False):
+    """Ragged classes in groups of four that share their direction, and images of one class each; `twins`: every class nearly twice."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = lambda *shape: torch.randn(*shape, 24, generator=generator)  # noqa: E731
+    centres = noise(classes // 4 + 1).repeat_interleave(4, 0)[:classes] + 0.7 * noise(classes)
+    text = centres[:, None] + 0.7 * noise(classes, prompts + 1)
+    if twins:
+        text[classes // 2 :] = text[: classes - classes // 2] + (seed % 3) * 3e-7 * noise(classes - classes // 2, prompts + 1)
+    mask = torch.arange(prompts + 1) < torch.randint(2, prompts + 2, (classes, 1), generator=generator)
+    pictures = centres[torch.arange(images) % classes][:, None] + 1.5 * noise(images, views + 1)
+    features = torch.where(mask[..., None], normalize(text, dim=-1), 0)
+    bank = TextBank(features, mask, [[f"{c} {m}" for m in range(int(n))] for c, n in enumerate(mask.sum(1))])
+    return normalize(pictures, dim=-1), bank
+
+
+def assert_certified(exact, pruned, scale):
+    """The same five best at the same places, bit for bit; every other logit is a bound below them."""
+    top = min(TOP, exact.shape[1])
+    best, places = pruned.topk(top, 1)
+    assert torch.equal(best, exact.topk(top, 1).values) and torch.equal(best, exact.gather(1, places))
+    assert torch.equal(pruned.argmax(1), exact.argmax(1))
+    assert (pruned >= exact - scale * SLACK).all()
+    others = torch.ones_like(exact, dtype=torch.bool).scatter(1, places, False)
+    assert (torch.where(others, pruned, -torch.inf).amax(1) <= best[:, -1]).all()
+
+
+@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize(("view", "prompt"), list(itertools.product(marginals.MARGINALS, marginals.MARGINALS)))
+def test_prediction_and_five_best_are_those_of_solving_every_class(view, prompt, twins):
+    for seed, shape in enumerate([(24, 9, 3, 2), (24, 30, 6, 4), (24, 16, 1, 5), (24, 24, 7, 1)]):
+        images, classes, n_views, prompts = shape
+        views, text = clustered(seed, images=images, classes=classes, views=n_views, prompts=prompts, twins=twins)
+        knobs = {**KNOBS, "view_marginal": view, "prompt_marginal": prompt}
+        exact = optimal_transport(views, text, 50.0, **knobs)
+        assert_certified(exact, optimal_transport(views, text, 50.0, prune=True, **knobs), 50.0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2, 0.7, 1.0])
+def test_what_is_certified_is_the_fused_prediction(weight):
+    views, text = clustered(5, images=60, classes=40, views=6, prompts=4)
+    plain = global_view(views, text, 50.0)
+    exact = fuse(plain, optimal_transport(views, text, 50.0, **KNOBS), weight)
+    pruned = fuse(plain, optimal_transport(views, text, 50.0, prune=True, certified_fusion_weight=weight, **KNOBS), weight)
+    assert torch.equal(exact.topk(5, 1).values, pruned.topk(5, 1).values) and torch.equal(
+        exact.topk(5, 1).indices, pruned.topk(5, 1).indices
+    )
+
+
+def test_the_preset_certifies_at_the_tasks_fusion_weight():
+    cfg = composed("aggregator=dnd_exact", "task.fusion_weight=0.3").aggregator
+    assert (cfg.prune, cfg.solver, cfg.certified_fusion_weight) == (True, "exact", 0.3)
+
+
+def test_few_classes_are_solved():
+    views, text = clustered(0, images=40, classes=400, views=8, prompts=5)
+    text = text.select("descriptions")
+    a, b = torch.full((40, 9), 1 / 9), transport.uniform_marginal(text.mask).expand(40, -1, -1)
+    similarity = torch.einsum("bkd,cmd->bkcm", views, text.features)
+    state = certified_scores(Problems(similarity, a, b, torch.zeros(40, 400)), text.mask)
+    assert 5 / 400 <= state.solved.float().mean() < 0.05
+    exact = transport.exact(1 - similarity.transpose(1, 2), a[:, None].expand(-1, 400, -1), b)
+    scores = transport.transported(exact, similarity.transpose(1, 2))
+    assert torch.equal(scores[state.solved], state.scores[state.solved])
+    assert (state.scores[~state.solved] >= scores[~state.solved] - SLACK).all()
+
+
+@pytest.mark.parametrize("concentrated", [False, True])
+def test_bounds_hold_against_linear_programming(concentrated, generator):
+    similarity = 0.3 * torch.rand(6, 4, 5, 3, generator=generator) - 0.1
+    a, b = (torch.rand(*shape, generator=generator) ** (30 if concentrated else 1) for shape in ((6, 4), (6, 5, 3)))
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    mask[1, 2] = mask[3, 1] = False
+    b = torch.where(mask, b, 0)
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    relaxed = relaxed_scores(similarity, a, b, mask)
+    image, label = torch.meshgrid(torch.arange(6), torch.arange(5), indexing="ij")
+    dual = dual_scores(*Problems(similarity, a, b, relaxed).pick(image.flatten(), label.flatten())).view(6, 5)
+    gaps = []
+    for i, c in np.ndindex(6, 5):
+        table = similarity[i, :, c].double().numpy()
+        rows = np.vstack([np.kron(np.eye(4), np.ones(3)), np.kron(np.ones(4), np.eye(3))])
+        score = -linprog(-table.ravel(), A_eq=rows[:-1], b_eq=np.r_[a[i].double(), b[i, c].double()][:-1]).fun
+        assert score - 1e-5 <= dual[i, c] and score - 1e-5 <= relaxed[i, c]
+        gaps.append(float(dual[i, c]) - score)
+    assert np.mean(gaps) < 0.02
+
+
+def test_pruning_is_for_exact_transport_without_gradients(generator):
+    text, views = random_text(generator), unit(2, 5, 16, generator=generator)
+    for solver in ("sinkhorn", "unbalanced", "partial"):
+        with pytest.raises(ValueError, match=r"aggregator\.prune .* aggregator\.solver=exact or aggregator\.prune=false"):
+            optimal_transport(views, text, 1.0, **{**KNOBS, "solver": solver}, prune=True)
+    trained = TextBank(text.features.clone().requires_grad_(), text.mask, text.prompts)
+    for inputs in ((views.clone().requires_grad_(), text), (views, trained)):
+        with pytest.raises(ValueError, match=r"aggregator\.prune=false to train"):
+            optimal_transport(*inputs, 1.0, **KNOBS, prune=True)
+
+
+@pytest.mark.parametrize("task", ["few_shot", "tta"])
+def test_adapters_and_methods_refuse_bounds_for_logits(task):
+    with pytest.raises(ValueError, match=r"aggregator\.prune=false, or task=zero_shot"):
+        _ = Session(composed(f"task={task}", "aggregator=dnd_exact")).offers
+
+
+def test_on_the_embedded_bank(encoder, tmp_path):
+    cfg = composed("dataset=emoji", "crop=random_k8")
+    dataset = instantiate(without(cfg.dataset, "crop_side", "description_prompt"))
+    images = dataset.test.subset(range(0, len(dataset.test), len(dataset.test) // 24))
+    bank = image_bank(images, instantiate(cfg.crop), encoder, seed=0, cache=tmp_path, progress=False)
+    text = encoder.encode_prompts(instantiate(cfg.prompt)(dataset.class_names, dataset.descriptions))
+    views, scale = bank.tensors()[0], encoder.logit_scale
+    pruned, exact = (
+        instantiate(composed("aggregator=dnd_exact", f"aggregator.prune={on}").aggregator)(views, text, scale) for on in ("true", "false")
+    )
+    assert exact.shape[1] == 344
+    assert_certified(exact, pruned, scale)
+
+
+CHUNKED = [[option] for option in options("aggregator") if "max_elements" in composed(f"aggregator={option}").aggregator]
+SOLVERS = [["optimal_transport", f"aggregator.solver={solver}"] for solver in ("exact", "unbalanced", "partial")]
+
+
+@pytest.mark.parametrize("choice", [*CHUNKED, *SOLVERS], ids=" ".join)
+def test_any_chunk_size_gives_the_same_logits(choice):
+    option, *change = choice
+    views, text = clustered(3, images=5, classes=7, views=4, prompts=3)
+    aggregate = instantiate(composed(f"aggregator={option}", *change).aggregator)
+    whole = aggregate(views, text, 20.0)
+    for size in (1, 30, 100, 300):
+        torch.testing.assert_close(aggregate(views, text, 20.0, max_elements=size), whole, atol=2e-5, rtol=0)
+
+
+def test_a_chunk_of_no_elements_is_refused():
+    views, text = clustered(3, images=2, classes=3, views=2, prompts=2)
+    with pytest.raises(ValueError, match=r"aggregator\.max_elements"):
+        optimal_transport(views, text, 1.0, **KNOBS, max_elements=0)
