@@ -2,12 +2,19 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from refusals import refused
 
+from multicrop.cli import main
 from multicrop.descriptions import FOLDER, HEADER, DescriptionBank, available, load_bank, phrases_for, read_bank
-from multicrop.descriptions.audit import Finding, audit, bag, is_part, stem
+from multicrop.descriptions.audit import BLOCKING, Finding, audit, bag, is_part, stem
+from multicrop.descriptions.check import RULES, check, fix
+from multicrop.descriptions.leaks import Leakage, leak_of, leakage, masked
+from multicrop.descriptions.texts import ClassTexts, read_classes, read_texts
 
 # sha256 of the class list, a line "key<tab>name" for each class in order; taken once from the lists that the banks were written for.
 CLASS_LISTS = {
@@ -187,3 +194,207 @@ def test_a_bank_is_found_by_name_whatever_the_spelling_and_twice_used_names_by_k
     found = phrases_for("oxford_pets", ["Maine Coon", "american-bulldog", "unicorn"])
     assert list(found) == ["Maine Coon", "american-bulldog"] and all(8 <= len(row) <= 12 for row in found.values())
     assert list(phrases_for("imagenet1k", ["missile", "n03773504", "tench"])) == ["n03773504", "tench"]
+
+
+CLASSES = ["cat", "Maine Coon", "house finch"]
+SOUND = {"cat": ["long tail"], "Maine Coon": ["tufted ears"], "house finch": ["red breast"]}
+
+
+def checked(table, classes=CLASSES, keys=None, names=None, **knobs):
+    texts = ClassTexts(table, names or {key: key for key in table})
+    return {(finding.key, finding.phrase, finding.defect) for finding in check(texts, classes, keys, **knobs)}
+
+
+def test_sound_texts_have_no_defect():
+    assert checked(SOUND) == set() and checked(SOUND, None) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ({"cat": []}, ("cat", "", "no_texts")),
+        ({"cow": ["horns"]}, ("cow", "", "unknown_class")),
+        ({"cat": ["fur", ""]}, ("cat", "", "empty")),
+        ({"cat": ["fur", " \n"]}, ("cat", " \n", "empty")),
+        ({"cat": ["fur", "Fur"]}, ("cat", "Fur", "repeated")),
+        ({"cat": ["soft  fur"]}, ("cat", "soft  fur", "whitespace")),
+        ({"cat": ["soft_fur"]}, ("cat", "soft_fur", "whitespace")),
+        ({"cat": ["I am not sure what you are asking."]}, ("cat", "I am not sure what you are asking.", "refusal")),
+        ({"cat": ["As an AI model"]}, ("cat", "As an AI model", "refusal")),
+        ({"cat": ["Please provide a photo"]}, ("cat", "Please provide a photo", "refusal")),
+        ({"cat": ["tail of a cat"]}, ("cat", "tail of a cat", "names_class")),
+        ({"cat": ["cats' eyes"]}, ("cat", "cats' eyes", "names_class")),
+        ({"house finch": ["a House-Finch bill"]}, ("house finch", "a House-Finch bill", "names_class")),
+        ({"house finch": ["house finches"]}, ("house finch", "house finches", "names_class")),
+        ({"house finch": ["bill of finches"]}, ("house finch", "bill of finches", "names_part")),
+    ],
+)
+def test_check_finds_what_is_put_in(change, finding):
+    assert checked(SOUND | change) == {finding}
+
+
+def test_a_class_that_is_missing_or_spelled_in_another_way():
+    table = {"cat": ["long tail"], "maine_coon": ["tufted ears"]}
+    assert checked(table) == {("house finch", "", "no_texts"), ("maine_coon", "", "spelling")}
+
+
+def test_names_that_repeat_want_a_stable_key():
+    table, names = {"n1": ["a fin"], "n2": ["a plume"]}, {"n1": "missile", "n2": "missile"}
+    assert checked(table, ["missile", "missile"], names=names) == {("missile", "", "ambiguous_name")}
+    assert checked(table, ["missile", "missile"], ["n1", "n2"], names) == {("missile", "", "repeated_name")}
+    assert checked(table, ["missile", "projectile"], ["n1", "n2"], names) == set()
+
+
+def test_tokens_are_those_of_the_encoder(encoder):
+    context = encoder.model.config.text_config.max_position_embeddings
+    count = lambda texts: [len(ids) for ids in encoder.tokenizer(texts)["input_ids"]]  # noqa: E731
+    long = "ball " * context
+    assert checked(SOUND | {"cat": ["fur", long.strip()]}, count_tokens=count, context=context) == {("cat", long.strip(), "too_long")}
+
+
+def test_severity_is_by_the_documented_rule():
+    table = {**dict.fromkeys(RULES, "warning"), **dict.fromkeys(BLOCKING, "error")}
+    assert {defect: Finding("", "", defect).severity for defect in RULES} == table
+    documented = (ROOT / "docs" / "texts.md").read_text(encoding="utf-8")
+    assert all(f"| {defect} | {severity} |" in documented for defect, severity in table.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "masked_text"),
+    [
+        ("A house finch is small.", "It is small."),
+        ("the bill of a house_finch", "the bill of it"),
+        ("house finches have short bills", "they have short bills"),
+        ("the house finch's bill", "its bill"),
+        ("a finch-like head", "a this-like head"),
+        ("red breast", "red breast"),
+    ],
+)
+def test_masks_leave_no_leak(text, masked_text):
+    assert masked(text, "house finch") == masked_text and leak_of(masked(text, "house finch"), "house finch") is None
+
+
+def test_leakage_is_counted_by_hand():
+    rows = [("cat", ["a cat", "Cats", "fur"]), ("house finch", ["finch bill", "red breast", "house finch tail"])]
+    assert leakage(rows) == Leakage(6, 3, 1)
+
+
+class TestFix:
+    def test_mends_what_is_mechanical(self):
+        table = {"CAT": [" long_tail", "long  tail", "Long tail", "", "fur"], "maine_coon": ["tufted ears"], "house finch": ["red breast"]}
+        mended = fix(ClassTexts(table, {key: key for key in table}), CLASSES)
+        assert mended.texts == {"cat": ["long tail", "fur"], "Maine Coon": ["tufted ears"], "house finch": ["red breast"]}
+        assert check(mended, CLASSES) == []
+
+    def test_stable_keys_stay(self):
+        assert fix(ClassTexts({"n1": ["a  fin"]}, {"n1": "Missile"}), ["missile"], ["n1"]) == ClassTexts(
+            {"n1": ["a fin"]}, {"n1": "missile"}
+        )
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"\xff\xfe\x00", ["no JSON in UTF-8", "save it as UTF-8", "{class: [phrase, ...]}"]),
+            (b"{", ["is no JSON", "prompt.file wants"]),
+            (b"[]", ["JSON object {class: [phrase, ...]}", "holds a list"]),
+            (b"{}", ["it has no class"]),
+            (b'{"cat": "fur"}', ["that of 'cat' is \"fur\""]),
+            (b'{"cat": [3]}', ["that of 'cat' is [3]"]),
+            (b'{"missile": ["a"], "missile": ["b"]}', ["1 classes twice (missile)", "stable key", '"names"']),
+            (b'{"names": {"n1": "cat"}, "descriptions": {"n2": ["fur"]}}', ['"names" must give each key']),
+        ],
+    )
+    def test_bad_texts(self, tmp_path, content, words):
+        (tmp_path / "own.json").write_bytes(content)
+        with refused("own.json", *words):
+            read_texts(tmp_path / "own.json")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "expected"),
+        [
+            ("a.txt", b"cat\n\n house finch \n", (["cat", "house finch"], None)),
+            ("a.json", b'["cat", "dog"]', (["cat", "dog"], None)),
+            ("a.json", b'{"n1": "cat", "n2": "dog"}', (["cat", "dog"], ["n1", "n2"])),
+            ("a.json", b'[{"wnid": "n1", "name": "cat"}]', (["cat"], ["n1"])),
+            ("a.json", b'{"cat": ["fur"]}', (["cat"], None)),
+            ("a.json", b'{"set": "x", "descriptions": {"cat": ["fur"]}}', (["cat"], None)),
+        ],
+    )
+    def test_class_lists(self, tmp_path, name, content, expected):
+        (tmp_path / name).write_bytes(content)
+        assert read_classes(tmp_path / name) == expected
+
+    @pytest.mark.parametrize(
+        ("name", "content", "words"),
+        [
+            ("a.txt", b"", ["holds no class"]),
+            ("a.txt", b"\xff\xfe", ["cannot be read as UTF-8 text"]),
+            ("a.json", b"cat", ["cannot be read as UTF-8 JSON"]),
+            ("a.json", b'["cat", 3]', ["something else than names"]),
+            ("a.json", b"3", ["holds no class"]),
+        ],
+    )
+    def test_bad_class_lists(self, tmp_path, name, content, words):
+        (tmp_path / name).write_bytes(content)
+        with refused(name, "one name a line", *words):
+            read_classes(tmp_path / name)
+        with refused("does not exist", "one name a line"):
+            read_classes(tmp_path / "none.json")
+
+
+class TestCommand:
+    def run(self, capsys, *arguments):
+        with pytest.raises(SystemExit) as done:
+            main(["describe", "audit", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return done.value.code, printed.out + printed.err
+
+    def test_a_packaged_bank_is_sound(self, capsys):
+        code, printed = self.run(capsys, "eurosat", "--dataset", "eurosat", "--model", "tiny")
+        assert code == 0 and "10 classes" in printed and "0 errors" in printed and "0 of" in printed and "not counted" not in printed
+
+    def test_errors_give_status_1_and_fix_mends(self, tmp_path, capsys, monkeypatch):
+        file, fixed = tmp_path / "own.json", tmp_path / "fixed.json"
+        file.write_text(json.dumps({"CAT": ["", "fur ", "fur", "a cat's eye"], "house finch": ["red breast"], "Maine Coon": ["tufts"]}))
+        (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+        monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
+        code, printed = self.run(capsys, file, "--classes", tmp_path / "classes.txt")
+        assert code == 1 and "error: empty x 1" in printed and "leakage: 1 of 6 texts name their class (16.7 %)" in printed
+        assert "tokens were not counted: pass --model" in printed and "1 errors, " in printed
+        code, printed = self.run(capsys, file, "--classes", tmp_path / "classes.txt", "--fix", fixed)
+        assert code == 0 and "0 errors, 1 warnings" in printed
+        assert json.loads(fixed.read_text()) == {"cat": ["fur", "a cat's eye"], "house finch": ["red breast"], "Maine Coon": ["tufts"]}
+
+    def test_tokens_are_those_of_clip_where_its_tokenizer_is_installed(self, tmp_path, capsys):
+        pytest.importorskip("instant_clip_tokenizer")
+        (tmp_path / "own.json").write_text(json.dumps({"cat": ["ball " * 75, "ball " * 76]}))  # one token each, a start and an end
+        code, printed = self.run(capsys, tmp_path / "own.json")
+        assert code == 1 and "too_long x 1" in printed and "78 tokens, over 77" in printed
+
+    def test_a_bank_keeps_its_header(self, tmp_path, capsys):
+        table = dict.fromkeys(HEADER, "x") | {"names": {"n1": "CAT"}, "descriptions": {"n1": ["soft  fur"]}}
+        (tmp_path / "own.json").write_text(json.dumps(table))
+        assert self.run(capsys, tmp_path / "own.json", "--fix", tmp_path / "fixed.json")[0] == 0
+        assert json.loads((tmp_path / "fixed.json").read_text()) == table | {"descriptions": {"n1": ["soft fur"]}}
+
+    def test_strict_has_the_rules_of_packaged_banks(self, tmp_path, capsys):
+        (tmp_path / "own.json").write_text(json.dumps({"cat": ["typical fur"]}))
+        assert self.run(capsys, tmp_path / "own.json")[0] == 0
+        code, printed = self.run(capsys, tmp_path / "own.json", "--strict")
+        assert code == 1 and "error: banned x 1" in printed and "error: count x 1" in printed
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["/nowhere.json"], ["/nowhere.json does not exist", "{class: [phrase, ...]}"]),
+            (["eurosat", "--dataset", "zoo"], ["no description bank is called 'zoo'"]),
+            (["eurosat", "--model", "/nowhere"], ["--model /nowhere has no tokenizer"]),
+            (["eurosat", "--fix", "/nowhere/out.json"], ["a packaged bank has nothing to mend"]),
+        ],
+    )
+    def test_bad_input_ends_with_status_2_and_the_remedy(self, capsys, monkeypatch, arguments, words):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        code, printed = self.run(capsys, *arguments)
+        assert code == 2 and all(word in printed for word in words), printed

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multicrop.descriptions.texts import ClassTexts, match
+
 FOLDER = Path(__file__).parent
 HEADER = ("set", "classes_from", "author", "date", "licence", "how")
 
@@ -42,15 +44,8 @@ def phrases_for(name: str, class_names: Sequence[str]) -> dict[str, list[str]]:
     A class that the bank does not know is left out; so is a name that the bank has twice, whose key (ImageNet's wnid) must be given.
     """
     bank = load_bank(name)
-    by_name: dict[str, list[str]] = {}
-    for key, title in bank.classes.items():
-        by_name.setdefault(_plain(title), []).append(key)
-    found = {c: [c] if c in bank.descriptions else by_name.get(_plain(c), []) for c in class_names}
-    return {c: bank.descriptions[keys[0]] for c, keys in found.items() if len(keys) == 1}
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    keys = match(ClassTexts(bank.descriptions, bank.classes), class_names)
+    return {c: bank.descriptions[key] for c, key in zip(class_names, keys, strict=True) if key is not None}
 
 
 def read_bank(path: Path) -> DescriptionBank:

@@ -1,4 +1,6 @@
-"""Finds the defects of a description bank. Pure functions: they take a bank and return records, and read no file.
+"""Finds where a description bank breaks the rules of the packaged ones. Pure functions: they take a bank and return records.
+
+What makes texts of any source unfit for a run is found by check.py, which asks less; this is the house rule on top of it.
 
 An **error** breaks a rule that every bank keeps; a **warning** may be right, so a reader decides.
 
@@ -24,6 +26,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from multicrop.descriptions import DescriptionBank
@@ -31,6 +34,7 @@ from multicrop.descriptions import DescriptionBank
 PHRASES = range(8, 13)
 WORDS = range(2, 9)
 ERRORS = frozenset({"count", "length", "leakage", "negation", "banned", "duplicate", "common", "skeleton"})
+BLOCKING = frozenset({"no_texts", "ambiguous_name", "empty", "refusal", "too_long"})  # the errors of check.py, which stop a run
 FUNCTION_WORDS = frozenset(["a", "an", "and", "de", "in", "of", "on", "or", "the", "to", "with"])
 COLOURS = frozenset(
     ["black", "blue", "brown", "gold", "golden", "gray", "green", "grey", "orange", "pink", "purple", "red", "silver", "white", "yellow"]
@@ -54,8 +58,8 @@ class Finding:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """The severity of the defect, by the table of this module."""
-        return "error" if self.defect in ERRORS else "warning"
+        """The severity of the defect, by the table of this module or that of check.py."""
+        return "error" if self.defect in ERRORS | BLOCKING else "warning"
 
 
 def audit(bank: DescriptionBank, *, max_share: float = 0.2, max_skeleton: float = 0.1) -> list[Finding]:
@@ -91,14 +95,19 @@ def phrase_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:
 
 def name_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:
     """Leakage of a content word of the name, else a word of the phrase that begins or ends with one, or one with it."""
-    stems, exact = content_words(name)
-    spoken = set(tokens(phrase))
-    if leaked := sorted(word for word in spoken if stem(word) in stems or word in exact):
+    if leaked := name_stem_words(phrase, name):
         yield "leakage", ", ".join(leaked)
         return
-    for word in sorted(spoken):
+    stems, _ = content_words(name)
+    for word in sorted(set(tokens(phrase))):
         if any(is_part(*sorted((stem(word), other), key=len)) for other in stems):
             yield "part_of_name", word
+
+
+def name_stem_words(phrase: str, name: str) -> list[str]:
+    """The words of the phrase with the stem of a content word of the name, sorted."""
+    stems, exact = content_words(name)
+    return sorted(word for word in set(tokens(phrase)) if stem(word) in stems or word in exact)
 
 
 def is_part(short: str, long: str) -> bool:
@@ -106,6 +115,7 @@ def is_part(short: str, long: str) -> bool:
     return len(short) > 3 and (long.startswith(short) or long.endswith(short))
 
 
+@cache
 def content_words(name: str) -> tuple[set[str], set[str]]:
     """The stems of the content words of a class name, and the `billed` of `Black-billed`, which count as spelled."""
     compounds = set(re.findall(r"-([^\W\d_]+ed)\b", name.lower().replace("_", " ")))
@@ -162,6 +172,7 @@ def bag(phrase: str) -> tuple[str, ...]:
     return tuple(sorted(map(stem, tokens(phrase))))
 
 
+@cache
 def stem(word: str) -> str:
     """A crude English stem, for comparing only: leaves = leaf, berries = berry, striped = stripe, spotted = spot."""
     if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3:

@@ -1,0 +1,129 @@
+"""Texts of classes from a file, in the packaged format or as a plain {class: [text, ...]}, and how they are matched to classes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SHAPE = "{class: [phrase, ...]}"
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """The texts of every key, as they lie in a file; `titles` gives each key's class name (the key itself, but for stable keys)."""
+
+    texts: dict[str, list[str]]
+    titles: dict[str, str]
+
+
+def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
+    """The texts in a JSON file: {class: [phrase, ...]} (as DCLIP's and CuPL's files are), or a bank as packaged ones are.
+
+    Texts may be empty here (`check` finds them). Raises ValueError, with `knob` and the remedy, for a file that is missing, not UTF-8, no
+    JSON, of another shape, without classes, or that has a class twice.
+    """
+    path, wanted = Path(file).expanduser(), f"{knob} wants a JSON object {SHAPE}"
+    if not path.is_file():
+        raise ValueError(f"the description file {path} does not exist; {wanted}")
+    try:
+        table = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_no_key_twice)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the description file {path} is no JSON in UTF-8 ({error}); save it as UTF-8; {wanted}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the description file {path} is no JSON ({error}); {wanted}") from error
+    except _KeyTwiceError as error:
+        raise ValueError(
+            f"the description file {path} has {error}: JSON keeps only the last. Use a stable key a class (ImageNet's wnid) and "
+            '"names": {key: class name}, as docs/texts.md shows'
+        ) from error
+    return _class_texts(table, f"the description file {path} must be a JSON object {SHAPE} of non-empty strings")
+
+
+def _class_texts(table: object, complaint: str) -> ClassTexts:
+    """The texts of a parsed file; raises ValueError when it is of another shape."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{complaint}; it holds a {type(table).__name__}")
+    titles = None
+    if isinstance(table.get("descriptions"), dict):
+        table, titles = table["descriptions"], table.get("names")
+    if not table:
+        raise ValueError(f"{complaint}; it has no class")
+    for name, row in table.items():
+        if not isinstance(row, list) or not all(isinstance(text, str) for text in row):
+            raise ValueError(f"{complaint}; that of {name!r} is {json.dumps(row, ensure_ascii=False)[:60]}")
+    if titles is None:
+        titles = {key: key for key in table}
+    if not isinstance(titles, dict) or set(titles) != set(table) or not all(isinstance(title, str) for title in titles.values()):
+        raise ValueError(f'{complaint}; its "names" must give each key of "descriptions" the class name, as text')
+    return ClassTexts(table, {key: titles[key] for key in table})
+
+
+class _KeyTwiceError(Exception):
+    """A JSON object has a key twice."""
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+        raise _KeyTwiceError(f"{len(twice)} classes twice ({', '.join(twice[:3])})")
+    return dict(pairs)
+
+
+def plain(name: str) -> str:
+    """A class name for comparing: lower case, "_" and "-" as spaces."""
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def match(texts: ClassTexts, class_names: Sequence[str], class_keys: Sequence[str] | None = None) -> list[str | None]:
+    """The key of each class's texts: by its stable key, by its name as a key, else by name with case, "_" and "-" aside.
+
+    None where there is none, and where a name fits several keys (ImageNet's missile), for which only a stable key will do.
+    """
+    by_name: dict[str, list[str]] = {}
+    for key, title in texts.titles.items():
+        for spelling in {plain(title), plain(key)}:
+            by_name.setdefault(spelling, []).append(key)
+    found: list[str | None] = []
+    for name, stable in zip(class_names, class_keys or [""] * len(class_names), strict=True):
+        fitting = by_name.get(plain(name), [])
+        exact = next((key for key in (stable, name) if key in texts.texts), None)
+        found.append(exact if exact is not None else fitting[0] if len(fitting) == 1 else None)
+    return found
+
+
+def ambiguous(texts: ClassTexts, class_names: Sequence[str], keys: Sequence[str | None]) -> list[str]:
+    """The names without a match because several keys have that name."""
+    titles = [plain(title) for title in texts.titles.values()]
+    return [name for name, key in zip(class_names, keys, strict=True) if key is None and titles.count(plain(name)) > 1]
+
+
+def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
+    """(class names, stable keys or None) in a file: a line a class (.txt), or JSON: [name], {key: name}, or [{"wnid": key, "name": name}].
+
+    Raises ValueError for a file that is missing, not UTF-8, empty or of another shape.
+    """
+    path = Path(file).expanduser()
+    wanted = "the class list wants one name a line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; {wanted}")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        table = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 {'JSON' if path.suffix == '.json' else 'text'} ({error}); {wanted}") from error
+    names, keys = _names_and_keys(table)
+    if not names or not all(isinstance(name, str) and name.strip() for name in [*names, *(keys or [])]):
+        raise ValueError(f"{path} holds {'no class' if not names else 'something else than names'}; {wanted}")
+    return names, keys
+
+
+def _names_and_keys(table: object) -> tuple[list, list | None]:
+    if isinstance(table, Mapping):
+        if isinstance(table.get("descriptions"), Mapping):  # a bank: its classes
+            table = table.get("names") or {key: key for key in table["descriptions"]}
+        keys, names = list(table), list(table.values())
+        return (keys, None) if all(isinstance(value, list) for value in names) or keys == names else (names, keys)
+    if isinstance(table, list) and table and all(isinstance(row, Mapping) and "name" in row for row in table):
+        keys = [row.get("wnid", row.get("key")) for row in table]
+        return [row["name"] for row in table], keys if all(keys) else None
+    return (table, None) if isinstance(table, list) else ([], None)

@@ -1,0 +1,86 @@
+"""The encoded prompts of all classes: every distinct text once, laid out class by class; and prompts that stand for a mean of texts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class Mean(str):
+    """A prompt that stands for the normalised mean embedding of its `members`; as a text, it is what it is shown as."""
+
+    members: tuple[str, ...]
+
+    def __new__(cls, shown: str, members: Sequence[str]) -> "Mean":
+        """The mean of the distinct members."""
+        made = super().__new__(cls, shown)
+        made.members = tuple(dict.fromkeys(members))
+        return made
+
+    def __getnewargs__(self) -> tuple[str, tuple[str, ...]]:
+        """What a copy is made from."""
+        return str(self), self.members
+
+    def __repr__(self) -> str:
+        """The members too: two means may be shown alike."""
+        return f"Mean({str(self)!r}, {self.members!r})"
+
+
+def members(prompt: str) -> tuple[str, ...]:
+    """The texts that a prompt is encoded from: itself, or the members of a mean."""
+    return prompt.members if isinstance(prompt, Mean) else (prompt,)
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """Unit-norm prompt features of all classes, padded to the longest class, with the mask of real entries."""
+
+    features: Float[Tensor, "classes prompts dim"]
+    mask: Bool[Tensor, "classes prompts"]
+    prompts: list[list[str]]
+
+    @property
+    def label(self) -> Float[Tensor, "classes dim"]:
+        """The label prompt of each class."""
+        return self.features[:, 0]
+
+    def select(self, texts: str) -> "TextBank":
+        """Only the label prompts (`label`), only the descriptions (`descriptions`), or `all`.
+
+        Raises ValueError when descriptions are wanted and some class has none.
+        """
+        if texts == "all":
+            return self
+        if texts == "label":
+            return TextBank(self.features[:, :1], self.mask[:, :1], [row[:1] for row in self.prompts])
+        if texts != "descriptions":
+            raise ValueError(f"texts is label, descriptions or all, got {texts!r}")
+        bare = [row[0] for row in self.prompts if len(row) < 2]
+        if bare:
+            raise ValueError(
+                f"descriptions are wanted, but {len(bare)} classes have none: {', '.join(bare[:3])}"
+                f"{', ...' if len(bare) > 3 else ''}. Use prompt=descriptions with a file that covers them (prompt.file=PATH), "
+                "or an aggregator that needs only the label prompt (aggregator=global)"
+            )
+        return TextBank(self.features[:, 1:], self.mask[:, 1:], [row[1:] for row in self.prompts])
+
+
+def text_bank(prompts: list[list[str]], encode: Callable[[list[str]], Tensor]) -> TextBank:
+    """Encode every distinct text once and lay the features out class by class; a `Mean` becomes one feature."""
+    distinct = list(dict.fromkeys(text for row in prompts for prompt in row for text in members(prompt)))
+    position = {text: index for index, text in enumerate(distinct)}
+    features = encode(distinct)
+    width = max(len(row) for row in prompts)
+    padded = torch.zeros(len(prompts), width, features.shape[1])
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, texts in enumerate(prompts):
+        padded[row, : len(texts)] = torch.stack([_feature(features[[position[text] for text in members(prompt)]]) for prompt in texts])
+        mask[row, : len(texts)] = True
+    return TextBank(padded, mask, prompts)
+
+
+def _feature(features: Float[Tensor, "texts dim"]) -> Float[Tensor, " dim"]:
+    """The one feature as it is, or the normalised mean of several."""
+    return features[0] if len(features) == 1 else torch.nn.functional.normalize(features.mean(0), dim=-1)

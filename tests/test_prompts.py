@@ -1,0 +1,337 @@
+"""Prompts of every kind: joined by grammar, ensembles as a mean, descriptions with and without the label, random controls, mixtures."""
+
+import copy
+import json
+import logging
+import pickle
+from collections import Counter
+
+import pytest
+import torch
+from conftest import composed, options
+from hydra.utils import instantiate
+from refusals import refused
+
+from multicrop.descriptions import available, load_bank
+from multicrop.prompts import Mean, described, ensemble, mixed, prompts_of, sentences, template, text_bank, waffle
+from multicrop.prompts.grammar import article, joined
+from multicrop.prompts.random_texts import vocabulary
+from multicrop.prompts.speech import KINDS, kind
+from multicrop.prompts.templates import template_set
+
+NAMES = ["cat", "house finch"]
+PHRASES = {"cat": ["long furry tail", "whiskers"], "house finch": ["red breast", "made of feathers", "with short legs"]}
+
+
+def written(path, table) -> str:
+    path.write_text(json.dumps(table), encoding="utf-8")
+    return str(path)
+
+
+class TestGrammar:
+    @pytest.mark.parametrize(
+        ("phrase", "expected"),
+        [
+            ("long furry tail", "X, which has a long furry tail"),
+            ("oval ears", "X, which has oval ears"),
+            ("orange bill with a black tip", "X, which has an orange bill with a black tip"),
+            ("a small, furry body", "X, which has a small, furry body"),
+            ("four legs", "X, which has four legs"),
+            ("black, white, or brown fur", "X, which has black, white, or brown fur"),
+            ("white front", "X, which has a white front"),
+            ("hanging baskets", "X, which has hanging baskets"),
+            ("outside tables under umbrellas", "X, which has outside tables under umbrellas"),
+            ("rotor blades drooping over a pad", "X, which has rotor blades drooping over a pad"),
+            ("pale chin and throat", "X, which has a pale chin and throat"),
+            ("hour hand", "X, which has an hour hand"),
+            ("S-shaped neck", "X, which has an S-shaped neck"),
+            ("U-shaped magnet", "X, which has a U-shaped magnet"),
+            ("one-piece shell", "X, which has a one-piece shell"),
+            ("wings longer than the abdomen", "X, which has wings longer than the abdomen"),
+            ("butterfly on a cornflower", "X, which has a butterfly on a cornflower"),
+            ("furry", "X, which is furry"),
+            ("large and heavy", "X, which is large and heavy"),
+            ("typically red with white spots", "X, which is typically red with white spots"),
+            ("pale buff with brown spots", "X, which is pale buff with brown spots"),
+            ("up to 3 feet tall", "X, which is up to 3 feet tall"),
+            ("striped", "X, which is striped"),
+            ("made of metal", "X, which is made of metal"),
+            ("hanging from a branch", "X, which is hanging from a branch"),
+            ("often found near water", "X, which is often found near water"),
+            ("upright on a wire", "X, which is upright on a wire"),
+            ("with short legs", "X, with short legs"),
+            ("in the water", "X, in the water"),
+            ("has a beak", "X, which has a beak"),
+            ("it has four wheels", "X, which has four wheels"),
+            ("may be white", "X, which may be white"),
+            ("lives in trees", "X, which lives in trees"),
+            ("typically has two wheels", "X, which typically has two wheels"),
+            ("its legs are long", "X, whose legs are long"),
+            ("feathers can be white", "X, whose feathers can be white"),
+            ("muzzle longer than it is wide.", "X, which has a muzzle longer than it is wide"),
+        ],
+    )
+    def test_the_part_of_speech_decides_how_a_phrase_is_joined(self, phrase, expected):
+        assert joined("X", phrase) == expected
+
+    def test_not_the_first_letter(self):
+        assert joined("X", "amber eyes") == "X, which has amber eyes" and joined("X", "amber") == "X, which is amber"
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("owl", "an"),
+            ("cat", "a"),
+            ("unicorn", "a"),
+            ("unusual fin", "an"),
+            ("European robin", "a"),
+            ("honest face", "an"),
+            ("LED", "an"),
+            ("UV lamp", "a"),
+            ("8-sided sign", "an"),
+            ("18 wheels", "an"),
+            ("BMW coupe", "a"),
+            ("MG roadster", "an"),
+            ("AUDI coupe", "an"),
+        ],
+    )
+    def test_a_or_an_goes_by_sound(self, text, expected):
+        assert article(text) == expected
+
+    def test_our_own_phrases_are_mostly_noun_phrases_and_every_one_gets_a_kind(self):
+        phrases = [phrase for name in available() for row in load_bank(name).descriptions.values() for phrase in row][::7]
+        counts = Counter(map(kind, phrases))
+        assert set(counts) <= set(KINDS) and sum(counts.values()) == len(phrases)
+        assert counts["noun"] > 0.98 * len(phrases) and counts["participle"] > 5
+
+
+class TestTemplates:
+    def test_the_packaged_sets(self):
+        sizes = {
+            "imagenet1k": 80,
+            "imagenet7": 7,
+            "cifar10": 18,
+            "caltech101": 34,
+            "ucf101": 48,
+            "dtd": 8,
+            "eurosat": 3,
+            "stanford_cars": 8,
+        }
+        assert {name: len(set(template_set(name))) for name in sizes} == sizes
+        assert template_set(None) == template_set("imagenet1k") and set(template_set("imagenet7")) < set(template_set("imagenet1k"))
+        assert set(available()) <= {name for name in available() if template_set(name)}
+        assert all(each.count("{}") == 1 for name in available() for each in template_set(name))
+
+    def test_each_template_is_a_prompt_or_all_are_one_mean(self):
+        own = ["a photo of a {}.", "art of the {}."]
+        apart = ensemble(NAMES, {}, template="{}", templates=own, average=False)
+        assert apart[1] == ["house finch", "a photo of a house finch.", "art of the house finch."]
+        assert ensemble(["cat"], {}, template="art of the {}.", templates=own, average=False)[0] == ["art of the cat.", "a photo of a cat."]
+        (mean,) = ensemble(["cat"], {}, template="{}", templates=own, average=True)[0]
+        assert isinstance(mean, Mean) and mean == "cat" and mean.members == ("a photo of a cat.", "art of the cat.")
+
+    def test_agreement_is_asked_for(self):
+        assert template(["okapi"], {}, template="a photo of a {}.") == [["a photo of a okapi."]]
+        assert template(["okapi", "cat"], {}, template="A {}.", agree=True) == [["An okapi."], ["A cat."]]
+        assert template(["okapi"], {}, template="a photo of the {}.", agree=True) == [["a photo of the okapi."]]
+
+    @pytest.mark.parametrize(
+        ("templates", "words"),
+        [("zoo", ["'zoo'", "prompt.templates is one of", "imagenet1k"]), ([], ["prompt.templates is empty"]), (["a cat"], ["{} once"])],
+    )
+    def test_bad_sets(self, templates, words):
+        with refused(*words):
+            ensemble(NAMES, {}, template="{}", templates=templates, average=True)
+
+
+class TestMeans:
+    def test_a_mean_is_the_normalised_mean_of_its_members(self, encoder):
+        texts = ["tiger", "a tiger face", "tail of a tiger"]
+        bank = text_bank([["dog", Mean("tiger", texts)], ["tiger"]], encoder.encode_texts)
+        total = sum(encoder.encode_texts([text])[0] for text in texts) / 3
+        torch.testing.assert_close(bank.features[0, 1], total / total.norm(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(bank.features[1, 0], encoder.encode_texts(["tiger"])[0], atol=1e-5, rtol=0)
+        assert bank.mask.tolist() == [[True, True], [True, False]]
+
+    def test_means_that_are_shown_alike_stay_apart_and_copies_keep_the_members(self):
+        one, other = Mean("cat", ["a", "b"]), Mean("cat", ["a", "c"])
+        assert repr([one]) != repr([other])
+        for made in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):  # noqa: S301
+            assert made.members == ("a", "b") and made == "cat"
+
+
+class TestDescribed:
+    def test_label_first_then_joined_phrases_ragged(self):
+        rows = described(NAMES, PHRASES, template="a photo of a {}.")
+        assert rows == [
+            ["a photo of a cat.", "cat, which has a long furry tail", "cat, which has whiskers"],
+            [
+                "a photo of a house finch.",
+                *(f"house finch, {end}" for end in ("which has a red breast", "which is made of feathers", "with short legs")),
+            ],
+        ]
+
+    def test_a_join_of_ones_own(self):
+        rows = described(["cat"], PHRASES, template="a {}.", join="{prompt} {description}!")
+        assert rows == [["a cat.", "a cat. long furry tail!", "a cat. whiskers!"]]
+
+    def test_without_the_label_the_phrases_stand_alone_behind_slot_0(self):
+        assert described(["cat"], PHRASES, template="a {}.", with_label=False) == [["a cat.", "long furry tail", "whiskers"]]
+
+    def test_a_file_stands_alone_and_extend_adds(self, tmp_path):
+        file = written(tmp_path / "own.json", {"cat": ["soft paws", "whiskers"]})
+        knobs = {"template": "{}", "with_label": False}
+        assert described(["cat"], PHRASES, file=file, **knobs) == [["cat", "soft paws", "whiskers"]]
+        assert described(["cat"], PHRASES, extend=file, **knobs) == [["cat", "long furry tail", "whiskers", "soft paws"]]
+        with refused("1 of 2 classes have no descriptions: house finch", "prompt.extend=PATH"):
+            described(NAMES, PHRASES, file=file, **knobs)
+
+    def test_a_bank_in_the_packaged_format_is_a_file_too(self, tmp_path):
+        file = written(tmp_path / "bank.json", {"set": "x", "names": {"n1": "cat"}, "descriptions": {"n1": ["soft paws"]}})
+        assert described(["Cat"], {}, template="{}", file=file, with_label=False) == [["Cat", "soft paws"]]
+
+    def test_stable_keys_tell_classes_of_one_name_apart(self):
+        keys = ["n03773504", "n04008634"]
+        first, second = described(["missile", "projectile"], {}, template="{}", bank="imagenet1k", class_keys=keys)
+        bank = load_bank("imagenet1k").descriptions
+        assert first[1:] == [joined("missile", text) for text in bank[keys[0]]]
+        assert second[1:] == [joined("projectile", text) for text in bank[keys[1]]]
+        with refused("2 of 2 classes have no descriptions: missile, missile"):
+            described(["missile", "missile"], {}, template="{}", bank="imagenet1k")
+
+    @pytest.mark.parametrize(
+        ("table", "words"),
+        [
+            ({"cat": ["", "fur"]}, ["prompt.file", "empty x 1", "--fix OUT.json"]),
+            ({"cat": ["I'm sorry, I cannot help"]}, ["refusal x 1", "I'm sorry", "multicrop describe audit"]),
+            ({"cat": []}, ["1 of 1 classes have no descriptions: cat"]),
+            ({"dog": ["fur"]}, ["no descriptions: cat", "1 other classes: dog"]),
+        ],
+    )
+    def test_a_file_that_fails_its_audit_stops_the_run(self, tmp_path, table, words):
+        with refused(*words):
+            described(["cat"], {}, template="{}", file=written(tmp_path / "bad.json", table))
+
+    def test_warnings_are_one_line_with_counts(self, tmp_path, caplog):
+        table = {"cat": ["soft  paws", "Fur", "fur"], "cow": ["horns"]}
+        described(["cat"], {}, template="{}", file=written(tmp_path / "own.json", table))
+        (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert "unknown_class 1" in line and "repeated 1" in line and "whitespace 1" in line
+
+
+LEAKING = {"house finch": ["A house finch is small.", "House finches' bills are short", "finch-like head", "red breast"]}
+KNOBS = {"template": "a {}.", "join": "{label}, which has {description}", "kind": "both", "count": None, "shared": False}
+
+
+class TestLeaks:
+    def rows(self, **knobs):
+        return described(["house finch"], LEAKING, template="{}", with_label=False, **knobs)[0][1:]
+
+    def test_keep_measures_and_warns(self, caplog):
+        assert self.rows() == LEAKING["house finch"]
+        assert "2 of 4 texts name their class (50.0 %), 1 more a word of its name (25.0 %)" in caplog.text
+        assert "prompt.leak=drop or mask" in caplog.text
+
+    def test_drop(self):
+        assert self.rows(leak="drop") == ["red breast"]
+
+    def test_mask(self):
+        assert self.rows(leak="mask") == ["It is small.", "Its bills are short", "this-like head", "red breast"]
+
+    def test_bad_knob_and_nothing_left(self):
+        with refused("prompt.leak is one of keep, drop, mask", "'hide'"):
+            self.rows(leak="hide")
+        with refused("every text of 1 classes names its class: cat", "prompt.leak=mask"):
+            described(["cat"], {"cat": ["a cat"]}, template="{}", leak="drop")
+
+
+class TestSentences:
+    def test_as_written(self, tmp_path):
+        file = written(tmp_path / "cupl.json", {"cat": ["A cat is a small animal.", "Cats have tails."]})
+        assert sentences(["cat"], {}, template="a {}.", file=file) == [["a cat.", "A cat is a small animal.", "Cats have tails."]]
+        masked = sentences(["cat"], {}, template="a {}.", file=file, with_label=False, leak="mask")
+        assert masked == [["a cat.", "It is a small animal.", "They have tails."]]
+
+    def test_no_file(self):
+        with refused("prompt=sentences needs a file", "prompt.file=PATH"):
+            sentences(["cat"], {}, template="{}", file=None)
+
+
+class TestWaffle:
+    def rows(self, seed=0, names=NAMES, **knobs):
+        return waffle(names, PHRASES, waffle_seed=seed, **(KNOBS | knobs))
+
+    def test_as_many_texts_of_as_many_words_as_the_descriptions(self):
+        rows = self.rows(with_label=False)
+        assert [len(row) for row in rows] == [3, 4] and [row[0] for row in rows] == ["a cat.", "a house finch."]
+        assert len(rows[0][1].split()) == 3 and set(rows[0][1].split()) <= set(vocabulary())
+        assert all(not set(row[1:]) & set(PHRASES[name]) for name, row in zip(NAMES, rows, strict=True))
+        assert self.rows()[0][1] == f"cat, which has {rows[0][1]}"
+
+    def test_seeded_by_class_not_by_position(self):
+        assert self.rows() == self.rows() != self.rows(seed=1)
+        assert self.rows(names=NAMES[::-1]) == self.rows()[::-1]
+
+    def test_kinds(self):
+        characters = [text for row in self.rows(kind="characters", with_label=False, count=4) for text in row[1:]]
+        assert not set(" ".join(characters).split()) & set(vocabulary()) and all(len(text.replace(" ", "")) <= 10 for text in characters)
+        assert all(set(text.split()) <= set(vocabulary()) for row in self.rows(kind="words", with_label=False) for text in row[1:])
+
+    def test_shared_and_counted(self):
+        rows = self.rows(shared=True, count=5, with_label=False)
+        assert rows[0][1:] == rows[1][1:] and len(rows[0]) == 6
+        rows = self.rows(count=5, with_label=False)
+        assert not set(rows[0]) & set(rows[1])
+
+    @pytest.mark.parametrize(
+        ("knobs", "words"),
+        [
+            ({"kind": "letters"}, ["prompt.kind is one of words, characters, both"]),
+            ({"count": 0}, ["prompt.count", "1 or more", "got 0"]),
+            ({"names": ["dog"]}, ["1 of 1 classes have no descriptions: dog"]),
+            ({"join": "{label}"}, ["prompt.join holds {description}"]),
+        ],
+    )
+    def test_bad_knobs(self, knobs, words):
+        with refused(*words):
+            self.rows(**knobs)
+
+
+class TestConfigs:
+    def made(self, *overrides, names=NAMES, descriptions=PHRASES, keys=None):
+        return prompts_of(instantiate(composed(*overrides).prompt), names, descriptions, keys)
+
+    @pytest.mark.parametrize("option", options("prompt"))
+    def test_every_option_puts_a_label_prompt_first_and_counts_stay_ragged(self, option, tmp_path):
+        file = [f"prompt.file={written(tmp_path / 'cupl.json', PHRASES)}"] if option == "sentences" else []
+        rows = self.made(f"prompt={option}", "model=clip_vit_b16", *file)
+        assert [str(row[0]) for row in rows] == ["a photo of a cat.", "a photo of a house finch."]
+        assert len(rows[1]) == len(rows[0]) + (option not in ("template", "ensemble"))
+        assert all(len(set(map(repr, row))) == len(row) for row in rows)
+
+    def test_descriptions_find_the_bank_of_the_data_set_and_the_grammar_joins(self):
+        overrides = ["dataset=folder", "++dataset.bank=oxford_pets", "model=clip_vit_b16", "prompt.join=grammar"]
+        (row,) = self.made(*overrides, names=["Maine Coon"], descriptions={})
+        assert row[1:] == [joined("Maine Coon", text) for text in load_bank("oxford_pets").descriptions["maine_coon"]]
+
+    def test_the_ensemble_is_that_of_the_data_set(self):
+        ((mean,),) = self.made("prompt=ensemble", "dataset=folder", "++dataset.bank=eurosat", names=["forest"])
+        assert mean.members == tuple(each.replace("{}", "forest") for each in template_set("eurosat"))
+
+    def test_a_mixture_takes_further_parts(self):
+        knobs = ["++prompt.parts.random.count=2", "++prompt.parts.random.kind=words", "prompt.parts.ensemble.templates=imagenet7"]
+        (row,) = self.made("prompt=mixed", "+prompt@prompt.parts.random=waffle", *knobs, names=["cat"])
+        assert row[:3] == ["cat", "long furry tail", "whiskers"] and isinstance(row[3], Mean) and len(row[3].members) == 7
+        assert len(row) == 6 and all(text.startswith("cat, which has ") for text in row[4:])
+        with refused("prompt=mixed has no part"):
+            mixed(["cat"], {}, parts={})
+
+    def test_stable_keys_reach_the_parts_of_a_mixture_and_functions_without_them_are_left_alone(self):
+        bank = ["++prompt.parts.descriptions.bank=imagenet1k"]
+        (row,) = self.made("prompt=mixed", *bank, names=["projectile"], descriptions={}, keys=["n04008634"])
+        assert row[1:-1] == load_bank("imagenet1k").descriptions["n04008634"]
+        assert self.made("prompt=template", names=["projectile"], keys=["n04008634"]) == [["projectile"]]
+
+    def test_encoded_by_the_embedded_model(self, encoder):
+        bank = encoder.encode_prompts(self.made("prompt=mixed", names=["cat"]))
+        torch.testing.assert_close(bank.features[bank.mask].norm(dim=-1), torch.ones(int(bank.mask.sum())))
