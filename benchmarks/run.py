@@ -18,7 +18,13 @@ HERE = Path(__file__).parent
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "torch": torch.__version__}
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "torch": torch.__version__,
+    }
 
 
 def main() -> None:

@@ -60,7 +60,14 @@ def ratio(name: str, over: Timing, under: Timing, *, mark: float | None = None, 
 def show(title: str, rows: list[Row]) -> None:
     """The rows as a table."""
     table = Table(title=title, title_justify="left")
-    for column, justify in (("", "left"), ("ratio", "right"), ("range over rounds", "right"), ("mark", "right"), ("", "left"), ("note", "left")):
+    for column, justify in (
+        ("", "left"),
+        ("ratio", "right"),
+        ("range over rounds", "right"),
+        ("mark", "right"),
+        ("", "left"),
+        ("note", "left"),
+    ):
         table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         mark = "" if row.mark is None else f"{'<=' if row.at_most else '>='} {row.mark:g}"

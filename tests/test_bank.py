@@ -1,7 +1,9 @@
 """The bank: exact, keyed by content, resumable, safe against faults and against a second process."""
 
+import importlib
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -11,18 +13,22 @@ import torch
 from conftest import pictures
 from PIL import Image
 
-from multicrop import bank as bank_module
 from multicrop import crops
-from multicrop.bank import image_bank, recipe_of
+from multicrop.bank import ShardFolder, image_bank, recipe_of
+from multicrop.config import PACKAGE
 from multicrop.model import MultiCropCLIP, ViewDataset, image_views
 from multicrop.views import global_pixels
 
+image_bank_module = importlib.import_module("multicrop.bank.image_bank")
+fill_module = importlib.import_module("multicrop.bank.fill")
+recipe_module = importlib.import_module("multicrop.bank.recipe")
+shards_module = importlib.import_module("multicrop.bank.shards")
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.4, max_side=0.8)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(bank_module, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(image_bank_module, "SHARD_IMAGES", 4)
 
 
 def fill(images, encoder, cache, sampler=SAMPLER, **knobs):
@@ -48,8 +54,6 @@ def test_features_are_the_models_called_by_hand(encoder, tmp_path):
 
 def test_the_global_view_is_the_processors(encoder):
     from transformers import AutoImageProcessor
-
-    from multicrop.config import PACKAGE
 
     processor = AutoImageProcessor.from_pretrained(PACKAGE / "tiny_clip")
     for index in range(4):
@@ -100,17 +104,30 @@ def test_every_ingredient_of_the_key_changes_it(encoder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(encoder, "spec", replace(encoder.spec, mean=(0.5, 0.5, 0.5)))
         others.append(recipe_of(images, SAMPLER, encoder, 0))
-    with monkeypatch.context() as patch:
-        patch.setattr(bank_module, "CODE_FILES", ("views.py",))
-        others.append(recipe_of(images, SAMPLER, encoder, 0))
     weight = encoder.model.visual_projection.weight
     with torch.no_grad():
+        before = weight[0, 0].clone()
         weight[0, 0] += 1
         others.append(recipe_of(images, SAMPLER, encoder, 0))
-        weight[0, 0] -= 1
+        weight[0, 0] = before
     keys = [recipe.key for recipe in others]
     assert base.key not in keys and len(set(keys)) == len(keys)
     assert recipe_of(images, partial(SAMPLER, n_crops=9), encoder, 0).key == base.key
+
+
+def test_a_change_of_any_file_that_makes_views_changes_the_key(encoder, monkeypatch, tmp_path):
+    for name in ("crops", "encoder"):
+        shutil.copytree(PACKAGE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in PACKAGE.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(recipe_module, "PACKAGE", tmp_path)
+    keys = {recipe_of(pictures(4), SAMPLER, encoder, 0).key}
+    files = ["views.py", "resampling.py", "images.py", "model.py"]
+    files += [f"{path.parent.name}/{path.name}" for name in ("crops", "encoder") for path in (tmp_path / name).glob("*.py")]
+    for name in files:
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n# changed\n")
+        keys.add(recipe_of(pictures(4), SAMPLER, encoder, 0).key)
+    assert len(keys) == len(files) + 1
 
 
 def test_a_killed_run_continues_and_gives_the_same_bytes(encoder, tmp_path, monkeypatch):
@@ -118,8 +135,8 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(encoder, tmp_path, monk
     step, calls = MultiCropCLIP.predict_step, []
 
     def dies(self, batch, batch_idx):
-        calls.append(int(batch["index"]))
-        if len(calls) == 7:
+        calls.extend(batch["index"].tolist())
+        if 6 < len(calls) <= 8:
             raise KeyboardInterrupt
         return step(self, batch, batch_idx)
 
@@ -128,7 +145,7 @@ def test_a_killed_run_continues_and_gives_the_same_bytes(encoder, tmp_path, monk
         fill(pictures(10), encoder, tmp_path / "killed")
     assert len(shard_bytes(tmp_path / "killed")) == 1 and not list((tmp_path / "killed").rglob("manifest.json"))
     fill(pictures(10), encoder, tmp_path / "killed")
-    assert calls[7:] == [4, 5, 6, 7, 8, 9]
+    assert calls[8:] == [4, 5, 6, 7, 8, 9]
     assert shard_bytes(tmp_path / "killed") == shard_bytes(tmp_path / "whole")
 
 
@@ -140,43 +157,46 @@ def test_a_flipped_byte_is_found_and_only_that_shard_encoded_again(encoder, tmp_
     spoilt[-5] ^= 1
     victim.write_bytes(spoilt)
     seen, step = [], MultiCropCLIP.predict_step
-    monkeypatch.setattr(MultiCropCLIP, "predict_step", lambda self, batch, i: seen.append(int(batch["index"])) or step(self, batch, i))
+    monkeypatch.setattr(MultiCropCLIP, "predict_step", lambda self, batch, i: seen.extend(batch["index"].tolist()) or step(self, batch, i))
     with pytest.warns(UserWarning, match="checksum"):
         fill(pictures(10), encoder, tmp_path)
     assert seen == [4, 5, 6, 7] and shard_bytes(tmp_path) == intact
 
 
 def test_a_full_disk_is_said_and_leaves_no_half_file(encoder, tmp_path, monkeypatch):
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bank_module, "save_file", full)
+    monkeypatch.setattr(shards_module, "save_file", full)
     with pytest.raises(OSError, match=r"paths\.cache"):
         fill(pictures(3), encoder, tmp_path)
     assert not list(tmp_path.rglob("*.partial-*")) and not shard_bytes(tmp_path)
 
 
 def _fill_elsewhere(cache, queue):
-    from multicrop.config import PACKAGE
     from multicrop.encoder import load_encoder
 
     torch.set_num_threads(1)
-    bank_module.SHARD_IMAGES = 4
-    queue.put(fill(pictures(9), load_encoder(path=str(PACKAGE / "tiny_clip")), cache).reused)
+    image_bank_module.SHARD_IMAGES = 4
+    written, write = [], ShardFolder.write
+    ShardFolder.write = lambda self, index, tensors: written.append(self.shard(index).name) or write(self, index, tensors)
+    fill(pictures(23), load_encoder(path=str(PACKAGE / "tiny_clip")), cache)
+    queue.put(written)
 
 
-def test_of_two_processes_one_encodes_and_the_other_waits(tmp_path):
+def test_four_processes_at_once_encode_each_shard_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(2)]
+    processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(4)]
     for process in processes:
         process.start()
-    reused = sorted(queue.get(timeout=120) for _ in processes)
+    written = [shard for _ in processes for shard in queue.get(timeout=120)]
     for process in processes:
         process.join()
-    assert reused == [False, True]
-    assert json.loads(next(tmp_path.rglob("manifest.json")).read_text())["images"] == 9
+    assert sorted(written) == [f"shard-{index:05d}.safetensors" for index in range(6)]
+    assert json.loads(next(tmp_path.rglob("manifest.json")).read_text())["images"] == 23
+    assert not list(tmp_path.rglob("shard-*.lock"))
 
 
 def test_forward_gives_class_logits_of_pictures(encoder, generator):
@@ -192,6 +212,7 @@ def test_forward_gives_class_logits_of_pictures(encoder, generator):
 
 def test_a_view_dataset_item_does_not_depend_on_its_neighbours(encoder):
     images = pictures(5)
-    one = ViewDataset(images, [3], SAMPLER, encoder.spec, 0)[0]
-    all_of_them = ViewDataset(images, list(range(5)), SAMPLER, encoder.spec, 0)[3]
-    assert torch.equal(one["pixels"], all_of_them["pixels"]) and torch.equal(one["boxes"], all_of_them["boxes"])
+    one = ViewDataset(images, SAMPLER, encoder.spec, 0, group_size=1)[3]
+    group = ViewDataset(images, SAMPLER, encoder.spec, 0, group_size=2)[1]
+    assert group["index"].tolist() == [2, 3] and torch.equal(one["pixels"], group["pixels"][4:])
+    assert torch.equal(one["boxes"][0], group["boxes"][1])

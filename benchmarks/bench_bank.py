@@ -1,0 +1,256 @@
+"""Filling and reading banks: the encode against the bare forward and the published loop, its parts, its memory, and a sweep over a bank."""
+
+import io
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import published_loop
+import torch
+from PIL import Image
+from timing import Row, Timing, in_turn, ratio
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from multicrop import aggregators, crops
+from multicrop.bank import ShardFolder, image_bank
+from multicrop.config import PACKAGE
+from multicrop.datasets.base import LabelledImages
+from multicrop.encoder import Encoder, load_encoder
+from multicrop.images import open_image
+from multicrop.model import ViewDataset
+from multicrop.prompts import TextBank
+from multicrop.views import PixelSpec
+
+GPU = torch.cuda.is_available()
+ACCELERATOR, DEVICE = ("gpu", "cuda") if GPU else ("cpu", "cpu")
+CROPS = 16
+RANDOM = partial(crops.random, n_crops=CROPS, min_side=0.5, max_side=0.9)
+OPENAI = PixelSpec(224, 224, "bicubic", published_loop.MEAN, published_loop.STD)
+
+
+def main() -> tuple[str, list[Row]]:
+    """All comparisons, each in turn within one run."""
+    files, rows = photographs(64), []
+    rows += against_bare_and_published("ViT-B/32", vit_b32, files[: 64 if GPU else 4], marks=(0.92, 2.0), rounds=3)
+    rows += against_bare_and_published("embedded", tiny, files, marks=(0.75, 3.5), rounds=5)
+    return f"bank: K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}", [
+        *rows,
+        *pipeline(files[:16]),
+        *texts(),
+        *features(files),
+        *memory(),
+        *sweep(),
+    ]
+
+
+def photographs(count: int) -> list[bytes]:
+    """JPEG files with the statistics that cost a decoder time: shading, edges, noise."""
+    y, x = np.mgrid[:375, :500]
+    files = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        waves = (
+            120
+            + 60 * np.sin(x / rng.uniform(9, 60))[..., None] * np.cos(y / rng.uniform(9, 60))[..., None]
+            + rng.normal(0, 9, (375, 500, 3))
+        )
+        stream = io.BytesIO()
+        Image.fromarray(waves.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+        files.append(stream.getvalue())
+    return files
+
+
+def labelled(files: list[bytes], name: str) -> LabelledImages:
+    """The files as a data set."""
+    return LabelledImages(name, [str(i) for i in range(len(files))], [0] * len(files), lambda i: open_image(files[i]), name)
+
+
+def vit_b32(precision: str) -> Encoder:
+    """CLIP ViT-B/32 with random weights: speed does not depend on them."""
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(projection_dim=512)).eval()
+    return Encoder(model, AutoTokenizer.from_pretrained(PACKAGE / "tiny_clip"), OPENAI, name="vit_b32", precision=precision)
+
+
+def tiny(precision: str) -> Encoder:
+    """The embedded model."""
+    return load_encoder(path=str(PACKAGE / "tiny_clip"), precision=precision)
+
+
+def against_bare_and_published(
+    name: str, build: Callable[[str], Encoder], files: list[bytes], *, marks: tuple[float, float], rounds: int
+) -> list[Row]:
+    """The whole encode, JPEG to shards on disk, over the bare forward of as many views; and the published loop over it."""
+    precisions = ["fp32", "bf16"] + ([] if GPU else [p for p in ("openvino_bf16", "int8") if _available(p)])
+    ways, encoders = {}, {p: build(p).to(DEVICE) for p in precisions}
+    side = encoders["fp32"].spec.side
+    for precision, encoder in encoders.items():
+        pixels = torch.randint(0, 255, (len(files) * (CROPS + 1), 3, side, side), dtype=torch.uint8, device=DEVICE)
+        part = best_part(encoder, pixels)
+        ways[f"bare {precision}"] = partial(bare, encoder, pixels, part)
+        ways[f"bank {precision}"] = partial(fill, encoder, labelled(files, "bench"))
+    plain = build("fp32").model.to(DEVICE)
+    ways["published"] = lambda: published_loop.encode(files, plain, side, CROPS)
+    times = in_turn(ways, rounds=rounds)
+    rate = len(files) * (CROPS + 1) / times["bank fp32"].median
+    rows = [
+        ratio(f"{name}: bare forward / whole encode, {p}", times[f"bare {p}"], times[f"bank {p}"], mark=marks[0] if p != "int8" else None)
+        for p in precisions
+    ]
+    rows[0] = Row(**{**vars(rows[0]), "note": f"{rate:,.0f} crops a second"})
+    for p in precisions:
+        mark = {"bf16": marks[1], "openvino_bf16": 2.3} if name == "ViT-B/32" else {"fp32": marks[1]}
+        rows.append(ratio(f"{name}: published loop / whole encode, {p}", times["published"], times[f"bank {p}"], mark=mark.get(p)))
+    return rows
+
+
+def _available(precision: str) -> bool:
+    try:
+        tiny(precision)
+    except ValueError:
+        return False
+    return True
+
+
+@torch.inference_mode()
+def bare(encoder: Encoder, pixels: torch.Tensor, part: int) -> None:
+    """Nothing but the tower."""
+    for views in pixels.split(part):
+        encoder.encode_images(views)
+    if GPU:
+        torch.cuda.synchronize()
+
+
+def best_part(encoder: Encoder, pixels: torch.Tensor) -> int:
+    """The number of views a forward at which the tower is fastest here."""
+    parts = [p for p in ((128, 512, 1024) if GPU else (8, 17, 34, 68)) if p <= len(pixels)]
+    sample = pixels[: max(parts)]
+    times = in_turn({str(part): partial(bare, encoder, sample, part) for part in parts}, rounds=2)
+    return int(min(times, key=lambda key: times[key].median))
+
+
+def fill(encoder: Encoder, images: LabelledImages, sampler: crops.CropSampler = RANDOM) -> None:
+    """A bank from nothing."""
+    with tempfile.TemporaryDirectory() as cache:
+        where = {"accelerator": ACCELERATOR, "cut": "device" if GPU else "worker", "num_workers": 0}
+        image_bank(images, sampler, encoder, seed=0, cache=Path(cache), progress=False, **where)
+
+
+def pipeline(files: list[bytes]) -> list[Row]:
+    """Decode, crop and resample alone, one core, at 224 pixels."""
+    threads, rng = torch.get_num_threads(), np.random.default_rng(0)
+    torch.set_num_threads(1)
+    dataset = ViewDataset(labelled(files, "bench"), RANDOM, OPENAI, 0, group_size=1)
+    ways = {
+        "ours": lambda: [dataset[i] for i in range(len(files))],
+        "pil": lambda: [published_loop.views(data, 224, CROPS, rng) for data in files],
+    }
+    times = in_turn(ways, rounds=5)
+    torch.set_num_threads(threads)
+    note = f"{times['ours'].median / len(files) * 1e3:.1f} ms an image"
+    return [ratio("input pipeline alone, one core: PIL / ours", times["pil"], times["ours"], mark=5.0, note=note)]
+
+
+def texts() -> list[Row]:
+    """Texts trimmed to the longest of their batch, against padding to 77."""
+    encoder = vit_b32("fp32")
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "tiny_clip")
+    tokenizer.model_max_length = 77
+    encoder.tokenizer = tokenizer
+    sentences = [f"a photo of a {word}, which has long {word} parts" for word in ("tiger", "house", "clock", "apple") for _ in range(24)]
+
+    @torch.inference_mode()
+    def padded() -> torch.Tensor:
+        tokens = tokenizer(sentences, padding="max_length", max_length=77, return_tensors="pt")
+        return torch.nn.functional.normalize(encoder.model.get_text_features(**tokens).pooler_output, dim=-1)
+
+    gap = (encoder.encode_texts(sentences) - padded()).abs().max().item()
+    times = in_turn({"padded": padded, "trimmed": lambda: encoder.encode_texts(sentences)}, rounds=3)
+    return [ratio("texts: padded to 77 / trimmed", times["padded"], times["trimmed"], mark=3.0, note=f"largest difference {gap:.0e}")]
+
+
+def features(files: list[bytes]) -> list[Row]:
+    """crop=feature against crop=random."""
+    encoder = tiny("fp32").to(DEVICE)
+    images = labelled(files, "bench")
+    feature = partial(crops.feature, n_crops=CROPS, min_side=0.5, max_side=0.9)
+    times = in_turn({"random": lambda: fill(encoder, images), "feature": lambda: fill(encoder, images, feature)}, rounds=3)
+    return [ratio("embedded: crop=random / crop=feature", times["random"], times["feature"])]
+
+
+MEMORY = """
+import sys, resource, torch
+sys.path.insert(0, {here!r})
+import bench_bank, importlib
+importlib.import_module("multicrop.bank.image_bank").SHARD_IMAGES = 64
+files = bench_bank.photographs(8)
+bench_bank.fill(bench_bank.tiny("fp32"), bench_bank.labelled([files[i % 8] for i in range({images})], "bench"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory() -> list[Row]:
+    """Peak memory of a fill does not grow with its length: 8 shards against 2, each in a process of its own."""
+    peaks = {}
+    for shards in (2, 8):
+        script = MEMORY.format(here=str(Path(__file__).parent), images=64 * shards)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        peaks[shards] = int(done.stdout.split()[-1]) * 1024
+    note = f"{peaks[8] / 2**20:,.0f} MiB with 8 shards, {peaks[2] / 2**20:,.0f} with 2"
+    shard = 64 * (CROPS + 1) * 128 * 2
+    return [Row("peak memory: growth from 2 to 8 shards, in shards", *[(peaks[8] - peaks[2]) / shard] * 3, 2.0, True, note)]
+
+
+def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: int = 10, prompts: int = 8) -> list[Row]:
+    """Aggregator settings over a bank of 50,000 x 16 crops x 512, against the encode that would fill it at the measured rate of ViT-B/32."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.nn.functional.normalize(torch.randn(classes, prompts, dim, generator=generator), dim=-1)
+    bank_text = TextBank(text, torch.ones(classes, prompts, dtype=torch.bool), [["x"] * prompts] * classes)
+    with tempfile.TemporaryDirectory() as cache:
+        folder = ShardFolder(Path(cache), "bench", images, 256)
+        block = torch.nn.functional.normalize(torch.randn(256, CROPS + 1, dim, generator=generator), dim=-1).half()
+        for shard in range(folder.count):
+            count = len(folder.rows(shard))
+            boxes = torch.zeros(count, CROPS + 1, 4)
+            folder.write(shard, {"views": block[:count].clone(), "boxes": boxes, "readable": torch.ones(count, dtype=torch.uint8)})
+        started = time.perf_counter()
+        shards = folder.check()
+        opened = time.perf_counter() - started
+        seconds = []
+        for setting in range(settings // 10):  # a tenth of them: each costs the same
+            started = time.perf_counter()
+            for shard in shards:
+                views = shard["views"].float()
+                aggregators.topk(views, bank_text, 100.0, k=1 + setting, view_set="crops", text_set="all")
+            seconds.append(time.perf_counter() - started)
+    encoder = tiny("fp32")
+    files = photographs(16)
+    started = time.perf_counter()
+    fill(encoder, labelled(files, "bench"))
+    encode = (time.perf_counter() - started) / 16 * images
+    whole = Timing(tuple(opened + s * settings for s in seconds))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    note = (
+        f"{whole.median:.0f} s for {settings} settings (a tenth run, times ten), opening and checking {opened:.1f} s, peak {peak:.1f} GiB"
+    )
+    return [
+        ratio(
+            "embedded: encoding 50,000 images / a sweep of 100 settings over them",
+            Timing((encode,) * len(seconds)),
+            whole,
+            mark=1.0,
+            note=note,
+        )
+    ]
+
+
+if __name__ == "__main__":
+    from timing import show
+
+    show(*main())

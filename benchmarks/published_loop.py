@@ -1,0 +1,42 @@
+"""The plain multi-crop loop, as WCA's description has it: PIL decodes, cuts and prepares every crop alone; one fp32 forward an image."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPModel
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def prepared(image: Image.Image, side: int) -> Tensor:
+    """One view as CLIP's own preprocessing makes it: short side to `side`, bicubic, centre crop, normalise."""
+    scale = side / min(image.size)
+    image = image.resize((max(side, round(image.width * scale)), max(side, round(image.height * scale))), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    pixels = np.asarray(image.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
+    return torch.from_numpy((pixels - np.array(MEAN, dtype=np.float32)) / np.array(STD, dtype=np.float32)).permute(2, 0, 1)
+
+
+def views(data: bytes, side: int, n_crops: int, rng: np.random.Generator) -> Tensor:
+    """The whole image and `n_crops` random squares of half to nine tenths of its shorter side."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    parts = [prepared(image, side)]
+    for _ in range(n_crops):
+        length = int(rng.uniform(0.5, 0.9) * min(image.size))
+        left, top = rng.integers(0, image.width - length + 1), rng.integers(0, image.height - length + 1)
+        parts.append(prepared(image.crop((left, top, left + length, top + length)), side))
+    return torch.stack(parts)
+
+
+@torch.inference_mode()
+def encode(files: Sequence[bytes], model: CLIPModel, side: int, n_crops: int) -> Tensor:
+    """Features (images, 1 + n_crops, dim) of the whole loop."""
+    rng, rows = np.random.default_rng(0), []
+    for data in files:
+        pixels = views(data, side, n_crops, rng).to(model.device)
+        rows.append(torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1).cpu())
+    return torch.stack(rows)

@@ -1,0 +1,137 @@
+"""`multicrop bank list|verify|prune`: what is in the cache of view features, whether it is intact, and how to shrink it."""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bank in the cache, whole or not; `manifest` is empty where it is not."""
+
+    path: Path
+    manifest: dict
+    size: int  # bytes
+    used: float  # seconds since the epoch, of its last use
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command line of `multicrop bank`."""
+    parser = commands.add_parser("bank", help="list, verify and prune banks of view features", description=__doc__)
+    parser.add_argument("action", choices=["list", "verify", "prune"])
+    default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
+    parser.add_argument("--cache", type=Path, default=Path(default), help=f"the folder of the banks, as paths.cache (here: {default})")
+    parser.add_argument("--json", action="store_true", help="list: print JSON instead of a table")
+    parser.add_argument("--unused-days", type=float, help="prune: banks that nobody has used for so many days")
+    parser.add_argument("--unfinished", action="store_true", help="prune: banks that a killed run left half done")
+    parser.add_argument("--yes", action="store_true", help="prune: really delete; without it, only say what would be deleted")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do one action; returns the exit status: 1 where `verify` found damage."""
+    if not options.cache.is_dir():
+        raise ValueError(f"{options.cache} is no folder; name the banks' folder with --cache (it is paths.cache of your runs)")
+    entries = find(options.cache)
+    if options.action == "verify":
+        return verify(entries)
+    if options.action == "prune":
+        return prune(entries, options)
+    if options.json:
+        print(json.dumps([{"path": str(e.path), "bytes": e.size, "used": e.used, **e.manifest} for e in entries], indent=1))
+    else:
+        show(entries, options.cache)
+    return 0
+
+
+def find(cache: Path) -> list[Entry]:
+    """All banks of a cache, the largest first."""
+    from multicrop.bank.shards import read_manifest
+
+    entries = []
+    for path in cache.glob("*/*/v*"):
+        if not path.is_dir():
+            continue
+        files = [file.stat() for file in path.iterdir() if file.is_file()]
+        manifest = read_manifest(path / "manifest.json") or {}
+        used = max((file.st_mtime for file in files), default=path.stat().st_mtime)
+        entries.append(Entry(path, manifest, sum(file.st_size for file in files), used))
+    return sorted(entries, key=lambda entry: -entry.size)
+
+
+def show(entries: list[Entry], cache: Path) -> None:
+    """A table: size, last use, recipe."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{len(entries)} banks in {cache}, {_megabytes(sum(entry.size for entry in entries))}", title_justify="left")
+    for column in ("data set", "images", "views", "model", "crops", "size", "last used", "folder"):
+        justify = "right" if column in ("images", "views", "size") else "left"
+        table.add_column(column, justify=justify, overflow="fold")
+    for entry in entries:
+        facts, recipe = entry.manifest, entry.manifest.get("recipe", {})
+        policy = recipe.get("policy", "").removeprefix("multicrop.crops.").removeprefix("drawn.").removeprefix("fixed.")
+        cells = [facts.get("dataset", entry.path.parts[-3]), f"{facts.get('images', '')}", f"{facts.get('views', '')}"]
+        cells += [facts.get("model", "unfinished"), f"{policy}, seed {recipe['seed']}" if recipe else "", _megabytes(entry.size)]
+        table.add_row(*cells, f"{(time.time() - entry.used) / DAY:.1f} days ago", "/".join(entry.path.parts[-2:]))
+    Console().print(table)
+
+
+def verify(entries: list[Entry]) -> int:
+    """Read every shard of every finished bank against its checksum."""
+    from rich.progress import track
+
+    from multicrop.bank.shards import ShardFolder
+
+    damaged, whole = [], [entry for entry in entries if entry.manifest]
+    for entry in track(whole, description="Verifying"):
+        facts = entry.manifest
+        folder = ShardFolder(entry.path, entry.path.parts[-2], facts["images"], facts["shard_images"])
+        damaged += [folder.shard(index) for index in range(folder.count) if folder.read(index) is None]
+    for path in damaged:
+        print(f"damaged: {path} (the next run that reads this bank encodes this shard again)")
+    print(f"{len(whole)} banks verified, {len(damaged)} damaged shards, {len(entries) - len(whole)} unfinished banks")
+    return 1 if damaged else 0
+
+
+def prune(entries: list[Entry], options: argparse.Namespace) -> int:
+    """Delete what the options name; raises ValueError when they name nothing."""
+    if options.unused_days is None and not options.unfinished:
+        raise ValueError("say what to prune: --unused-days N, --unfinished, or both")
+    limit = None if options.unused_days is None else time.time() - options.unused_days * DAY
+    chosen = [e for e in entries if (limit is not None and e.used < limit) or (options.unfinished and not e.manifest)]
+    busy = [entry for entry in chosen if in_use(entry.path)]
+    for entry in busy:
+        print(f"kept, a process is filling it: {entry.path}")
+    chosen = [entry for entry in chosen if entry not in busy]
+    for entry in chosen:
+        print(f"{'deleted' if options.yes else 'would delete'}: {entry.path} ({_megabytes(entry.size)})")
+        if options.yes:
+            shutil.rmtree(entry.path)
+            entry.path.with_suffix(".lock").unlink(missing_ok=True)
+    verb = "freed" if options.yes else "would be freed (add --yes to delete)"
+    print(f"{len(chosen)} banks, {_megabytes(sum(entry.size for entry in chosen))} {verb}")
+    return 0
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process holds a claim on a shard of this bank right now."""
+    from filelock import FileLock, Timeout
+
+    for file in path.glob("*.lock"):
+        try:
+            with FileLock(file, timeout=0):
+                pass
+        except Timeout:
+            return True
+    return False
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,249 @@
+"""The bank against what happens to long runs: kills, changed data, little memory, several devices, no disk at all."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, composed, pictures
+from PIL import Image
+from test_bank import SAMPLER, fill, shard_bytes
+
+from multicrop import cli
+from multicrop.bank import PassingBank, StreamedBank, count_views
+from multicrop.bank.fill import group_size
+from multicrop.datasets.base import StreamedImages
+from multicrop.datasets.folder import folder as image_folder
+from multicrop.encoder import Encoder
+from multicrop.images import ImageError
+from multicrop.model import MultiCropCLIP
+from multicrop.session import Session
+
+image_bank_module = importlib.import_module("multicrop.bank.image_bank")
+# Forks children that fill one bank, kills each after a random time, and starts a new folder whenever one got to the end.
+KILLER = """
+import importlib, os, random, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+importlib.import_module("multicrop.bank.image_bank").SHARD_IMAGES = 4
+from conftest import PACKAGE, load_encoder, pictures
+from test_bank import fill
+top, rng, kills, folder = Path({top!r}), random.Random(5), 0, 0
+while kills < 20:
+    child = os.fork()
+    if child == 0:
+        fill(pictures({images}), load_encoder(path=str(PACKAGE / "tiny_clip")), top / str(folder))
+        os._exit(0)
+    time.sleep(rng.uniform(0.1, 0.7))
+    os.kill(child, signal.SIGKILL)
+    killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+    kills, folder = kills + killed, folder + (not killed)
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(image_bank_module, "SHARD_IMAGES", 4)
+
+
+def test_twenty_kills_at_random_points_lose_no_byte(encoder, tmp_path):
+    """SIGKILL at random moments of an encode that starts again each time: what it leaves is what an undisturbed run writes."""
+    images = 80
+    fill(pictures(images), encoder, tmp_path / "undisturbed")
+    script = tmp_path / "killer.py"
+    script.write_text(KILLER.format(tests=str(ROOT / "tests"), images=images, top=str(tmp_path / "killed")))
+    subprocess.run([sys.executable, script], check=True, capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    folders = sorted((tmp_path / "killed").iterdir(), key=lambda path: int(path.name))
+    expected = shard_bytes(tmp_path / "undisturbed")
+    for folder in folders:  # shards that survived a kill are whole: the last folder may lack some, never a byte of one
+        assert shard_bytes(folder).items() <= expected.items()
+    bank = fill(pictures(images), encoder, folders[-1])
+    assert len(bank) == images and shard_bytes(folders[-1]) == expected
+    assert not list(folders[-1].rglob("*.partial-*"))
+
+
+def test_two_gloo_processes_write_the_bytes_of_one(encoder, tmp_path):
+    command = [sys.executable, ROOT / "run.py", "task=encode", "dataset=scenes", "crop=random_k1", "trainer.progress=false"]
+    environment = os.environ | {"MULTICROP_OUTPUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        knobs = [f"trainer.devices={devices}", f"paths.cache={tmp_path / str(devices)}"]
+        done = subprocess.run([*map(str, command), *knobs], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("400 images x 2 views encoded") == 1
+    one, two = shard_bytes(tmp_path / "1"), shard_bytes(tmp_path / "2")
+    assert len(one) == 2 and one == two
+
+
+def test_a_changed_and_a_deleted_image_are_noticed(encoder, tmp_path):
+    top = tmp_path / "data"
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (top / split / name).mkdir(parents=True)
+            for index in range(3):
+                pixels = np.random.default_rng(index).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(top / split / name / f"{index}.png")
+
+    def read():
+        return image_folder(root=str(top), class_names=None, test_share=0.5, split_seed=0)
+
+    first = fill(read().test, encoder, tmp_path / "cache")
+    assert not first.reused and fill(read().test, encoder, tmp_path / "cache").reused
+    victim = top / "test" / "dog" / "1.png"
+    Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8)).save(victim)
+    changed = fill(read().test, encoder, tmp_path / "cache")
+    assert not changed.reused and not torch.equal(changed.tensors()[0], first.tensors()[0])
+    victim.unlink()
+    assert len(fill(read().test, encoder, tmp_path / "cache")) == 5
+
+
+def test_an_image_that_vanishes_in_the_middle_of_a_run_is_named(encoder, tmp_path):
+    images = pictures(6)
+    path = tmp_path / "gone.png"
+
+    def opened(index):
+        if index == 5:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return images.open(index)
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        fill(type(images)(images.name, images.ids, images.labels, opened, "x"), encoder, tmp_path / "cache")
+    assert len(shard_bytes(tmp_path / "cache")) == 1
+
+
+def test_memory_that_runs_out_halves_the_part(encoder, monkeypatch, tmp_path, caplog):
+    whole, sizes = Encoder.encode_images, []
+
+    def small(self, pixels):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
+            )
+        return whole(self, pixels)
+
+    expected = fill(pictures(5), encoder, tmp_path / "a").tensors()[0]
+    monkeypatch.setattr(Encoder, "encode_images", small)
+    found = fill(pictures(5), encoder, tmp_path / "b").tensors()[0]
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert sizes[0] > 2 and set(sizes[sizes.index(2) :]) <= {1, 2} and "do not fit into memory" in caplog.text
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(encoder, monkeypatch, tmp_path):
+    def broken(self, pixels):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Encoder, "encode_images", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        fill(pictures(2), encoder, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_streamed_bank_gives_what_the_bank_gives(workers, encoder, tmp_path):
+    images, order = pictures(7), [4, 0, 6, 1, 2, 3, 5]
+    bank = fill(images, encoder, tmp_path)
+    module = MultiCropCLIP(encoder, SAMPLER, seed=0)
+    streamed = StreamedBank(images, module, n_views=count_views(SAMPLER), num_workers=workers, accelerator="cpu")
+    views, labels, indices = (torch.cat(parts) for parts in zip(*streamed.batches(order), strict=True))
+    assert indices.tolist() == order and labels.tolist() == [images.labels[i] for i in order]
+    torch.testing.assert_close(views, bank.tensors()[0][order], atol=1e-3, rtol=0)
+    assert torch.equal(streamed.boxes(3), bank.boxes(3)) and streamed[3][1] == bank[3][1]
+    assert len(streamed.batches(order)) == len(list(streamed.batches(order))) and streamed.manifest["crops_per_second"] > 0
+
+
+def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tmp_path):
+    from multicrop.experiment import run
+
+    accuracy = {}
+    for bank in ("disk", "off"):
+        paths = [f"paths.output={tmp_path}/{bank}", f"paths.cache={tmp_path}/cache-{bank}"]
+        cfg = composed("dataset=emoji", "crop=random_k1", f"bank={bank}", "pictures=1", "trainer.progress=false", *paths)
+        accuracy[bank] = run(cfg)
+        metrics = json.loads(next((tmp_path / bank).rglob("metrics.json")).read_text())
+        assert metrics["images"] > 100 and metrics["crops_per_second"] > 0
+    assert accuracy["disk"] == pytest.approx(accuracy["off"], abs=0.003)
+    assert not (tmp_path / "cache-off").exists()
+
+
+def test_groups_divide_shards():
+    for views in (1, 2, 5, 17, 33, 65):
+        for accelerator in ("cpu", "gpu"):
+            size = group_size(views, 256, accelerator)
+            assert 256 % size == 0 and (size == 1 or size * views <= 1024)
+    assert group_size(17, 256, "cpu") == 1 and group_size(17, 256, "gpu") == 32
+
+
+def test_a_support_set_reads_the_bank_of_its_training_set(encoder, tmp_path):
+    images = pictures(9)
+    whole = fill(images, encoder, tmp_path)
+    part = fill(images.subset([7, 2, 5]), encoder, tmp_path)
+    assert part.reused and torch.equal(part.tensors()[0], whole.tensors()[0][[7, 2, 5]])
+    assert part.tensors()[1].tolist() == [images.labels[i] for i in (7, 2, 5)] and torch.equal(part.boxes(1), whole.boxes(2))
+
+
+def test_the_command_lists_verifies_and_prunes(encoder, tmp_path, capsys, monkeypatch):
+    cache = tmp_path / "banks"
+    fill(pictures(9), encoder, cache)
+
+    def command(*words):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["bank", *words, "--cache", str(cache)])
+        return stop.value.code, capsys.readouterr().out
+
+    code, out = command("list", "--json")
+    (entry,) = json.loads(out)
+    assert code == 0 and entry["images"] == 9 and entry["bytes"] > 9 * 4 * 128 * 2
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "tiny_clip" in command("list")[1]
+    assert command("verify")[0] == 0
+    victim = next(cache.rglob("shard-00001.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    code, out = command("verify")
+    assert code == 1 and victim.name in out
+    assert command("prune")[0] == 2
+    code, out = command("prune", "--unused-days", "0")
+    assert code == 0 and "would delete" in out and victim.exists()
+    command("prune", "--unused-days", "0", "--yes")
+    assert not victim.exists() and "0 banks" in command("list")[1]
+
+
+def test_several_devices_only_fill_banks(tmp_path):
+    from multicrop.experiment import run
+
+    cfg = composed("trainer.devices=2", f"paths.output={tmp_path}", f"paths.cache={tmp_path}/cache")
+    with pytest.raises(ValueError, match="task=encode"):
+        run(cfg)
+    with pytest.raises(ValueError, match="disk, off"):
+        Session(composed("bank=memory")).bank(pictures(2))
+
+
+def test_a_stream_is_scored_in_passing_and_each_image_once(encoder):
+    images = pictures(11)
+
+    def source(part, parts):
+        return ((images.ids[i], images.labels[i], partial(images.open, i)) for i in range(part, 11, parts))
+
+    def broken(part, parts):
+        for image_id, label, opened in source(part, parts):
+            yield image_id, label, _unreadable if image_id == images.ids[4] else opened
+
+    module = MultiCropCLIP(encoder, SAMPLER, seed=0)
+    bank = PassingBank(StreamedImages("s", ["a", "b"], broken, "f"), module, n_views=count_views(SAMPLER), num_workers=0, accelerator="cpu")
+    views, labels, indices = (torch.cat(parts) for parts in zip(*bank, strict=True))
+    kept = [i for i in range(11) if i != 4]
+    assert bank.images.ids == images.ids and len(bank) == 10 and indices.tolist() == kept
+    assert labels.tolist() == [images.labels[i] for i in kept] and bank.readable.tolist() == [i != 4 for i in range(11)]
+    whole = StreamedBank(images, module, n_views=count_views(SAMPLER), num_workers=0, accelerator="cpu").tensors()[0]
+    torch.testing.assert_close(views, whole[kept], atol=1e-3, rtol=0)
+    with pytest.raises(ImageError, match="streaming=false"):
+        bank.images.open(0)
+    with pytest.raises(ValueError, match="bank=off"):
+        Session(composed()).bank(StreamedImages("s", ["a"], source, "f"))
+
+
+def _unreadable():
+    raise ImageError("broken")
