@@ -17,9 +17,10 @@ from test_bank import SAMPLER, fill, shard_bytes
 from multicrop import cli
 from multicrop.bank import PassingBank, StreamedBank, count_views
 from multicrop.bank.fill import group_size
+from multicrop.config import PACKAGE
 from multicrop.datasets.base import StreamedImages
 from multicrop.datasets.folder import folder as image_folder
-from multicrop.encoder import Encoder
+from multicrop.encoder import Encoder, load_encoder
 from multicrop.images import ImageError
 from multicrop.model import MultiCropCLIP
 from multicrop.session import Session
@@ -217,6 +218,8 @@ def test_several_devices_only_fill_banks(tmp_path):
     cfg = composed("trainer.devices=2", f"paths.output={tmp_path}", f"paths.cache={tmp_path}/cache")
     with pytest.raises(ValueError, match="task=encode"):
         run(cfg)
+    with pytest.raises(ValueError, match="power of two"):
+        fill(pictures(2), load_encoder(path=str(PACKAGE / "tiny_clip")), tmp_path, shard_images=100)
     with pytest.raises(ValueError, match="disk, off"):
         Session(composed("bank=memory")).bank(pictures(2))
 

@@ -76,14 +76,18 @@ def image_bank(
     accelerator: str = "cpu",
     devices: int = 1,
     cut: str = "worker",
+    shard_images: int | None = None,
     progress: bool = True,
 ) -> ImageBank:
     """The bank of these images, read where one is whole and encoded where not.
 
     A subset of images whose whole set has a bank reads that one. A killed run continues at its first missing shard; a shard that fails
     its checksum is encoded again, with a warning; processes that want the same bank share its shards. Raises PermissionError with
-    advice when `cache` cannot be written.
+    advice when `cache` cannot be written, and ValueError unless `shard_images` is a power of two.
     """
+    size = shard_images or SHARD_IMAGES
+    if size & (size - 1):
+        raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
     sampler = sighted(sampler, encoder)
     if images.parent is not None:
         whole, rows = images.parent
@@ -92,7 +96,7 @@ def image_bank(
     recipe, n_views = recipe_of(images, sampler, encoder, seed, cut), count_views(sampler)
     if bank := _whole_bank(images, sampler, recipe, cache):
         return bank
-    folder = ShardFolder(_top(images, recipe.key, cache) / f"v{n_views}", recipe.key, len(images), SHARD_IMAGES)
+    folder = ShardFolder(_top(images, recipe.key, cache) / f"v{n_views}", recipe.key, len(images), size)
     make_folder(folder.path, "paths.cache")
     module = MultiCropCLIP(encoder, sampler, seed=seed)
     while (shards := _checked(folder)) is None:
