@@ -13,7 +13,7 @@ from refusals import refused
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from multicrop.config import check_overrides
-from multicrop.datasets.base import few_shot_split
+from multicrop.datasets.few_shot import few_shot_split
 from multicrop.datasets.folder import folder
 from multicrop.encoder import load_encoder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
@@ -143,7 +143,7 @@ class TestClassNames:
     @pytest.mark.parametrize(
         ("mapping", "words"),
         [
-            (["cat", "dog"], ["names.json", "JSON object {folder: class name}"]),
+            (["cat", "dog"], ["names.json", "only in the first (1): house_cat", "only in the second (1): cat"]),
             ({"dog": 3}, ["names.json", "JSON object {folder: class name} of non-empty strings"]),
             ({"cow": "Kuh"}, ["folders that are not there: cow", "the folders are dog, house_cat"]),
             ({"dog": "pet", "house_cat": "pet"}, ["two folders", "'pet'", "tell them apart in dataset.class_names"]),

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from multicrop.config import PACKAGE, without
 from multicrop.datasets.artwork import EMBEDDED, HELD_OUT_VENDORS, TRAINING_VENDORS, load_concepts, training_drawings
-from multicrop.datasets.base import few_shot_split
+from multicrop.datasets.few_shot import few_shot_split
 
 OPEN = {"Apache-2.0", "CC-BY-4.0", "MIT"}
 

@@ -2,7 +2,7 @@
 
 from multicrop.bank.fill import BankProgress, encoding_trainer, fill
 from multicrop.bank.image_bank import ImageBank, SubsetBank, image_bank
-from multicrop.bank.passing import PassingBank
+from multicrop.bank.passing import PassingBank, PassingBatches
 from multicrop.bank.recipe import Recipe, count_views, recipe_of
 from multicrop.bank.shards import ShardFolder, make_folder
 from multicrop.bank.streamed import StreamedBank, StreamedBatches
@@ -14,6 +14,7 @@ __all__ = [
     "BankProgress",
     "ImageBank",
     "PassingBank",
+    "PassingBatches",
     "Recipe",
     "ShardFolder",
     "StreamedBank",

@@ -43,8 +43,12 @@ class PassingBank:
         """The rate of what was encoded so far."""
         return {"seconds": self.seconds, "crops_per_second": len(self) * self.n_views / self.seconds if self.seconds else 0.0}
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self) -> "PassingBatches":
         """(views, labels, indices) of the readable images, a group of images a batch; the index counts what has passed."""
+        return PassingBatches(self)
+
+    def encoded_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What `batches` goes through, once."""
         module = self.module.to("cpu" if self.accelerator == "cpu" else "cuda")
         groups = _Groups(self.stream, module, group_size(self.n_views, GROUPS_PER_SHARD, self.accelerator))
         context = "spawn" if self.num_workers else None
@@ -60,6 +64,16 @@ class PassingBank:
             if kept.any():
                 yield views[kept], torch.tensor(batch["labels"])[kept], torch.arange(first, len(self.seen))[kept]
             started = time.perf_counter()
+
+
+class PassingBatches:
+    """An iterable of a PassingBank's batches without a length, which nobody knows."""
+
+    def __init__(self, bank: PassingBank) -> None:
+        self.bank = bank
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return self.bank.encoded_batches()
 
 
 class _Groups(IterableDataset):

@@ -1,13 +1,20 @@
-"""What every data set yields: class names, their descriptions, and labelled images a split; and few-shot splits."""
+"""What every data set yields: class names, their descriptions, and labelled images a split, indexed or streamed."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
 
-VALIDATION_SHOTS = 4  # at most this many validation images a class in a few-shot split
+from multicrop.datasets.classes import ClassList, check_labels
+from multicrop.images import ImageError, open_image
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class LabelledImages:
     open: Callable[[int], Image.Image]
     fingerprint: str
     domains: list[str] | None = None
+    parent: tuple["LabelledImages", list[int]] | None = None  # the set that this is a subset of, and which rows of it
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,6 +45,7 @@ class LabelledImages:
             open=_Reindexed(self.open, list(indices)),
             fingerprint=content_hash(self.fingerprint, *ids),
             domains=[self.domains[i] for i in indices] if self.domains else None,
+            parent=(self, list(indices)),
         )
 
 
@@ -50,6 +59,31 @@ class _Reindexed:
 
 
 @dataclass(frozen=True)
+class StreamedImages(IterableDataset):
+    """Images that are only ever read in passing: iterating gives (id, label, RGB image), or None for an image that cannot be read.
+
+    `source(part, parts)` yields (id, label, open) of its own part of the stream. A process that is one of several reads one part of
+    `world_size` x workers, so that every image is seen once. `fingerprint` is a hash of what the stream is made of.
+    """
+
+    name: str
+    class_names: list[str]
+    source: Callable[[int, int], Iterator[tuple[str, int, Callable[[], Image.Image]]]]
+    fingerprint: str
+    rank: int = 0
+    world_size: int = 1
+
+    def __iter__(self) -> Iterator[tuple[str, int, Image.Image | None]]:
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        for image_id, label, opened in self.source(self.rank * workers + number, self.world_size * workers):
+            try:
+                yield image_id, label, opened()
+            except ImageError:
+                yield image_id, label, None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A classification problem: `train` is the pool that few-shot splits draw from; `validation` may be empty."""
 
@@ -58,7 +92,8 @@ class Dataset:
     descriptions: dict[str, list[str]]
     train: LabelledImages
     validation: LabelledImages
-    test: LabelledImages
+    test: LabelledImages | StreamedImages
+    class_keys: list[str] | None = None  # stable keys, such as ImageNet's wnids
 
 
 def content_hash(*parts: object) -> str:
@@ -69,40 +104,69 @@ def content_hash(*parts: object) -> str:
     return digest.hexdigest()
 
 
-def few_shot_split(dataset: Dataset, *, shots: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """(support, validation), balanced, nested in `shots`, from the training pool (and the validation images, where there are any).
+def open_bytes(data: bytes, name: str) -> Image.Image:
+    """An encoded image in memory as RGB, by the rules of images.py; an ImageError says `name`."""
+    try:
+        return open_image(data)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
 
-    The support of a class is the head of one permutation keyed by (seed, class); its validation images are the tail, at most
-    min(shots, 4). A class with too few images gives fewer of both and keeps one for validation. Raises ValueError when a class has
-    fewer than two images and the data set brings no validation images.
+
+@dataclass(frozen=True)
+class Files:
+    """Opens file i by the rules of images.py."""
+
+    paths: list[Path]
+
+    def __call__(self, index: int) -> Image.Image:
+        """The image in file `index`; raises ImageError."""
+        return open_image(self.paths[index])
+
+
+def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Sequence[Path]) -> LabelledImages:
+    """Images in files; the fingerprint holds each one's id, size and time of change. Raises ValueError when files are missing."""
+    facts, missing = [], []
+    for image_id, path in zip(ids, paths, strict=True):
+        try:
+            found = path.stat()
+        except OSError:
+            missing.append(str(path))
+        else:
+            facts.append(f"{image_id}:{found.st_size}:{found.st_mtime_ns}")
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {len(ids)} images of {name} are not there: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}. Check dataset.root, or unpack all of the data"
+        )
+    return LabelledImages(name, list(ids), list(labels), Files(list(paths)), content_hash(*facts))
+
+
+def divided(items: Mapping[str, Sequence[Item]], test_share: float, seed: int) -> tuple[dict[str, list[Item]], dict[str, list[Item]]]:
+    """(train, test) parts of each class by a permutation keyed by (seed, class); both get an item where there are two."""
+    train, test = {}, {}
+    for name, members in items.items():
+        order = np.random.default_rng(int(content_hash(seed, name)[:15], 16)).permutation(len(members))
+        count = min(max(1, round(len(members) * test_share)), max(1, len(members) - 1))
+        test[name] = [members[i] for i in sorted(order[:count])]
+        train[name] = [members[i] for i in sorted(order[count:])]
+    return train, test
+
+
+def assemble(name: str, classes: ClassList, splits: Mapping[str, LabelledImages]) -> Dataset:
+    """The data set of these splits (train, validation, test; the first two may be absent), checked.
+
+    Raises ValueError for ids that repeat, labels without a class name, and classes without a test image.
     """
-    if shots < 1:
-        raise ValueError(f"task.shots is {shots}; few-shot needs one image a class or more")
-    labels, support, validation = np.asarray(dataset.train.labels), [], []
-    own_validation = len(dataset.validation) > 0
-    for label, name in enumerate(dataset.class_names):
-        members = np.flatnonzero(labels == label)
-        if len(members) < (1 if own_validation else 2):
-            raise ValueError(
-                f"few-shot needs {'one image' if own_validation else 'two images'} a class to train and validate; "
-                f"class {name!r} has {len(members)} in {dataset.train.name}. Add images or leave the class out"
-            )
-        key = int(content_hash(seed, name)[:15], 16)
-        order = np.random.default_rng(key).permutation(members)
-        held_back = 0 if own_validation else min(shots, VALIDATION_SHOTS, max(1, len(order) - shots))
-        support += order[: min(shots, len(order) - held_back)].tolist()
-        validation += order[len(order) - held_back :].tolist() if held_back else []
-    if own_validation:
-        return dataset.train.subset(support), first_per_class(dataset.validation, min(shots, VALIDATION_SHOTS))
-    return dataset.train.subset(support), dataset.train.subset(validation)
-
-
-def first_per_class(images: LabelledImages, count: int) -> LabelledImages:
-    """The first `count` images of every class, in order."""
-    seen: dict[int, int] = {}
-    kept = []
-    for index, label in enumerate(images.labels):
-        seen[label] = seen.get(label, 0) + 1
-        if seen[label] <= count:
-            kept.append(index)
-    return images.subset(kept)
+    empty = splits["test"].subset([])
+    for images in splits.values():
+        if twice := [image_id for image_id, count in Counter(images.ids).items() if count > 1]:
+            raise ValueError(f"{len(twice)} ids of {images.name} repeat: {', '.join(twice[:3])}; give each image an id of its own")
+        check_labels(images.labels, classes.names, images.name)
+    tested = set(splits["test"].labels)
+    if absent := [title for label, title in enumerate(classes.names) if label not in tested]:
+        raise ValueError(
+            f"{len(absent)} of {len(classes.names)} classes have no test image in {splits['test'].name}: {', '.join(absent[:3])}"
+            f"{', ...' if len(absent) > 3 else ''}. Add images, or leave the classes out of the data"
+        )
+    train, validation = splits.get("train", empty), splits.get("validation", empty)
+    return Dataset(name, classes.names, {}, train, validation, splits["test"], classes.keys)

@@ -1,34 +1,30 @@
 """`dataset=folder`: any directory of class folders, with or without train / val / test folders above them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from multicrop.datasets.base import Dataset, LabelledImages, content_hash
-from multicrop.images import open_image
+from multicrop.datasets.base import Dataset, LabelledImages, divided, file_images
+from multicrop.datasets.classes import ClassList, classes_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Opens file i by the rules of images.py."""
-
-    paths: list[Path]
-
-    def __call__(self, index: int) -> Image.Image:
-        return open_image(self.paths[index])
-
-
-def folder(*, root: str, class_names: str | None, test_share: float, split_seed: int) -> Dataset:
+def folder(
+    *,
+    root: str,
+    class_names: str | None,
+    test_share: float,
+    split_seed: int,
+    classes: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Dataset:
     """Class folders below `root`, or below `root`/train, /val and /test. Without /test, the images of /val are for testing; without
     both, `test_share` of each class is.
 
-    Class names are the folders' names with "_" as spaces; `class_names`, a JSON object {folder: class name}, replaces some or all.
+    Class names are the folders' names with "_" as spaces; `class_names`, a JSON object {folder: class name}, replaces some or all. A JSON
+    list of names, or the packaged list `classes`, is matched to the folders by name (after `aliases`), so its order does not matter.
     Images are found at any depth. Raises ValueError when the folder is missing, empty, has one class or a class without images.
     """
     base = Path(root).expanduser()
@@ -41,14 +37,14 @@ def folder(*, root: str, class_names: str | None, test_share: float, split_seed:
         parts["test"] = parts.pop("validation")
     roots = list(parts.values()) or [base]
     folders = sorted({child.name for top in roots for child in top.iterdir() if _is_class(child)})
-    names = _names(folders, class_names, base)
+    names = _names(folders, class_names, classes, dict(aliases or {}), base)
     if "test" in parts:
         files = {split: _files(top, folders) for split, top in parts.items()}
     else:
-        files = _divide(_files(roots[0], folders), test_share, split_seed)
+        files = dict(zip(("train", "test"), divided(_files(roots[0], folders), test_share, split_seed), strict=True))
     _check_classes(files, folders, base)
     images = {split: _images(split, base, files.get(split, {}), folders) for split in SPLITS}
-    return Dataset(base.name, names, {}, images["train"], images["validation"], images["test"])
+    return Dataset(base.name, names.names, {}, images["train"], images["validation"], images["test"], names.keys)
 
 
 def _split_folder(base: Path, split: str) -> Path | None:
@@ -59,17 +55,26 @@ def _is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _names(folders: list[str], mapping_file: str | None, base: Path) -> list[str]:
+def _names(folders: list[str], mapping_file: str | None, classes: str | None, aliases: dict[str, str], base: Path) -> ClassList:
     """The class name of each folder; raises ValueError for a mapping that fits no folder or gives two the same name."""
     if len(folders) < 2:
         found = f"one class folder ({folders[0]})" if folders else "no class folder"
         raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder a class")
-    mapping = _read_mapping(Path(mapping_file).expanduser(), folders) if mapping_file else {}
+    if classes or (mapping_file and _is_list(Path(mapping_file).expanduser())):
+        return classes_of(folders, what=f"the folders of {base}", classes=classes, class_names=mapping_file, aliases=aliases)
+    mapping = aliases | (_read_mapping(Path(mapping_file).expanduser(), folders) if mapping_file else {})
     names = [mapping.get(name, name.replace("_", " ")) for name in folders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two folders have the class name {twice[0]!r}; tell them apart in dataset.class_names")
-    return names
+    return ClassList(names)
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), list)
+    except (OSError, ValueError):
+        return False
 
 
 def _read_mapping(path: Path, folders: list[str]) -> dict[str, str]:
@@ -97,17 +102,6 @@ def _files(top: Path, folders: list[str]) -> dict[str, list[Path]]:
     }
 
 
-def _divide(files: dict[str, list[Path]], test_share: float, seed: int) -> dict[str, dict[str, list[Path]]]:
-    """Train and test parts of each class by a permutation keyed by (seed, class); both get an image where there are two."""
-    parts: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
-    for name, paths in files.items():
-        order = np.random.default_rng(int(content_hash(seed, name)[:15], 16)).permutation(len(paths))
-        count = min(max(1, round(len(paths) * test_share)), max(1, len(paths) - 1))
-        parts["test"][name] = [paths[i] for i in sorted(order[:count])]
-        parts["train"][name] = [paths[i] for i in sorted(order[count:])]
-    return parts
-
-
 def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], base: Path) -> None:
     empty = [name for name in folders if not files["test"].get(name)]
     if len(empty) == len(folders):
@@ -120,9 +114,7 @@ def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], 
 
 
 def _images(split: str, base: Path, files: dict[str, list[Path]], folders: list[str]) -> LabelledImages:
-    """The images of one split; the fingerprint holds each file's relative path, size and time of change."""
+    """The images of one split; an id is the path below the root."""
     paths = [path for name in folders for path in files.get(name, [])]
     labels = [label for label, name in enumerate(folders) for _ in files.get(name, [])]
-    ids = [path.relative_to(base).as_posix() for path in paths]
-    facts = [f"{name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(ids, paths, strict=True)]
-    return LabelledImages(f"{base.name}/{split}", ids, labels, _Files(paths), content_hash(*facts))
+    return file_images(f"{base.name}/{split}", [path.relative_to(base).as_posix() for path in paths], labels, paths)

@@ -1,0 +1,127 @@
+"""`multicrop data check dataset=NAME`: walk a data set once before it is used; exit status 1 when something in it is wrong."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multicrop.datasets.check import Findings
+
+SHOWN = 5  # unreadable images and duplicates in the terminal; the report has them all
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command line of `multicrop data`."""
+    parser = commands.add_parser(
+        "data", help="check a data set: counts, sizes, unreadable images, leaks between splits", description=__doc__
+    )
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("overrides", nargs="+", metavar="dataset=NAME", help="as for run.py: dataset=folder dataset.root=PATH ...")
+    parser.add_argument("--report", type=Path, help="write the findings to this JSON file")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the test images to this picture (.png)")
+    parser.add_argument("--per-class", type=int, default=4, help="pictures of a class on the sheet (4)")
+    parser.add_argument("--classes", type=int, default=80, help="classes on the sheet (80)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="images opened at once (all processors)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the data set that the overrides compose; returns 1 when something is wrong with it."""
+    from multicrop.datasets.check import check
+
+    if options.threads < 1 or options.per_class < 1 or options.classes < 1:
+        raise ValueError("--threads, --per-class and --classes want 1 or more")
+    with _Bars() as step:
+        findings = check(_dataset(options.overrides), threads=options.threads, per_class=options.per_class, step=step)
+    _show(findings)
+    if options.report:
+        options.report.write_text(json.dumps(findings.as_json(), indent=1), encoding="utf-8")
+        print(f"report: {options.report}")
+    if options.sheet:
+        from multicrop.datasets.sheet import contact_sheet
+
+        names, pictures = findings.dataset.class_names, findings.pictures
+        contact_sheet(names, pictures, per_class=options.per_class, max_classes=options.classes).save(options.sheet)
+        print(f"contact sheet: {options.sheet}")
+    print("\n".join(f"wrong: {fault}" for fault in findings.wrong) or "nothing wrong was found")
+    return 1 if findings.wrong else 0
+
+
+def _dataset(overrides: list[str]):  # noqa: ANN202
+    """The data set that Hydra composes, by the same rules as in an experiment."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import InstantiationException
+
+    from multicrop.config import PACKAGE, check_overrides, register_resolvers
+    from multicrop.session import Session
+
+    conf = PACKAGE.parent.parent / "conf"
+    if not conf.is_dir():
+        raise ValueError(f"{conf} is no folder; install the repository in place (pip install -e .), so that its conf/ is found")
+    check_overrides(overrides, conf)
+    register_resolvers()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        session = Session(compose("config", overrides=overrides))
+    try:
+        return session.dataset
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
+class _Bars:
+    """A progress bar a split: calling it with a number of images opens a bar, with 1 afterwards moves it on."""
+
+    def __enter__(self) -> Callable[[str, int | None], None]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True)
+        self.tasks: dict[str, int] = {}
+        self.bar.start()
+        return self.step
+
+    def step(self, split: str, count: int | None) -> None:
+        if split in self.tasks:
+            self.bar.advance(self.tasks[split])
+        else:
+            self.tasks[split] = self.bar.add_task(split, total=count)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def _show(findings: "Findings") -> None:
+    """A table of the splits, then what is wrong."""
+    from rich.console import Console
+    from rich.table import Table
+
+    names = findings.dataset.class_names
+    table = Table(title=f"{findings.dataset.name}: {len(names)} classes (smallest / median / largest, or all alike)", title_justify="left")
+    for column in ("split", "images", "images a class", "width", "height", "unreadable"):
+        table.add_column(column, justify="left" if column == "split" else "right", overflow="fold")
+    for split, facts in findings.as_json()["splits"].items():
+        counts = _three(_spread(list(facts["classes"].values())))
+        table.add_row(split, f"{facts['images']:,}", counts, _three(facts["width"]), _three(facts["height"]), str(len(facts["unreadable"])))
+    Console().print(table)
+    for split, facts in findings.splits.items():
+        if lacking := [name for label, name in enumerate(names) if not facts.counts[label]]:
+            print(f"{split} has no image of {len(lacking)} classes: {', '.join(lacking[:SHOWN])}")
+        for image_id, reason in facts.unreadable[:SHOWN]:
+            print(f"unreadable, {split}: {image_id}: {reason}")
+    for pair in findings.pairs[:SHOWN]:
+        print(f"{pair.kind} duplicate: {pair.first[0]} {pair.first[1]} = {pair.second[0]} {pair.second[1]}")
+    if len(findings.pairs) > SHOWN:
+        print(f"... and {len(findings.pairs) - SHOWN} more duplicates (--report PATH lists all)")
+
+
+def _spread(values: list[int]) -> dict[str, float | int]:
+    from multicrop.datasets.check import spread
+
+    return spread(values)
+
+
+def _three(found: dict[str, float | int]) -> str:
+    values = [f"{found[name]:g}" for name in ("min", "median", "max")] if found else [""]
+    return values[0] if len(set(values)) == 1 else " / ".join(values)

@@ -1,0 +1,73 @@
+"""Splits of a set of the datasets library, from the hub or from local parquet or arrow files, their images left encoded."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
+
+
+def load(path: str, config: str | None, revision: str | None, wanted: dict[str, str], *, streaming: bool) -> dict[str, Any]:
+    """The wanted splits; raises ValueError for a set that cannot be read or has no such split."""
+    files = _local_files(path)
+    try:
+        if files:
+            kind = FORMATS[files[0].suffix]
+            found = datasets.load_dataset(kind, data_files=_splits_of(files, wanted), streaming=streaming)
+        elif Path(path).expanduser().exists():
+            found = datasets.load_from_disk(str(Path(path).expanduser()))
+            found = found if isinstance(found, datasets.DatasetDict) else {wanted["test"]: found}
+        else:
+            found = datasets.load_dataset(path, config, revision=revision, streaming=streaming)
+    except (OSError, ValueError, ConnectionError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(
+            f"dataset.path={path} cannot be loaded ({error}). Check the spelling and the network, or give a local .parquet or .arrow file; "
+            "a set that needs code of its own to be read is not run: export it to parquet"
+        ) from error
+    if lacking := [name for name in wanted.values() if name not in found]:
+        raise ValueError(
+            f"{path} has no split {', '.join(lacking)}; its splits are {', '.join(found)}. Name them with dataset.test, dataset.train and "
+            "dataset.validation (the last two may be null)"
+        )
+    return {split: found[name] for split, name in wanted.items()}
+
+
+def _local_files(path: str) -> list[Path]:
+    """The parquet or arrow files that a path, a glob or a folder names; none for a hub id and for a folder of save_to_disk."""
+    place = Path(path).expanduser()
+    if place.is_dir() and not any((place / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
+        return sorted(file for file in place.rglob("*") if file.suffix in FORMATS)
+    if any(mark in path for mark in "*?["):
+        return sorted(file for file in place.parent.glob(place.name) if file.suffix in FORMATS)
+    return [place] if place.is_file() and place.suffix in FORMATS else []
+
+
+def _splits_of(files: list[Path], wanted: dict[str, str]) -> dict[str, list[str]]:
+    """Which files make which split: by the split's name at the head of the file's name; one file alone is the test split."""
+    if len(files) == 1:
+        return {wanted["test"]: [str(files[0])]}
+    heads = {file: next((part for part in (file.stem.split("-")[0].split(".")[0], file.parent.name) if part), "") for file in files}
+    return {head: [str(file) for file in files if heads[file] == head] for head in dict.fromkeys(heads.values())}
+
+
+def without_decoding(table: Any, image_column: str, label_column: str, name: str) -> Any:
+    """The table with its image column as encoded bytes; raises ValueError for a column that is not there."""
+    columns = list(table.features or next(iter(table), {}))
+    if lacking := [column for column in (image_column, label_column) if column not in columns]:
+        raise ValueError(
+            f"{name} has no column {', '.join(lacking)}; its columns are {', '.join(columns)}. "
+            "Name the right ones with dataset.image_column and dataset.label_column"
+        )
+    if isinstance((table.features or {}).get(image_column), datasets.Image):
+        return table.cast_column(image_column, datasets.Image(decode=False))
+    return table
+
+
+def facts_of(path: str, table: Any) -> list[str]:
+    """What a set was made of: names, sizes and times of local files; of a hub set its files with their revision, else its fingerprint."""
+    place = Path(path).expanduser()
+    files = _local_files(path) or sorted(file for file in place.rglob("*") if file.is_file())
+    if files:
+        return [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
+    return sorted(table.info.download_checksums or {}) or [table._fingerprint]

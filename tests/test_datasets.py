@@ -1,0 +1,585 @@
+"""Sources of images: each form on a small copy, read whole and run end to end; what users get wrong; labels proven by name."""
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets as hf_datasets
+import numpy as np
+import pytest
+from conftest import CONF, ROOT, composed, options
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from PIL import Image
+from refusals import refused
+from small_copies import MAKERS, NAMES, SPLITS, make_coop, make_csv, make_parquet, make_shards, make_tar, picture, samples, write
+from torch.utils.data import DataLoader
+
+from multicrop.config import without
+from multicrop.datasets.base import StreamedImages
+from multicrop.datasets.classes import ClassList, classes_of, match, packaged, plain
+from multicrop.datasets.few_shot import few_shot_from_file, few_shot_split
+from multicrop.descriptions import available, load_bank
+from multicrop.experiment import run
+from multicrop.images import ImageError
+from multicrop.prompts.sources import class_texts
+
+
+def load(*overrides):
+    """The data set that the overrides compose; an error as its loader raises it, without Hydra's wrapping."""
+    try:
+        return instantiate(without(composed(*overrides).dataset, "crop_side", "description_prompt", "bank"))
+    except InstantiationException as error:
+        raise error.__cause__ from None
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    hf_datasets.disable_progress_bars()
+
+
+@pytest.mark.parametrize("form", MAKERS)
+class TestForms:
+    def test_the_same_images_and_labels_whatever_the_form(self, form, tmp_path):
+        data = load(*MAKERS[form](tmp_path / "data"))
+        assert data.class_names == NAMES
+        for split in SPLITS:
+            images, expected = getattr(data, split), [(label, content) for s, label, _, content in samples() if s == split]
+            assert len(images) == len(set(images.ids)) == len(expected)
+            got = sorted((label, images.open(i).tobytes()) for i, label in enumerate(images.labels))
+            assert got == sorted((label, Image.open(io.BytesIO(content)).tobytes()) for label, content in expected)
+
+    def test_fingerprint_knows_content_but_not_place(self, form, tmp_path):
+        one, same = load(*MAKERS[form](tmp_path / "one" / "data")), load(*MAKERS[form](tmp_path / "two" / "data"))
+        assert one.test.ids == same.test.ids and one.test.fingerprint != one.train.fingerprint
+        moved = tmp_path / "moved"
+        (tmp_path / "one").rename(moved)
+        arguments = [o.replace(str(tmp_path / "one"), str(moved)) for o in MAKERS[form](tmp_path / "one" / "data")]
+        assert load(*arguments).test.fingerprint == one.test.fingerprint
+
+    def test_open_survives_pickling_for_spawned_workers(self, form, tmp_path):
+        images = load(*MAKERS[form](tmp_path / "data")).test
+        copy = pickle.loads(pickle.dumps(images))  # noqa: S301
+        assert copy.open(1).tobytes() == images.open(1).tobytes()
+
+
+QUICK = [
+    "prompt=template",
+    "aggregator=global",
+    "crop=random_k1",
+    "logger=none",
+    "trainer.progress=false",
+    "trainer.threads=1",
+    "pictures=0",
+]
+RUN_EACH = """
+import json, sys
+from hydra import compose, initialize_config_dir
+from multicrop.config import register_resolvers
+from multicrop.experiment import run
+register_resolvers()
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    for overrides in json.loads(sys.argv[2]):
+        run(compose("config", overrides=overrides))
+"""
+
+
+def test_few_shot_runs_on_every_form_and_its_record_repeats_the_splits(tmp_path):
+    places = {form: [f"paths.output={tmp_path}/{form}-out", f"paths.cache={tmp_path}/banks"] for form in MAKERS}
+    made = {form: make(tmp_path / form) for form, make in MAKERS.items()}
+    jobs = [["task=few_shot", "task.shots=1", *QUICK, *made[form], *places[form]] for form in MAKERS]
+    command = [sys.executable, "-c", RUN_EACH, str(CONF), json.dumps(jobs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for form in MAKERS:
+        record, data = tmp_path / f"{form}-out", load(*made[form])
+        assert 0 <= json.loads((record / "metrics.json").read_text())["rows"]["final"]["accuracy"] <= 1
+        read = few_shot_from_file(data, str(record / "splits.json"))
+        drawn = few_shot_split(data, shots=1, seed=1)
+        assert [part.ids for part in read] == [part.ids for part in drawn] and len(read[0]) == len(read[1]) == 3
+
+
+def test_the_command_takes_a_file_of_few_shot_splits(tmp_path):
+    arguments = [*make_csv(tmp_path / "data"), f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks"]
+    data = load(*arguments)
+    chosen = {"train": [data.train.ids[i] for i in (1, 4, 7)], "val": data.validation.ids[:1]}
+    arguments += ["task=few_shot", f"task.few_shot_file={write(tmp_path / 'split.json', chosen)}", f"hydra.run.dir={tmp_path}/out"]
+    done = subprocess.run([sys.executable, "run.py", *arguments, *QUICK], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "6 images, 3 classes" in done.stdout and json.loads((tmp_path / "out" / "splits.json").read_text()) == chosen
+
+
+class TestNames:
+    def test_plain_form(self):
+        assert plain("001.Black_footed_Albatross") == plain("Black-footed Albatross") == "black footed albatross"
+        assert plain("/a/apartment_building/outdoor") == plain("apartment_building-outdoor")
+        assert plain("F/A-18") == "f a 18" and plain("Straße") == "strasse" and plain("737-400") == "737 400"
+
+    @pytest.mark.parametrize("name", available())
+    def test_packaged_lists_match_themselves_in_any_order_and_spelling(self, name):
+        listed = packaged(name)
+        found = [title.upper().replace(" ", "_") for title in reversed(listed.names)]
+        assert match(found, listed, what="x", reference=name) == list(reversed(range(len(found))))
+
+    def test_imagenet_tells_its_twins_apart_by_wnid(self):
+        listed = packaged("imagenet1k")
+        assert len(set(listed.names)) == 1000 and listed.keys == sorted(listed.keys)
+        found = match(["n04008634", "n03773504", "n04356056", "n04355933"], listed, what="x", reference="y", subset=True)
+        assert [listed.names[i] for i in found] == ["projectile", "missile", "sunglasses", "sunglass"]
+        wnids = {name: listed.keys[i] for i, name in enumerate(listed.names)}
+        assert wnids["crane bird"] == "n02012849" and wnids["construction crane"] == "n03126707"
+
+    def test_a_mismatch_shows_both_lists(self):
+        words = [
+            "a (3 classes) and b (3 classes)",
+            "1  cow",
+            "| dog",
+            "only in the first (1): cow",
+            "only in the second (1): dog",
+            "aliases",
+        ]
+        with refused(*words):
+            match(["cat", "cow", "okapi"], ClassList(["cat", "dog", "okapi"]), what="a", reference="b")
+
+    def test_two_of_the_data_for_one_of_the_list(self):
+        with refused("several of the first name the one class (1): dog"):
+            match(["cat", "Dog", "dog_"], ClassList(["cat", "dog", "okapi"]), what="a", reference="b")
+
+    def test_one_name_for_two_classes(self):
+        with refused("one name for several classes (0: polar bear; 1: Polar Bear)", "stable key"):
+            classes_of(["polar_bear", "Polar Bear"], what="a", classes=None, class_names=None)
+
+    def test_the_order_of_a_list_of_names_does_not_matter(self, tmp_path):
+        names = write(tmp_path / "names.json", ["Okapi", "the cat", "Dog"])
+        arguments = [f"dataset.class_names={names}", "dataset.aliases={cat: the cat}"]
+        for form in ("folder", "csv", "hf", "webdataset"):
+            data = load(*MAKERS[form](tmp_path / form), *arguments)
+            assert data.class_names == ["the cat", "Dog", "Okapi"]
+
+    @pytest.mark.parametrize("form", ["folder", "csv", "hf", "webdataset", "coop"])
+    def test_a_list_of_other_names_is_refused(self, form, tmp_path):
+        names = write(tmp_path / "names.json", ["cat", "dog", "zebra"])
+        with refused("only in the first (1): okapi", "only in the second (1): zebra"):
+            load(*MAKERS[form](tmp_path / form), f"{'+' if form == 'coop' else ''}dataset.class_names={names}")
+
+    def test_bare_numbers_want_names_in_label_order(self, tmp_path):
+        arguments = make_parquet(tmp_path / "data", label="number")
+        with refused("bare numbers and nothing names them", "dataset.class_names=FILE"):
+            load(*arguments)
+        with refused("bare numbers", "food101 is not in the order"):
+            load(*arguments, "dataset.classes=food101")
+        with refused("out of range: 2;", "2 class names make 0 to 1"):
+            load(*arguments, f"dataset.class_names={write(tmp_path / 'two.json', ['cat', 'dog'])}")
+        assert load(*arguments, f"dataset.class_names={write(tmp_path / 'three.json', ['a', 'b', 'c'])}").class_names == ["a", "b", "c"]
+
+    def test_coop_labels_keep_their_own_order(self, tmp_path):
+        data = load(*make_coop(tmp_path, order=(2, 0, 1)))
+        assert data.class_names == ["okapi", "cat", "dog"]
+        assert {(path.split("/")[0], data.class_names[label]) for path, label in zip(data.test.ids, data.test.labels, strict=True)} == {
+            (name, name) for name in NAMES
+        }
+
+
+class TestStreams:
+    def arguments(self, form, tmp_path):
+        if form == "hf":
+            return [*make_parquet(tmp_path / "data"), "dataset.streaming=true"]
+        names = write(tmp_path / "names.json", NAMES)
+        return [*make_shards(tmp_path / "data", numbers=True), "dataset.streaming=true", f"dataset.class_names={names}"]
+
+    @pytest.mark.parametrize("form", ["hf", "webdataset"])
+    def test_a_stream_gives_the_images_of_the_index(self, form, tmp_path):
+        arguments = self.arguments(form, tmp_path)
+        stream, indexed = load(*arguments).test, load(*arguments, "dataset.streaming=false").test
+        assert isinstance(stream, StreamedImages) and stream.class_names == NAMES
+        got = [(image_id, label, image.tobytes()) for image_id, label, image in stream]
+        assert got == [(image_id, indexed.labels[i], indexed.open(i).tobytes()) for i, image_id in enumerate(indexed.ids)]
+
+    @pytest.mark.parametrize("form", ["hf", "webdataset"])
+    @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (3, 0), (2, 2)])
+    def test_ranks_and_workers_see_every_image_once(self, form, world_size, workers, tmp_path):
+        stream = load(*self.arguments(form, tmp_path)).test
+        seen = []
+        for rank in range(world_size):
+            part = StreamedImages(stream.name, stream.class_names, stream.source, stream.fingerprint, rank, world_size)
+            seen += [image_id for image_id, _, _ in DataLoader(part, batch_size=None, num_workers=workers, collate_fn=lambda item: item)]
+        assert sorted(seen) == sorted(image_id for image_id, _, _ in stream) and len(seen) == 6
+
+    @pytest.mark.parametrize("form", ["hf", "webdataset"])
+    def test_an_experiment_scores_a_stream_in_passing(self, form, tmp_path):
+        words = ["prompt=template", "aggregator=global", "crop=random_k1", "trainer.progress=false", *self.arguments(form, tmp_path)]
+        paths = [f"paths.output={tmp_path}/o", f"paths.cache={tmp_path}/c"]
+        streamed = run(composed(*words, "bank=off", *paths))
+        assert streamed == run(composed(*words, "dataset.streaming=false", *paths))
+        with refused("is a stream", "bank=off", "dataset.streaming=false"):
+            run(composed(*words, *paths))
+
+
+class TestCsvRefuses:
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (["dataset.file=/nowhere.csv"], ["/nowhere.csv does not exist", "path and label"]),
+            (["dataset.label_column=klass"], ["no column klass", "path, label, split", "dataset.label_column"]),
+            (["dataset.root=/nowhere"], ["images", "are not there", "dataset.root"]),
+            (["dataset.test=x.csv"], ["dataset.file=CSV, or dataset.test=CSV"]),
+            (["dataset.delimiter=|"], ["no column path, label", "dataset.delimiter"]),
+        ],
+    )
+    def test_knobs(self, change, words, tmp_path):
+        with refused(*words):
+            load(*make_csv(tmp_path), *change)
+
+    @pytest.mark.parametrize(
+        ("rows", "words"),
+        [
+            ([], ["has no rows"]),
+            ([("images/test-0-0.png", "", "test")], ["lacks a path or a label in line 2"]),
+            ([("images/test-0-0.png", "cat", "exam"), ("images/test-1-0.png", "dog", "test")], ["splits 'exam'", "train, val or test"]),
+            ([("images/test-0-0.png", "cat", "train"), ("images/test-1-0.png", "dog", "train")], ["no test rows", "split_column=null"]),
+            (
+                [("images/test-0-0.png", "cat", "test"), ("images/test-1-0.png", "dog", "train")],
+                ["1 of 2 classes have no test image", "dog"],
+            ),
+            (
+                [("images/test-0-0.png", "cat", "test")] * 2 + [("images/test-1-0.png", "dog", "test")],
+                ["ids", "repeat: images/test-0-0.png"],
+            ),
+            ([("images/test-0-0.png", "cat", "test")], ["1 classes (cat)", "two or more"]),
+            ([("images/none.png", "cat", "test"), ("images/test-1-0.png", "dog", "test")], ["1 of the 2 images", "none.png"]),
+            ([("images/test-0-0.png", "0", "test"), ("images/test-1-0.png", "1", "test")], ["bare numbers", "dataset.class_names"]),
+        ],
+    )
+    def test_rows(self, rows, words, tmp_path):
+        with refused(*words):
+            load(*make_csv(tmp_path, rows=rows))
+
+    def test_labels_out_of_range(self, tmp_path):
+        rows = [("images/test-0-0.png", "0", "test"), ("images/test-1-0.png", "3", "test")]
+        with refused("labels out of range: 3", "Labels count from 0"):
+            load(*make_csv(tmp_path, rows=rows), f"dataset.class_names={write(tmp_path / 'names.json', ['cat', 'dog'])}")
+
+    def test_without_a_split_column_a_test_part_is_drawn(self, tmp_path):
+        data = load(*make_csv(tmp_path), "dataset.split_column=null", "dataset.test_share=0.25")
+        assert [len(part) for part in (data.train, data.validation, data.test)] == [15, 0, 6]
+        assert not set(data.train.ids) & set(data.test.ids)
+
+
+class TestShardsRefuse:
+    def test_torn(self, tmp_path):
+        arguments = make_shards(tmp_path)
+        shard = tmp_path / "test-001.tar"
+        shard.write_bytes(shard.read_bytes()[:700])
+        with refused("test-001.tar", "fetch it again"):
+            load(*arguments)
+
+    def test_compressed_or_no_tar(self, tmp_path):
+        arguments = make_shards(tmp_path)
+        write(tmp_path / "test-000.tar", "no tar" * 200)
+        with refused("test-000.tar", "no whole, uncompressed tar file"):
+            load(*arguments)
+
+    def test_missing(self, tmp_path):
+        arguments = make_shards(tmp_path)
+        (tmp_path / "test-001.tar").unlink()
+        with refused("1 shards are not there", "test-001.tar", "dataset.streaming=true"):
+            load(*arguments)
+
+    def test_a_label_without_image_and_a_key_that_is_not_there(self, tmp_path):
+        arguments = make_shards(tmp_path)
+        with refused("5 images and 0 labels (.txt)", "dataset.label_key"):
+            load(*arguments, "dataset.label_key=txt")
+        make_tar(tmp_path / "test-001.tar", [("a.png", picture(1)), ("a.cls", b"cat"), ("b.cls", b"dog")])
+        with refused("1 images and 2 labels", "alone: b"):
+            load(*arguments)
+
+    @pytest.mark.parametrize("label", [b"\xff\xfe", b"", b"{}", b'{"label": true}'])
+    def test_labels_that_are_none(self, label, tmp_path):
+        make_tar(tmp_path / "t.tar", [("a.png", picture(1)), ("a.json", label)])
+        with refused("a.json", "holds"):
+            load("dataset=webdataset", f"dataset.test={tmp_path}/t.tar", "dataset.label_key=json")
+
+    def test_folders_in_tars_and_json_labels_are_read_and_spoilt_images_say_where(self, tmp_path):
+        members = [("x/a.jpg", picture(1)), ("x/a.json", b'{"label": "cat"}'), ("y/a.png", b"spoilt"), ("y/a.json", b'{"label": "dog"}')]
+        make_tar(tmp_path / "t.tar", members)
+        images = load("dataset=webdataset", f"dataset.test={tmp_path}/t.tar", "dataset.label_key=json").test
+        assert images.ids == ["x/a", "y/a"] and images.open(0).size == (32, 32)
+        with refused("y/a in t.tar", "cannot be decoded", error=ImageError):
+            images.open(1)
+
+
+class TestHfRefuses:
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (["dataset.test=exam"], ["no split exam", "train, validation", "dataset.test"]),
+            (["dataset.image_column=img"], ["no column img", "image, label", "dataset.image_column"]),
+            (["dataset.id_column=key"], ["no column key", "dataset.id_column"]),
+            (["dataset.path=null"], ["dataset.path", "hub id"]),
+        ],
+    )
+    def test_knobs(self, change, words, tmp_path):
+        with refused(*words):
+            load(*make_parquet(tmp_path / "data"), *change)
+
+    def test_a_file_that_is_no_parquet(self, tmp_path):
+        with refused("cannot be loaded", "parquet"):
+            load("dataset=hf", f"dataset.path={write(tmp_path / 'test.parquet', 'no')}", "dataset.train=null")
+
+    def test_labels_as_text_one_file_alone_and_a_cell_without_image(self, tmp_path):
+        make_parquet(tmp_path / "data", label="text")
+        alone = ["dataset=hf", f"dataset.path={tmp_path}/data/test-00000-of-00001.parquet", "dataset.train=null"]
+        data = load(*alone)
+        assert data.class_names == NAMES and len(data.test) == 6 and len(data.train) == 0
+        with refused("row 0 of data/test", "no image but int", error=ImageError):
+            from multicrop.datasets.hf import open_value
+
+            open_value(3, "row 0 of data/test")
+
+    def test_saved_to_disk(self, tmp_path):
+        make_parquet(tmp_path / "data")
+        files = {split: str(tmp_path / "data" / f"{split}-00000-of-00001.parquet") for split in SPLITS}
+        hf_datasets.load_dataset("parquet", data_files=files).save_to_disk(tmp_path / "saved")
+        data = load("dataset=hf", f"dataset.path={tmp_path}/saved", "dataset.validation=validation")
+        assert data.class_names == NAMES and len(data.test) == 6 and data.test.open(0).size == (32, 32)
+
+
+class TestCoopRefuses:
+    def change(self, tmp_path, edit):
+        arguments = make_coop(tmp_path)
+        file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+        table = json.loads(file.read_text())
+        edit(table)
+        write(file, table)
+        return arguments
+
+    @pytest.mark.parametrize(
+        ("edit", "words"),
+        [
+            (lambda t: t.pop("val"), ["lacks a split", "train, val, test"]),
+            (lambda t: t["test"].append(["cat/x.png", 0]), ["has the row", "[path, label, class name]"]),
+            (lambda t: t["test"].append(["../x.png", 0, "cat"]), ["'../x.png'", "below the folder of images"]),
+            (lambda t: t["test"].append(["cat/x.png", 0, "cow"]), ["label 0 both 'cat' and 'cow'"]),
+            (lambda t: t["test"].append(["cat/x.png", 5, "cow"]), ["label 3 missing", "without gaps"]),
+            (lambda t: t["test"].append(["cat/x.png", 0, "cat"]), ["cat/x.png", "are not there"]),
+            (lambda t: t["test"].append(t["test"][0]), ["repeat: cat/test-0.png"]),
+        ],
+    )
+    def test_rows(self, edit, words, tmp_path):
+        arguments = self.change(tmp_path, edit)
+        with refused(*words):
+            load(*arguments)
+
+    def test_other_classes_than_the_packaged_list(self, tmp_path):
+        with refused("3 classes", "the packaged list dtd (47 classes)", "only in the first (3): cat, dog, okapi", "banded"):
+            load(*make_coop(tmp_path), "dataset.classes=dtd")
+
+
+class TestFewShotFile:
+    @pytest.fixture
+    def data(self, tmp_path):
+        return load(*make_coop(tmp_path))
+
+    def test_paths_rows_of_coop_and_ids(self, data, tmp_path):
+        train = [["/home/me/dtd/images/cat/train-0.png", 0, "cat"], "images/dog/train-1.png", "okapi/train-2.png"]
+        file = write(tmp_path / "split.json", {"train": train, "val": ["cat/validation-0.png"]})
+        support, validation = few_shot_from_file(data, str(file))
+        assert support.ids == ["cat/train-0.png", "dog/train-1.png", "okapi/train-2.png"] and support.labels == [0, 1, 2]
+        assert validation.ids == ["cat/validation-0.png"]
+
+    @pytest.mark.parametrize(
+        ("table", "words"),
+        [
+            ({"train": ["cat/train-0.png"], "val": ["cat/validation-0.png"]}, ["no training image for 2 classes: dog, okapi"]),
+            ({"train": ["cat/test-0.png"], "val": ["cat/validation-0.png"]}, ["1 images that are not in dtd/train", "cat/train-0.png"]),
+            ({"train": [["cat/train-0.png", 1, "cat"]], "val": ["cat/validation-0.png"]}, ["label 1, the data set says 0"]),
+            ({"train": ["cat/train-0.png"] * 2, "val": ["cat/validation-0.png"]}, ["cat/train-0.png more than once"]),
+            ({"train": [f"{n}/train-0.png" for n in NAMES], "val": ["cat/train-0.png"]}, ["both for training and for validation"]),
+            ({"train": []}, ["two lists that are not empty"]),
+            ([], ["two lists"]),
+        ],
+    )
+    def test_refused(self, data, table, words, tmp_path):
+        with refused(*words):
+            few_shot_from_file(data, str(write(tmp_path / "split.json", table)))
+
+    def test_a_pickle_is_never_opened(self, data, tmp_path):
+        flag = tmp_path / "flag"
+
+        class Trap:
+            def __reduce__(self):
+                return Path.touch, (flag,)
+
+        file = write(tmp_path / "shot_1-seed_1.pkl", pickle.dumps(Trap()))
+        with refused("is a pickle", "runs whatever code", "container", "task.shots"):
+            few_shot_from_file(data, str(file))
+        assert not flag.exists()
+
+
+def write_cifar(root: Path, layout: str) -> None:
+    """A copy of the binary version with 20 images a file."""
+    files = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"] if layout == "cifar10" else ["train.bin", "test.bin"]
+    listed = packaged(layout).names
+    head, count = (1, 20) if layout == "cifar10" else (2, 100)
+    for seed, file in enumerate(files):
+        rows = np.random.default_rng(seed).integers(0, 256, (count, head + 3072), dtype=np.uint8)
+        rows[:, head - 1] = np.arange(count) % len(listed)
+        rows[0, head:] = np.repeat([250, 120, 10], 1024)  # planes: red, green, blue
+        write(root / file, rows.tobytes())
+    title = "batches.meta.txt" if layout == "cifar10" else "fine_label_names.txt"
+    write(root / title, "\n".join(name.replace(" ", "_") for name in listed) + "\n\n")
+
+
+class TestCifar:
+    @pytest.mark.parametrize("layout", ["cifar10", "cifar100"])
+    def test_records(self, layout, tmp_path):
+        write_cifar(tmp_path, layout)
+        data = load(f"dataset={layout}", f"dataset.root={tmp_path}")
+        assert data.class_names == packaged(layout).names and len(data.train) == 100
+        assert data.test.open(0).size == (32, 32) and data.test.open(0).getpixel((5, 9)) == (250, 120, 10)
+        assert data.test.labels[:12] == [i % len(data.class_names) for i in range(12)]
+
+    def test_the_pickled_version_is_refused(self, tmp_path):
+        write(tmp_path / "data_batch_1", b"\x80\x02")
+        with refused("lacks data_batch_1.bin", "binary version", "https://www.cs.toronto.edu", "pickled and is not read"):
+            load("dataset=cifar10", f"dataset.root={tmp_path}")
+
+    def test_torn_and_renamed(self, tmp_path):
+        write_cifar(tmp_path, "cifar10")
+        names = tmp_path / "batches.meta.txt"
+        original = names.read_text()
+        names.write_text(original.replace("frog", "toad"))
+        with refused("only in the first (1): toad", "only in the second (1): frog"):
+            load("dataset=cifar10", f"dataset.root={tmp_path}")
+        names.write_text(original)
+        (tmp_path / "test_batch.bin").write_bytes(b"\0" * 5000)
+        with refused("test_batch.bin has 5000 bytes", "records of 3073"):
+            load("dataset=cifar10", f"dataset.root={tmp_path}")
+
+
+class TestWnids:
+    def make(self, root: Path, wnids, count=1):
+        for label, wnid in enumerate(wnids):
+            for number in range(count):
+                write(root / wnid / f"{number}.png", picture(100 * label + number))
+        return root
+
+    def test_a_subset_keeps_imagenets_order_and_its_texts(self, tmp_path):
+        wnids = ["n04008634", "n01440764", "n03773504", "n02012849"]
+        self.make(tmp_path / "r", wnids)
+        self.make(tmp_path / "train", [*wnids, "n01443537"])
+        arguments = ["dataset=imagenet_r", f"dataset.test={tmp_path}/r", f"dataset.train={tmp_path}/train", "dataset.n_classes=4"]
+        data = load(*arguments)
+        assert data.class_keys == sorted(wnids) and data.class_names == ["tench", "crane bird", "missile", "projectile"]
+        assert [path.split("/")[0] for path in data.test.ids] == sorted(wnids) and len(data.train) == 4
+        texts = class_texts(data.class_names, {}, bank="imagenet1k", class_keys=data.class_keys)
+        phrases = load_bank("imagenet1k").descriptions
+        assert [list(row) for row in texts] == [phrases[key] for key in data.class_keys] and texts[2] != texts[3]
+
+    def test_numbers_are_labels_not_strings(self, tmp_path):
+        self.make(tmp_path / "v2", ["0", "2", "10"])
+        data = load("dataset=imagenet_v2", f"dataset.test={tmp_path}/v2", "dataset.n_classes=3")
+        assert data.class_keys == [packaged("imagenet1k").keys[i] for i in (0, 2, 10)]
+        assert data.test.ids == ["0/0.png", "2/0.png", "10/0.png"] and data.test.labels == [0, 1, 2]
+
+    def test_corruptions(self, tmp_path):
+        self.make(tmp_path / "fog" / "5", ["n01440764", "n01443537"])
+        arguments = ["dataset=imagenet_c", f"dataset.root={tmp_path}", "dataset.n_classes=2"]
+        assert load(*arguments, "dataset.corruption=fog").name == "imagenet_c-fog-5"
+        with refused("dataset.corruption=gaussian_noise is no folder", "there is fog"):
+            load(*arguments)
+        with refused("dataset.severity is 1 to 5, got 6"):
+            load(*arguments, "dataset.severity=6")
+
+    def test_refusals(self, tmp_path):
+        with refused("imagenet is not there", "https://image-net.org", "dataset.test=FOLDER"):
+            load("dataset=imagenet", f"paths.data={tmp_path}/none")
+        write(tmp_path / "loose" / "ILSVRC2012_val_00000001.JPEG", picture(1))
+        with refused("images lie loose", "wnid"):
+            load("dataset=imagenet", f"dataset.test={tmp_path}/loose")
+        self.make(tmp_path / "odd", ["n01440764", "tench"])
+        with refused("1 folders", "tench", "named by wnid"):
+            load("dataset=imagenet", f"dataset.test={tmp_path}/odd")
+        self.make(tmp_path / "few", ["n01440764", "n01443537"])
+        with refused("2 class folders, imagenet has 1000", "dataset.n_classes=NUMBER"):
+            load("dataset=imagenet", f"dataset.test={tmp_path}/few")
+
+
+class TestCub:
+    def make(self, root: Path) -> list[str]:
+        listed = packaged("cub200").names
+        write(
+            root / "classes.txt", "".join(f"{i} {i:03d}.{name.replace(' ', '_').replace('-', '_')}\n" for i, name in enumerate(listed, 1))
+        )
+        images = [(i, f"{i:03d}.x/{part}.png", part) for i in range(1, 201) for part in (0, 1)]
+        for number, (_, path, _) in enumerate(images):
+            write(root / "images" / path, picture(number, side=4))
+        for title, value in (("images", 1), ("image_class_labels", 0), ("train_test_split", 2)):
+            write(root / f"{title}.txt", "".join(f"{n} {row[value]}\n" for n, row in enumerate(images, 1)))
+        return ["dataset=cub200", f"dataset.root={root}"]
+
+    def test_official_lists(self, tmp_path):
+        data = load(*self.make(tmp_path))
+        assert data.class_names == packaged("cub200").names
+        assert data.train.ids[0] == "001.x/1.png" and data.test.labels == list(range(200))
+
+    def test_refusals(self, tmp_path):
+        arguments = self.make(tmp_path)
+        (tmp_path / "images.txt").write_text("one two\n")
+        with refused("the line 'one two'"):
+            load(*arguments)
+        (tmp_path / "images.txt").unlink()
+        with refused("lacks images.txt", "https://www.vision.caltech.edu"):
+            load(*arguments)
+
+
+class TestTorchvision:
+    def make(self, root: Path) -> list[str]:
+        """DTD in the layout that torchvision reads."""
+        for part, number in (("train", 0), ("val", 1), ("test", 2)):
+            write(root / "dtd" / "dtd" / "labels" / f"{part}1.txt", "".join(f"{name}/{name}_{number}.png\n" for name in NAMES))
+            for label, name in enumerate(NAMES):
+                write(root / "dtd" / "dtd" / "images" / name / f"{name}_{number}.png", picture(10 * label + number))
+        return ["dataset=torchvision", "dataset.set_class=DTD", f"dataset.root={root}", "dataset.validation={split: val}"]
+
+    def test_lists_are_torchvisions_and_decoding_is_ours(self, tmp_path):
+        arguments = self.make(tmp_path)
+        data = load(*arguments)
+        assert data.class_names == NAMES and data.test.ids[1] == "dtd/dtd/images/dog/dog_2.png"
+        assert [len(part) for part in (data.train, data.validation, data.test)] == [3, 3, 3]
+        (tmp_path / "dtd/dtd/images/dog/dog_2.png").write_text("spoilt")
+        with refused("dog_2.png cannot be decoded", error=ImageError):
+            load(*arguments).test.open(1)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (["dataset.set_class=DTDs"], ["dataset.set_class=DTDs is no class"]),
+            (["dataset.set_class=CIFAR10"], ["reads pickles", "dataset=cifar10"]),
+            (["dataset.test={split: exam}"], ["finds no data", "exam"]),
+            (["dataset.root=/nowhere"], ["finds no data in /nowhere", "dataset.download=true"]),
+        ],
+    )
+    def test_refusals(self, change, words, tmp_path):
+        with refused(*words):
+            load(*self.make(tmp_path), *change)
+
+
+READY = sorted(set(options("dataset")) - {"emoji", "scenes", "folder", "csv", "hf", "webdataset", "torchvision"})
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_set_without_its_data_says_where_they_come_from_and_where_they_go(name, tmp_path):
+    with refused("http", str(tmp_path)) as _:
+        load(f"dataset={name}", f"paths.data={tmp_path}")
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_set_names_its_bank_and_its_list(name):
+    node = composed(f"dataset={name}").dataset
+    assert node.bank == node.classes and node.bank in available()
+    assert (CONF / "dataset" / f"{name}.yaml").read_text().startswith("# ")
