@@ -6,18 +6,22 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
 from multicrop.aggregators import transport_plan
-from multicrop.bank import ImageBank
+from multicrop.bank import Bank
 from multicrop.prompts import TextBank
 from multicrop.views import unmirrored
 
 matplotlib.use("Agg")
+MOST_TICKS = 24  # crop numbers below a heat map
 COLOURS = matplotlib.colormaps["tab20"].colors
 
 
@@ -45,7 +49,7 @@ class Explanation:
     title: str
 
 
-def explain(bank: ImageBank, position: int, text: TextBank, class_index: int, title: str, knobs: dict) -> Explanation:
+def explain(bank: Bank, position: int, text: TextBank, class_index: int, title: str, knobs: dict) -> Explanation:
     """The transport plan of one image against one class; `knobs` are those of `transport_plan`, and `text` holds all classes."""
     views, _, index = bank[position]
     _, plan, used = transport_plan(views[None], text, **knobs)
@@ -60,26 +64,48 @@ def draw_explanations(explanations: list[Explanation], path: Path) -> None:
     figure = Figure(figsize=(11, 3.4 * len(explanations)), layout="constrained")
     axes = figure.subplots(len(explanations), 2, squeeze=False, width_ratios=[1, 2.2])
     for (picture, heat), item in zip(axes, explanations, strict=True):
-        share = item.plan.sum(1, keepdim=True).clamp_min(1e-12)
-        best = (item.plan / share).argmax(1)
-        picture.imshow(item.image)
-        picture.set_title(textwrap.fill(item.title, 44, max_lines=4), fontsize=8)
-        picture.axis("off")
-        for crop, (left, top, right, bottom) in enumerate(unmirrored(item.boxes).tolist()):
-            colour = COLOURS[(2 * int(best[crop])) % len(COLOURS)]
-            frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.6)
-            picture.add_patch(frame)
-            picture.text(left + 2, top + 2, str(crop), color=colour, fontsize=7, va="top")
-        shown = heat.imshow(item.plan.T.numpy() * item.plan.shape[0], aspect="auto", cmap="magma", vmin=0, vmax=1)
-        heat.set_yticks(range(len(item.prompts)), [_short(text, 34) for text in item.prompts], fontsize=8)
-        for description, tick in enumerate(heat.get_yticklabels()):
-            tick.set_color(COLOURS[(2 * description) % len(COLOURS)])
-        heat.set_xticks(range(item.plan.shape[0]))
-        heat.tick_params(axis="x", labelsize=7)
-        heat.set_xlabel("crop", fontsize=8)
+        names = [str(crop) for crop in range(len(item.boxes))]
+        draw_boxes(picture, item.image, unmirrored(item.boxes), item.plan.argmax(1).tolist(), names)
+        picture.set_title(textwrap.fill(item.title, 44, max_lines=4), fontsize=8, parse_math=False)
+        shown = draw_matches(heat, item.plan * item.plan.shape[0], item.prompts, names, vmax=1)
         heat.set_title("share of each crop's mass that goes to a description", fontsize=8)
         figure.colorbar(shown, ax=heat, fraction=0.03)
     figure.savefig(path, dpi=110)
+
+
+def draw_boxes(axis: Axes, image: Image.Image, boxes: Float[Tensor, "views 4"], prompts: list[int], names: list[str]) -> None:
+    """The image with its upright boxes, each in the colour of its prompt, and its name in a corner."""
+    axis.imshow(image)
+    axis.axis("off")
+    for best, name, (left, top, right, bottom) in zip(prompts, names, boxes.tolist(), strict=True):
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour(best), linewidth=1.6))
+        axis.text(left + 2, top + 2, name, color="white", fontsize=6, va="top", bbox={"facecolor": colour(best), "pad": 1, "linewidth": 0})
+
+
+def draw_matches(
+    axis: Axes,
+    values: Float[Tensor, "views prompts"],
+    prompts: list[str],
+    names: list[str],
+    *,
+    vmin: float | int = 0,
+    vmax: float | int | None = None,
+) -> AxesImage:
+    """A heat map, one row a prompt (in its colour) and one column a view; returns it, for a colour bar."""
+    shown = axis.imshow(values.T.numpy(), aspect="auto", cmap="magma", vmin=vmin, vmax=vmax)
+    axis.set_yticks(range(len(prompts)), [_short(text, 34) for text in prompts], fontsize=8, parse_math=False)
+    for description, tick in enumerate(axis.get_yticklabels()):
+        tick.set_color(colour(description))
+    step = max(1, -(-len(names) // MOST_TICKS))
+    axis.set_xticks(range(0, len(names), step), names[::step])
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_xlabel("crop", fontsize=8)
+    return shown
+
+
+def colour(prompt: int) -> tuple[float, float, float]:
+    """The colour (red, green, blue in 0-1) of a prompt and of the boxes that match it."""
+    return COLOURS[(2 * prompt) % len(COLOURS)]
 
 
 def _short(text: str, length: int) -> str:

@@ -1,0 +1,104 @@
+"""What the studies' scripts share: the records below a folder, grouped into settings, and accuracies with paired intervals over seeds."""
+
+import csv
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from omegaconf import OmegaConf
+
+from multicrop.stats import Comparison, compare_runs
+
+POINTS = 100  # accuracies are printed in percent
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record: its configuration, the option chosen in each group, and which images each row got right, by sorted image id."""
+
+    config: dict
+    choices: dict[str, str]
+    ids: tuple[str, ...]
+    correct: dict[str, np.ndarray]
+
+    @property
+    def dataset(self) -> str:
+        return self.choices["dataset"]
+
+    @property
+    def seed(self) -> int:
+        return self.config["crop_seed"]
+
+    def knob(self, name: str) -> object:
+        """A knob by its dotted name, None where the run has none."""
+        return OmegaConf.select(OmegaConf.create(self.config), name)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Every finished run below the folder, oldest first; raises SystemExit when there is none."""
+    found = [_read(path.parent) for path in sorted(folder.rglob("metrics.json"), key=lambda path: path.stat().st_mtime)]
+    if not found:
+        raise SystemExit(f"no finished run below {folder}; run the study's command first and pass its paths.output")
+    return found
+
+
+def _read(record: Path) -> Run:
+    config = yaml.safe_load((record / "config.yaml").read_text(encoding="utf-8"))
+    choices = yaml.safe_load((record / ".hydra/hydra.yaml").read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"]
+    table = pq.read_table(record / "predictions.parquet").sort_by("image_id").to_pydict()
+    label = np.array(table["label"])
+    correct = {row: np.array(table[f"{row}_prediction"]) == label for row in ("global", "crops_mean", "final")}
+    return Run(config, choices, tuple(table["image_id"]), correct)
+
+
+def by_setting(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:
+    """What each setting got right (seeds, images); of two runs with one seed the newest counts. Checks that all saw the same images."""
+    return _stacked(runs, setting, "final")
+
+
+def global_view(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:
+    """The same of the global view against the label prompts, which every record holds."""
+    return _stacked(runs, setting, "global")
+
+
+def _stacked(runs: Iterable[Run], setting: Callable[[Run], Hashable], row: str) -> dict[Hashable, np.ndarray]:
+    grouped: dict[Hashable, dict[int, Run]] = {}
+    ids: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        if ids.setdefault(run.dataset, run.ids) != run.ids:
+            raise SystemExit(f"the runs on {run.dataset} did not see the same images; compare runs of one data set")
+        grouped.setdefault(setting(run), {})[run.seed] = run
+    return {name: np.stack([seeds[seed].correct[row] for seed in sorted(seeds)]) for name, seeds in grouped.items()}
+
+
+def accuracy(correct: np.ndarray) -> Comparison:
+    """The accuracy with its interval over seeds and images: a comparison with a method that gets nothing right."""
+    return compare_runs(correct, np.zeros_like(correct))
+
+
+def points(comparison: Comparison, *, sign: bool = True) -> str:
+    """`+3.2 [+1.0, +5.4]`, in points of percent."""
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if sign else "{:.1f} [{:.1f}, {:.1f}]"
+    return form.format(*(POINTS * value for value in (comparison.difference, comparison.low, comparison.high)))
+
+
+def numbers(comparison: Comparison) -> list[str]:
+    """Difference, low and high end as three cells, in points of percent."""
+    return [f"{POINTS * value:.2f}" for value in (comparison.difference, comparison.low, comparison.high)]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -1,0 +1,138 @@
+"""The studies: every experiment and sweep composes and says its command, and the scripts that read records count as they should."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import CONF, ROOT, composed
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from refusals import refused
+
+from multicrop.config import check_overrides, register_resolvers
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import diagnosis
+import study
+import zero_shot
+
+EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
+OURS = [name for name in EXPERIMENTS if name.split("/")[0] in ("diagnosis", "zero_shot")]
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("diagnosis/")])
+def test_every_experiment_composes(name):
+    composed(f"experiment={name}")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_experiment_says_its_command_its_result_and_its_time(name):
+    text = (CONF / f"experiment/{name}.yaml").read_text()
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert header.startswith("# @package _global_\n")
+    assert f"experiment={name}" in re.search("# Command: (.+)", header)[1]
+    assert re.search("# Expected: .*[0-9.]|# Expected: no published figure", header) and "# Time: " in header
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("diagnosis/")])
+def test_the_texts_of_a_diagnosis_are_what_its_name_says(name):
+    cfg = composed(f"experiment={name}", "crop_seed=2")
+    words, view, aggregator = name.removeprefix("diagnosis/").split("_")
+    descriptions = {"cat": ["long whiskers", "four legs"], "dog": ["a long tongue", "four legs"]}
+    rows = instantiate(cfg.prompt)(["cat", "dog"], descriptions)
+    chosen = [row[:1] if cfg.aggregator.text_set == "label" else row[1:] for row in rows]
+    expected = {"label": ["cat"], "descriptions": ["long whiskers", "four legs"], "both": ["cat, long whiskers", "cat, four legs"]}
+    if words == "waffle":
+        assert all(text.startswith("cat, ") for text in chosen[0]) and not set(chosen[0]) & set(expected["both"])
+        assert cfg.prompt.waffle_seed == 2 and [len(row) for row in chosen] == [2, 2]
+    else:
+        assert chosen[0] == expected[words]
+    assert ("n_crops" in cfg.crop) == (view == "crops") and ("solver" in cfg.aggregator) == (aggregator == "dnd")
+
+
+def test_the_sweep_of_the_diagnosis_runs_every_row():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        params = compose("config", overrides=["sweep=diagnosis", "logger=none"], return_hydra_config=True).hydra.sweeper.params
+    rows = sorted(row.strip() for row in params.experiment.split(","))
+    assert rows == sorted(name for name in EXPERIMENTS if name.startswith("diagnosis/"))
+
+
+@pytest.mark.parametrize("count", [None, 1, 3])
+def test_at_most_so_many_descriptions_are_kept(count):
+    cfg = composed("dataset=emoji", *([f"prompt.max_descriptions={count}"] if count else []))
+    rows = instantiate(cfg.prompt)(["cat", "dog"], {"cat": ["a", "b", "c", "d"], "dog": ["e", "f"]})
+    assert [[text.split(", ")[-1] for text in row[1:]] for row in rows] == [["a", "b", "c", "d"][:count], ["e", "f"][:count]]
+
+
+def test_no_descriptions_are_refused_with_the_other_way():
+    with pytest.raises(ValueError, match=r"prompt\.max_descriptions is 1 or more.*got 0.*prompt=template"):
+        instantiate(composed("prompt.max_descriptions=0").prompt)(["cat"], {"cat": ["a"]})
+
+
+def test_a_glob_chooses_options_on_the_command_line():
+    check_overrides(["-m", "crop=glob(random_k*)"], CONF)
+    with refused("no option of crop matches", "glob(zebra*)", "random_k16"):
+        check_overrides(["-m", "crop=glob(zebra*)"], CONF)
+
+
+def record(folder, *, dataset="scenes", experiment=None, right, base=None, ids=None, **config):
+    """A finished run of four images, label 0 each."""
+    (folder / ".hydra").mkdir(parents=True)
+    choices = {"dataset": dataset, "aggregator": "dnd", "experiment": experiment}
+    (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "final": right}
+    columns = {f"{row}_prediction": [0 if good else 1 for good in values] for row, values in wrong.items()}
+    pq.write_table(pa.table({"image_id": ids or ["a", "b", "c", "d"], "label": [0] * 4, **columns}), folder / "predictions.parquet")
+    (folder / "metrics.json").write_text(json.dumps({}))
+
+
+def test_records_are_paired_by_image_id_and_the_newest_of_a_seed_counts(tmp_path):
+    record(tmp_path / "1", right=[1, 0, 0, 0], crop_seed=0)
+    record(tmp_path / "2", right=[1, 1, 0, 0], crop_seed=1, ids=["d", "c", "b", "a"])
+    stacked = study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)
+    assert stacked["scenes"].tolist() == [[True, False, False, False], [False, False, True, True]]
+    record(tmp_path / "3", right=[0, 0, 0, 1], crop_seed=0)
+    assert study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)["scenes"][0].tolist() == [False, False, False, True]
+    got = study.accuracy(stacked["scenes"])
+    assert got.difference == pytest.approx(3 / 8) and got.low < 3 / 8 < got.high
+    record(tmp_path / "4", right=[0, 0, 0, 1], crop_seed=0, ids=["a", "b", "c", "e"])
+    with pytest.raises(SystemExit, match="did not see the same images"):
+        study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)
+    with pytest.raises(SystemExit, match="no finished run below"):
+        study.read_runs(tmp_path / "nothing")
+
+
+def test_the_diagnosis_writes_its_tables_and_figure(tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    for number, (dataset, text, view, seed) in enumerate(
+        (d, t, v, s) for d in diagnosis.DATASETS for t in diagnosis.TEXTS for v in diagnosis.VIEWS for s in (0, 1)
+    ):
+        right = generator.integers(0, 2, 4).tolist() if view != "crops_dnd" else [1, 1, 1, 1]
+        record(tmp_path / f"runs/{number}", dataset=dataset, experiment=f"diagnosis/{text}_{view}", right=right, crop_seed=seed)
+    monkeypatch.setattr(sys, "argv", ["diagnosis.py", str(tmp_path / "runs"), str(tmp_path)])
+    diagnosis.main()
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert len(lines) == 1 + 24 and "scenes,descriptions_crops_dnd,100.00,100.00,100.00,2,4," in "\n".join(lines)
+    assert len((tmp_path / "comparisons.csv").read_text().splitlines()) == 1 + 2 * len(diagnosis.QUESTIONS)
+    assert (tmp_path / "diagnosis.png").stat().st_size > 10_000 and "| `label_full_mean` |" in capsys.readouterr().out
+
+
+def test_an_ablation_compares_with_the_global_view_and_the_default(tmp_path, monkeypatch, capsys):
+    for number, (dataset, k) in enumerate((d, k) for d in zero_shot.DATASETS for k in (4, 16)):
+        right = [1, 1, 1, 0] if k == 16 else [1, 0, 0, 0]
+        record(tmp_path / f"n_crops/{number}", dataset=dataset, right=right, base=[1, 1, 0, 0], crop_seed=0, crop={"n_crops": k})
+    few, default = (p for p in zero_shot.measure("n_crops", study.read_runs(tmp_path / "n_crops")) if p.dataset == "scenes")
+    assert (few.value, few.views, default.value, default.views) == (4, 5, 16, 17)
+    assert few.accuracy.difference == pytest.approx(1 / 4) and few.against_global.difference == pytest.approx(-1 / 4)
+    assert few.against_default.difference == pytest.approx(-1 / 2) and default.against_default.difference == 0
+    monkeypatch.setattr(sys, "argv", ["zero_shot.py", str(tmp_path), str(tmp_path)])
+    zero_shot.main()
+    assert "n_crops,scenes,dnd,4,5,1,25.00,-25.00," in (tmp_path / "results.csv").read_text()
+    assert (tmp_path / "cost.png").stat().st_size > 10_000 and "| scenes | D&D | 4 | 5 | 25.0 |" in capsys.readouterr().out
