@@ -1,4 +1,4 @@
-"""The Hydra entry: compose the configuration, run one experiment, return its accuracy to the sweeper."""
+"""The Hydra entry: compose the configuration, run one experiment or a sweep of them, return its accuracy to the sweeper."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from multicrop.config import check_overrides, register_resolvers
+from multicrop.sweep import exit_status, job
 
 CONF = Path(__file__).parent / "conf"
 
@@ -16,9 +17,7 @@ register_resolvers()
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float:
     """One experiment."""
-    from multicrop.experiment import run
-
-    return run(cfg)
+    return job(cfg)
 
 
 if __name__ == "__main__":
@@ -27,3 +26,4 @@ if __name__ == "__main__":
     except ValueError as error:
         sys.exit(f"error: {error}")
     main()
+    sys.exit(exit_status())

@@ -1,8 +1,20 @@
-"""When W&B is online, offline or off, and that each job of a process is a run of its own."""
+"""When W&B is online, offline or off, what a run leaves there, the dashboard in code, and that no key is written anywhere."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import records
+import yaml
+from conftest import CONF
 
-from multicrop import loggers
+from multicrop import cli, loggers, redaction, results, sweep
+from multicrop.config import check_overrides
+
+KEY = "f" * 40
+CHOICES = {"task": "tta", "dataset": "scenes", "crop": "random_k4", "aggregator": "dnd", "method": "tda", "adapter": "ape", "model": "tiny"}
 
 
 @pytest.fixture(autouse=True)
@@ -12,6 +24,12 @@ def nobody(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
+
+
+def logger_in(folder, **knobs):
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {"project": None, "entity": None, "group": None, "job_type": "tta", "choices": CHOICES, "tags": ["mine"], "name": None}
+    return loggers.wandb_logger(**plain | knobs, folder=str(folder))
 
 
 def test_offline_by_default_and_online_when_a_project_a_key_or_a_login_is_there(monkeypatch, nobody):
@@ -30,19 +48,89 @@ def test_the_users_mode_wins(monkeypatch):
     assert loggers.wandb_mode("birds") == "disabled"
 
 
-def test_each_job_is_a_run_of_its_own_and_no_key_is_written(monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+def test_a_run_read_back_holds_its_metrics_panels_record_and_group_and_no_key(monkeypatch, tmp_path):
+    """Two jobs of one process, offline, with a key in the environment; the first is read with W&B's own command."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    ids = []
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    shown = [records.example("rescued"), records.example("lost", image_id="image-7")]
+    monkeypatch.setattr(sys, "argv", ["run.py", f"note={KEY}"])
+    facts = results.environment(seed=1, seconds=2.0)
+    ids, made = [], []
     for job in ("one", "two"):
-        folder = tmp_path / job
-        folder.mkdir()
-        knobs = {"project": None, "entity": None, "group": "g", "job_type": "t", "tags": ["a"], "folder": str(folder), "name": None}
-        logger = loggers.wandb_logger(**knobs)
+        record = records.write(tmp_path / "sweep-7" / job, examples=shown, facts=facts)
+        monkeypatch.setattr(loggers, "in_sweep", lambda: True)
+        logger = logger_in(record)
+        made.append(logger.experiment)
         ids.append(logger.experiment.id)
+        summary = {"test/accuracy": 0.75, "test/ece": 0.1, "encode_seconds": 3.0}
+        classes = [{"class": "okapi", "images": 30, "accuracy": 0.9, "global": 0.6}]
+        loggers.log_run(
+            logger, config={"choices": CHOICES, "seed": 1}, summary=summary, classes=classes, examples=shown, record=record, picture=None
+        )
+        run = logger.experiment
+        assert (run.group, run.job_type) == ("sweep-7", "tta") and set(run.tags) == {"scenes", "random_k4", "dnd", "tiny", "tda", "mine"}
         loggers.finish(logger)
-        (log,) = folder.rglob("*.wandb")
-        assert ids[-1] in log.name
     assert len(set(ids)) == 2
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert written and not any(b"f" * 40 in path.read_bytes() for path in written)
+    (log,) = (tmp_path / "sweep-7" / "one").rglob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(log)]
+    read = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    said = json.dumps(read)
+    assert read["config"]["choices"]["crop"] == "random_k4" and ids[0] in log.name
+    for name in ("test/accuracy", "test/ece", "images/rescued", "images/lost", "classes"):
+        assert name in said
+    media = "".join(path.read_text() for path in log.parent.rglob("*.json"))
+    assert "long legs 80%" in said + media
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert written and [path for path in written if KEY.encode() in path.read_bytes()] == []
+
+
+def test_the_values_of_secret_variables_are_left_out_and_others_kept(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("MY_PASSWORD", "hunter2-hunter2")
+    monkeypatch.setenv("SHORT_KEY", "a")
+    monkeypatch.setenv("FLAVOUR", "vanilla-vanilla")
+    said = redaction.redacted(f"a {KEY} hunter2-hunter2 vanilla-vanilla")
+    assert said == "a <WANDB_API_KEY> <MY_PASSWORD> vanilla-vanilla"
+
+
+def test_the_direction_of_each_metric_is_said(monkeypatch, tmp_path):
+    class Run:
+        def __init__(self):
+            self.summary, self.said = {}, {}
+
+        def define_metric(self, name, summary):
+            self.said[name] = summary
+
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    run = Run()
+    record = records.write(tmp_path / "run", examples=[records.example()])
+    numbers = dict.fromkeys(("test/accuracy", "test/ece", "test/vs_global/p_value", "test/vs_global/difference", "encode_seconds"), 0.5)
+    loggers.describe(run, numbers)
+    assert run.summary == numbers
+    assert run.said == {n: "max" if n in ("test/accuracy", "test/vs_global/difference") else "min" for n in numbers}
+    artifact = loggers.record_artifact(record, "x")
+    assert sorted(artifact.manifest.entries) == sorted(n for n in loggers.RECORD_FILES if (record / n).is_file()) != []
+
+
+def test_the_dashboard_is_built_in_code_and_written_as_json_without_a_login(tmp_path, capsys):
+    pytest.importorskip("wandb_workspaces")
+    path = tmp_path / "dashboard.json"
+    with pytest.raises(SystemExit) as done:
+        cli.main(["dashboard", "--project", "birds", "--entity", "me", "-o", str(path)])
+    assert done.value.code == 0, capsys.readouterr()
+    made = json.loads(path.read_text())
+    sections = made["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+    shape = {s["name"]: [p["viewType"] for p in s["panels"]] for s in sections}
+    shape = {name: panels for name, panels in shape.items() if panels}
+    assert shape == json.loads((Path(__file__).parent / "dashboard_shape.json").read_text())
+    assert json.dumps(made).count("images/rescued") >= 2 and made["report"]["project"]["name"] == "birds"
+
+
+def test_the_wandb_sweep_runs_the_same_entry_with_knobs_that_exist():
+    spec = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
+    assert (CONF.parent / spec["program"]).is_file() and spec["metric"] == {"name": "test/accuracy", "goal": "maximize"}
+    sample = {k: v.get("value", (v.get("values") or [v.get("min")])[0]) for k, v in spec["parameters"].items()}
+    check_overrides([f"{key}={value}" for key, value in sample.items()], CONF)
+    assert sample["split"] == "validation" and spec["command"][1:] == ["python", "${program}", "${args_no_hyphens}"]
+    assert sweep.count_jobs([f"crop={','.join(spec['parameters']['crop']['values'])}"], {}) == 2

@@ -1,10 +1,15 @@
-"""The record of a run: config.yaml, metrics.json, predictions.parquet, environment.json in one directory; reports read only these."""
+"""The record of a run in one directory, which reports and comparisons read, and nothing else.
+
+config.yaml (resolved), data.json (what was scored, class names), predictions.parquet, examples.json (small pictures), environment.json
+(where and how), and metrics.json, which comes last.
+"""
 
 import json
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +19,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from multicrop.bank import ImageBank
+from multicrop.bank import Bank
+from multicrop.redaction import redacted
 from multicrop.stats import compare
 from multicrop.tasks import ROWS
 
@@ -28,7 +34,7 @@ def row_metrics(results: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     return {row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
 
 
-def predictions_table(results: dict[str, Tensor], bank: ImageBank) -> pa.Table:
+def predictions_table(results: dict[str, Tensor], bank: Bank) -> pa.Table:
     """One row an image: id, domain, label, the prediction of each row, the top classes and logits of the final one."""
     indices = results["index"].tolist()
     top = results["final"].topk(min(TOP_LOGITS, results["final"].shape[1]))
@@ -41,6 +47,18 @@ def predictions_table(results: dict[str, Tensor], bank: ImageBank) -> pa.Table:
         "top_logits": top.values.tolist(),
     }
     return pa.table(columns)
+
+
+def class_table(results: dict[str, Tensor], class_names: Sequence[str]) -> list[dict[str, object]]:
+    """One row a class that has images: name, images, and the accuracy of the final row and of the global view."""
+    label = results["label"]
+    final, base = (results[row].argmax(1) == label for row in ("final", "global"))
+    counts = torch.bincount(label, minlength=len(class_names)).tolist()
+    return [
+        {"class": name, "images": n, "accuracy": float(final[label == c].float().mean()), "global": float(base[label == c].float().mean())}
+        for c, (name, n) in enumerate(zip(class_names, counts, strict=True))
+        if n
+    ]
 
 
 def environment(*, seed: int, seconds: float) -> dict[str, object]:
@@ -61,14 +79,24 @@ def environment(*, seed: int, seconds: float) -> dict[str, object]:
     }
 
 
-def write_record(folder: Path, *, config: str, metrics: dict, predictions: pa.Table, facts: dict) -> None:
-    """Write the record; metrics.json comes last, so a record that has it is whole."""
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
+def write_record(
+    folder: Path, *, config: str, metrics: dict, predictions: pa.Table, facts: dict, data: dict, examples: Sequence[dict] = ()
+) -> None:
+    """Write the record; metrics.json comes last, so a record that has it is whole. Values of secret variables are left out."""
+    write_text(folder / "config.yaml", redacted(config))
+    write_text(folder / "data.json", json.dumps(data, indent=1))
+    if examples:
+        write_text(folder / "examples.json", json.dumps(examples))
     pq.write_table(predictions, folder / "predictions.parquet")
-    (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    partial = folder / "metrics.json.partial"
-    partial.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    partial.replace(folder / "metrics.json")
+    write_text(folder / "environment.json", redacted(json.dumps(facts, indent=1)))
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _git_revision() -> str | None:

@@ -6,8 +6,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from multicrop import report
-from multicrop.bank import ImageBank
+from multicrop import examples, report
+from multicrop.bank import Bank
 from multicrop.config import without
 from multicrop.session import Session
 
@@ -21,12 +21,11 @@ def choice(cfg: DictConfig, group: str) -> str:
     return cfg[group]._target_.rsplit(".", 1)[-1]
 
 
-def draw(session: Session, bank: ImageBank, collected: dict, output: Path) -> Path | None:
+def draw(session: Session, bank: Bank, collected: dict, output: Path) -> Path | None:
     """The picture of boxes and plans, where the aggregator is a transport plan."""
-    knobs = without(session.cfg.aggregator, "_target_", "_partial_")
-    if "solver" not in knobs:
+    scaled = _plan_knobs(session)
+    if scaled is None or not bank.openable:
         return None
-    scaled = {**knobs, "logit_scale": session.scorer.logit_scale}
     names, row_of = session.dataset.class_names, {index: position for position, index in enumerate(bank.positions)}
     explanations = []
     for position in report.chosen_examples(collected, session.cfg.pictures):
@@ -41,7 +40,21 @@ def draw(session: Session, bank: ImageBank, collected: dict, output: Path) -> Pa
     return output / "explanations.png"
 
 
-def show(cfg: DictConfig, session: Session, metrics: dict, facts: dict, bank: ImageBank, output: Path, picture: Path | None) -> None:
+def keep_examples(session: Session, bank: Bank, collected: dict) -> list[dict]:
+    """The rescued, lost and wrong images that the record keeps (`examples` of them)."""
+    if not bank.openable:
+        return []
+    wanted = {"count": session.cfg.examples, "plan_knobs": _plan_knobs(session)}
+    return examples.collect(bank, collected, session.scorer.text, session.dataset.class_names, **wanted)
+
+
+def _plan_knobs(session: Session) -> dict | None:
+    """The knobs of the transport plan; None where the aggregator is none."""
+    knobs = without(session.cfg.aggregator, "_target_", "_partial_")
+    return {**knobs, "logit_scale": session.scorer.logit_scale} if "solver" in knobs else None
+
+
+def show(cfg: DictConfig, session: Session, metrics: dict, facts: dict, bank: Bank, output: Path, picture: Path | None) -> None:
     """The table, the cost, and where everything is."""
     crops = f"{bank.n_views - 1} crops averaged" if bank.n_views > 1 else "no crops: the global view"
     labels = {"global": "global view", "crops_mean": crops, "aggregated": choice(cfg, "aggregator")}

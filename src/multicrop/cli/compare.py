@@ -1,0 +1,75 @@
+"""`multicrop compare RUNS...`: finished runs against a baseline, paired image by image."""
+
+import argparse
+from pathlib import Path
+
+HELP = "compare finished runs with a baseline, image by image"
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command."""
+    from multicrop.comparison.tables import FORMATS
+
+    parser = commands.add_parser("compare", help=HELP, description=__doc__)
+    parser.add_argument("runs", nargs="+", help="folders of records, globs of them, or the folder of a sweep")
+    parser.add_argument("--baseline", default="global", help="global, crops_mean, aggregated (rows of every record), or a run's folder")
+    parser.add_argument("--by", choices=("class", "domain"), help="also the differences class by class or domain by domain")
+    parser.add_argument("--matrix", action="store_true", help="also on how many images two methods agree, and which rescues which")
+    parser.add_argument("--top", type=int, default=20, help="how many methods to show (0: all)")
+    parser.add_argument("--format", choices=tuple(FORMATS), help="how to print; the default follows the ending of -o")
+    parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
+    parser.add_argument("--figures", type=Path, help="also each plot as PNG and PDF into this folder")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, compare, print; records that cannot be used are named on standard error."""
+    import sys
+
+    from multicrop.comparison import tables
+    from multicrop.comparison.leaderboard import blocks
+    from multicrop.comparison.records import ROWS, collect
+
+    records, problems = collect(options.runs)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    row = options.baseline in ROWS
+    found = blocks(records, options.baseline if row else collect([options.baseline])[0])
+    shown = [table for block in found for table in _tables(block, options, options.baseline if row else "baseline")]
+    form = options.format or next((f for f, end in tables.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
+    if options.output:
+        options.output.write_text(tables.render(shown, form), encoding="utf-8")
+        print(f"written: {options.output}")
+    elif form == "terminal":
+        from rich.console import Console
+
+        tables.show(Console(), shown)
+    else:
+        print(tables.render(shown, form))
+    if options.figures:
+        from multicrop.comparison.plots import save_figures
+
+        for path in save_figures(found, options.figures):
+            print(f"written: {path}")
+    return 0
+
+
+def _tables(block: object, options: argparse.Namespace, baseline: str) -> list:
+    """The leaderboard of a block and what was asked for beside it."""
+    from dataclasses import replace
+
+    from multicrop.comparison import details, tables
+
+    kept = block.entries[: options.top or None]
+    hidden = len(block.entries) - len(kept)
+    notes = (*block.notes, *((f"{hidden} more methods; --top 0 shows all",) if hidden else ()))
+    made = [tables.leaderboard_table(replace(block, entries=kept, notes=notes), baseline)]
+    if options.by:
+        parts_of = {"class": details.by_class, "domain": details.by_domain}[options.by]
+        made += [tables.parts_table(f"{e.label}, by {options.by}", options.by, parts_of(e), baseline) for e in kept if e.comparison]
+    if options.matrix:
+        names = [entry.label for entry in kept]
+        alike = details.agreement(kept)
+        made.append(tables.matrix_table("share of images with the same prediction, %", names, alike, lambda v: f"{100 * v:.0f}"))
+        made.append(tables.matrix_table("images the row gets right and the column wrong", names, details.rescues(kept), str))
+    return made

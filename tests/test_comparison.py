@@ -1,0 +1,213 @@
+"""`multicrop compare`: what it reads, pairs, corrects and prints; and its word on records that are torn, foreign or unpaired."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import records
+from refusals import refused
+
+from multicrop import cli, tasks
+from multicrop.comparison import details, leaderboard, tables
+from multicrop.comparison import records as reading
+from multicrop.comparison.plots import save_figures
+from multicrop.stats import compare, compare_runs, holm
+
+
+def compared(capsys, *arguments, status=0):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["compare", *map(str, arguments)])
+    out = capsys.readouterr()
+    assert done.value.code == status, out
+    return out
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three methods on the same images, in streams of different order."""
+    for number, (name, accuracy, views) in enumerate([("dnd", 0.85, 17), ("max", 0.6, 17), ("global", 0.65, 1)]):
+        records.write(tmp_path / str(number), aggregator=name, accuracy=accuracy, views=views, draw=number)
+    return tmp_path
+
+
+def by_hand(folder):
+    """Correctness of the final row and the global one, image by image, in a plain loop over the file."""
+    table = pq.read_table(folder / "predictions.parquet").to_pylist()
+    lines = sorted(table, key=lambda row: row["image_id"])
+    return [np.array([line[f"{row}_prediction"] == line["label"] for line in lines]) for row in ("final", "global")]
+
+
+def test_rows_are_those_that_tasks_score():
+    assert reading.ROWS == tasks.ROWS
+
+
+def test_the_leaderboard_is_what_a_loop_over_the_files_finds(three):
+    (block,) = leaderboard.blocks(reading.collect([three])[0])
+    assert [e.label for e in block.entries] == sorted(
+        (e.label for e in block.entries), key=lambda n: -{e.label: e.accuracy for e in block.entries}[n]
+    )
+    expected = {}
+    for entry in block.entries:
+        final, base = by_hand(entry.records[0].folder)
+        assert entry.accuracy == pytest.approx(final.mean()) and entry.comparison == compare(final, base)
+        expected[entry.label] = entry.comparison.p_value
+    assert [e.p_holm for e in block.entries] == pytest.approx(holm([expected[e.label] for e in block.entries]))
+    assert all(e.seconds == 0.75 for e in block.entries)
+    by_label = {e.label.split(",")[0]: e for e in block.entries}
+    assert by_label["dnd"].on_front and by_label["global"].on_front and not by_label["max"].on_front
+
+
+def test_a_run_as_baseline_is_paired_by_image_not_by_position(three):
+    found = reading.collect([three])[0]
+    baseline = reading.collect([three / "1"])[0]
+    (block,) = leaderboard.blocks(found, baseline)
+    entry = next(e for e in block.entries if e.label.startswith("dnd"))
+    final, other = by_hand(entry.records[0].folder)[0], by_hand(three / "1")[0]
+    assert entry.comparison == compare(final, other)
+    itself = next(e for e in block.entries if e.label.startswith("max"))
+    assert itself.comparison.difference == 0 and itself.comparison.p_value == 1
+
+
+def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp_path):
+    for seed in (1, 2, 3):
+        records.write(tmp_path / f"s{seed}", seed=seed, draw=seed, accuracy=0.6 + 0.05 * seed)
+    shutil.copytree(tmp_path / "s1", tmp_path / "copy")
+    (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
+    (entry,) = block.entries
+    assert block.notes == ("1 run(s) repeat another with the same configuration and seeds, and count once",)
+    pairs = [by_hand(tmp_path / f"s{seed}") for seed in (1, 2, 3)]
+    assert entry.comparison == compare_runs(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
+    assert entry.spread == pytest.approx(np.std([p[0].mean() for p in pairs], ddof=1))
+    assert "±" in tables.render([tables.leaderboard_table(block, "global")], "terminal")
+
+
+def test_a_baseline_without_a_seed_leaves_that_run_out_and_says_so(tmp_path):
+    for seed in (1, 2, 3):
+        records.write(tmp_path / "new" / str(seed), seed=seed, draw=seed)
+    for seed in (1, 2):
+        records.write(tmp_path / "old" / str(seed), seed=seed, draw=9 + seed, aggregator="max")
+    old = reading.collect([tmp_path / "old"])[0]
+    (block,) = leaderboard.blocks(reading.collect([tmp_path])[0], old)
+    entry = next(e for e in block.entries if e.label.startswith("dnd"))
+    assert len(entry.baseline) == 2 and "no run with the seeds" in " ".join(block.notes)
+    assert entry.correct.shape == entry.baseline.shape
+
+
+@pytest.mark.parametrize("other", [{"fingerprint": "g"}, {"images": 119}, {"names": records.NAMES[:3]}])
+def test_runs_on_other_data_are_not_paired_and_it_says_so(three, capsys, other):
+    records.write(three / "other", **other)
+    out = compared(capsys, three).out
+    assert out.count("are not paired with these") == 2
+    out = compared(capsys, three, "--baseline", three / "other").out
+    assert "other images or labels: not paired" in out
+
+
+def test_classes_and_domains_are_compared_on_their_own_images(three):
+    (block,) = leaderboard.blocks(reading.collect([three])[0])
+    entry = block.entries[0]
+    final, base = by_hand(entry.records[0].folder)
+    labels = entry.records[0].table["label"]
+    parts = {part.name: part for part in details.by_class(entry)}
+    assert set(parts) == set(records.NAMES)
+    for c, name in enumerate(records.NAMES):
+        assert parts[name].comparison == compare(final[labels == c], base[labels == c]) and parts[name].images == 30
+    assert sorted(p.name for p in details.by_domain(entry)) == ["photo", "sketch"]
+    differences = [part.comparison.difference for part in details.by_class(entry)]
+    assert differences == sorted(differences, reverse=True)
+
+
+def test_agreement_and_rescues_are_counted_image_by_image(three):
+    (block,) = leaderboard.blocks(reading.collect([three])[0])
+    agree, rescue = details.agreement(block.entries), details.rescues(block.entries)
+    for i, one in enumerate(block.entries):
+        for j, two in enumerate(block.entries):
+            a, b = one.records[0], two.records[0]
+            pairs = list(zip(a.predictions(), b.predictions(), a.table["label"], strict=True))
+            assert agree[i, j] == pytest.approx(sum(p == q for p, q, _ in pairs) / len(pairs))
+            assert rescue[i, j] == sum(p == label != q for p, q, label in pairs)
+
+
+def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, tmp_path):
+    records.write(three / "odd", aggregator="a|b_<c>&\\d", accuracy=0.8, draw=8)
+    terminal = compared(capsys, three).out
+    markdown = compared(capsys, three, "--format", "markdown", "--matrix", "--by", "class").out
+    latex = compared(capsys, three, "--format", "latex").out
+    (block,) = leaderboard.blocks(reading.collect([three])[0])
+    top = f"{100 * block.entries[0].accuracy:.1f}"
+    assert top in terminal and top in markdown and top in latex
+    assert "a\\|b_&lt;c>&\\\\d" in markdown and "images the row gets right" in markdown and "dugong" in markdown
+    assert r"\toprule" in latex and r"\bottomrule" in latex and r"a|b\_<c>\&\textbackslash{}d" in latex
+    path = three / "out.csv"
+    assert f"written: {path}" in compared(capsys, three, "-o", path).out
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert float(rows[0]["accuracy"]) == pytest.approx(block.entries[0].accuracy) and set(rows[0]) >= {
+        "difference",
+        "low",
+        "high",
+        "p_value",
+    }
+
+
+def test_figures_are_png_and_pdf_of_each_plot(three):
+    paths = save_figures(leaderboard.blocks(reading.collect([three])[0]), three / "figures")
+    assert {p.name for p in paths} == {f"0-{plot}.{end}" for plot in ("cost", "grid", "forest") for end in ("png", "pdf")}
+    assert all(p.read_bytes().startswith(b"\x89PNG" if p.suffix == ".png" else b"%PDF") and p.stat().st_size > 3000 for p in paths)
+
+
+def test_torn_killed_failed_and_foreign_folders_are_named_and_the_rest_is_compared(three, capsys):
+    for name in ("torn", "cut", "killed", "foreign", "halved"):
+        shutil.copytree(three / "0", three / name)
+    (three / "torn" / "metrics.json").write_text('{"rows": {"gl')
+    (three / "cut" / "predictions.parquet").write_bytes((three / "0" / "predictions.parquet").read_bytes()[:400])
+    (three / "killed" / "metrics.json").unlink()
+    (three / "foreign" / "metrics.json").write_text('{"loss": 1}')
+    (three / "halved" / "config.yaml").unlink()
+    (three / "failed").mkdir()
+    (three / "failed" / "failed.json").write_text('{"error": "ValueError: no"}')
+    err = compared(capsys, three).err
+    for name, word in [
+        ("torn", "torn"),
+        ("cut", "torn"),
+        ("killed", "killed"),
+        ("foreign", "foreign"),
+        ("halved", "missing"),
+        ("failed", "ValueError: no"),
+    ]:
+        (line,) = [line for line in err.splitlines() if f"{three}/{name}:" in line]
+        assert line.startswith("left out: ") and word in line.removeprefix(f"left out: {three}/{name}")
+
+
+def test_a_skipped_jobs_pointer_leads_to_its_record_once(three):
+    (three / "sweep" / "0").mkdir(parents=True)
+    (three / "sweep" / "0" / "record.json").write_text(json.dumps({"record": "../../0"}))
+    found, problems = reading.collect([three / "sweep"])
+    assert [r.folder.name for r in found] == ["0"] and not problems
+    assert len(reading.collect([three])[0]) == 3
+    (three / "sweep" / "0" / "record.json").write_text(json.dumps({"record": "../../gone"}))
+    with refused("no record could be read", "no metrics.json"):
+        reading.collect([three / "sweep"])
+
+
+def test_places_without_records_and_wrong_options_are_refused(three, capsys):
+    (three / "empty").mkdir()
+    assert "holds no record" in compared(capsys, three / "empty", status=2).err
+    assert "does not exist" in compared(capsys, three / "nowhere*", status=2).err
+    assert "3 methods" in compared(capsys, three, "--baseline", three, status=2).err
+    for number in range(3):
+        records.write(three / str(number), domains=("",))
+    assert "have no domains" in compared(capsys, three, "--by", "domain", status=2).err
+    with refused("--format is one of"):
+        tables.render([], "word")
+    with refused("a baseline is global"):
+        leaderboard.blocks(reading.collect([three])[0], "final")
+
+
+def test_globs_and_labels_name_what_varies(tmp_path):
+    for shots in (1, 2):
+        records.write(tmp_path / f"run-{shots}", task="few_shot", knobs={"shots": shots}, draw=shots)
+    (block,) = leaderboard.blocks(reading.collect([tmp_path / "run-*"])[0])
+    assert {e.label for e in block.entries} == {f"dnd + tip, random_k4, shots={s}" for s in (1, 2)}

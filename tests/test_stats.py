@@ -1,0 +1,105 @@
+"""The paired statistics against SciPy, statsmodels and slow loops, and a simulation of how often the intervals cover."""
+
+import numpy as np
+import pytest
+from refusals import refused
+from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import mcnemar
+
+from multicrop import stats
+
+
+def outcomes(seed, *shape, accuracy=0.6, rescue=0.3, loss=0.1):
+    """A baseline and a method that rescues and loses images of it at these rates."""
+    rng = np.random.default_rng(seed)
+    baseline = rng.random(shape) < accuracy
+    change = rng.random(shape)
+    return np.where(baseline, change >= loss, change < rescue), baseline
+
+
+def test_the_test_is_mcnemars_and_the_interval_is_scipys_paired_bootstrap():
+    correct, baseline = outcomes(1, 400)
+    got = stats.compare(correct, baseline)
+    table = [[int((correct & baseline).sum()), got.rescued], [got.lost, int((~correct & ~baseline).sum())]]
+    assert got.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert (got.rescued, got.lost) == (int((correct & ~baseline).sum()), int((baseline & ~correct).sum()))
+    assert got.difference == pytest.approx(correct.mean() - baseline.mean())
+    pair = (correct.astype(float), baseline.astype(float))
+    interval = scipy_stats.bootstrap(
+        pair, lambda x, y: x.mean() - y.mean(), paired=True, vectorized=False, method="percentile", n_resamples=4000, rng=2
+    ).confidence_interval
+    assert (got.low, got.high) == (pytest.approx(interval.low, abs=0.006), pytest.approx(interval.high, abs=0.006))
+
+
+def test_no_difference_is_no_evidence_and_a_sure_gain_has_no_width():
+    same = np.array([True, False, True])
+    assert stats.compare(same, same) == stats.Comparison(0.0, 0.0, 0.0, 1.0, 0, 0)
+    sure = stats.compare(np.ones(8, bool), np.zeros(8, bool))
+    assert (sure.low, sure.high, sure.p_value) == (1.0, 1.0, 2 / 2**8)
+
+
+def test_one_run_is_the_plain_comparison_and_equal_runs_only_add_nothing():
+    correct, baseline = outcomes(3, 300)
+    assert stats.compare_runs(correct[None], baseline[None]) == stats.compare(correct, baseline)
+    many = stats.compare_runs(np.tile(correct, (5, 1)), np.tile(baseline, (5, 1)))
+    one = stats.compare(correct, baseline)
+    assert many.difference == pytest.approx(one.difference) and (many.rescued, many.lost) == (one.rescued, one.lost)
+    assert (many.low, many.high) == (pytest.approx(one.low, abs=0.01), pytest.approx(one.high, abs=0.01))
+
+
+def test_resampling_runs_and_images_is_what_a_plain_loop_does():
+    gains = np.subtract(*outcomes(4, 3, 40), dtype=float)
+    rng, loop = np.random.default_rng(0), []
+    for _ in range(4000):
+        runs, images = rng.integers(3, size=3), rng.integers(40, size=40)
+        loop.append(np.mean([[gains[r, i] for i in images] for r in runs]))
+    means = stats._crossed_means(gains, np.random.default_rng(1))
+    assert means.mean() == pytest.approx(np.mean(loop), abs=0.01) and means.std() == pytest.approx(np.std(loop), rel=0.06)
+
+
+def test_runs_that_differ_widen_the_interval():
+    rng = np.random.default_rng(5)
+    baseline = np.zeros((6, 500), bool)
+    spread = np.stack([rng.random(500) < p for p in (0.1, 0.5, 0.2, 0.6, 0.1, 0.3)])
+    steady = rng.random((6, 500)) < 0.3
+    wide, narrow = stats.compare_runs(spread, baseline), stats.compare_runs(steady, baseline)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_the_interval_over_images_covers_the_truth_in_95_of_100_studies():
+    truth, hits, studies = 0.4 * 0.3 - 0.6 * 0.1, 0, 600
+    for study in range(studies):
+        got = stats.compare(*outcomes(study, 200), seed=study)
+        hits += got.low <= truth <= got.high
+    assert 0.92 <= hits / studies <= 0.975
+
+
+def test_the_interval_over_runs_and_images_covers_the_truth():
+    """Truth: images and runs both shift the chance of a gain; each study draws 8 runs and 150 images anew."""
+    hits, studies = 0, 300
+    for study in range(studies):
+        rng = np.random.default_rng(study)
+        chance = 0.3 + 0.15 * rng.uniform(-1, 1, (8, 1)) + 0.1 * rng.uniform(-1, 1, (1, 150))
+        got = stats.compare_runs(rng.random((8, 150)) < chance, np.zeros((8, 150), bool), seed=study)
+        hits += got.low <= 0.3 <= got.high
+    assert 0.90 <= hits / studies <= 0.99
+
+
+def test_p_values_of_the_null_are_uniform_enough_and_holm_is_the_textbooks():
+    small = sum(stats.compare(*outcomes(s, 200, accuracy=0.5, rescue=0.2, loss=0.2)).p_value < 0.05 for s in range(400))
+    assert small / 400 <= 0.065
+    p = [0.01, 0.04, 0.03, 0.005]
+    ordered, worst, by_hand = sorted(range(4), key=p.__getitem__), 0.0, {}
+    for rank, i in enumerate(ordered):
+        worst = max(worst, min(1.0, (4 - rank) * p[i]))
+        by_hand[i] = worst
+    assert stats.holm(p) == pytest.approx([by_hand[i] for i in range(4)]) and stats.holm([]) == []
+
+
+def test_vectors_of_different_images_are_refused():
+    with refused("the same images", "(3,)", "(4,)"):
+        stats.compare(np.ones(3, bool), np.ones(4, bool))
+    with refused("the same runs and images"):
+        stats.compare_runs(np.ones((2, 3), bool), np.ones((3, 3), bool))
+    with refused("the same images"):
+        stats.compare(np.ones(0, bool), np.ones(0, bool))

@@ -1,0 +1,219 @@
+"""Sweeps: what jobs share, what is counted, what a failure or a kill leaves, and the state that the live view shows."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from conftest import CONF, ROOT, options
+from refusals import refused
+
+from multicrop import finished, shared, sweep
+from multicrop.config import check_overrides
+
+SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
+COUNTING = """
+import json, runpy, sys
+import multicrop.datasets.scenes as scenes, multicrop.encoder as encoder
+counts = dict.fromkeys(("models", "data", "views", "texts"), 0)
+def counted(place, name, key, how_many=lambda *a: 1):
+    made = getattr(place, name)
+    def call(*args, **kwargs):
+        counts[key] += how_many(*args)
+        return made(*args, **kwargs)
+    setattr(place, name, call)
+counted(encoder, "load_encoder", "models")
+counted(scenes, "scenes", "data")
+counted(encoder.Encoder, "encode_images", "views", lambda self, pixels: pixels[..., 0, 0, 0].numel())
+counted(encoder.Encoder, "encode_texts", "texts")
+sys.argv = ["run.py", *sys.argv[1:]]
+try:
+    runpy.run_path("run.py", run_name="__main__")
+finally:
+    print("COUNTS", json.dumps(counts))
+"""
+
+
+def command(tmp_path, *arguments):
+    paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
+    return ["-m", *arguments, *SMALL, "logger=none", "trainer.progress=false", "trainer.threads=1", *paths]
+
+
+def environment(tmp_path, **more):
+    return {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path), "COLUMNS": "200"} | more
+
+
+def folders(tmp_path):
+    return sorted((tmp_path / "runs").glob("sweep-*"))
+
+
+def test_six_jobs_load_one_model_and_encode_each_view_and_text_once(tmp_path):
+    grid = command(tmp_path, "task=zero_shot", "crop=random_k4", "aggregator=dnd,max,topk", "task.fusion_weight=0.5,1.0")
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, *grid], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout.split("COUNTS ")[1])
+    assert counts == {"models": 1, "data": 1, "texts": 1, "views": 4 * 3 * 5}
+    (folder,) = folders(tmp_path)
+    assert sweep.scan(folder, 6).done == 6 and "sweep: 6 of 6 done" in done.stdout
+    assert not list(folder.rglob("explanations.png")) and len(list(folder.rglob("examples.json"))) == 6
+
+
+def test_a_killed_sweep_continues_and_a_failed_job_is_told_at_the_end(tmp_path):
+    key = "sk-very-secret-token-1234"
+    grid = command(tmp_path, "task=zero_shot", "crop=random_k4", "aggregator=max", "task.fusion_weight=1.0,0.5,2.0,0.25")
+    env = environment(tmp_path, HUB_TOKEN=key)
+    process = subprocess.Popen([sys.executable, "run.py", *grid], cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 400
+    while not list((tmp_path / "runs").glob(".by_config/*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed = sweep.scan(folders(tmp_path)[0], 4)
+    again = [sys.executable, "run.py", *grid, f"paths.data={key}"]
+    done = subprocess.run(again, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 1
+    assert killed.done >= 1 and done.stdout.count("already done, skipped") == killed.done
+    assert "failed: 2: task.fusion_weight=2.0: ValueError: task.fusion_weight lies between" in done.stdout
+    folder = folders(tmp_path)[-1]
+    state = sweep.scan(folder, 4)
+    assert (state.done, len(state.failed), state.running) == (3, 1, ())
+    assert ((folder / "0" / "record.json").is_file() and (folder / "3" / "metrics.json").is_file()) or killed.done > 1
+    assert "Traceback" in (folder / "2" / "failed.json").read_text()
+    written = [folder / "3" / name for name in ("config.yaml", "environment.json", "data.json", "metrics.json")]
+    assert not any(key in path.read_text() for path in [*written, folder / "2" / "failed.json"] if path.is_file())
+
+
+def place(folder, number, words, **files):
+    """The folder of a job, as Hydra and the job leave it."""
+    job = folder / str(number)
+    (job / ".hydra").mkdir(parents=True)
+    (job / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(words))
+    for name, text in files.items():
+        (job / f"{name}.json").write_text(text)
+    return job
+
+
+def test_the_state_is_read_from_what_the_jobs_leave(tmp_path):
+    assert sweep.scan(tmp_path, 7) == sweep.State(7, 0, (), {}, None)
+    score = '{{"rows": {{"final": {{"accuracy": {}}}}}}}'.format
+    place(tmp_path, 0, ["task=tta", "aggregator=max", "paths.output=x"], metrics=score(0.5))
+    place(tmp_path, 1, ["task=tta", "aggregator=dnd", "paths.output=x"], metrics=score(0.75))
+    place(tmp_path, 2, ["task=tta", "aggregator=wca", "paths.output=x"], failed='{"error": "ValueError: no"}')
+    place(tmp_path, 10, ["task=tta", "aggregator=abs", "paths.output=x"])
+    place(tmp_path, 4, ["task=tta", "aggregator=mta", "paths.output=x"], record='{"record": "../1"}')
+    place(tmp_path, 5, ["task=tta", "aggregator=awt", "paths.output=x"], metrics='{"rows": {"fi')
+    state = sweep.scan(tmp_path, 12)
+    assert state == sweep.State(12, 4, ("10",), {"2: aggregator=wca": "ValueError: no"}, (0.75, "1: aggregator=dnd"))
+    line = state.line(50)
+    for said in ("4 of 12 done", "running 10", "1 failed", "best 75.0 % (1: aggregator=dnd)", "about 1:10 left", "0:50 so far"):
+        assert said in line
+    assert "left" not in sweep.State(None, 4, (), {}, None).line(50) and "left" not in sweep.State(4, 4, (), {}, None).line(50)
+    assert sweep.clock(3723.4) == "1:02:03"
+
+
+def test_jobs_are_counted_as_the_basic_sweeper_makes_them():
+    assert sweep.count_jobs(["task=a,b", "crop=x", "n=range(0,5)"], {"k": "1,2,3", "fixed": 4}) == 30
+    assert sweep.count_jobs([], {}) == 1
+    assert sweep.count_jobs(["n=interval(0,1)"], {}) is None
+
+
+@pytest.mark.parametrize("name", options("sweep"))
+def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(name):
+    text = (CONF / "sweep" / f"{name}.yaml").read_text()
+    assert f"python run.py -m sweep={name}" in text and text.startswith("# @package _global_")
+    assert re.search(r"^# Time: ", text, re.M)
+    params = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
+    check_overrides([f"{key}={value}" for key, value in params.items()], CONF)
+    jobs = sweep.count_jobs([], params)
+    assert f"{jobs} runs" in text, jobs
+
+
+def fake(monkeypatch, tmp_path=None, *, multirun=True, chosen=None):
+    """A job of a sweep, without Hydra."""
+    monkeypatch.setattr(sweep, "in_sweep", lambda: multirun)
+    monkeypatch.setattr(shared, "in_sweep", lambda: multirun)
+    monkeypatch.setattr(sweep, "choices", lambda: chosen or {})
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), job=SimpleNamespace(num=3))
+    monkeypatch.setattr(sweep.HydraConfig, "get", staticmethod(lambda: hydra))
+
+
+def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_job_succeeds(monkeypatch, tmp_path):
+    from omegaconf import OmegaConf
+
+    from multicrop import experiment
+
+    def broken(cfg):
+        raise RuntimeError("the disk of user sk-very-secret is full")
+
+    monkeypatch.setenv("SOME_API_KEY", "sk-very-secret")
+    monkeypatch.setattr(experiment, "run", broken)
+    fake(monkeypatch, tmp_path)
+    assert math.isnan(sweep.job(OmegaConf.create()))
+    left = json.loads((tmp_path / "failed.json").read_text())
+    assert left["error"] == "RuntimeError: the disk of user <SOME_API_KEY> is full" and "sk-very-secret" not in json.dumps(left)
+    monkeypatch.setattr(experiment, "run", lambda cfg: 0.5)
+    assert sweep.job(OmegaConf.create()) == 0.5 and not (tmp_path / "failed.json").exists()
+    monkeypatch.setattr(experiment, "run", broken)
+    fake(monkeypatch, tmp_path, multirun=False)
+    with pytest.raises(RuntimeError):
+        sweep.job(OmegaConf.create())
+    fake(monkeypatch, tmp_path, multirun=False, chosen={"sweep": "shots"})
+    with refused("sweep=shots", "-m"):
+        sweep.job(OmegaConf.create())
+
+
+def test_parts_are_shared_by_equal_configurations_in_a_sweep_only(monkeypatch):
+    shared.forget()
+    fake(monkeypatch, multirun=False)
+    assert shared.shared("x", [1], object) is not shared.shared("x", [1], object)
+    fake(monkeypatch)
+    one = shared.shared("x", [1], object)
+    assert (
+        shared.shared("x", [1], object) is one and shared.shared("x", [2], object) is not one and shared.shared("y", [1], object) is not one
+    )
+    for other in range(shared.MOST):
+        shared.shared("x", [10 + other], object)
+    assert shared.shared("x", [1], object) is not one
+    shared.forget()
+
+
+def test_a_model_that_a_job_has_changed_is_made_anew(monkeypatch):
+    shared.forget()
+    fake(monkeypatch)
+    made = shared.shared("model", ["m"], lambda: torch.nn.Linear(2, 2))
+    assert shared.shared("model", ["m"], lambda: torch.nn.Linear(2, 2)) is made
+    for change in (
+        lambda m: torch.nn.init.zeros_(m.weight),
+        lambda m: setattr(m, "more", torch.nn.Linear(1, 1)),
+        lambda m: m.requires_grad_(False),
+        lambda m: setattr(m, "weight", torch.nn.Parameter(torch.ones(2, 2))),
+    ):
+        change(made)
+        fresh = shared.shared("model", ["m"], lambda: torch.nn.Linear(2, 2))
+        assert fresh is not made
+        made = fresh
+    shared.forget()
+
+
+def test_the_index_survives_a_torn_entry_and_a_move(tmp_path):
+    record = tmp_path / "out" / "run"
+    record.mkdir(parents=True)
+    (record / "metrics.json").write_text('{"rows": {}}')
+    finished.mark(tmp_path / "out", "k", record)
+    assert finished.find(tmp_path / "out", "k") == record
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert finished.find(tmp_path / "moved", "k") == tmp_path / "moved" / "run"
+    (tmp_path / "moved" / "run" / "metrics.json").write_text('{"ro')
+    assert finished.find(tmp_path / "moved", "k") is None
+    (tmp_path / "moved" / ".by_config" / "k.json").write_text('{"rec')
+    assert finished.find(tmp_path / "moved", "k") is None and finished.find(tmp_path / "moved", "other") is None
