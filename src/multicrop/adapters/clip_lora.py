@@ -1,0 +1,144 @@
+"""CLIP-LoRA (Zanella and Ben Ayed, CVPR workshops 2024): low-rank updates of the attention of both towers, learned from pixels."""
+
+import copy
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn import functional as F
+
+from multicrop.adapters.base import EncoderAdapter, accuracy
+from multicrop.crops import boxes_of, random_resized
+from multicrop.datasets.base import LabelledImages
+from multicrop.encoder import Encoder
+from multicrop.images import ImageError, to_tensor
+from multicrop.prompts import TextBank
+from multicrop.views import global_pixels, view_pixels
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+SCORED_AT_ONCE = 32  # validation images
+
+
+class ClipLora(EncoderAdapter):
+    """Both towers get W + (alpha / rank) B A in the query, key and value projections of every layer; B starts at 0.
+
+    Trained by cross entropy of each image's random resized, perhaps mirrored crop against the label prompts, with AdamW (weight decay
+    0.01) and cosine decay, iterations_per_shot * shots batches, the last one kept. The updates are merged into the weights, so that the
+    tuned encoder is as fast as the one it came from, has a fingerprint of its own, and so has its banks. It is trained in single
+    precision on the accelerator of the run. `losses` holds the loss of each iteration. Raises ValueError for an encoder without such
+    projections, or when no support image can be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: TextBank,
+        logit_scale: float,
+        encoder: Encoder,
+        rank: int,
+        alpha: float | int,
+        dropout: float | int,
+        learning_rate: float,
+        iterations_per_shot: int,
+        batch_size: int,
+        accelerator: str,
+        seed: int,
+    ) -> None:
+        if min(rank, iterations_per_shot, batch_size) < 1:
+            raise ValueError(
+                "adapter.rank, adapter.iterations_per_shot and adapter.batch_size are 1 or more, "
+                f"got {rank}, {iterations_per_shot} and {batch_size}"
+            )
+        self.labels, self.logit_scale, self.encoder = [row[0] for row in text.prompts], logit_scale, encoder
+        self.lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(PROJECTIONS))
+        self.learning_rate, self.iterations_per_shot, self.batch_size, self.seed = learning_rate, iterations_per_shot, batch_size, seed
+        self.device = torch.device("cpu" if accelerator == "cpu" else "cuda")
+        self.selection: dict[str, object] = {}
+        self.losses: list[float] = []
+
+    def fit(self, support: LabelledImages, validation: LabelledImages) -> Encoder:
+        """The encoder with the learned updates merged; the validation images only report, on their global views."""
+        with torch.random.fork_rng(), torch.enable_grad():
+            torch.manual_seed(self.seed)  # of A, and of dropout
+            model = self._with_updates()
+            student = self._encoder(model.get_base_model(), "fp32").to(self.device)
+            student.model.train()
+            self._train(student, support)
+        tuned = self._encoder(model.merge_and_unload().cpu(), self.encoder.precision)
+        tuned.requires_grad_(False)
+        chosen = {"iteration": len(self.losses), **self._validated(tuned, validation)}
+        self.selection = {"how": "fixed", "images": len(validation), "chosen": chosen, "curve": [chosen]}
+        return tuned
+
+    def _with_updates(self) -> PeftModel:
+        try:
+            return get_peft_model(copy.deepcopy(self.encoder.model).float(), self.lora)
+        except ValueError as error:
+            raise ValueError(
+                f"adapter=clip_lora wants a model with {', '.join(PROJECTIONS)} in its attention, and {self.encoder.name} has none "
+                f"({error}); choose a CLIP model (model=clip_vit_b32), or an adapter that learns on features"
+            ) from error
+
+    def _encoder(self, model: torch.nn.Module, precision: str) -> Encoder:
+        return Encoder(model, self.encoder.tokenizer, self.encoder.spec, name=self.encoder.name, precision=precision)
+
+    def _train(self, student: Encoder, support: LabelledImages) -> None:
+        readable = [index for index in range(len(support)) if _opens(support, index)]
+        if not readable:
+            raise ValueError(f"no image of {support.name} can be read; mend them or choose other data")
+        shots = max(support.labels.count(label) for label in set(support.labels))
+        weights = [p for p in student.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations_per_shot * shots)
+        for iteration, batch in enumerate(batches(len(readable), self.batch_size, self.iterations_per_shot * shots, self.seed)):
+            chosen = [readable[index] for index in batch.tolist()]
+            pixels = torch.stack([random_view(support, index, student, iteration + self.seed) for index in chosen])
+            logits = self.logit_scale * student.encode_images(pixels.to(self.device)) @ label_features(student, self.labels).T
+            loss = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in chosen], device=self.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            self.losses.append(loss.item())
+
+    @torch.no_grad()
+    def _validated(self, tuned: Encoder, validation: LabelledImages) -> dict[str, float]:
+        readable = [index for index in range(len(validation)) if _opens(validation, index)]
+        pixels = [global_pixels(to_tensor(validation.open(index)), tuned.spec) for index in readable]
+        if not pixels:
+            return {}
+        features = torch.cat(
+            [tuned.encode_images(torch.stack(pixels[i : i + SCORED_AT_ONCE])) for i in range(0, len(pixels), SCORED_AT_ONCE)]
+        )
+        logits = self.logit_scale * features @ label_features(tuned, self.labels).T
+        return {"accuracy": accuracy(logits, torch.tensor([validation.labels[index] for index in readable]))}
+
+
+def batches(n: int, size: int, count: int, seed: int) -> list[Int[Tensor, " batch"]]:
+    """`count` batches of the indices below n, from shuffles laid end to end."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffles = [torch.randperm(n, generator=generator) for _ in range(-(-count * size // n))]
+    return list(torch.cat(shuffles)[: count * size].split(size))
+
+
+def random_view(images: LabelledImages, index: int, encoder: Encoder, seed: int) -> Tensor:
+    """Pixels (3, side, side) of one random resized crop, keyed by the seed and the image's id."""
+    pixels = to_tensor(images.open(index))
+    sampler = partial(random_resized, n_crops=1, min_area=0.08, max_area=1.0, flip_probability=0.5)
+    return view_pixels(pixels, boxes_of(sampler, *pixels.shape[1:], images.ids[index], seed), encoder.spec)[1]
+
+
+def label_features(encoder: Encoder, texts: list[str]) -> Float[Tensor, "texts dim"]:
+    """Unit features of the texts, differentiable in the encoder's weights."""
+    tokens = {name: ids.to(encoder.gain.device) for name, ids in encoder.rule.tokens(encoder.tokenizer, texts).items()}
+    return F.normalize(encoder.model.get_text_features(**tokens).pooler_output, dim=-1)
+
+
+def _opens(images: LabelledImages, index: int) -> bool:
+    try:
+        images.open(index)
+    except ImageError:
+        return False
+    return True

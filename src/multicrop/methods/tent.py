@@ -1,0 +1,69 @@
+"""Entropy minimisation on features, after Tent (Wang et al., ICLR 2021): an affine map of the text features that follows the stream."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.base import entropies
+from multicrop.methods.base import Method, learning
+from multicrop.prompts import TextBank
+from multicrop.score import Score, with_text
+
+
+class Tent(Method):
+    """The aggregator's logits with prompts T' = norm(gamma * T + beta); gamma and beta (dim) from 1 and 0 by SGD on the logits' entropy.
+
+    Tent adapts the affine parameters of a network's normalisation layers; a bank holds features, so that the affine map of the text
+    features stands in for them. That is ours, not Tent's, and so is the learning rate. As in Tent an image is scored before the step that
+    it takes part in; a step is the mean gradient of `images_per_step` images of the stream, however the stream is batched.
+    """
+
+    def __init__(self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: float, images_per_step: int) -> None:
+        super().__init__(text=text, logit_scale=logit_scale)
+        if images_per_step < 1:
+            raise ValueError(f"method.images_per_step is 1 or more, got {images_per_step}")
+        self.score, self.learning_rate, self.images_per_step = score, learning_rate, images_per_step
+        dim = text.features.shape[-1]
+        for name in ("gamma", "beta", "gamma_gradient", "beta_gradient"):
+            self.register_buffer(name, torch.zeros(dim))
+        self.register_buffer("waiting", torch.tensor(0))
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the identity, no gradient waiting."""
+        self.gamma.fill_(1)
+        for buffer in (self.beta, self.gamma_gradient, self.beta_gradient, self.waiting):
+            buffer.zero_()
+
+    def forward(self, views: Views, logits: Logits) -> Logits:
+        """The images one after the other; `logits`, made with the unchanged prompts, are not read."""
+        return torch.cat([self._one(image) for image in views.split(1)])
+
+    def _one(self, views: Float[Tensor, "one views dim"]) -> Float[Tensor, "one classes"]:
+        with learning():
+            gamma, beta = (value.clone().requires_grad_() for value in (self.gamma, self.beta))
+            logits = with_text(self.score, self._moved(gamma, beta))(views.clone())
+            if not logits.requires_grad:
+                raise ValueError(
+                    "method=tent follows the gradient of the aggregator's logits, and this aggregator has none; use another one"
+                )
+            gradients = torch.autograd.grad(entropies(logits).sum(), [gamma, beta])
+        self.gamma_gradient += gradients[0]
+        self.beta_gradient += gradients[1]
+        self.waiting += 1
+        if self.waiting == self.images_per_step:
+            self._step()
+        return logits.detach()
+
+    def _step(self) -> None:
+        rate = self.learning_rate / self.images_per_step
+        self.gamma -= rate * self.gamma_gradient
+        self.beta -= rate * self.beta_gradient
+        for buffer in (self.gamma_gradient, self.beta_gradient, self.waiting):
+            buffer.zero_()
+
+    def _moved(self, gamma: Float[Tensor, " dim"], beta: Float[Tensor, " dim"]) -> TextBank:
+        moved = normalize(gamma * self.text.features + beta, dim=-1) * self.text.mask[..., None]
+        return TextBank(moved, self.text.mask, self.text.prompts)

@@ -1,0 +1,117 @@
+"""CLIP-LoRA: what its updates are, that they descend, and that a run compares the tuned encoder with the one before."""
+
+import pytest
+import torch
+from conftest import composed, pictures, random_encoder
+from refusals import refused
+from torch import nn
+from torch.nn import functional as F
+
+from multicrop.adapters.clip_lora import ClipLora, batches, label_features, random_view
+from multicrop.prompts import TextBank
+from multicrop.session import Session, few_shot
+
+PROMPTS = [["a photo of a dog.", "a dog barks"], ["a photo of a cat.", "a cat purrs"]]
+KNOBS = {
+    "rank": 2,
+    "alpha": 1,
+    "dropout": 0.0,
+    "learning_rate": 0.01,
+    "iterations_per_shot": 1,
+    "batch_size": 4,
+    "accelerator": "cpu",
+    "seed": 0,
+}
+
+
+def adapter(**knobs):
+    text = TextBank(torch.zeros(2, 2, 16), torch.ones(2, 2, dtype=torch.bool), PROMPTS)
+    return ClipLora(text=text, logit_scale=20.0, encoder=random_encoder(), **KNOBS | knobs)
+
+
+def shots(per_class=1):
+    return pictures(2 * per_class, "support"), pictures(4, "validation")
+
+
+def changes(tuned):
+    before = random_encoder().model.state_dict()
+    return {name: value - before[name] for name, value in tuned.model.state_dict().items()}
+
+
+def test_one_step_is_a_descent_of_low_rank_in_query_key_and_value_of_both_towers():
+    """B starts at 0, so that the first step moves it alone: against the gradient of the weights, which is taken here by itself."""
+    support, validation = shots()
+    encoder, learner = random_encoder(), adapter(batch_size=2)
+    moved = changes(learner.fit(support, validation))
+    (batch,) = batches(2, 2, 1, 0)
+    pixels = torch.stack([random_view(support, index, encoder, 0) for index in batch.tolist()])
+    weights = {
+        name: p for name, p in encoder.model.named_parameters() if any(part in name for part in ("q_proj.w", "k_proj.w", "v_proj.w"))
+    }
+    assert len(weights) == 3 * 2 * 2
+    logits = 20.0 * encoder.encode_images(pixels) @ label_features(encoder, [row[0] for row in PROMPTS]).T
+    loss = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in batch.tolist()]))
+    for (name, _), gradient in zip(weights.items(), torch.autograd.grad(loss, list(weights.values())), strict=True):
+        assert (gradient * moved[name]).sum() < 0
+        spectrum = torch.linalg.svdvals(moved[name])
+        assert spectrum[0] > 1e-4 and spectrum[2] < 1e-5
+    assert all(not change.any() for name, change in moved.items() if name not in weights)
+    assert learner.losses == [pytest.approx(loss.item(), abs=1e-5)]
+
+
+def test_learns_and_leaves_the_encoder_it_came_from_alone():
+    mark = random_encoder().fingerprint()
+    learner = adapter(iterations_per_shot=12, batch_size=4, dropout=0.25)
+    tuned = learner.fit(*shots(2))
+    assert len(learner.losses) == 24 and sum(learner.losses[-4:]) < sum(learner.losses[:4])
+    assert random_encoder().fingerprint() == mark != tuned.fingerprint()
+    assert not tuned.model.training and not any("lora" in name for name, _ in tuned.named_modules())
+    assert not any(isinstance(module, nn.Dropout) for module in tuned.modules())
+    assert learner.selection["how"] == "fixed" and 0 <= learner.selection["chosen"]["accuracy"] <= 1
+
+
+def test_same_seed_same_weights_and_no_rate_no_change():
+    one, two, other, still = (adapter(dropout=0.25, **knobs).fit(*shots()) for knobs in ({}, {}, {"seed": 1}, {"learning_rate": 0.0}))
+    assert one.fingerprint() == two.fingerprint() != other.fingerprint()
+    assert still.fingerprint() == random_encoder().fingerprint()
+
+
+def test_batches_run_through_every_image_before_any_comes_again():
+    drawn = torch.cat(batches(5, 2, 5, 3))
+    assert sorted(drawn[:5].tolist()) == sorted(drawn[5:].tolist()) == list(range(5))
+
+
+def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tmp_path):
+    small = [
+        "dataset.n_classes=4",
+        "dataset.family_size=2",
+        "dataset.test_images=2",
+        "dataset.train_images=2",
+        "dataset.validation_images=1",
+    ]
+    lora = ["adapter=clip_lora", "adapter.iterations_per_shot=1", "adapter.batch_size=4", "adapter.learning_rate=0.01"]
+    quick = ["trainer.progress=false", f"paths.cache={tmp_path}", "crop=random_k4", "task=few_shot", "task.shots=1"]
+    session = Session(composed(*small, *lora, *quick))
+    task = few_shot(session, fusion_weight=1.0, shots=1, few_shot_file=None)
+    bank = session.bank(session.dataset.test)
+    views, labels = bank.tensors()
+    indices = torch.tensor([bank[i][2] for i in range(len(bank))])
+    with torch.inference_mode():
+        task.test_step((views[3:6], labels[3:6], indices[3:6]), 0)
+    results = task.results()
+    torch.testing.assert_close(results["aggregated"], session.scorer(views[3:6]))
+    seen, _ = task.tuned_bank.tensors()
+    torch.testing.assert_close(results["final"], task.tuned_scorer(seen[3:6]))
+    assert (seen - views).abs().max() > 1e-3 and (results["final"] - results["aggregated"]).abs().max() > 1e-2
+    assert task.tuned_bank.manifest["recipe"]["model"] != bank.manifest["recipe"]["model"]
+
+
+def test_refuses_what_it_cannot_do():
+    with refused("adapter.rank"):
+        adapter(rank=0)
+    learner = adapter()
+    learner.lora.target_modules = {"no_such_projection"}
+    with refused("adapter=clip_lora", "model=clip_vit_b32"):
+        learner.fit(*shots())
+    with refused("bank=disk"):
+        few_shot(Session(composed("adapter=clip_lora", "bank=off", "task=few_shot")), fusion_weight=1.0, shots=1, few_shot_file=None)
