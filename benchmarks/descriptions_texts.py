@@ -1,0 +1,130 @@
+"""The counts of a description bank: shared and close phrases, names of the class and of its rivals, length in CLIP's tokens."""
+
+from collections import Counter
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multicrop.descriptions import DescriptionBank
+from multicrop.descriptions.audit import audit, bag, content_words, shared, stem, tokens, words
+from multicrop.prompts.grammar import joined
+
+CLOSE = 0.75  # cosine of two phrases' sentence embeddings from which on they say nearly the same
+CONTEXT = 77
+# Before the fine-grained sets were written anew: classes changed since, close, mean classes, found, centred; measured once, as here.
+BEFORE = {
+    "oxford_pets": (37, 0.344, 0.73, 0.135, 0.270),
+    "fgvc_aircraft": (100, 0.595, 2.07, 0.100, 0.170),
+    "flowers102": (61, 0.201, 0.31, 0.088, 0.186),
+    "stanford_cars": (196, 0.680, 3.47, 0.087, 0.112),
+    "cub200": (200, 0.746, 5.20, 0.085, 0.190),
+}
+
+
+def text_row(bank: DescriptionBank) -> str:
+    """A row of the table of counts: how many phrases, how many are shared, and how long they are."""
+    phrases = [phrase for row in bank.descriptions.values() for phrase in row]
+    exact = shared(bank, str.casefold)
+    near = [uses for uses in shared(bank, bag) if len({phrase.casefold() for _, phrase in uses}) > 1]
+    within = sum(len(row) - len({bag(phrase) for phrase in row}) for row in bank.descriptions.values())
+    unique = 1 - sum(map(len, exact)) / len(phrases)
+    per_class = f"{len(phrases) / len(bank.classes):.1f}"
+    longest = max(len(words(phrase)) for phrase in phrases)
+    return row(
+        bank.name, len(bank.classes), len(phrases), per_class, len(exact), len(near), within, f"{unique:.1%}", longest, clip_tokens(bank)
+    )
+
+
+def name_row(bank: DescriptionBank) -> str:
+    """A row of the table of names and defects: what the audit finds, and how many phrases speak of another class of the set."""
+    findings = audit(bank)
+    defects = Counter(finding.defect for finding in findings)
+    errors = sum(finding.severity == "error" for finding in findings)
+    return row(bank.name, whole_names(bank), defects["leakage"], defects["part_of_name"], rivals(bank), defects["privative"], errors)
+
+
+def closeness_row(bank: DescriptionBank, features: dict[str, Tensor]) -> str:
+    """A row of the table of closeness: the share of phrases that another class, or their own, says in other words."""
+    phrases = [phrase for texts in bank.descriptions.values() for phrase in texts]
+    classes, inside = close_classes(*gathered(bank, features))
+    said = int(classes.argmax())
+    own = [name for key, name in bank.classes.items() for _ in bank.descriptions[key]][said]
+    most = f"{phrases[said]} ({own}; {int(classes[said])} others)" if classes[said] else "none"
+    return row(bank.name, f"{share(classes):.1%}", f"{classes.double().mean():.2f}", f"{share(inside):.1%}", most)
+
+
+def history_row(bank: DescriptionBank, features: dict[str, Tensor], found: float, centred: float) -> str:
+    """A row of the table of what rewriting changed; `found` and `centred` are the shares of this run."""
+    changed, *before = BEFORE[bank.name]
+    classes, _ = close_classes(*gathered(bank, features))
+    after = (share(classes), classes.double().mean().item(), found, centred)
+    cells = [
+        f"{old:.2f} to {new:.2f}" if index == 1 else f"{old:.1%} to {new:.1%}"
+        for index, (old, new) in enumerate(zip(before, after, strict=True))
+    ]
+    return row(bank.name, f"{changed} of {len(bank.classes)}", *cells)
+
+
+def gathered(bank: DescriptionBank, features: dict[str, Tensor]) -> tuple[Float[Tensor, "phrases dim"], Int[Tensor, " phrases"]]:
+    """The features of all phrases of the bank in order, and the index of the class of each."""
+    rows = list(bank.descriptions.values())
+    owner = torch.tensor([index for index, texts in enumerate(rows) for _ in texts])
+    return torch.stack([features[phrase] for texts in rows for phrase in texts]), owner
+
+
+def share(counts: Tensor) -> float:
+    """The share of counts above zero."""
+    return (counts > 0).double().mean().item()
+
+
+def close_classes(features: Float[Tensor, "phrases dim"], owner: Int[Tensor, " phrases"]) -> tuple[Tensor, Tensor]:
+    """For each phrase, the number of other classes with a close phrase, and whether its own class has another one."""
+    member = torch.nn.functional.one_hot(owner).float()
+    others, inside = [], []
+    for start in range(0, len(features), 2048):
+        near = features[start : start + 2048] @ features.T > CLOSE
+        own = owner[start : start + 2048, None]
+        others.append(((near & (own != owner)).float() @ member > 0).sum(1))
+        inside.append((near & (own == owner)).sum(1) > 1)  # the phrase is close to itself
+    return torch.cat(others), torch.cat(inside)
+
+
+def whole_names(bank: DescriptionBank) -> int:
+    """The phrases that hold the whole name of their class, colours and short words included."""
+    named = (
+        (" ".join(tokens(bank.classes[key])), " ".join(tokens(phrase))) for key, texts in bank.descriptions.items() for phrase in texts
+    )
+    return sum(f" {name} " in f" {phrase} " for name, phrase in named)
+
+
+def rivals(bank: DescriptionBank) -> int:
+    """The phrases that hold every content word of the name of another class, and of no class of the same words."""
+    contents = {key: frozenset(content_words(name)[0]) for key, name in bank.classes.items()}
+    found = 0
+    for key, texts in bank.descriptions.items():
+        other = {content for content in contents.values() if content and not content <= contents[key]}
+        stems = [frozenset(map(stem, tokens(phrase))) for phrase in texts]
+        found += sum(any(content <= said for content in other) for said in stems)
+    return found
+
+
+def clip_tokens(bank: DescriptionBank) -> int:
+    """The longest "a photo of a LABEL, which has PHRASE." in the tokens of CLIP's own vocabulary, start and end included."""
+    from instant_clip_tokenizer import Tokenizer
+
+    encode = Tokenizer().encode
+    prompts = (
+        f"a photo of a {joined(bank.classes[key].replace('_', ' '), phrase)}."
+        for key, texts in bank.descriptions.items()
+        for phrase in texts
+    )
+    longest = max(len(encode(prompt)) for prompt in prompts) + 2
+    if longest > CONTEXT:
+        raise ValueError(f"expected prompts of at most {CONTEXT} tokens in {bank.name}, got {longest}; shorten its phrases")
+    return longest
+
+
+def row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
