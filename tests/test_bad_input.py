@@ -62,7 +62,7 @@ class TestCommandLine:
             (["crop=randm_k16"], ["crop=randm_k16", "did you mean random_k16", "global, grid, quasi_random, random"]),
             (["-m", "crop=global,randm_k16"], ["crop=randm_k16", "did you mean random_k16"]),
             (["-m", "seed=1,2", "aggregator=global,maxx"], ["aggregator=maxx", "did you mean max"]),
-            (["crop=nothing_like_it"], ["crop=nothing_like_it", "The options are: diverse, five_crop, global, grid, quasi_random"]),
+            (["crop=nothing_like_it"], ["crop=nothing_like_it", "The options are: attention, diverse, feature, five_crop, global"]),
             (["task=tta", "task.ordr=x"], ["task.ordr", "did you mean task.order"]),
             (["aggregator.epsiln=0.1"], ["aggregator.epsiln", "did you mean aggregator.epsilon"]),
             (["-m", "aggregator.epsiln=0.1,0.2"], ["aggregator.epsiln", "did you mean aggregator.epsilon"]),
@@ -319,5 +319,5 @@ class TestModel:
             load_encoder(path=str(copy))
 
     def test_unknown_precision(self, random_checkpoint):
-        with refused("precision is one of fp32, bf16, got 'fp16'"):
-            load_encoder(path=str(random_checkpoint), precision="fp16")
+        with refused("precision is one of fp32, bf16, fp16", "got 'fp64'", "model.precision"):
+            load_encoder(path=str(random_checkpoint), precision="fp64")
