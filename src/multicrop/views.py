@@ -74,7 +74,7 @@ def view_pixels(
     mode, size = InterpolationMode(spec.interpolation), [spec.side, spec.side]
     views = [global_pixels(image, spec)]
     for x1, top, x2, bottom in boxes[1:].int().tolist():
-        view = F.resized_crop(image, top, min(x1, x2), bottom - top, abs(x2 - x1), size, mode, antialias=True)
+        view = F.resize_image(image[:, top:bottom, min(x1, x2) : max(x1, x2)], size, mode, antialias=True)
         views.append(F.horizontal_flip(view) if x1 > x2 else view)
     return torch.stack(views)
 

@@ -1,8 +1,7 @@
 """Encoder: both towers of a dual encoder behind one interface, in a chosen precision."""
 
-import hashlib
-
 import torch
+import xxhash
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,7 +49,7 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of all weights, the precision and the pixel facts, so that a bank never outlives the model that filled it."""
-        digest = hashlib.sha256(f"{self.precision} {self.compiled} {self.spec}".encode())
+        digest = xxhash.xxh3_128(f"{self.precision} {self.compiled} {self.spec}".encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
