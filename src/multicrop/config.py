@@ -1,13 +1,16 @@
 """Configuration helpers: resolvers, and a check of the command line that names what the user may have meant."""
 
 import difflib
+import os
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent
@@ -15,8 +18,48 @@ ALL_KNOBS = "All knobs of an experiment: python run.py --cfg job"
 
 
 def register_resolvers() -> None:
-    """`${package:NAME}` is a file or folder of this package, wherever it is installed."""
+    """`${package:NAME}` is a file or folder of this package, wherever it is installed; `${in_sweep:A,B}` is A in a job of a sweep, else B;
+    `${either:A,B}` is the first that is not null.
+    """
     OmegaConf.register_new_resolver("package", lambda name: str(PACKAGE / name), replace=True)
+    OmegaConf.register_new_resolver("either", lambda *values: next((v for v in values if v is not None), None), replace=True)
+    OmegaConf.register_new_resolver("in_sweep", lambda yes, no: yes if in_sweep() else no, replace=True)
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of a Hydra multirun."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def choices() -> dict[str, str]:
+    """The option chosen in each group, as the user wrote it; empty outside Hydra."""
+    chosen = dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
+    return {group: option for group, option in chosen.items() if not group.startswith("hydra")}
+
+
+def threads_of_job(available: int) -> int:
+    """How many of the available torch threads a job takes: those that its launcher reserves, or its share where jobs run side by side.
+
+    A launcher may have divided them already (joblib does), and a process may run several jobs, so the share is of the processors.
+    """
+    launcher = HydraConfig.get().launcher if in_sweep() else {}
+    if "cpus_per_task" in launcher:  # submitit, which would start all jobs at once
+        return launcher.cpus_per_task or 1
+    wanted = int(launcher.get("n_jobs") or 1)
+    if wanted == 1:
+        return available
+    cores = os.cpu_count() or 1
+    return min(available, max(1, cores // (wanted if wanted > 0 else cores + 1 + wanted)))
+
+
+def in_parallel() -> bool:
+    """Whether this is a job of a sweep whose launcher runs jobs in processes of their own."""
+    return in_sweep() and not HydraConfig.get().launcher._target_.startswith("hydra._internal")
+
+
+def sweeper_takes_failures() -> bool:
+    """Whether the sweeper of this job counts failures itself and takes no NaN, as Optuna's does."""
+    return in_sweep() and "max_failure_rate" in HydraConfig.get().sweeper
 
 
 def without(node: DictConfig, *keys: str) -> DictConfig:
@@ -52,7 +95,13 @@ def _check_options(override: Override, conf: Path) -> str:
     """All values of a group override exist; returns the first."""
     folder = conf / override.key_or_group
     options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    values = [str(v) for v in override.sweep_string_iterator()] if override.is_sweep_override() else [str(override.value())]
+    given = override.value()
+    if isinstance(given, Glob):
+        values = given.filter([option for option in options if "/" not in option])  # Hydra's glob sees no subfolder
+        if not values:
+            raise ValueError(f"no option of {override.key_or_group} matches {override.input_line}. The options are: {', '.join(options)}")
+    else:
+        values = [str(v) for v in override.sweep_string_iterator()] if override.is_sweep_override() else [str(given)]
     for value in values:
         if value not in [*options, "None", "null"]:
             raise ValueError(

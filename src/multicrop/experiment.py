@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -10,61 +11,82 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader
 
-from multicrop import loggers, results
-from multicrop.bank import BankProgress, ImageBank, make_folder
-from multicrop.config import PACKAGE, without
-from multicrop.datasets.base import content_hash
-from multicrop.session import Session, split_of, stream
-from multicrop.summary import console, draw, show
-from multicrop.tasks import BankTask, FewShotTask
+from multicrop import finished, loggers, results
+from multicrop.bank import Bank, BankProgress, make_folder
+from multicrop.config import choices, in_sweep, threads_of_job, without
+from multicrop.session import Session, split_of
+from multicrop.stream import curve, measures, saves_of, stream
+from multicrop.summary import console, draw, keep_examples, show
+from multicrop.tasks import AdaptationTask, BankTask, FewShotTask
+
+SPLITS = ("train", "validation", "test")
 
 
 def evaluate(cfg: DictConfig) -> float:
     """Run one task on the bank of the test images, write its record, print its table; returns the accuracy."""
     started = time.perf_counter()
-    output = _output_folder(cfg)
+    output = output_folder(cfg)
+    if cfg.trainer.devices > 1:
+        raise ValueError(
+            "several devices fill banks, one process scores them: python run.py task=encode trainer.devices=N ..., "
+            "then this with trainer.devices=1"
+        )
     session = Session(cfg)
-    identity = _identity(session)
-    if (done := _finished(cfg, identity)) is not None:
+    key = finished.identity(cfg, session.dataset)
+    if (done := _finished(cfg, key, output)) is not None:
         return done
     task: BankTask = instantiate(cfg.task.build)(session, **without(cfg.task, "name", "run", "build"))
     bank = session.bank(split_of(session.dataset, cfg.split))
+    saves = saves_of(cfg, bank, key)
     logger = instantiate(cfg.logger) if "_target_" in cfg.logger else False
     try:
         trainer = L.Trainer(
             accelerator="cpu",
             logger=logger,
-            callbacks=[BankProgress()] if cfg.trainer.progress else [],
+            callbacks=[saves, *([BankProgress()] if cfg.trainer.progress else [])],
             enable_progress_bar=cfg.trainer.progress,
             enable_model_summary=False,
             enable_checkpointing=False,
         )
-        loader = DataLoader(stream(bank, cfg), batch_size=cfg.trainer.batch_size)
         scoring = time.perf_counter()
-        trainer.test(task, loader, verbose=False)
+        trainer.test(task, stream(bank, cfg, saves.resume(task)), verbose=False)
         scoring = time.perf_counter() - scoring
+        session.report_unreadable(bank)
         metrics = _metrics(task, bank, trainer, scoring)
         facts = results.environment(seed=cfg.seed, seconds=time.perf_counter() - started)
-        facts["config_hash"] = identity
+        facts |= {"config_hash": key, "choices": choices()}
         if isinstance(task, FewShotTask):
             metrics["selection"] = task.adapter.selection
+            results.write_text(output / "splits.json", json.dumps(task.splits, indent=1))
         collected = task.results()
+        if isinstance(task, AdaptationTask):
+            metrics["stream"] = measures(task, bank.n_views, saves.resumed)
+            results.write_text(output / "stream.csv", curve(collected))
         picture = draw(session, bank, collected, output)
-        table = results.predictions_table(collected, bank)
-        results.write_record(output, config=OmegaConf.to_yaml(cfg, resolve=True), metrics=metrics, predictions=table, facts=facts)
-        _mark_finished(cfg, identity, output)
+        kept = keep_examples(session, bank, collected)
+        results.write_record(
+            output,
+            config=OmegaConf.to_yaml(cfg, resolve=True),
+            metrics=metrics,
+            predictions=results.predictions_table(collected, bank),
+            facts=facts,
+            data=_data(session, bank),
+            examples=kept,
+        )
+        finished.mark(Path(cfg.paths.output), key, output)
+        saves.remove()
         if logger:
             loggers.log_run(
                 logger,
                 config=_flat_config(cfg),
                 summary=_summary(metrics),
-                results=collected,
-                bank=bank,
-                class_names=session.dataset.class_names,
+                classes=results.class_table(collected, session.dataset.class_names),
+                examples=kept,
+                record=output,
                 picture=picture,
             )
     finally:
@@ -73,9 +95,26 @@ def evaluate(cfg: DictConfig) -> float:
     return metrics["rows"]["final"]["accuracy"]
 
 
+def encode(cfg: DictConfig) -> float:
+    """Fill the banks of the named splits ahead of experiments, on all devices of the trainer; returns the images encoded or found."""
+    if cfg.trainer.devices > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ValueError(
+            "trainer.devices above 1 starts processes of its own, which would each run the sweep again. Leave -m out and fill one bank a "
+            "command, or let jobs of one device share a bank: python run.py -m hydra/launcher=submitit_slurm task=encode seed=1,2,3,4"
+        )
+    session, found = Session(cfg), 0
+    for split in cfg.task.splits:
+        bank = session.bank(split_of(session.dataset, split, among=SPLITS))
+        found += len(bank)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            how = "found whole" if bank.reused else f"encoded at {bank.manifest['crops_per_second']:,.0f} crops a second"
+            console.print(f"{bank.images.name}: {len(bank):,} images x {bank.n_views} views {how}", soft_wrap=True)
+    return float(found)
+
+
 def run(cfg: DictConfig) -> float:
     """Do what the task says; returns the number that a sweep compares."""
-    torch.set_num_threads(cfg.trainer.threads or torch.get_num_threads())
+    torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # its notes on loaders and deprecations are for its own developers
     L.seed_everything(cfg.seed, verbose=False)
@@ -83,41 +122,30 @@ def run(cfg: DictConfig) -> float:
     return entry(cfg)
 
 
-def _identity(session: Session) -> str:
-    """A hash of all that decides a run's numbers: configuration, data, and this package's code."""
-    cfg = OmegaConf.to_yaml(without(session.cfg, "paths", "logger", "trainer", "rerun"), resolve=True)
-    code = [path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
-    return content_hash(cfg, session.dataset.train.fingerprint, session.dataset.test.fingerprint, *code)
-
-
-def _output_folder(cfg: DictConfig) -> Path:
+def output_folder(cfg: DictConfig) -> Path:
+    """The folder of this run, made; raises PermissionError that names the knob when it cannot be."""
     output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path(cfg.paths.output)
     make_folder(output, "paths.output")
     return output
 
 
-def _index(cfg: DictConfig, identity: str) -> Path:
-    return Path(cfg.paths.output) / ".by_config" / f"{identity}.json"
-
-
-def _finished(cfg: DictConfig, identity: str) -> float | None:
+def _finished(cfg: DictConfig, key: str, output: Path) -> float | None:
     """The accuracy of a finished run of the same configuration, in a sweep that does not ask for `rerun=true`."""
-    if cfg.rerun or not HydraConfig.initialized() or HydraConfig.get().mode.name != "MULTIRUN" or not _index(cfg, identity).is_file():
+    if cfg.rerun or not in_sweep() or (record := finished.find(Path(cfg.paths.output), key)) is None:
         return None
-    record = Path(json.loads(_index(cfg, identity).read_text(encoding="utf-8"))["record"])
-    if not (record / "metrics.json").is_file():
-        return None
-    console.print(f"already done, skipped (rerun=true does it again): {record}")
+    if record != output.resolve():
+        finished.point(output, record)
+    console.print(f"already done, skipped (rerun=true does it again): {record}", soft_wrap=True)
     return json.loads((record / "metrics.json").read_text(encoding="utf-8"))["rows"]["final"]["accuracy"]
 
 
-def _mark_finished(cfg: DictConfig, identity: str, output: Path) -> None:
-    entry = _index(cfg, identity)
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    entry.write_text(json.dumps({"record": str(output.resolve())}), encoding="utf-8")
+def _data(session: Session, bank: Bank) -> dict:
+    """What was scored, for those who read the record without the data."""
+    dataset = session.dataset
+    return {"dataset": dataset.name, "split": session.cfg.split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
 
 
-def _metrics(task: BankTask, bank: ImageBank, trainer: L.Trainer, scoring_seconds: float) -> dict:
+def _metrics(task: BankTask, bank: Bank, trainer: L.Trainer, scoring_seconds: float) -> dict:
     return {
         "rows": results.row_metrics(task.results()),
         "test": {name: float(value) for name, value in trainer.callback_metrics.items()},
@@ -140,6 +168,4 @@ def _summary(metrics: dict) -> dict[str, float]:
 
 
 def _flat_config(cfg: DictConfig) -> dict:
-    choices = dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
-    kept = {k: v for k, v in choices.items() if not k.startswith("hydra")}
-    return {**OmegaConf.to_container(cfg, resolve=True), "choices": kept}
+    return {**OmegaConf.to_container(cfg, resolve=True), "choices": choices()}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from multicrop.config import choices, in_sweep
+from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
 
 log = logging.getLogger(__name__)
 QUIET = ("paths.", "trainer.", "logger", "hydra")  # overrides that tell jobs apart for nobody
@@ -37,13 +37,15 @@ def job(cfg: DictConfig) -> float:
         return run(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     (folder / "failed.json").unlink(missing_ok=True)
-    if _VIEWS:  # two live displays would write over each other
+    if _VIEWS or in_parallel():  # two live displays would write over each other
         cfg.trainer.progress = False
     try:
         return run(cfg)
-    except Exception as error:  # noqa: BLE001 - whatever a job dies of, the others go on, and it is told at the end
+    except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
         leave_failure(folder, error)
         log.error("job %s failed: %s", HydraConfig.get().job.num, error)
+        if sweeper_takes_failures():
+            raise
         return math.nan
 
 
@@ -121,6 +123,10 @@ class SweepView(Callback):
 
     def __init__(self, *, live: bool) -> None:
         self.wanted, self.view = live, None
+
+    def __getstate__(self) -> dict:
+        """Without the view: parallel launchers send the callbacks to their processes, and a terminal stays here."""
+        return self.__dict__ | {"view": None}
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Start to watch the sweep's folder."""

@@ -1,0 +1,171 @@
+"""Launchers: the jobs of a sweep in processes of their own share banks, divide threads, and are counted like those of one process."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT, composed
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from refusals import refused
+from rich.live import Live
+from slurm import CannotRunError, cluster
+
+from multicrop import config, sweep
+
+DATA = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "trainer.shard_images=4"]
+RUN = ["task=zero_shot", "crop=random_k4", "aggregator=max", "examples=0", "logger=none"]
+SHARDS = 3  # of 4 * 3 test images, 4 a shard
+WATCH = """
+import os, sys
+def shards_written(event, args):
+    if event == "os.rename" and str(args[1]).endswith(".safetensors"):
+        with open(os.environ["WRITTEN"], "a") as file:
+            file.write(f"{os.getpid()} {args[1]}\\n")
+sys.addaudithook(shards_written)
+"""
+
+
+def multirun(tmp_path, *arguments, **variables):
+    """A sweep of the tiny data: exit status, output, its folder, and (process, shard) of each shard that any process wrote."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "OMP_", "MKL_"))}
+    env = kept | {"PYTHONPATH": str(tmp_path), "WRITTEN": str(tmp_path / "written"), "COLUMNS": "200"} | variables
+    paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
+    command = [sys.executable, "run.py", "-m", *arguments, *RUN, *DATA, *paths]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said, _ = process.communicate(timeout=500)
+    (folder,) = (tmp_path / "runs").glob("sweep-*")
+    written = [line.split() for line in (tmp_path / "written").read_text().splitlines()]
+    assert process.pid not in {int(pid) for pid, _ in written}, "a job ran in the process of the sweep"
+    assert len(written) == len({shard for _, shard in written}) == SHARDS, written
+    return process.returncode, said, folder
+
+
+def threads(folder):
+    return {json.loads(path.read_text())["threads"] for path in folder.glob("*/environment.json")}
+
+
+HALF = max(1, (os.cpu_count() or 1) // 2)
+LAUNCHERS = {"joblib": (["hydra.launcher.n_jobs=2"], HALF), "submitit_local": ([], 1), "ray": (["+hydra.launcher.ray.init.num_cpus=2"], 1)}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_jobs_side_by_side_fill_one_bank_divide_the_threads_and_count_failures(tmp_path, launcher):
+    if launcher == "ray":
+        pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="the extra ray needs an environment of its own (docs/launchers.md)")
+    knobs, expected = LAUNCHERS[launcher]
+    grid = "task.fusion_weight=1.0,0.5,2.0,0.25"
+    status, said, folder = multirun(tmp_path, f"hydra/launcher={launcher}", *knobs, grid)
+    assert status == 1, said
+    state = sweep.scan(folder, 4)
+    assert (state.done, list(state.failed), state.running) == (3, ["2: task.fusion_weight=2.0"], ())
+    assert "sweep: 3 of 4 done, 1 failed" in said and "failed: 2: task.fusion_weight=2.0: ValueError" in said
+    assert threads(folder) == {expected}
+    assert "Scoring" not in said  # no bars of jobs among the lines of the sweep
+
+
+def test_slurm_runs_the_jobs_of_a_sweep(tmp_path):
+    try:
+        with cluster() as variables:
+            knobs = ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
+            status, said, folder = multirun(tmp_path, *knobs, "task.fusion_weight=1.0,0.5", **variables)
+    except CannotRunError as reason:
+        pytest.skip(str(reason))
+    assert status == 0, said
+    assert sweep.scan(folder, 2).done == 2 and "sweep: 2 of 2 done" in said and threads(folder) == {1}
+    assert len(list((folder / ".submitit").rglob("*_result.pkl"))) == 2
+
+
+def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
+    pytest.importorskip("optuna", reason="the extra optuna is not installed")
+    paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
+    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.crop_side=[0.35,0.63]"]
+    knobs += ["crop=random_k4", "examples=0", "logger=none"]
+    command = [sys.executable, "run.py", "-m", *knobs, *DATA, "trainer.threads=1", *paths]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"COLUMNS": "200"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    (folder,) = (tmp_path / "runs").glob("sweep-*")
+    state = sweep.scan(folder, 3)
+    assert done.returncode == 1 and state.done and len(state.failed) == 3 - state.done > 0, done.stdout + done.stderr
+    found = yaml.safe_load((folder / "optimization_results.yaml").read_text())
+    assert found["best_params"] == {"aggregator.epsilon": found["best_params"]["aggregator.epsilon"], "task.fusion_weight": 0.5}
+    assert found["best_value"] == state.best[0]
+
+
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+def hydra_of(monkeypatch, mode=RunMode.MULTIRUN, sweeper=None, **launcher):
+    """What Hydra says of itself in a job."""
+    node = {"mode": mode, "launcher": {"_target_": "plugin.Launcher"} | launcher, "sweeper": sweeper or {}}
+    monkeypatch.setattr(config.HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: OmegaConf.create(node)))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "available", "expected"),
+    [
+        ({}, 16, 16),
+        ({"n_jobs": 4}, 16, 4),
+        ({"n_jobs": 4}, 4, 4),  # divided already, by joblib or by the job before in this process
+        ({"n_jobs": 4}, 2, 2),
+        ({"n_jobs": -1}, 16, 1),
+        ({"n_jobs": -9}, 16, 2),
+        ({"n_jobs": 40}, 16, 1),
+        ({"cpus_per_task": 6}, 16, 6),
+        ({"cpus_per_task": None}, 16, 1),
+    ],
+)
+def test_a_job_takes_its_share_of_the_threads_once(monkeypatch, launcher, available, expected):
+    monkeypatch.setattr(config.os, "cpu_count", lambda: 16)
+    hydra_of(monkeypatch, **launcher)
+    assert config.threads_of_job(available) == expected
+    hydra_of(monkeypatch, mode=RunMode.RUN, **launcher)
+    assert config.threads_of_job(available) == available
+
+
+def test_only_launchers_beside_hydras_own_run_jobs_in_parallel(monkeypatch):
+    hydra_of(monkeypatch)
+    assert config.in_parallel()
+    hydra_of(monkeypatch, _target_=BASIC)
+    assert not config.in_parallel()
+    hydra_of(monkeypatch, mode=RunMode.RUN)
+    assert not config.in_parallel()
+
+
+def test_the_live_view_stays_in_the_process_that_shows_it():
+    view = sweep.SweepView(live=True)
+    view.view = Live("here")
+    sent = pickle.loads(pickle.dumps(view))  # noqa: S301 - what a parallel launcher does with the callbacks
+    assert sent.view is None and sent.wanted and view.view is not None
+
+
+def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path):
+    from multicrop import experiment
+
+    def broken(cfg):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(experiment, "run", broken)
+    monkeypatch.setattr(sweep, "in_sweep", lambda: True)
+    hydra_of(monkeypatch, sweeper={"max_failure_rate": 1.0})
+    known = config.HydraConfig.get()
+    known.runtime, known.job = {"output_dir": str(tmp_path)}, {"num": 0}
+    monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: known))
+    with pytest.raises(RuntimeError):
+        sweep.job(OmegaConf.create({"trainer": {"progress": True}}))
+    assert "RuntimeError: no" in (tmp_path / "failed.json").read_text()
+
+
+def test_several_devices_are_refused_in_a_sweep_with_the_way_to_do_it(monkeypatch, tmp_path):
+    from multicrop import experiment
+
+    cfg = composed("task=encode", "trainer.devices=2", f"paths.cache={tmp_path}")
+    hydra_of(monkeypatch, _target_=BASIC)
+    with refused("Leave -m out", "hydra/launcher=submitit_slurm task=encode seed=1,2,3,4"):
+        experiment.run(cfg)
