@@ -1,18 +1,17 @@
 """GDA-CLIP (Wang et al., ICLR 2024): Gaussian discriminant analysis of the support features beside the text logits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multicrop.adapters.base import Adapter, Examples, Score, class_sums, pooled, samples, select
+from multicrop.adapters.base import Examples, Score, Search, Selected, class_sums, pooled, samples
 from multicrop.aggregators import Logits, Views
-from multicrop.prompts import TextBank
 
 
-class Gda(Adapter):
+class Gda(Selected):
     """logits + alpha (f W + b): classes are Gaussians of one covariance, with equal priors.
 
     P = D pinv((n - 1) Sigma + tr(Sigma) I), w_c = P mu_c, b_c = -log C - mu_c^T P mu_c / 2, with Sigma the unbiased (D, D) covariance of
@@ -22,16 +21,14 @@ class Gda(Adapter):
     means.
     """
 
-    def __init__(self, *, text: TextBank, logit_scale: float, score: Score, alphas: Sequence[float], view_set: str, samples: str) -> None:
-        super().__init__(text=text, logit_scale=logit_scale, score=score)
-        if not alphas or min(alphas) < 0:
-            raise ValueError(f"adapter.alphas is a list of weights >= 0, got {list(alphas)}")
-        self.alphas, self.view_set, self.samples, self.alpha = list(alphas), view_set, samples, alphas[0]
+    def __init__(self, *, score: Score, alpha: float | int, view_set: str, samples: str, search: Search = None) -> None:
+        super().__init__(score=score, search=search, alpha=alpha)
+        self.view_set, self.samples = view_set, samples
         self.register_buffer("weight", torch.zeros(0, 0))
         self.register_buffer("bias", torch.zeros(0))
 
-    def fit(self, support: Examples, validation: Examples) -> None:
-        """Class means, the shared precision, and alpha."""
+    def learn(self, support: Examples) -> None:
+        """Class means and the shared precision."""
         features, labels = samples(support, self.view_set, self.samples)
         x = features.double()
         sums, count = class_sums(x, labels, support.logits.shape[1])
@@ -39,17 +36,11 @@ class Gda(Adapter):
         weight = means @ precision(x - means[labels])
         bias = -math.log(len(means)) - (weight * means).sum(1) / 2
         self.weight, self.bias = weight.to(features), bias.to(features)
-        grid = [{"alpha": alpha} for alpha in self.alphas]
-        self.selection = select(grid, lambda alpha: self.adapted(validation.views, validation.logits, alpha), validation)
-        self.alpha = self.selection["chosen"]["alpha"]
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """Text logits plus the discriminants', at the chosen alpha."""
-        return self.adapted(views, logits, self.alpha)
-
-    def adapted(self, views: Views, logits: Logits, alpha: float) -> Logits:
-        """Text logits plus the discriminants', at any alpha."""
-        return logits + alpha * (pooled(views, self.view_set) @ self.weight.T + self.bias)
+    def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
+        """Text logits plus the discriminants'."""
+        discriminants = pooled(views, self.view_set) @ self.weight.T + self.bias
+        return lambda alpha: logits + alpha * discriminants
 
 
 def precision(centred: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:

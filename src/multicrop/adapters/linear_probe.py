@@ -1,65 +1,61 @@
 """Linear probe with text features as extra samples (cross-modal adaptation, Lin et al., CVPR 2023)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from multicrop.adapters.base import Adapter, Examples, Score, class_sums, pooled, select
+from multicrop.adapters.base import Examples, Score, Search, Selected, class_sums, pooled
 from multicrop.aggregators import Logits, Views
-from multicrop.prompts import TextBank
 
 
-class LinearProbe(Adapter):
-    """text_weight * logits + f W^T + b, with (W, b) the multinomial logistic regression of the support images.
+class LinearProbe(Selected):
+    """(1 - share) * logits + share * (f W^T + b), with (W, b) the multinomial logistic regression of the support images.
 
     min over W, b of |W|^2 / 2 + c * sum_i -log softmax(f_i W^T + b)[y_i], solved by scikit-learn; i runs over the pooled support images
     and, each as one more sample of its class, the prompts of `text_set` (`none`: images only). The objective is convex, so the authors'
-    start at the zero-shot weights would end at the same place; they stop gradient descent early and have no b. text_weight 0 is the bare
-    probe; the other values let the aggregator's logits vote. c (`inverse_penalties`) and text_weight are chosen together on validation
-    images. Raises ValueError when a class has neither image nor prompt.
+    start at the zero-shot weights would end at the same place; they stop gradient descent early and have no b. share 1 is the bare probe,
+    0 the aggregator. c (`inverse_penalty`) and share are chosen together on validation images. Raises ValueError for a share above 1 and
+    when a class has neither image nor prompt.
     """
 
     def __init__(
         self,
         *,
-        text: TextBank,
-        logit_scale: float,
         score: Score,
-        inverse_penalties: Sequence[float],
-        text_weights: Sequence[float],
+        inverse_penalty: float | int,
+        share: float | int,
         text_set: str,
         view_set: str,
         max_iterations: int,
+        search: Search = None,
     ) -> None:
-        super().__init__(text=text, logit_scale=logit_scale, score=score)
-        if not inverse_penalties or not text_weights or min(inverse_penalties) <= 0 or min(text_weights) < 0:
+        super().__init__(score=score, search=search, inverse_penalty=inverse_penalty, share=share)
+        if any(point["inverse_penalty"] == 0 or point["share"] > 1 for point in self.candidates):
             raise ValueError(
-                "linear_probe wants adapter.inverse_penalties > 0 and adapter.text_weights >= 0, "
-                f"got {list(inverse_penalties)} and {list(text_weights)}"
+                "adapter.inverse_penalty is above 0 and adapter.share lies in 0-1, in adapter.search too, "
+                f"got {inverse_penalty}, {share} and {dict(search or {})}"
             )
-        self.inverse_penalties, self.text_weights = list(inverse_penalties), list(text_weights)
-        self.text_set, self.view_set, self.max_iterations, self.text_weight = text_set, view_set, max_iterations, self.text_weights[0]
-        self.register_buffer("weight", torch.zeros(0, 0))
-        self.register_buffer("bias", torch.zeros(0))
+        self.text_set, self.view_set, self.max_iterations = text_set, view_set, max_iterations
+        self.probes: dict[float | int, tuple[Tensor, Tensor]] = {}
 
-    def fit(self, support: Examples, validation: Examples) -> None:
-        """One regression a penalty; keep the best with its text weight."""
+    def learn(self, support: Examples) -> None:
+        """One regression for each penalty that may be chosen."""
         x, y = self._samples(support)
         class_sums(x, y, support.logits.shape[1])
-        probes = {c: self._regress(x, y, c) for c in self.inverse_penalties}
-        grid = [{"inverse_penalty": c, "text_weight": w} for c in self.inverse_penalties for w in self.text_weights]
-        f = pooled(validation.views, self.view_set)
-        self.selection = select(
-            grid, lambda inverse_penalty, text_weight: text_weight * validation.logits + _linear(f, *probes[inverse_penalty]), validation
-        )
-        self.weight, self.bias = probes[self.selection["chosen"]["inverse_penalty"]]
-        self.text_weight = self.selection["chosen"]["text_weight"]
+        regression = LogisticRegression(max_iter=self.max_iterations, warm_start=True)  # from the penalty before
+        self.probes = {c: _regress(regression, x, y, c) for c in sorted({point["inverse_penalty"] for point in self.candidates})}
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """The probe's logits and the weighted text's."""
-        return self.text_weight * logits + _linear(pooled(views, self.view_set), self.weight, self.bias)
+    def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
+        """The blend of the aggregator's logits and the probe's."""
+        f = pooled(views, self.view_set)
+
+        def blended(inverse_penalty: float | int, share: float | int) -> Logits:
+            weight, bias = self.probes[inverse_penalty]
+            return (1 - share) * logits + share * (f @ weight.T + bias)
+
+        return blended
 
     def _samples(self, support: Examples) -> tuple[Tensor, Tensor]:
         """Pooled images, then prompts, and their labels."""
@@ -69,16 +65,13 @@ class LinearProbe(Adapter):
         text = self.text.select(self.text_set)
         return torch.cat([x, text.features[text.mask]]), torch.cat([support.labels, text.mask.nonzero()[:, 0]])
 
-    def _regress(self, x: Tensor, y: Tensor, inverse_penalty: float) -> tuple[Tensor, Tensor]:
-        """Weights (classes, dim) and bias (classes).
 
-        For two classes scikit-learn fits one row d, the difference of two opposite rows d / 2. Their penalty is |d|^2 / 4, half of its own.
-        """
-        c = inverse_penalty * (2 if y.max() == 1 else 1)
-        probe = LogisticRegression(C=c, max_iter=self.max_iterations, tol=1e-6).fit(x.double().numpy(), y.numpy())
-        weight, bias = torch.from_numpy(probe.coef_).to(x), torch.from_numpy(probe.intercept_).to(x)
-        return (torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2) if len(weight) == 1 else (weight, bias)
+def _regress(regression: LogisticRegression, x: Tensor, y: Tensor, inverse_penalty: float | int) -> tuple[Tensor, Tensor]:
+    """Weights (classes, dim) and bias (classes).
 
-
-def _linear(f: Tensor, weight: Tensor, bias: Tensor) -> Logits:
-    return f @ weight.T + bias
+    For two classes scikit-learn fits one row d, the difference of two opposite rows d / 2. Their penalty is |d|^2 / 4, half of its own.
+    """
+    c = inverse_penalty * (2 if y.max() == 1 else 1)
+    probe = regression.set_params(C=c).fit(x.double().numpy(), y.numpy())
+    weight, bias = torch.from_numpy(probe.coef_.copy()).to(x), torch.from_numpy(probe.intercept_.copy()).to(x)
+    return (torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2) if len(weight) == 1 else (weight, bias)

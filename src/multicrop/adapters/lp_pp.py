@@ -1,6 +1,6 @@
 """LP++ (Huang et al., CVPR 2024): a linear probe whose class weights blend image prototypes with the text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from multicrop.adapters.base import Adapter, Examples, Score, accuracy, class_sums, pooled
 from multicrop.aggregators import Logits, Views
-from multicrop.prompts import TextBank
 
 ALPHA_GRADIENTS = ("accumulated", "current")
 ALPHA_EVERY = 10  # iterations
@@ -21,38 +20,50 @@ class LpPp(Adapter):
 
     V starts from the class sums of the N support features F, b from 0, every alpha_c from 250 mean_c mean_i t_ic. Full-batch SGD with
     momentum 0.9 and step 4 N / lambda_max(F^T F) on V and b; every tenth iteration alpha takes a step of N / (4 max_c sum_i t_ic^2). The
-    last iteration with the best validation accuracy is kept.
+    last of the iterations with the best validation accuracy is kept, looked at every `search.every` iterations; where none is as good as
+    the text logits alone, these are (iteration 0: V = 0, b = 0, alpha the logit scale). Without `search` it is the last iteration.
 
     `alpha_gradient: accumulated` is the authors' code, where alpha's gradient adds up from the first iteration and is never zeroed;
     `current` is the paper's block descent. Their b starts from torch's random linear layer. `losses` holds the loss of each iteration.
     Plain loop: one full batch and two step rules, on three small tensors, are out of proportion to Lightning's fit.
     """
 
-    def __init__(self, *, text: TextBank, logit_scale: float, score: Score, alpha_gradient: str, iterations: int, view_set: str) -> None:
-        super().__init__(text=text, logit_scale=logit_scale, score=score)
-        if alpha_gradient not in ALPHA_GRADIENTS or iterations < 1:
+    def __init__(
+        self, *, score: Score, alpha_gradient: str, iterations: int, view_set: str, search: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(text=score.text, logit_scale=score.logit_scale, score=score)
+        every = search["every"] if search else iterations
+        if alpha_gradient not in ALPHA_GRADIENTS or iterations < 1 or every < 1:
             raise ValueError(
-                f"adapter.alpha_gradient is one of {', '.join(ALPHA_GRADIENTS)} and adapter.iterations 1 or more, "
-                f"got {alpha_gradient!r} and {iterations}"
+                f"adapter.alpha_gradient is one of {', '.join(ALPHA_GRADIENTS)}, adapter.iterations and adapter.search.every 1 or more, "
+                f"got {alpha_gradient!r}, {iterations} and {every}"
             )
-        self.alpha_gradient, self.iterations, self.view_set = alpha_gradient, iterations, view_set
+        self.alpha_gradient, self.iterations, self.view_set, self.every, self.fixed = (
+            alpha_gradient,
+            iterations,
+            view_set,
+            every,
+            not search,
+        )
         self.losses: list[float] = []
-        self.register_buffer("weight", torch.zeros(0, 0))
-        self.register_buffer("bias", torch.zeros(0))
-        self.register_buffer("alpha", torch.zeros(0))
+        for name in ("weight", "bias", "alpha"):
+            self.register_buffer(name, torch.zeros(0))
 
     def fit(self, support: Examples, validation: Examples) -> None:
-        """Descend and keep the last of the best iterations."""
+        """Descend, looking at the validation images on the way."""
         f, t = self._inputs(support.views, support.logits)
         f_val, t_val = self._inputs(validation.views, validation.logits)
-        self.losses, curve, best = [], [], -1.0
-        for iteration, state in enumerate(self._descend(f, t, support.labels)):
-            value = accuracy(_logits(f_val, t_val, state), validation.labels)
-            curve.append({"iteration": iteration + 1, "accuracy": value})
-            if value >= best:
-                best, kept, chosen = value, [x.clone() for x in state], curve[-1]
+        text_alone = {"iteration": 0, "accuracy": accuracy(validation.logits, validation.labels)}
+        kept, chosen, curve = self._zero_shot(f, t), text_alone, [] if self.fixed else [text_alone]
+        for iteration, state in enumerate(self._descend(f, t, support.labels), 1):
+            if iteration % self.every and iteration < self.iterations:
+                continue
+            curve.append({"iteration": iteration, "accuracy": accuracy(_logits(f_val, t_val, state), validation.labels)})
+            if self.fixed or curve[-1]["accuracy"] >= chosen["accuracy"]:
+                kept, chosen = [x.clone() for x in state], curve[-1]
         self.weight, self.bias, self.alpha = kept
-        self.selection = {"how": "validation", "images": len(validation.labels), "chosen": chosen, "curve": curve}
+        how = "fixed" if self.fixed else "validation"
+        self.selection = {"how": how, "images": len(validation.labels), "chosen": chosen, "curve": curve}
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """Probe and blended text."""
@@ -61,10 +72,15 @@ class LpPp(Adapter):
     def _inputs(self, views: Views, logits: Logits) -> tuple[Float[Tensor, "n dim"], Float[Tensor, "n classes"]]:
         return pooled(views, self.view_set), logits / self.logit_scale
 
+    def _zero_shot(self, f: Tensor, t: Tensor) -> State:
+        classes = t.shape[1]
+        return f.new_zeros(classes, f.shape[1]), f.new_zeros(classes), f.new_full((classes,), float(self.logit_scale))
+
     def _descend(self, f: Tensor, t: Tensor, labels: Tensor) -> Iterator[State]:
         """The state after each iteration."""
         weight, bias, alpha = (x.requires_grad_() for x in initial(f, t, labels))
-        optimizer = torch.optim.SGD([weight, bias], 4 * len(f) / torch.linalg.matrix_norm(f, 2).item() ** 2, momentum=0.9)
+        largest = torch.linalg.eigvalsh((f.T @ f).double())[-1].item()
+        optimizer = torch.optim.SGD([weight, bias], 4 * len(f) / largest, momentum=0.9)
         alpha_step = len(f) / (4 * t.square().sum(0).max()).clamp(min=1e-12)
         for iteration in range(self.iterations):
             optimizer.zero_grad()

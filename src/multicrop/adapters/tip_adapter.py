@@ -1,55 +1,40 @@
 """Tip-Adapter (Zhang et al., ECCV 2022): a cache of support features beside the text logits, without training."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cache
 
 import torch
-from torch.nn import functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from multicrop.adapters.base import Adapter, Examples, Score, pooled, select
+from multicrop.adapters.base import Examples, Score, Search, Selected, pooled
 from multicrop.aggregators import Logits, Views
-from multicrop.prompts import TextBank
 
 
-class TipAdapter(Adapter):
+class TipAdapter(Selected):
     """logits + alpha * exp(-beta (1 - f F^T)) L, with F the support keys and L their one-hot labels.
 
     A key is the normalised mean of an image's views, where the authors average augmented views; queries are made the same way. alpha and
-    beta are the values of the given lists that do best on the validation images, ties to the first; with one value each they are fixed.
+    beta are chosen on the validation images, or fixed at the authors' first values. beta 0 gives every support image the same weight.
     """
 
-    def __init__(
-        self, *, text: TextBank, logit_scale: float, score: Score, alphas: Sequence[float], betas: Sequence[float], view_set: str
-    ) -> None:
-        super().__init__(text=text, logit_scale=logit_scale, score=score)
-        if not alphas or not betas or min(betas) <= 0 or min(alphas) < 0:
-            raise ValueError(f"a cache wants adapter.alphas >= 0 and adapter.betas > 0, got {list(alphas)} and {list(betas)}")
-        self.alphas, self.betas, self.view_set = list(alphas), list(betas), view_set
-        self.alpha, self.beta = self.alphas[0], self.betas[0]
+    def __init__(self, *, score: Score, alpha: float | int, beta: float | int, view_set: str, search: Search = None) -> None:
+        super().__init__(score=score, search=search, beta=beta, alpha=alpha)
+        self.view_set = view_set
         self.register_buffer("keys", torch.zeros(0, 0))
-        self.register_buffer("values", torch.zeros(0, 0))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
 
-    def fit(self, support: Examples, validation: Examples) -> None:
-        """Fill the cache and choose alpha and beta."""
-        self.fill(support)
-        self.choose(validation)
+    def learn(self, support: Examples) -> None:
+        """Fill the cache."""
+        self.keys, self.labels = pooled(support.views, self.view_set), support.labels
 
-    def fill(self, support: Examples) -> None:
-        """Keys and values of the support images."""
-        self.keys = pooled(support.views, self.view_set)
-        self.values = F.one_hot(support.labels, support.logits.shape[1]).float()
+    def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
+        """Text logits plus the cache's."""
+        similarity = pooled(views, self.view_set) @ self.keys.T
+        cached = cache(lambda beta: by_class(torch.exp(-beta * (1 - similarity)), self.labels, logits.shape[1]))
+        return lambda beta, alpha: logits + alpha * cached(beta)
 
-    def choose(self, validation: Examples) -> None:
-        """Choose alpha and beta by the validation images."""
-        grid = [{"alpha": alpha, "beta": beta} for alpha, beta in itertools.product(self.alphas, self.betas)]
-        self.selection = select(grid, lambda **knobs: self.adapted(validation.views, validation.logits, **knobs), validation)
-        self.alpha, self.beta = self.selection["chosen"]["alpha"], self.selection["chosen"]["beta"]
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """Text logits plus the cache's, at the chosen alpha and beta."""
-        return self.adapted(views, logits, self.alpha, self.beta)
-
-    def adapted(self, views: Views, logits: Logits, alpha: float, beta: float) -> Logits:
-        """Text logits plus the cache's, at any alpha and beta."""
-        affinity = torch.exp(-beta * (1 - pooled(views, self.view_set) @ self.keys.T))
-        return logits + alpha * affinity @ self.values
+def by_class(affinity: Float[Tensor, "batch n"], labels: Int[Tensor, " n"], n_classes: int) -> Logits:
+    """The affinity to each class: a sum over its support images, the product with their one-hot labels."""
+    return affinity.new_zeros(len(affinity), n_classes).index_add(1, labels, affinity)

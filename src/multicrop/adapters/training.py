@@ -1,14 +1,33 @@
-"""Gradient descent over cached features, for adapters of one or two small tensors.
+"""Gradient descent over cached features by Lightning's fit, for adapters of one or two small tensors; a killed descent can go on."""
 
-A plain loop: fitting takes a second and there is nothing to checkpoint, distribute or log by step, where Lightning's fit would want a
-second module, data module and trainer inside the task's own.
-"""
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from collections.abc import Callable
-
+import lightning as L
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+KEEP_EVERY = 20.0  # seconds between two checkpoints: shorter fits leave no file
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The knobs of a trained adapter's descent; `plan_epochs` is for how many epochs a transport plan is held."""
+
+    learning_rate: float | int
+    epochs: int
+    batch_size: int
+    seed: int
+    plan_epochs: int = 1
+
+    @property
+    def loop(self) -> dict[str, int]:
+        """What `train` wants of it."""
+        return {"epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed, "plan_epochs": self.plan_epochs}
 
 
 def train(
@@ -19,26 +38,115 @@ def train(
     epochs: int,
     batch_size: int,
     seed: int,
+    warm_up: float | None = None,
+    per_epoch: int | None = None,
+    checkpoint: Path | None = None,
+    plan_epochs: int = 1,
 ) -> list[float]:
     """Minimise `loss` of a batch of the indices below n, shuffled each epoch, with cosine decay to 0; returns each epoch's mean loss.
 
-    Up to `batch_size` examples an epoch is one full batch. Raises ValueError when epochs, batch_size or n is not positive.
+    Up to `batch_size` examples an epoch is one full batch; `per_epoch` takes only so many examples an epoch, drawn afresh. `warm_up` is the
+    constant learning rate of the first epoch, where the decay begins with the second. A fit that lasts keeps its state in `checkpoint` at
+    the end of an epoch, of those that `plan_epochs` divides, and goes on from there when it is called again; the file is gone when it is
+    done. Raises ValueError when epochs, batch_size or n is not positive, or when the loss has no gradient.
     """
     if min(epochs, batch_size, n) < 1:
         raise ValueError(f"training wants epochs, batch_size and examples, got {epochs}, {batch_size} and {n}")
-    generator = torch.Generator().manual_seed(seed)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-n // batch_size))
-    return [_epoch(loss, optimizer, schedule, torch.randperm(n, generator=generator).split(batch_size)) / n for _ in range(epochs)]
+    batches = Shuffled(n, per_epoch or n, batch_size, seed)
+    module = _Descending(loss, optimizer, _schedule(optimizer, epochs, len(batches), warm_up), batches)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[_Keeper(checkpoint, plan_epochs)] if checkpoint else [],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    whole = checkpoint if checkpoint and checkpoint.exists() else None
+    trainer.fit(module, batches, ckpt_path=whole, weights_only=True)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return module.losses
 
 
-def _epoch(loss: Callable, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, batches: tuple) -> float:
-    """One pass; the sum of the losses of all examples."""
-    total = 0.0
-    for batch in batches:
-        optimizer.zero_grad()
-        value = loss(batch)
-        value.backward()
-        optimizer.step()
-        schedule.step()
-        total += value.item() * len(batch)
-    return total
+class Shuffled:
+    """The batches of an epoch, in an order keyed by seed and epoch; an epoch's order does not depend on those before."""
+
+    def __init__(self, n: int, per_epoch: int, batch_size: int, seed: int) -> None:
+        self.n, self.per_epoch, self.batch_size, self.seed, self.epoch = n, per_epoch, batch_size, seed, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        yield from torch.randperm(self.n, generator=generator)[: self.per_epoch].split(self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.per_epoch // self.batch_size)
+
+
+class _Descending(L.LightningModule):
+    """The tensors of an optimiser, and the loss of a batch of indices."""
+
+    def __init__(self, loss: Callable, optimizer: torch.optim.Optimizer, schedule: lr_scheduler.LRScheduler, batches: Shuffled) -> None:
+        super().__init__()
+        self.loss, self.optimizer, self.schedule, self.batches = loss, optimizer, schedule, batches
+        self.tensors = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
+        self.losses: list[float] = []
+
+    def configure_optimizers(self) -> dict:
+        """The optimiser as it came, its learning rate changed at every step."""
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """A new mean loss."""
+        self.losses.append(0.0)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The loss of the batch; raises ValueError when there is nothing to follow."""
+        value = self.loss(batch)
+        if not value.requires_grad:
+            raise ValueError(
+                "an adapter that is trained needs logits with a gradient, and this aggregator's have none (aggregator=vote counts votes). "
+                "Use another aggregator, such as dnd or mean_feature, or an adapter that leaves views and prompts as they are (tip_adapter)"
+            )
+        self.losses[-1] += value.item() * len(batch) / self.batches.per_epoch
+        return value
+
+    def on_train_epoch_end(self) -> None:
+        """The next epoch has an order of its own."""
+        self.batches.epoch = self.current_epoch + 1
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """The losses so far."""
+        checkpoint["losses"] = self.losses
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Go on behind the epochs that are done."""
+        self.losses = list(checkpoint["losses"])
+        self.batches.epoch = len(self.losses)
+
+
+class _Keeper(L.Callback):
+    """Writes the state at the end of an epoch, whole or not at all, when the last time was KEEP_EVERY seconds ago."""
+
+    def __init__(self, path: Path, plan_epochs: int) -> None:
+        self.path, self.plan_epochs, self.last = path, plan_epochs, time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the state, where no transport plan is held over to the next epoch."""
+        if time.monotonic() - self.last < KEEP_EVERY or (trainer.current_epoch + 1) % self.plan_epochs:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        trainer.save_checkpoint(partial)
+        partial.replace(self.path)
+        self.last = time.monotonic()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, epochs: int, steps: int, warm_up: float | None) -> lr_scheduler.LRScheduler:
+    """Cosine decay over all steps, or over those after a constant first epoch."""
+    if warm_up is None:
+        return lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
+    constant = lr_scheduler.ConstantLR(optimizer, warm_up / optimizer.param_groups[0]["lr"], total_iters=steps)
+    decay = lr_scheduler.CosineAnnealingLR(optimizer, max(1, (epochs - 1) * steps))
+    return lr_scheduler.SequentialLR(optimizer, [constant, decay], milestones=[steps])
