@@ -277,6 +277,28 @@ def test_boosting_leaves_the_cache_as_tda_leaves_it(stream):
         assert torch.equal(value, boost.state_dict()[name])
 
 
+def test_tdas_bare_mean_key_is_the_authors_average(stream):
+    """renormalise=false in plain loops: positive and negative affinities of keys shorter than 1."""
+    text, views, logits = stream
+    never = NEGATIVE | {"entropy_low": 2.0}
+    method = Tda(text=text, logit_scale=SCALE, positive=POSITIVE, negative=never, view_set="all", renormalise=False)
+    queues, expected = {c: [] for c in range(4)}, []
+    for image, scores in zip(views, logits.double(), strict=True):
+        bare_mean, p = sum(v.double() for v in image) / len(image), softmax(scores.tolist())
+        keep_best(queues[argmax(p)], 3, (nats(p), bare_mean))
+        near = [sum(2.0 * math.exp(-5.0 * (1 - dot(entry[1], bare_mean))) for entry in queues[c]) for c in range(4)]
+        expected.append([float(scores[c]) + near[c] for c in range(4)])
+    close(method(views, logits), expected)
+
+
+@pytest.mark.parametrize("kind", [Tda, BoostAdapter])
+def test_a_cache_that_counts_for_nothing_is_zero_shot(kind, stream):
+    text, views, logits = stream
+    knobs = {"boosters": "all", "share": 0.5, "extra": 3} if kind is BoostAdapter else {}
+    none = {"positive": POSITIVE | {"alpha": 0.0}, "negative": NEGATIVE | {"alpha": 0.0}, "view_set": "all"}
+    assert torch.equal(kind(text=text, logit_scale=SCALE, **none, **knobs)(views, logits), logits)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -1,5 +1,9 @@
 """What a test-time method is: it sees the views and text logits of the stream, image after image, and may keep state."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -10,7 +14,8 @@ from multicrop.prompts import TextBank
 class Method(nn.Module):
     """Buffers hold the state, so that `state_dict` saves a stream in the middle and `load_state_dict` resumes it.
 
-    Every method is made with the text bank and the logit scale of the run; `logits` are the fused logits of the aggregator (D&D where
+    Every method is made with the text bank and the logit scale of the run, and with its `encoder` and its `score` where the constructor
+    names them; `logits` are the fused logits of the aggregator (D&D where
     that is the transport plan), which methods take as text logits and as the source of entropies and pseudo-labels.
     """
 
@@ -25,9 +30,21 @@ class Method(nn.Module):
         """Adapted logits of the next images of the stream, in order; the result does not depend on how the stream is batched."""
         raise NotImplementedError
 
+    @property
+    def state_bytes(self) -> int:
+        """The memory that the state takes; it does not grow with the stream."""
+        return sum(value.numel() * value.element_size() for value in self.state_dict().values())
+
     def view_logits(self, views: Float[Tensor, "*batch views dim"]) -> Float[Tensor, "*batch views classes"]:
         """Logits of each view alone, against the label prompts."""
         return self.logit_scale * views @ self.text.label.T
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """Gradients within Lightning's test loop, which is in inference mode; tensors that come from it are to be cloned in here first."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def chosen_views(views: Views, view_set: str) -> Float[Tensor, "batch chosen dim"]:

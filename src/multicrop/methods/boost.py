@@ -1,7 +1,5 @@
 """BoostAdapter (Zhang et al., NeurIPS 2024): TDA whose positive cache also holds, for one image, that image's own confident views."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +17,7 @@ class BoostAdapter(Tda):
     A view's class and entropy (nats) come from its own label-prompt logits, an image's from the text logits. The copy keeps, of the
     stored entries and the views of each class, the size + `extra` of lowest entropy; a stored one goes before an equal view.
 
-    `view_set` are the views whose mean is the key, `boosters` those that may enter. Follows the authors' code, where the key is the global
+    `boosters` are the views that may enter; all other knobs (`tda`) are Tda's. Follows the authors' code, where the key is the global
     view or, on ImageNet's variants, the mean of the confident views; `extra` ("delta") and beta are set for each data set, and the
     negative queue is first in, first out. Here TDA's rules and fixed knobs stay; `extra` 3 is our choice.
     """
@@ -29,14 +27,12 @@ class BoostAdapter(Tda):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Mapping[str, float | int],
-        negative: Mapping[str, float | int],
-        view_set: str,
         boosters: str,
         share: float,
         extra: int,
+        **tda: object,
     ) -> None:
-        super().__init__(text=text, logit_scale=logit_scale, positive=positive, negative=negative, view_set=view_set)
+        super().__init__(text=text, logit_scale=logit_scale, **tda)
         self.boosters, self.share, self.extra = boosters, share, extra
 
     def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:

@@ -18,8 +18,9 @@ class Tda(Method):
 
     Both caches keep the lowest-entropy images of each predicted class; an image enters before it is scored, and a full queue replaces its
     worst entry only by a strictly lower entropy. The negative cache takes images whose entropy, as a share of ln C, lies between the two
-    bounds; an entry counts against every class whose stored probability lies between `mask_low` and 1. Key: the normalised mean view (the
-    authors average without re-normalising). Their entropy bounds 0.2 and 0.5 divide nats by log2 C, hence the defaults 0.2885 and 0.7213.
+    bounds; an entry counts against every class whose stored probability lies between `mask_low` and 1. Key: the mean view, normalised
+    unless `renormalise` is false, as in the authors' code. Their entropy bounds 0.2 and 0.5 divide nats by log2 C, hence the defaults
+    0.2885 and 0.7213.
     """
 
     def __init__(
@@ -30,9 +31,11 @@ class Tda(Method):
         positive: Mapping[str, float | int],
         negative: Mapping[str, float | int],
         view_set: str,
+        renormalise: bool = True,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
-        self.positive, self.negative, self.view_set = dict(positive), dict(negative), view_set
+        self.positive, self.negative = dict(positive), dict(negative)
+        self.view_set, self.renormalise = view_set, renormalise
         n_classes, dim = text.label.shape
         for sign, knobs in (("positive", self.positive), ("negative", self.negative)):
             size = int(knobs["size"])
@@ -47,7 +50,8 @@ class Tda(Method):
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """The images one after the other: insert, then read."""
-        keys = pools.mean(chosen_views(views, self.view_set))
+        chosen = chosen_views(views, self.view_set)
+        keys = pools.mean(chosen) if self.renormalise else chosen.mean(1)
         return torch.stack([self._one(*image) for image in zip(views, keys, logits, strict=True)])
 
     def _one(

@@ -1,0 +1,231 @@
+"""The stream of test-time adaptation: its orders, a kill at any point for every method, and what the record says of it."""
+
+import json
+import os
+import random
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import lightning as L
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import composed, options, random_encoder, random_text, unit
+from hydra.utils import instantiate
+from refusals import refused
+from torch.nn.functional import normalize
+
+from multicrop.bank import ImageBank
+from multicrop.datasets.base import LabelledImages
+from multicrop.experiment import evaluate
+from multicrop.images import ImageError
+from multicrop.session import Session, given
+from multicrop.stream import StreamSaves, curve, in_order, measures, saves_of, stream
+from multicrop.tasks import ROWS, AdaptationTask, Scorer
+
+IMAGES, BATCH = 30, 4
+
+
+def gone(index):
+    raise ImageError(f"image {index} has no pixels")
+
+
+def bank_of(images=IMAGES, classes=4, domains=None):
+    """Views of random images about the label prompts, in two shards; image 3 cannot be read."""
+    generator = torch.Generator().manual_seed(11)
+    labels = [i % classes for i in range(images)]
+    centres = random_text(torch.Generator().manual_seed(5), classes=classes).label[labels]
+    views = normalize(centres[:, None] + 0.4 * torch.randn(images, 5, 16, generator=generator), dim=-1)
+    readable = torch.arange(images) != 3
+    data = LabelledImages("made-up", [f"image-{i}" for i in range(images)], labels, gone, "print", domains)
+    shards = [{"views": views[a : a + 16], "readable": readable[a : a + 16]} for a in range(0, images, 16)]
+    return ImageBank(data, shards, {}, 5, reused=True)
+
+
+def settings(option, *more):
+    return composed("task=tta", f"method={option}", f"trainer.batch_size={BATCH}", "task.save_every=5", *more)
+
+
+def task_of(cfg):
+    text = random_text(torch.Generator().manual_seed(5), classes=4)
+    score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
+    method = given(instantiate(cfg.method), text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
+    return AdaptationTask(score, method)
+
+
+class Dies(L.Callback):
+    """Ends the run before a batch, by an exception or as a kill -9 does."""
+
+    def __init__(self, batch, how):
+        self.batch, self.how = batch, how
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if batch_idx == self.batch and self.how == "exception":
+            raise RuntimeError("pulled the plug")
+        if batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def scored(cfg, folder, *callbacks, bank=None):
+    """The task after its stream, and where it began."""
+    bank = bank or bank_of()
+    task, saves = task_of(cfg), saves_of(cfg, bank, "key")
+    saves.folder = Path(folder) / saves.folder.name
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(accelerator="cpu", callbacks=[saves, *callbacks], **quiet)
+    trainer.test(task, stream(bank, cfg, saves.resume(task)), verbose=False)
+    return task, saves, trainer.callback_metrics
+
+
+def killed(cfg, folder, batch, how):
+    if how == "exception":
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            scored(cfg, folder, Dies(batch, how))
+        return
+    child = os.fork()
+    if child == 0:
+        try:
+            scored(cfg, folder, Dies(batch, how))
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["exception", "kill"])
+@pytest.mark.parametrize("option", options("method"))
+def test_a_killed_run_goes_on_to_the_same_predictions_and_state(option, how, tmp_path):
+    cfg = settings(option)
+    whole, _, metrics = scored(cfg, tmp_path / "whole")
+    for batch in random.Random(f"{option} {how}").sample(range(2, 8), 2):  # the second kill may fall before the next save
+        killed(cfg, tmp_path / "killed", batch if not list(tmp_path.glob("killed/*/state*")) else 1, how)
+    resumed, saves, metrics_again = scored(cfg, tmp_path / "killed")
+    assert 0 < saves.resumed < IMAGES - 1 and saves.resumed % BATCH == 0
+    expected, got = whole.results(), resumed.results()
+    assert len(got["label"]) == IMAGES - 1 and all(torch.equal(values, got[name]) for name, values in expected.items())
+    state = resumed.method.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in whole.method.state_dict().items())
+    assert {n: float(v) for n, v in metrics.items()} == {n: float(v) for n, v in metrics_again.items()}
+
+
+@pytest.mark.parametrize("changed", ["task.save_every=6", "trainer.batch_size=3", "trainer.cut=device"])
+def test_another_configuration_finds_no_foreign_state(changed, tmp_path):
+    """save_every is part of a run's identity; the batch and the place of cutting, which are not, enter the name of the saves."""
+    bank, cfg, other = bank_of(), settings("tda"), settings("tda", changed)
+    names = {saves_of(cfg, bank, "key").folder, saves_of(cfg, bank, "another").folder, saves_of(other, bank, "key").folder}
+    assert len(names) == (2 if "save_every" in changed else 3)
+
+
+def test_saves_that_cannot_be_read_start_the_stream_anew(tmp_path):
+    cfg = settings("tda")
+    whole, saves, _ = scored(cfg, tmp_path)
+    assert len(list(saves.folder.glob("part-*"))) == saves.parts >= 3
+    for name, spoil in (("part-00001.safetensors", lambda p: p.unlink()), ("state.safetensors", lambda p: p.write_bytes(b"torn"))):
+        scored(cfg, tmp_path)
+        spoil(saves.folder / name)
+        again, fresh, _ = scored(cfg, tmp_path)
+        assert fresh.resumed == 0 and torch.equal(again.results()["final"], whole.results()["final"])
+    saves.remove()
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_null_saves_nothing_and_zero_is_refused(tmp_path):
+    scored(settings("tda", "task.save_every=null"), tmp_path)
+    assert not list(tmp_path.iterdir())
+    with refused("task.save_every is 1 image or more, or null for never, got 0"):
+        StreamSaves(tmp_path, every=0)
+
+
+def test_the_orders_are_what_they_say():
+    domains = ["noto", "fluent", "noto", "emoji"] * 7 + ["fluent", "noto"]
+    bank = bank_of(domains=domains)
+    rows = lambda order, seed=1: [bank.positions[p] for p in in_order(bank, order=order, order_seed=seed)]  # noqa: E731
+    for order in ("shuffled", "sorted_by_class", "by_domain"):
+        assert sorted(rows(order)) == bank.positions and rows(order) == rows(order) != rows(order, 2)
+    labels = [bank.images.labels[i] for i in rows("sorted_by_class")]
+    assert labels == sorted(labels)
+    blocks = {tuple(dict.fromkeys(domains[i] for i in rows("by_domain", seed))) for seed in range(1, 9)}
+    runs = [domains[i] for i in rows("by_domain")]
+    assert sum(a != b for a, b in pairwise(runs)) == 2 and len(blocks) > 1
+    inside = [i for i in rows("by_domain") if domains[i] == "noto"]
+    assert inside != sorted(inside)
+
+
+def test_an_order_that_cannot_be_is_named():
+    with refused("task.order is one of shuffled, sorted_by_class, by_domain, got 'sideways'"):
+        in_order(bank_of(), order="sideways", order_seed=1)
+    with refused("by_domain wants images with domains", "made-up", "dataset=emoji"):
+        in_order(bank_of(), order="by_domain", order_seed=1)
+
+
+def test_emoji_streams_its_vendors_as_domains():
+    images = Session(composed("dataset=emoji", "dataset.group=food")).dataset.test
+    one = Session(composed("dataset=emoji", "dataset.group=food", "dataset.vendors=[noto-v1]")).dataset.test
+    assert set(images.domains) == {"fluent-3d", "noto-v1"} and set(one.domains) == {"noto-v1"} and len(one) < len(images)
+
+
+def plain_curve(results, row, images, window):
+    right = [int(scores.argmax()) == int(label) for scores, label in zip(results[row], results["label"], strict=True)]
+    latest = right[max(0, images - window) : images]
+    return sum(right[:images]) / images, sum(latest) / len(latest)
+
+
+def test_the_measures_are_counted_in_plain_loops(generator):
+    cfg = settings("tda")
+    task = task_of(cfg)
+    results = {row: torch.randn(47, 4, generator=generator) for row in ROWS}
+    task.collect({**results, "label": torch.randint(0, 4, (47,), generator=generator), "index": torch.arange(47)})
+    results = task.results()
+    found = measures(task, n_views=17, resumed=8)
+    for row in ROWS:
+        assert found["first_tenth"][row] == pytest.approx(plain_curve(results, row, 4, 4)[0])
+        assert found["last_tenth"][row] == pytest.approx(plain_curve(results, row, 47, 4)[1])
+    lines = [line.split(",") for line in curve(results).splitlines()]
+    assert [line[0] for line in lines[1:]] == [str(i) for i in range(1, 48)]
+    for line in lines[1:]:
+        for row in ROWS:
+            got = [float(line[lines[0].index(name)]) for name in (row, f"{row}_recent")]
+            assert got == pytest.approx(plain_curve(results, row, int(line[0]), 4), abs=1e-5)
+    assert found["state_bytes"] == sum(v.numel() * v.element_size() for v in task.method.state_dict().values()) > 0
+    assert (found["encoder_calls_an_image"], found["resumed_after_images"]) == (17, 8)
+    brier = [
+        sum((p - (c == label)) ** 2 for c, p in enumerate(scores.double().softmax(0).tolist()))
+        for scores, label in zip(results["final"], results["label"].tolist(), strict=True)
+    ]
+    assert float(task.metrics["final"].compute()["test/brier"]) == pytest.approx(sum(brier) / 47, abs=1e-6)
+
+
+def test_the_state_does_not_grow_with_the_stream(generator):
+    for option in options("method"):
+        method = task_of(settings(option)).method
+        before = method.state_bytes
+        method(unit(12, 3, 16, generator=generator), torch.randn(12, 4, generator=generator))
+        assert method.state_bytes == before and (before > 0) == bool(method.state_dict())
+
+
+def test_an_experiment_that_died_goes_on_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    words = ["task=tta", "method=tda", "crop=random_k1", "dataset.n_classes=4", "dataset.test_images=5", "trainer.batch_size=3"]
+    words += ["task.save_every=4", "examples=0", "pictures=0", "trainer.progress=false", f"paths.cache={tmp_path}/banks"]
+    cfg = composed(*words, f"paths.output={tmp_path}/one")
+    expected = evaluate(cfg)
+    died = composed(*words, f"paths.output={tmp_path}/two")
+    step, seen = AdaptationTask.test_step, []
+
+    def dying(self, batch, batch_idx):
+        seen.append(batch_idx)
+        if len(seen) == 5:
+            raise RuntimeError("pulled the plug")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(AdaptationTask, "test_step", dying)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        evaluate(died)
+    assert len(list((tmp_path / "two/.streams").iterdir())) == 1 and not (tmp_path / "two/metrics.json").exists()
+    assert evaluate(composed(*words, "task.order_seed=2", f"paths.output={tmp_path}/two")) >= 0
+    assert json.loads((tmp_path / "two/metrics.json").read_text())["stream"]["resumed_after_images"] == 0
+    assert evaluate(died) == expected
+    one, two = (json.loads((tmp_path / f"{name}/metrics.json").read_text()) for name in ("one", "two"))
+    assert one["test"] == two["test"] and one["rows"] == two["rows"] and two["stream"]["resumed_after_images"] == 12
+    tables = [pq.read_table(tmp_path / f"{name}/predictions.parquet") for name in ("one", "two")]
+    assert tables[0].equals(tables[1]) and (tmp_path / "one/stream.csv").read_text() == (tmp_path / "two/stream.csv").read_text()
+    assert not list((tmp_path / "two/.streams").iterdir())
