@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint bench pack
+.PHONY: help setup run test lint bench overview pack
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -24,6 +24,13 @@ lint: setup ## style, and the direction of imports
 
 bench: setup ## speed as ratios measured in one run (BENCH="bank aggregators" for some)
 	$(RUN) benchmarks/run.py $(BENCH)
+
+overview: setup ## the grid of experiments/overview: three sweeps, their tables and the page
+	$(RUN) run.py -m sweep=overview trainer.threads=1 logger=none paths.output=outputs/overview/zero_shot
+	$(RUN) run.py -m sweep=overview_tta trainer.threads=1 logger=none paths.output=outputs/overview/tta
+	$(RUN) run.py -m sweep=overview_few_shot trainer.threads=1 logger=none paths.output=outputs/overview/few_shot
+	$(VENV)/bin/multicrop compare outputs/overview/zero_shot --figures outputs/overview/figures
+	$(VENV)/bin/multicrop report outputs/overview/zero_shot outputs/overview/tta outputs/overview/few_shot -o outputs/overview/report.html
 
 pack: setup ## rebuild the embedded artwork from the package registries (needs npm)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'

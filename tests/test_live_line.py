@@ -1,0 +1,53 @@
+"""The live line of a sweep in a real terminal: a pseudo-terminal, two quick jobs, and what a reader of the screen sees."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+
+from conftest import ROOT
+
+SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "crop=random_k4"]
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and moves of the cursor
+
+
+def in_terminal(command, environment) -> tuple[int, str]:
+    """Exit status, and all that the command writes to a terminal that is 250 columns wide."""
+    reader, writer = pty.openpty()
+    written: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while piece := os.read(reader, 65536):
+                written.append(piece)
+        except OSError:  # Linux says so at the end of a pseudo-terminal
+            pass
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
+    os.close(writer)
+    status = process.wait(timeout=500)
+    thread.join(timeout=30)
+    os.close(reader)
+    return status, b"".join(written).decode()
+
+
+def test_a_terminal_shows_one_line_that_is_written_over_and_says_where_the_sweep_stands(tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB") and name not in ("NO_COLOR", "CI")}
+    env = clean | {"HOME": str(tmp_path), "TERM": "xterm-256color", "COLUMNS": "250", "LINES": "50"}
+    paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
+    grid = ["-m", "task=zero_shot", "aggregator=dnd,max", *SMALL, "logger=none", "trainer.threads=1", *paths]
+    status, raw = in_terminal([sys.executable, "run.py", *grid], env)
+    shown = CONTROL.sub("", raw)
+    assert status == 0, shown
+    assert "\x1b[2K" in raw  # the line is erased before it is written anew
+    states = re.findall(r"sweep: (\d) of 2 done", shown)
+    assert states == sorted(states) and states[0] == "0" and states[-1] == "2", states  # it moves forward, from none to all
+    assert re.search(r"running [01]\b", shown)  # seen at work
+    assert re.search(r"1 of 2 done.*best \d+\.\d % \(0: aggregator=dnd\)|1 of 2 done.*best \d+\.\d % \(0", shown)
+    assert re.search(r"2 of 2 done, best \d+\.\d % \([01]: aggregator=(dnd|max)\)", shown)
+    assert "Testing" not in shown and "it/s" not in shown  # a job's own bars would write over the line
+    assert shown.rstrip().splitlines()[-1].startswith("compare them: multicrop compare")
