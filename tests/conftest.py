@@ -1,6 +1,7 @@
 """Shape checks on every function of the package, and small encoders and data that the tests share."""
 
 import warnings
+from functools import cache
 
 from jaxtyping import install_import_hook
 
@@ -10,10 +11,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
 from PIL import Image  # noqa: E402
+from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
 from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
 from multicrop.datasets.base import LabelledImages, content_hash  # noqa: E402
-from multicrop.encoder import load_encoder  # noqa: E402
+from multicrop.encoder import Encoder, load_encoder  # noqa: E402
 from multicrop.prompts import TextBank  # noqa: E402
 
 ROOT = PACKAGE.parent.parent
@@ -34,9 +36,28 @@ def composed(*overrides: str):
         return compose("config", overrides=["logger=none", *overrides])
 
 
+@cache
+def tiny_encoder() -> Encoder:
+    return load_encoder(path=str(PACKAGE / "tiny_clip"))
+
+
 @pytest.fixture(scope="session")
 def encoder():
-    return load_encoder(path=str(PACKAGE / "tiny_clip"))
+    return tiny_encoder()
+
+
+@cache
+def random_encoder(dim: int = 16) -> Encoder:
+    """A CLIP of random weights with features of `dim`, and the embedded tokenizer."""
+    tiny = tiny_encoder()
+    settings = tiny.model.config.to_dict() | {"projection_dim": dim}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "projection_dim": dim}
+    for tower in ("text_config", "vision_config"):
+        settings[tower] = settings[tower] | small
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIPModel(CLIPConfig(**settings))
+    return Encoder(model, tiny.tokenizer, tiny.spec, name="random")
 
 
 @pytest.fixture

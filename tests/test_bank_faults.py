@@ -236,7 +236,7 @@ def test_a_stream_is_scored_in_passing_and_each_image_once(encoder):
 
     module = MultiCropCLIP(encoder, SAMPLER, seed=0)
     bank = PassingBank(StreamedImages("s", ["a", "b"], broken, "f"), module, n_views=count_views(SAMPLER), num_workers=0, accelerator="cpu")
-    views, labels, indices = (torch.cat(parts) for parts in zip(*bank, strict=True))
+    views, labels, indices = (torch.cat(parts) for parts in zip(*bank.batches(), strict=True))
     kept = [i for i in range(11) if i != 4]
     assert bank.images.ids == images.ids and len(bank) == 10 and indices.tolist() == kept
     assert labels.tolist() == [images.labels[i] for i in kept] and bank.readable.tolist() == [i != 4 for i in range(11)]

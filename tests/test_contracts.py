@@ -1,16 +1,19 @@
 """Contracts over every file in conf/: a new crop policy, aggregator, adapter or method is tested by being there."""
 
+import inspect
 import json
 
 import pytest
 import torch
-from conftest import CONF, composed, options, pictures, random_text, unit
+from conftest import CONF, composed, options, pictures, random_encoder, random_text, tiny_encoder, unit
 from hydra.utils import instantiate
 
-from multicrop.adapters.base import Examples
-from multicrop.crops import boxes_of
-from multicrop.model import image_views
+from multicrop.adapters.base import EncoderAdapter, Examples
+from multicrop.crops import at_image, boxes_of
+from multicrop.encoder import sighted
+from multicrop.model import MultiCropCLIP, image_views
 from multicrop.prompts import TextBank
+from multicrop.session import given
 from multicrop.tasks import Scorer
 
 SIZES = [(96, 96), (240, 180), (37, 200), (3, 2)]
@@ -25,33 +28,40 @@ def test_every_option_composes_and_says_what_it_is(group, option):
 
 @pytest.mark.parametrize("option", options("crop"))
 class TestCrops:
-    def test_boxes_lie_in_the_image_and_view_0_is_the_whole(self, option):
-        sampler = instantiate(composed(f"crop={option}").crop)
+    def sampler(self, option, encoder, height, width, **knobs):
+        """The policy, for one image of this size where it looks at the image."""
+        image = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(9), dtype=torch.uint8)
+        return at_image(sighted(instantiate(composed(f"crop={option}").crop, **knobs), encoder), image)
+
+    def test_boxes_lie_in_the_image_and_view_0_is_the_whole(self, option, encoder):
         for height, width in SIZES:
-            boxes = boxes_of(sampler, height, width, "a", 0)
+            boxes = boxes_of(self.sampler(option, encoder, height, width), height, width, "a", 0)
             assert boxes[0].tolist() == [0, 0, width, height]
             x1, top, x2, bottom = boxes.T  # x1 > x2: a mirrored crop
             assert (boxes[:, [0, 2]] >= 0).all() and (top >= 0).all() and (boxes[:, [0, 2]] <= width).all() and (bottom <= height).all()
             assert ((x2 - x1).abs() >= 1).all() and (bottom - top >= 1).all()
             assert torch.equal(boxes, boxes.round())
 
-    def test_same_key_same_boxes(self, option):
-        sampler = instantiate(composed(f"crop={option}").crop)
+    def test_same_key_same_boxes(self, option, encoder):
+        sampler = self.sampler(option, encoder, 90, 120)
         assert torch.equal(sampler(90, 120, "a", 3), sampler(90, 120, "a", 3))
 
-    def test_more_crops_begin_with_the_same_ones(self, option):
-        cfg = composed(f"crop={option}")
-        if "n_crops" not in cfg.crop:
+    def test_more_crops_begin_with_the_same_ones(self, option, encoder):
+        if "n_crops" not in composed(f"crop={option}").crop:
             pytest.skip("this policy has no number of crops")
-        few, many = (instantiate(cfg.crop, n_crops=n)(90, 120, "a", 3) for n in (3, 9))
+        few, many = (self.sampler(option, encoder, 90, 120, n_crops=n)(90, 120, "a", 3) for n in (3, 9))
         assert torch.equal(few, many[:3]) and len(many) == 9
-        assert not torch.equal(few, instantiate(cfg.crop, n_crops=3)(90, 120, "b", 3))
-        assert not torch.equal(few, instantiate(cfg.crop, n_crops=3)(90, 120, "a", 4))
+        again = self.sampler(option, encoder, 90, 120, n_crops=3)
+        assert not torch.equal(few, again(90, 120, "b", 3)) and not torch.equal(few, again(90, 120, "a", 4))
 
-    def test_pixels_have_the_models_side(self, option, encoder):
-        sampler = instantiate(composed(f"crop={option}").crop)
+    def test_pixels_have_the_models_side_and_every_box_gets_a_feature(self, option, encoder):
+        sampler = sighted(instantiate(composed(f"crop={option}").crop), encoder)
         pixels, boxes = image_views(pictures(1).open(0), "a", sampler, encoder.spec, 0)
-        assert pixels.shape == (len(boxes), 3, encoder.spec.side, encoder.spec.side)
+        assert pixels.shape[1:] == (3, encoder.spec.side, encoder.spec.side)
+        with torch.inference_mode():
+            features = MultiCropCLIP(encoder, sampler).features(pixels, boxes[None])
+            assert features.shape == (1, len(boxes), encoder.dim)
+            torch.testing.assert_close(features[0, 0], encoder.encode_images(pixels[0]), atol=1e-5, rtol=0)
 
 
 LOGITS_OF_THEIR_OWN = {"vote", "soft_match", "abs"}  # shares of votes; soft-matched similarities: not logit_scale * cosine
@@ -119,13 +129,26 @@ class TestAdapters:
     def fitted(self, option, seed=7):
         """Fitted on 4 shots where the prompts are a blurred memory of the classes; and the test images."""
         generator = torch.Generator().manual_seed(seed)
-        centres, labels, dim = unit(4, 1, 64, generator=generator), torch.arange(96) % 4, 64
-        blur = lambda x, by: torch.nn.functional.normalize(x + by * torch.randn(len(x), 3, dim, generator=generator), dim=-1)  # noqa: E731
-        views, text = blur(centres[labels], 0.2), TextBank(blur(centres, 0.7), torch.ones(4, 3, dtype=torch.bool), [["a", "b", "c"]] * 4)
-        scorer = Scorer(text, 10.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
+        make, labels = instantiate(composed(f"adapter={option}").adapter), torch.arange(96) % 4
+        if issubclass(make.func, EncoderAdapter):
+            pytest.skip("this adapter learns from pixels; it has tests of its own")
+        blur = lambda x, by: torch.nn.functional.normalize(x + by * torch.randn(len(x), 3, x.shape[2], generator=generator), dim=-1)  # noqa: E731
+        if "encoder" in inspect.signature(make).parameters:  # prompts of the encoder, and views drawn towards the first class
+            text = tiny_encoder().encode_prompts(
+                [[name, f"{name}, a drawing", f"a picture of {name}"] for name in ("dog", "cat", "rose", "car")]
+            )
+            pull = torch.nn.functional.normalize(text.label[0] - text.label.mean(0), dim=0)
+            views, scale = blur(text.features[labels, :1] + 0.7 * pull, 0.1), tiny_encoder().logit_scale
+        else:
+            centres, scale = unit(4, 1, 64, generator=generator), 10.0
+            views, text = (
+                blur(centres[labels], 0.2),
+                TextBank(blur(centres, 0.7), torch.ones(4, 3, dtype=torch.bool), [["a", "b", "c"]] * 4),
+            )
+        scorer = Scorer(text, scale, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         logits = scorer(views)
         parts = [Examples(views[a:b], logits[a:b], labels[a:b]) for a, b in ((0, 16), (16, 32), (32, 96))]
-        adapter = instantiate(composed(f"adapter={option}").adapter)(text=text, logit_scale=10.0, score=scorer)
+        adapter = given(make, text=text, logit_scale=scale, score=scorer, encoder=tiny_encoder())
         adapter.fit(parts[0], parts[1])
         return adapter, parts[2]
 
@@ -160,7 +183,9 @@ class TestMethods:
 
     def make(self, option):
         text = random_text(torch.Generator().manual_seed(5), classes=4)
-        return instantiate(composed(f"method={option}").method)(text=text, logit_scale=20.0)
+        score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
+        made = instantiate(composed(f"method={option}").method)
+        return given(made, text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
 
     @pytest.mark.parametrize("n_views", [1, 2, 9])
     def test_logits_are_finite_and_inputs_stay(self, option, n_views, generator):

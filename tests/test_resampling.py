@@ -44,7 +44,7 @@ def test_a_crop_is_what_pil_makes_of_it(interpolation, size):
 def test_the_two_paths_cut_the_same_views(size, short):
     pixels = torch.from_numpy(np.array(photograph(*size))).permute(2, 0, 1)
     height, width = size
-    boxes = torch.tensor([[0, 0, width, height], [width - 4, 2, 6, height - 9], [3, 5, 33, 35]], dtype=torch.float32)  # the second is mirrored
+    boxes = torch.tensor([[0, 0, width, height], [width - 4, 2, 6, height - 9], [3, 5, 33, 35]], dtype=torch.float32)
     here, there = view_pixels(pixels, boxes, spec(80, short=short)), device_view_pixels(pixels, boxes, spec(80, short=short))
     difference = (here.int() - there.int()).abs()
     assert difference.max() <= 2 and difference.float().quantile(0.999) <= 1

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from multicrop import finished, loggers, results
 from multicrop.bank import Bank, BankProgress, make_folder
 from multicrop.config import choices, in_sweep, threads_of_job, without
+from multicrop.redaction import redacted
 from multicrop.session import Session, split_of
 from multicrop.stream import curve, measures, saves_of, stream
 from multicrop.summary import console, draw, keep_examples, show
@@ -168,4 +169,4 @@ def _summary(metrics: dict) -> dict[str, float]:
 
 
 def _flat_config(cfg: DictConfig) -> dict:
-    return {**OmegaConf.to_container(cfg, resolve=True), "choices": choices()}
+    return json.loads(redacted(json.dumps({**OmegaConf.to_container(cfg, resolve=True), "choices": choices()})))

@@ -5,6 +5,7 @@ config.yaml (resolved), data.json (what was scored, class names), predictions.pa
 """
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -94,7 +95,7 @@ def write_record(
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

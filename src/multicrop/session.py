@@ -1,25 +1,38 @@
 """What a run is made of: the parts that the configuration names, each made once, and the task over them."""
 
+import copy
+import inspect
 import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch.utils.data import Subset
 
-from multicrop.bank import ImageBank, image_bank
+from multicrop import finished
+from multicrop.adapters.base import Adapter, EncoderAdapter
+from multicrop.bank import Bank, PassingBank, StreamedBank, count_views, image_bank
 from multicrop.config import without
-from multicrop.crops import CropSampler
-from multicrop.datasets.base import Dataset, LabelledImages, few_shot_split
-from multicrop.encoder import Encoder
-from multicrop.tasks import AdaptationTask, BankTask, FewShotTask, Scorer, ZeroShotTask
+from multicrop.crops import CropSampler, looks_at
+from multicrop.datasets.base import Dataset, LabelledImages, StreamedImages
+from multicrop.datasets.few_shot import few_shot_from_file, few_shot_split
+from multicrop.encoder import Encoder, sighted
+from multicrop.model import MultiCropCLIP
+from multicrop.prompts import prompts_of
+from multicrop.shared import shared
+from multicrop.tasks import AdaptationTask, BankTask, FewShotTask, Scorer, TunedTask, ZeroShotTask
 
 log = logging.getLogger(__name__)
-ORDERS = ("shuffled", "sorted_by_class")
 ON_UNREADABLE = ("skip", "raise")
+BANKS = ("disk", "off")
+SELECTIONS = ("validation", "fixed")
+CUTS = ("worker", "device")
+Part = TypeVar("Part")
 
 
 @dataclass
@@ -30,42 +43,69 @@ class Session:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set; `crop_side` and `description_prompt` are for crop policies and prompts to read."""
-        return instantiate(without(self.cfg.dataset, "crop_side", "description_prompt"))
+        """The data set; `crop_side`, `description_prompt` and `bank` are for crop policies and prompts to read."""
+        node = without(self.cfg.dataset, "crop_side", "description_prompt", "bank")
+        dataset = shared("dataset", node, lambda: instantiate(node))
+        return instantiate(self.cfg.corruption)(dataset)
 
     @cached_property
     def encoder(self) -> Encoder:
         """The dual encoder; `template` is for the prompts to read."""
-        return instantiate(without(self.cfg.model, "template"))
+        node = without(self.cfg.model, "template")
+        return shared("model", node, lambda: instantiate(node))
 
     @cached_property
     def sampler(self) -> CropSampler:
-        """The crop policy with its knobs bound."""
-        return instantiate(self.cfg.crop)
+        """The crop policy with its knobs bound, and the encoder's eyes where it wants to look at the image."""
+        sampler = instantiate(self.cfg.crop)
+        return sighted(sampler, self.encoder) if looks_at(sampler) else sampler
 
     @cached_property
     def scorer(self) -> Scorer:
         """Views to fused class logits."""
         dataset = self.dataset
-        prompts = instantiate(self.cfg.prompt)(dataset.class_names, dataset.descriptions)
-        text = self.encoder.encode_prompts(prompts)
+        prompts = prompts_of(instantiate(self.cfg.prompt), dataset.class_names, dataset.descriptions, dataset.class_keys)
+        encoder = self.encoder
+        text = shared("text", [id(encoder), prompts], lambda: encoder.encode_prompts(prompts))
         return Scorer(text, self.encoder.logit_scale, instantiate(self.cfg.aggregator), self.cfg.task.fusion_weight)
 
-    def bank(self, images: LabelledImages) -> ImageBank:
-        """The bank of some images, with a word on the ones that could not be read."""
-        if self.cfg.on_unreadable not in ON_UNREADABLE:
-            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {self.cfg.on_unreadable!r}")
-        trainer = self.cfg.trainer
-        bank = image_bank(
-            images,
-            self.sampler,
-            self.encoder,
-            seed=self.cfg.crop_seed,
-            cache=Path(self.cfg.paths.cache),
-            num_workers=trainer.num_workers,
-            accelerator=trainer.accelerator,
-            progress=trainer.progress,
-        )
+    @property
+    def offers(self) -> dict[str, object]:
+        """What the constructor of an adapter or a method may ask for. Raises ValueError for a pruning aggregator."""
+        if self.cfg.aggregator.get("prune"):
+            raise ValueError(
+                "aggregator.prune=true gives exact logits to the five best classes alone, and an adapter or method reads all of them: "
+                "use aggregator.prune=false, or task=zero_shot"
+            )
+        scorer = self.scorer
+        return {"text": scorer.text, "logit_scale": scorer.logit_scale, "score": scorer, "encoder": self.encoder}
+
+    def bank(self, images: LabelledImages | StreamedImages) -> Bank:
+        """The bank of some images, with a word on the ones that could not be read; with bank=off, one that encodes as it is read."""
+        cfg, trainer = self.cfg, self.cfg.trainer
+        if cfg.on_unreadable not in ON_UNREADABLE:
+            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {cfg.on_unreadable!r}")
+        if cfg.bank not in BANKS:
+            raise ValueError(f"bank is one of {', '.join(BANKS)}, got {cfg.bank!r}")
+        if trainer.cut not in CUTS:
+            raise ValueError(f"trainer.cut is one of {', '.join(CUTS)}, got {trainer.cut!r}")
+        where = {"num_workers": trainer.num_workers, "accelerator": trainer.accelerator, "cut": trainer.cut}
+        if isinstance(images, StreamedImages) and cfg.bank == "disk":
+            raise ValueError(f"{images.name} is a stream, whose images pass once: pass bank=off, or dataset.streaming=false for a bank")
+        if cfg.bank == "off":
+            module = MultiCropCLIP(self.encoder, self.sampler, seed=cfg.crop_seed)
+            if isinstance(images, StreamedImages):
+                where.pop("cut")
+                return PassingBank(images, module, n_views=count_views(self.sampler), **where)
+            return StreamedBank(images, module, n_views=count_views(self.sampler), **where)
+        where |= {"devices": trainer.devices, "shard_images": trainer.shard_images, "progress": trainer.progress}
+        bank = image_bank(images, self.sampler, self.encoder, seed=cfg.crop_seed, cache=Path(cfg.paths.cache), **where)
+        self.report_unreadable(bank)
+        return bank
+
+    def report_unreadable(self, bank: Bank) -> None:
+        """A word on images that could not be read; raises ValueError with on_unreadable=raise, or when none could."""
+        images = bank.images
         if skipped := [images.ids[i] for i in (~bank.readable).nonzero().squeeze(1).tolist()]:
             message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {', '.join(skipped[:3])}"
             if self.cfg.on_unreadable == "raise":
@@ -73,7 +113,12 @@ class Session:
             log.warning(message)
         if not len(bank):
             raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
-        return bank
+
+
+def given(part: Callable[..., Part], **offers: object) -> Part:
+    """What the constructor makes of those of the offers that it names: an adapter or method says what it needs by its parameters."""
+    names = inspect.signature(part).parameters
+    return part(**{name: value for name, value in offers.items() if name in names})
 
 
 def zero_shot(session: Session, *, fusion_weight: float) -> BankTask:
@@ -81,41 +126,54 @@ def zero_shot(session: Session, *, fusion_weight: float) -> BankTask:
     return ZeroShotTask(session.scorer)
 
 
-def few_shot(session: Session, *, fusion_weight: float, shots: int) -> BankTask:
-    """Fit the adapter on a support set and select on validation images; the test split is not opened here."""
-    support, validation = few_shot_split(session.dataset, shots=shots, seed=session.cfg.seed)
-    scorer = session.scorer
-    task = FewShotTask(scorer, instantiate(session.cfg.adapter)(text=scorer.text, logit_scale=scorer.logit_scale, score=scorer))
-    with torch.no_grad():
-        examples = [task.examples(*session.bank(images).tensors()) for images in (support, validation)]
-    task.adapter.fit(*examples)
+def few_shot(session: Session, *, fusion_weight: float, shots: int, few_shot_file: str | None, selection: str = "validation") -> BankTask:
+    """Fit the adapter on a support set and select on validation images, before any test image is opened."""
+    if selection not in SELECTIONS:
+        raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")
+    if few_shot_file:
+        support, validation = few_shot_from_file(session.dataset, few_shot_file)
+    else:
+        support, validation = few_shot_split(session.dataset, shots=shots, seed=session.cfg.seed)
+    node = session.cfg.adapter if selection == "validation" else without(session.cfg.adapter, "search")
+    adapter = given(instantiate(node), **session.offers)
+    task = (tuned if isinstance(adapter, EncoderAdapter) else fitted)(session, adapter, support, validation)
+    task.splits = {"train": support.ids, "val": validation.ids}
     return task
 
 
-def tta(session: Session, *, fusion_weight: float, order: str, order_seed: int) -> BankTask:
-    """A method that adapts to the stream of test images."""
-    method = instantiate(session.cfg.method)(text=session.scorer.text, logit_scale=session.scorer.logit_scale)
+def fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages) -> FewShotTask:
+    """The task of an adapter that learns on the features of the banks."""
+    task = FewShotTask(session.scorer, adapter)
+    with torch.no_grad():
+        examples = [task.examples(*session.bank(images).tensors()) for images in (support, validation)]
+    adapter.checkpoint = Path(session.cfg.paths.cache, "fits", f"{finished.identity(session.cfg, session.dataset)}.ckpt")
+    started = time.perf_counter()
+    adapter.fit(*examples)
+    adapter.selection["fit_seconds"] = time.perf_counter() - started
+    return task
+
+
+def tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, validation: LabelledImages) -> TunedTask:
+    """The task of an adapter that changes the encoder; the images to score are seen by the changed one too, after it is fitted."""
+    if session.cfg.bank == "off":
+        raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
+    scorer, changed = session.scorer, copy.copy(session)
+    changed.encoder = adapter.fit(support, validation)
+    bank = changed.bank(split_of(session.dataset, session.cfg.split))
+    return TunedTask(scorer, adapter, changed.encoder.encode_prompts(scorer.text.prompts), bank)
+
+
+def tta(session: Session, *, fusion_weight: float, order: str, order_seed: int, save_every: int | None) -> BankTask:
+    """A method that adapts to the stream of test images; their order and the saves are stream.py's."""
+    method = given(instantiate(session.cfg.method), **session.offers)
     return AdaptationTask(session.scorer, method)
 
 
-def stream(bank: ImageBank, cfg: DictConfig) -> Subset:
-    """The test images in the order that the task's stream asks for; other tasks take them as they lie."""
-    positions = list(range(len(bank)))
-    if "order" in cfg.task:
-        if cfg.task.order not in ORDERS:
-            raise ValueError(f"task.order is one of {', '.join(ORDERS)}, got {cfg.task.order!r}")
-        generator = torch.Generator().manual_seed(cfg.task.order_seed)
-        positions = torch.randperm(len(bank), generator=generator).tolist()
-        if cfg.task.order == "sorted_by_class":
-            positions.sort(key=lambda p: bank.images.labels[bank.positions[p]])
-    return Subset(bank, positions)
-
-
-def split_of(dataset: Dataset, split: str) -> LabelledImages:
+def split_of(dataset: Dataset, split: str, *, among: Sequence[str] = ("test", "validation")) -> LabelledImages | StreamedImages:
     """The images to score: `test`, or `validation` for choosing a knob without touching the test images."""
-    if split not in ("test", "validation"):
-        raise ValueError(f"split is test or validation, got {split!r}")
-    images: LabelledImages = getattr(dataset, split)
-    if not len(images):
+    if split not in among:
+        raise ValueError(f"split is {' or '.join(among)}, got {split!r}")
+    images = getattr(dataset, split)
+    if isinstance(images, LabelledImages) and not len(images):
         raise ValueError(f"{dataset.name} brings no validation images; choose another data set or split=test")
     return images

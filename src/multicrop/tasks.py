@@ -7,18 +7,22 @@ the task predicts).
 
 import time
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 import lightning as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torch.nn.functional import one_hot
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from multicrop.adapters.base import Adapter, Examples
+from multicrop.adapters.base import Adapter, EncoderAdapter, Examples
 from multicrop.aggregators import Aggregator, Logits, Views, fuse, global_view, mean_feature
+from multicrop.bank import Bank
 from multicrop.methods.base import Method
 from multicrop.prompts import TextBank
+from multicrop.score import with_text
 
 SCORED_AT_ONCE = 64  # support images
 ROWS = ("global", "crops_mean", "aggregated", "final")
@@ -57,7 +61,7 @@ class BankTask(L.LightningModule):
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
         """The logits that the task predicts with."""
 
-    def test_step(self, batch: tuple[Views, Int[Tensor, " batch"], Int[Tensor, " batch"]], batch_idx: int) -> None:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Score all rows of one batch of (views, labels, image indices)."""
         views, labels, indices = batch
         text, scale = self.scorer.text, self.scorer.logit_scale
@@ -67,11 +71,14 @@ class BankTask(L.LightningModule):
             "aggregated": self._timed("aggregated", self.scorer, views),
         }
         logits["final"] = self._timed("final", self.final_logits, views, logits["aggregated"])
-        for row, values in logits.items():
-            self.metrics[row].update(values.softmax(-1), labels)
-            self.collected.setdefault(row, []).append(values.cpu())
-        self.collected.setdefault("label", []).append(labels.cpu())
-        self.collected.setdefault("index", []).append(indices.cpu())
+        self.collect({**logits, "label": labels, "index": indices})
+
+    def collect(self, scored: Mapping[str, Tensor]) -> None:
+        """Count and keep scored images: label, index and the logits of each row."""
+        for row in ROWS:
+            self.metrics[row].update(scored[row].softmax(-1), scored["label"])
+        for name, values in scored.items():
+            self.collected.setdefault(name, []).append(values.cpu())
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the final row as test/*, those of the other rows as test/<row>/*."""
@@ -94,8 +101,17 @@ def _metrics(n_classes: int, row: str) -> MetricCollection:
         "accuracy": MulticlassAccuracy(n_classes, average="micro"),
         "class_accuracy": MulticlassAccuracy(n_classes, average="macro"),
         "ece": MulticlassCalibrationError(n_classes, n_bins=15),
+        "brier": BrierScore(),
     }
     return MetricCollection(metrics, prefix="test/" if row == "final" else f"test/{row}/")
+
+
+class BrierScore(MeanMetric):
+    """Mean over images of the squared distance between the probabilities and the one-hot label (Brier 1950), from 0 to 2."""
+
+    def update(self, probability: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"]) -> None:
+        """Count a batch."""
+        super().update((probability - one_hot(label, probability.shape[1])).square().sum(1))
 
 
 class ZeroShotTask(BankTask):
@@ -109,9 +125,10 @@ class ZeroShotTask(BankTask):
 class FewShotTask(BankTask):
     """Predicts with an adapter that was fitted on the support set and selected on validation images before any test label is here."""
 
-    def __init__(self, scorer: Scorer, adapter: Adapter) -> None:
+    def __init__(self, scorer: Scorer, adapter: Adapter | EncoderAdapter) -> None:
         super().__init__(scorer)
         self.adapter = adapter
+        self.splits: dict[str, list[str]] = {}  # the ids of the support and the validation images, for the record
 
     def examples(self, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
         """Labelled views with the scorer's logits, as adapters take them."""
@@ -122,6 +139,24 @@ class FewShotTask(BankTask):
         return self.adapter(views, aggregated)
 
 
+class TunedTask(FewShotTask):
+    """Predicts with the aggregator on views and prompts as a tuned encoder sees them; the other rows are those of the encoder before."""
+
+    def __init__(self, scorer: Scorer, adapter: EncoderAdapter, tuned_text: TextBank, tuned_bank: Bank) -> None:
+        super().__init__(scorer, adapter)
+        self.tuned_scorer, self.tuned_bank = with_text(scorer, tuned_text), tuned_bank
+        self.row_of = {index: row for row, index in enumerate(tuned_bank.positions)}
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Fetch what the tuned encoder saw of the batch, then score it."""
+        self.tuned_views = torch.stack([self.tuned_bank[self.row_of[index]][0] for index in batch[2].tolist()])
+        super().test_step(batch, batch_idx)
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The aggregator's logits of the tuned views against the tuned prompts."""
+        return self.tuned_scorer(self.tuned_views)
+
+
 class AdaptationTask(BankTask):
     """Predicts with a method that changes with the stream; images are taken one after the other."""
 
@@ -130,8 +165,9 @@ class AdaptationTask(BankTask):
         self.method = method
 
     def on_test_start(self) -> None:
-        """A new stream starts from the unchanged model."""
-        self.method.reset()
+        """A new stream starts from the unchanged model; one that is resumed, from the state that was saved."""
+        if not self.collected:
+            self.method.reset()
 
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
         """The method's logits after it has seen the stream so far."""
