@@ -1,7 +1,6 @@
 """Reports on the packaged description banks: tables and a chart, written to `--out`. The README it writes says how to read them."""
 
 import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,7 +168,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    start = time.perf_counter()
     banks = sorted(map(load_bank, args.sets or available()), key=lambda bank: len(bank.classes))
     features = embedded(banks)
     plain, centred = measured(banks, features, shuffles=args.shuffles, seed=args.seed)
@@ -182,7 +180,6 @@ def main() -> None:
         "neighbours": NEIGHBOURS,
         "lowest": LOWEST,
         "close": CLOSE,
-        "seconds": time.perf_counter() - start,
     }
     report = TEMPLATE.read_text(encoding="utf-8").format(**facts, **tables(banks, features, plain, centred))
     (args.out / "README.md").write_text(report, encoding="utf-8")
