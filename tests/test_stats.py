@@ -53,7 +53,7 @@ def test_resampling_runs_and_images_is_what_a_plain_loop_does():
     for _ in range(4000):
         runs, images = rng.integers(3, size=3), rng.integers(40, size=40)
         loop.append(np.mean([[gains[r, i] for i in images] for r in runs]))
-    means = stats._crossed_means(gains, np.random.default_rng(1))
+    means = stats._crossed_means(gains, np.random.default_rng(1), stats.RESAMPLES)
     assert means.mean() == pytest.approx(np.mean(loop), abs=0.01) and means.std() == pytest.approx(np.std(loop), rel=0.06)
 
 

@@ -44,12 +44,15 @@ def compare(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.
     return Comparison((rescued - lost) / count, low, high, float(p_value), rescued, lost)
 
 
-def compare_runs(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> Comparison:
+def compare_runs(
+    correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> Comparison:
     """Compare several runs of a method to as many of its baseline: booleans (runs, images), row r of both made with the same seeds.
 
     Every run sees the same images, so the two levels are crossed: a resample draws runs, then images once for all of them (the pigeonhole
     bootstrap, Owen 2007, which is never too narrow in the noise that runs and images share, but with few runs cannot know more of the
-    runs' spread than these few show). The p-value is twice the smaller share of resamples on either side of zero. `rescued` and `lost`
+    runs' spread than these few show). The p-value is twice the smaller share of resamples on either side of zero, so it has a floor of 2 /
+    (resamples + 1): a large family of tests wants more of them. `rescued` and `lost`
     are means over runs, rounded. One run is `compare`. Raises ValueError when the arrays differ in shape or are empty.
     """
     correct, baseline = np.asarray(correct, dtype=bool), np.asarray(baseline, dtype=bool)
@@ -58,9 +61,9 @@ def compare_runs(correct: np.ndarray, baseline: np.ndarray, *, confidence: float
     if len(correct) == 1:
         return compare(correct[0], baseline[0], confidence=confidence, seed=seed)
     gains = correct.astype(np.float64) - baseline
-    means = _crossed_means(gains, np.random.default_rng(seed))
+    means = _crossed_means(gains, np.random.default_rng(seed), resamples)
     low, high = _percentiles(means, confidence)
-    below, above = ((means <= 0).sum() + 1) / (RESAMPLES + 1), ((means >= 0).sum() + 1) / (RESAMPLES + 1)
+    below, above = ((means <= 0).sum() + 1) / (resamples + 1), ((means >= 0).sum() + 1) / (resamples + 1)
     rescued, lost = round((gains > 0).sum() / len(gains)), round((gains < 0).sum() / len(gains))
     return Comparison(float(gains.mean()), low, high, float(min(1.0, 2 * min(below, above))), rescued, lost)
 
@@ -78,13 +81,13 @@ def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _crossed_means(gains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _crossed_means(gains: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
     """The mean of `gains` (runs, images) in each resample of runs and images."""
     runs, images = gains.shape
-    means = np.empty(RESAMPLES)
+    means = np.empty(resamples)
     step = max(1, AT_ONCE // images)
-    for start in range(0, RESAMPLES, step):
-        count = min(step, RESAMPLES - start)
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
         of_runs = rng.multinomial(runs, np.full(runs, 1 / runs), count)
         of_images = rng.multinomial(images, np.full(images, 1 / images), count)
         means[start : start + count] = np.einsum("bi,bi->b", of_runs @ gains, of_images) / gains.size

@@ -44,7 +44,8 @@ function drawFilters() {
     const values = [...new Set(data.entries.map((e) => String(e[name])))].filter((v) => v !== "").sort();
     if (values.length < 2) continue;
     const label = element("label", names[name] || name), select = element("select", undefined, { name });
-    select.append(element("option", "all", { value: "" }));
+    if (name === "block") state.filters.block = values[0]; // accuracies on different images do not belong into one list
+    else select.append(element("option", "all", { value: "" }));
     for (const value of values) select.append(element("option", name === "block" ? data.blocks[value].name : value, { value }));
     select.addEventListener("change", () => { state.filters[name] = select.value; draw(); });
     label.append(select);
