@@ -2,9 +2,7 @@
 
 import os
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import lightning as L
@@ -18,7 +16,6 @@ from multicrop.bank.shards import Claims, ShardFolder
 from multicrop.datasets.base import LabelledImages
 from multicrop.model import MultiCropCLIP, ViewDataset
 
-AHEAD = 2  # items that a thread prepares while the encoder works
 VIEWS_AT_ONCE = {"cpu": 16, "cuda": 1024}  # views a forward aims at: a CPU is fastest while they fit its cache
 
 
@@ -147,41 +144,14 @@ def fill(
     folder.tidy()
 
 
-class ThreadLoader:
-    """What a DataLoader without workers gives, made one item ahead in a thread, which costs no process and no copy.
-
-    Decoding and resampling let go of Python's lock. The thread uses one core: torch keeps its number of threads for each thread.
-    """
-
-    def __init__(self, dataset: ViewDataset, indices: Iterable[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor | list[Tensor]]]:
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            ahead: deque[Future] = deque()
-            for index in self.indices:
-                ahead.append(pool.submit(self.dataset.__getitem__, index))
-                if len(ahead) > AHEAD:
-                    yield ahead.popleft().result()
-                    torch.set_num_threads(threads)  # threads that are born later take the number that was set last
-            while ahead:
-                yield ahead.popleft().result()
-
-
-def view_loader(dataset: ViewDataset, sampler: Sampler[int] | None, num_workers: int, accelerator: str) -> DataLoader | ThreadLoader:
+def view_loader(dataset: ViewDataset, sampler: Sampler[int] | None, num_workers: int, accelerator: str) -> DataLoader:
     """One group an item; workers are spawned, because a fork after torch operations hangs."""
-    if not num_workers:
-        return ThreadLoader(dataset, range(len(dataset)) if sampler is None else sampler)
     return DataLoader(
         dataset,
         sampler=sampler,
         batch_size=None,
         num_workers=num_workers,
-        multiprocessing_context="spawn",
+        multiprocessing_context="spawn" if num_workers else None,
         pin_memory=accelerator != "cpu",
     )
 
