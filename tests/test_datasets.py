@@ -26,12 +26,13 @@ from multicrop.descriptions import available, load_bank
 from multicrop.experiment import run
 from multicrop.images import ImageError
 from multicrop.prompts.sources import class_texts
+from multicrop.session import FOR_OTHERS
 
 
 def load(*overrides):
     """The data set that the overrides compose; an error as its loader raises it, without Hydra's wrapping."""
     try:
-        return instantiate(without(composed(*overrides).dataset, "crop_side", "description_prompt", "bank"))
+        return instantiate(without(composed(*overrides).dataset, *FOR_OTHERS))
     except InstantiationException as error:
         raise error.__cause__ from None
 

@@ -301,6 +301,16 @@ class TestConfigs:
     def made(self, *overrides, names=NAMES, descriptions=PHRASES, keys=None):
         return prompts_of(instantiate(composed(*overrides).prompt), names, descriptions, keys)
 
+    @pytest.mark.parametrize(
+        ("dataset", "expected"),
+        [("oxford_pets", "a photo of a pug, a type of pet."), ("dtd", "pug texture."), ("caltech101", "a photo of a pug.")],
+    )
+    def test_a_data_set_may_bring_its_own_template(self, dataset, expected):
+        rows = self.made("prompt=template", "model=clip_vit_b16", f"dataset={dataset}", names=["pug"], descriptions={})
+        assert rows == [[expected]]
+        own = self.made("prompt=template", "prompt.template='a {}'", f"dataset={dataset}", names=["pug"], descriptions={})
+        assert own == [["a pug"]]
+
     @pytest.mark.parametrize("option", options("prompt"))
     def test_every_option_puts_a_label_prompt_first_and_counts_stay_ragged(self, option, tmp_path):
         file = [f"prompt.file={written(tmp_path / 'cupl.json', PHRASES)}"] if option == "sentences" else []

@@ -29,6 +29,7 @@ from multicrop.tasks import AdaptationTask, BankTask, FewShotTask, Scorer, Tuned
 
 log = logging.getLogger(__name__)
 ON_UNREADABLE = ("skip", "raise")
+FOR_OTHERS = ("crop_side", "description_prompt", "bank", "template")  # facts of a data set that are no argument of it
 BANKS = ("disk", "off")
 SELECTIONS = ("validation", "fixed")
 CUTS = ("worker", "device")
@@ -43,8 +44,8 @@ class Session:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set; `crop_side`, `description_prompt` and `bank` are for crop policies and prompts to read."""
-        node = without(self.cfg.dataset, "crop_side", "description_prompt", "bank")
+        """The data set; FOR_OTHERS are for crop policies and prompts to read."""
+        node = without(self.cfg.dataset, *FOR_OTHERS)
         dataset = shared("dataset", node, lambda: instantiate(node))
         return instantiate(self.cfg.corruption)(dataset)
 
