@@ -27,6 +27,7 @@ from multicrop.datasets.base import LabelledImages
 from multicrop.encoder import Encoder, load_encoder
 from multicrop.images import open_image
 from multicrop.model import ViewDataset
+from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
 from multicrop.prompts import TextBank
 from multicrop.views import PixelSpec
 
@@ -37,7 +38,7 @@ GPU = torch.cuda.is_available()
 ACCELERATOR, DEVICE = ("gpu", "cuda") if GPU else ("cpu", "cpu")
 CROPS = 16
 RANDOM = partial(crops.random, n_crops=CROPS, min_side=0.5, max_side=0.9)
-OPENAI = PixelSpec(224, 224, "bicubic", published_loop.MEAN, published_loop.STD)
+OPENAI = PixelSpec(224, 224, "bicubic", IMAGE_MEAN, IMAGE_STD)
 
 
 def main() -> tuple[str, list[Row]]:

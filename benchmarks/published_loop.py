@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
 
 
 def prepared(image: Image.Image, side: int) -> Tensor:
@@ -18,7 +18,7 @@ def prepared(image: Image.Image, side: int) -> Tensor:
     image = image.resize((max(side, round(image.width * scale)), max(side, round(image.height * scale))), Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     pixels = np.asarray(image.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
-    return torch.from_numpy((pixels - np.array(MEAN, dtype=np.float32)) / np.array(STD, dtype=np.float32)).permute(2, 0, 1)
+    return torch.from_numpy((pixels - np.array(IMAGE_MEAN, dtype=np.float32)) / np.array(IMAGE_STD, dtype=np.float32)).permute(2, 0, 1)
 
 
 def views(data: bytes, side: int, n_crops: int, rng: np.random.Generator) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -11,12 +10,11 @@ from pathlib import Path
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from multicrop import finished, loggers, results
-from multicrop.bank import Bank, BankProgress, make_folder
+from multicrop.bank import Bank, BankProgress, local_rank, make_folder
 from multicrop.config import choices, in_sweep, threads_of_job, without
 from multicrop.redaction import redacted
 from multicrop.session import Session, split_of
@@ -98,7 +96,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 def encode(cfg: DictConfig) -> float:
     """Fill the banks of the named splits ahead of experiments, on all devices of the trainer; returns the images encoded or found."""
-    if cfg.trainer.devices > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if cfg.trainer.devices > 1 and in_sweep():
         raise ValueError(
             "trainer.devices above 1 starts processes of its own, which would each run the sweep again. Leave -m out and fill one bank a "
             "command, or let jobs of one device share a bank: python run.py -m hydra/launcher=submitit_slurm task=encode seed=1,2,3,4"
@@ -107,7 +105,7 @@ def encode(cfg: DictConfig) -> float:
     for split in cfg.task.splits:
         bank = session.bank(split_of(session.dataset, split, among=SPLITS))
         found += len(bank)
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if local_rank() == 0:
             how = "found whole" if bank.reused else f"encoded at {bank.manifest['crops_per_second']:,.0f} crops a second"
             console.print(f"{bank.images.name}: {len(bank):,} images x {bank.n_views} views {how}", soft_wrap=True)
     return float(found)

@@ -1,6 +1,6 @@
 """The bank of view features: encoded once, keyed by content, written in checked shards, read by every experiment."""
 
-from multicrop.bank.fill import BankProgress, encoding_trainer, fill
+from multicrop.bank.fill import BankProgress, encoding_trainer, fill, local_rank
 from multicrop.bank.image_bank import ImageBank, SubsetBank, image_bank
 from multicrop.bank.passing import PassingBank, PassingBatches
 from multicrop.bank.recipe import Recipe, count_views, recipe_of
@@ -24,6 +24,7 @@ __all__ = [
     "encoding_trainer",
     "fill",
     "image_bank",
+    "local_rank",
     "make_folder",
     "recipe_of",
 ]

@@ -126,7 +126,7 @@ def fill(
     while missing := folder.missing():
         claims = Claims(folder)
         writer = ShardWriter(folder, claims)
-        sampler = ShardSampler(folder, claims, folder.size // size, start=len(missing) * _rank() // max(devices, 1))
+        sampler = ShardSampler(folder, claims, folder.size // size, start=len(missing) * local_rank() // max(devices, 1))
         loader = view_loader(dataset, sampler, num_workers, accelerator)
         trainer = encoding_trainer(accelerator=accelerator, devices=devices, progress=progress, callbacks=[writer])
         try:
@@ -156,5 +156,6 @@ def view_loader(dataset: ViewDataset, sampler: Sampler[int] | None, num_workers:
     )
 
 
-def _rank() -> int:
+def local_rank() -> int:
+    """The number of this process among those that one trainer started on this machine; 0 where it started none."""
     return int(os.environ.get("LOCAL_RANK", "0"))

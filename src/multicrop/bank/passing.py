@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from multicrop.bank.fill import group_size
-from multicrop.bank.streamed import GROUPS_PER_SHARD
+from multicrop.bank.streamed import GROUPS_PER_SHARD, placed, rate
 from multicrop.crops import boxes_of
 from multicrop.datasets.base import LabelledImages, StreamedImages
 from multicrop.images import ImageError
@@ -41,7 +41,7 @@ class PassingBank:
     @property
     def manifest(self) -> dict[str, float]:
         """The rate of what was encoded so far."""
-        return {"seconds": self.seconds, "crops_per_second": len(self) * self.n_views / self.seconds if self.seconds else 0.0}
+        return rate(len(self) * self.n_views, self.seconds)
 
     def batches(self) -> "PassingBatches":
         """(views, labels, indices) of the readable images, a group of images a batch; the index counts what has passed."""
@@ -49,7 +49,7 @@ class PassingBank:
 
     def encoded_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What `batches` goes through, once."""
-        module = self.module.to("cpu" if self.accelerator == "cpu" else "cuda")
+        module = placed(self.module, self.accelerator)
         groups = _Groups(self.stream, module, group_size(self.n_views, GROUPS_PER_SHARD, self.accelerator))
         context = "spawn" if self.num_workers else None
         started = time.perf_counter()

@@ -36,7 +36,7 @@ class StreamedBank:
     @property
     def manifest(self) -> dict[str, float]:
         """The rate of what was encoded so far."""
-        return {"seconds": self.seconds, "crops_per_second": self.encoded * self.n_views / self.seconds if self.seconds else 0.0}
+        return rate(self.encoded * self.n_views, self.seconds)
 
     def batches(self, order: Sequence[int]) -> "StreamedBatches":
         """(views, labels, indices) of the readable images in this order, a group of images a batch."""
@@ -45,13 +45,12 @@ class StreamedBank:
     @torch.inference_mode()
     def encoded_batches(self, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What `batches` goes through, once."""
-        module = self.module.to("cpu" if self.accelerator == "cpu" else "cuda")
+        module = placed(self.module, self.accelerator)
         size = group_size(self.n_views, GROUPS_PER_SHARD, self.accelerator)
         dataset = ViewDataset(self.images.subset(order), module.sampler, module.encoder.spec, module.seed, size, cut=self.cut == "worker")
         started = time.perf_counter()
         for batch in view_loader(dataset, None, self.num_workers, self.accelerator):
-            moved = move_data_to_device(batch, module.device)
-            found = module.predict_step(moved, 0)["views"]
+            found = module.predict_step(move_data_to_device(batch, module.device), 0)["views"]
             kept = batch["readable"]
             indices = torch.tensor([order[i] for i in batch["index"].tolist()])
             self.readable[indices[~kept]] = False
@@ -92,3 +91,13 @@ class StreamedBatches:
     def __len__(self) -> int:
         size = group_size(self.bank.n_views, GROUPS_PER_SHARD, self.bank.accelerator)
         return -(-len(self.order) // size)
+
+
+def placed(module: MultiCropCLIP, accelerator: str) -> MultiCropCLIP:
+    """The module on the device that the trainer's accelerator names."""
+    return module.to("cpu" if accelerator == "cpu" else "cuda")
+
+
+def rate(views: int, seconds: float) -> dict[str, float]:
+    """What stands for a manifest where features are not kept: the time spent so far, and the rate."""
+    return {"seconds": seconds, "crops_per_second": views / seconds if seconds else 0.0}

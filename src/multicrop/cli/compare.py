@@ -8,34 +8,26 @@ HELP = "compare finished runs with a baseline, image by image"
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
+    from multicrop.comparison.command import add_runs
     from multicrop.comparison.tables import FORMATS
 
     parser = commands.add_parser("compare", help=HELP, description=__doc__)
-    parser.add_argument("runs", nargs="+", help="folders of records, globs of them, or the folder of a sweep")
-    parser.add_argument("--baseline", default="global", help="global, crops_mean, aggregated (rows of every record), or a run's folder")
+    add_runs(parser)
     parser.add_argument("--by", choices=("class", "domain"), help="also the differences class by class or domain by domain")
     parser.add_argument("--matrix", action="store_true", help="also on how many images two methods agree, and which rescues which")
     parser.add_argument("--top", type=int, default=20, help="how many methods to show (0: all)")
     parser.add_argument("--format", choices=tuple(FORMATS), help="how to print; the default follows the ending of -o")
     parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
-    parser.add_argument("--figures", type=Path, help="also each plot as PNG and PDF into this folder")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Read, compare, print; records that cannot be used are named on standard error."""
-    import sys
+    from multicrop.comparison import command, tables
 
-    from multicrop.comparison import tables
-    from multicrop.comparison.leaderboard import blocks
-    from multicrop.comparison.records import ROWS, collect
-
-    records, problems = collect(options.runs)
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    row = options.baseline in ROWS
-    found = blocks(records, options.baseline if row else collect([options.baseline])[0])
-    shown = [table for block in found for table in _tables(block, options, options.baseline if row else "baseline")]
+    _, found = command.read_runs(options)
+    baseline = options.baseline if command.is_row(options) else "baseline"
+    shown = [table for block in found for table in _tables(block, options, baseline)]
     form = options.format or next((f for f, end in tables.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
     if options.output:
         options.output.write_text(tables.render(shown, form), encoding="utf-8")
@@ -46,11 +38,7 @@ def run(options: argparse.Namespace) -> int:
         tables.show(Console(), shown)
     else:
         print(tables.render(shown, form))
-    if options.figures:
-        from multicrop.comparison.plots import save_figures
-
-        for path in save_figures(found, options.figures):
-            print(f"written: {path}")
+    command.write_figures(found, options)
     return 0
 
 
