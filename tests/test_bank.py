@@ -16,6 +16,7 @@ from PIL import Image
 from multicrop import crops
 from multicrop.bank import ShardFolder, image_bank, recipe_of
 from multicrop.config import PACKAGE
+from multicrop.images import open_image
 from multicrop.model import MultiCropCLIP, ViewDataset, image_views
 from multicrop.views import global_pixels
 
@@ -77,6 +78,19 @@ def test_workers_and_threads_change_no_bit(workers, encoder, tmp_path):
     fill(pictures(6), encoder, tmp_path / "a")
     fill(pictures(6), encoder, tmp_path / "b", num_workers=workers)
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
+
+
+def test_images_read_side_by_side_keep_their_places(encoder, monkeypatch):
+    """A group read by four threads holds what each image gives alone, in order, with a hole where one cannot be read."""
+    whole = pictures(8)
+    images = replace(whole, open=lambda i: open_image(b"no image") if i == 5 else whole.open(i))
+    monkeypatch.setattr(ViewDataset, "threads", 4)
+    group = ViewDataset(images, SAMPLER, encoder.spec, 0, group_size=8)[0]
+    readable = [i for i in range(8) if i != 5]
+    assert group["readable"].tolist() == [i != 5 for i in range(8)]
+    alone = [image_views(whole.open(i), whole.ids[i], SAMPLER, encoder.spec, 0) for i in readable]
+    assert torch.equal(group["pixels"], torch.cat([pixels for pixels, _ in alone]))
+    assert torch.equal(group["boxes"][readable], torch.stack([boxes for _, boxes in alone]))
 
 
 def test_more_crops_answer_for_fewer(encoder, tmp_path):

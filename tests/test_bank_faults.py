@@ -175,7 +175,7 @@ def test_groups_divide_shards():
         for accelerator in ("cpu", "gpu"):
             size = group_size(views, 256, accelerator)
             assert 256 % size == 0 and (size == 1 or size * views <= 1024)
-    assert group_size(17, 256, "cpu") == 1 and group_size(17, 256, "gpu") == 32
+    assert group_size(17, 256, "cpu") == 4 and group_size(17, 256, "gpu") == 32
 
 
 def test_a_support_set_reads_the_bank_of_its_training_set(encoder, tmp_path):

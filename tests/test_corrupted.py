@@ -1,5 +1,6 @@
 """Corruptions: any data set, each image by its own key, the rest of the program's randomness untouched."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_noise_is_drawn_by_image_and_seed():
     assert not np.array_equal(of(0, 0), of(0, 1)) and not np.array_equal(of(0, 0), of(1, 0))
     part = common(replace(data, test=grey.subset([2, 0])), kind="gaussian_noise", severity=3, corruption_seed=0)
     assert np.array_equal(pixels(part, 0), of(0, 2)) and np.array_equal(pixels(part, 1), of(0, 0))
+
+
+def test_threads_that_read_at_once_change_no_noise():
+    """The library draws from one generator of the whole process: readers that interleave would draw from each other's seed."""
+    data = common(dataset(8), kind="gaussian_noise", severity=3, corruption_seed=0)
+    alone = [pixels(data, index) for index in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            together = list(pool.map(lambda index: pixels(data, index), range(8)))
+            assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["gaussian_noise", "contrast", "jpeg_compression", "gaussian_blur"])

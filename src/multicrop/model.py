@@ -4,7 +4,9 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 
 import lightning as L
 import torch
@@ -20,10 +22,9 @@ from multicrop.encoder import Encoder, sighted
 from multicrop.images import ImageError, to_rgb, to_tensor
 from multicrop.prompts import TextBank
 from multicrop.resampling import device_view_pixels
-from multicrop.views import PixelSpec, shares_of_view, view_pixels
+from multicrop.views import PixelSpec, separate_views, shares_of_view, view_pixels
 
 log = logging.getLogger(__name__)
-CPU_VIEWS = 8  # a forward in fp32 on a CPU: ViT-B/32 takes 44 ms a view with 8 at once, 49 with 17 (measured on two cores)
 
 
 class MultiCropCLIP(L.LightningModule):
@@ -82,7 +83,7 @@ class MultiCropCLIP(L.LightningModule):
     def encode(self, pixels: UInt8[Tensor, "views 3 side side"]) -> Float[Tensor, "views dim"]:
         """Features of views, in parts where they do not fit into memory at once: the part is halved until it does."""
         views = len(pixels)
-        best = round(views / CPU_VIEWS) if pixels.device.type == "cpu" and self.encoder.precision == "fp32" else 1
+        best = math.ceil(views / self.encoder.views_in_cache) if pixels.device.type == "cpu" else 1
         while True:
             parts = max(1, best, math.ceil(views / self.views_at_once))
             try:
@@ -135,22 +136,32 @@ class ViewDataset(Dataset):
 
     def __getitem__(self, group: int) -> dict[str, Tensor | list[Tensor]]:
         indices = range(group * self.group_size, min((group + 1) * self.group_size, len(self.images)))
-        rows = [self._views(index) for index in indices]
-        pixels = [pixels for pixels, _ in rows if pixels is not None]
+        rows = list(_readers(self.threads).map(self._pictures, indices))
+        pictures = [picture for own, _ in rows for picture in own]
         none = torch.zeros(0, 3, self.spec.side, self.spec.side, dtype=torch.uint8)
         return {
-            "pixels": (torch.cat(pixels) if pixels else none) if self.cut else pixels,
+            "pixels": (torch.stack(pictures) if pictures else none) if self.cut else pictures,
             "boxes": torch.stack([boxes for _, boxes in rows]),
-            "readable": torch.tensor([pixels is not None for pixels, _ in rows]),
+            "readable": torch.tensor([bool(own) for own, _ in rows]),
             "index": torch.tensor(indices),
         }
 
-    def _views(self, index: int) -> tuple[Tensor | None, Tensor]:
+    @property
+    def threads(self) -> int:
+        """Images read at once: as many as torch has threads here; one where a tower looks at them first, which is not safe in threads."""
+        return 1 if looks_at(self.sampler) == "attention" else torch.get_num_threads()
+
+    def _pictures(self, index: int) -> tuple[list[Tensor], Tensor]:
+        """The views of one image, or with `cut` false the image itself, and its boxes; nothing and zeros where it cannot be read."""
         try:
-            image = self.images.open(index)
+            pixels = to_tensor(self.images.open(index))
         except ImageError:
-            return None, torch.zeros_like(boxes_of(self.sampler, 8, 8, "", 0))
-        if not self.cut:
-            pixels = to_tensor(image)
-            return pixels, image_boxes(pixels, self.images.ids[index], self.sampler, self.seed)
-        return image_views(image, self.images.ids[index], self.sampler, self.spec, self.seed)
+            return [], torch.zeros_like(boxes_of(self.sampler, 8, 8, "", 0))
+        boxes = image_boxes(pixels, self.images.ids[index], self.sampler, self.seed)
+        return (separate_views(pixels, wanted(boxes, self.sampler), self.spec) if self.cut else [pixels]), boxes
+
+
+@cache
+def _readers(threads: int) -> ThreadPoolExecutor:
+    """Threads that read images, kept: new ones for every group would cost what they save, in fresh memory."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="views")

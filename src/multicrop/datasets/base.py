@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with stable ids and labels; `open(i)` decodes image i as RGB or raises ImageError.
+    """Images with stable ids and labels; `open(i)` decodes image i as RGB or raises ImageError; several threads call it at once.
 
     `fingerprint` is a hash of everything that can change the pixels or the ids; paths are no part of it.
     """

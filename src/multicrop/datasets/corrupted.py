@@ -1,6 +1,7 @@
 """`corruption=common`: the test images of any data set under one of the common corruptions of Hendrycks and Dietterich (ICLR 2019)."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ IMAGENET_C = (
 FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 LIBRARY = "imagecorruptions-imaug"
 LEAST_SIDE = 32
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def clean(dataset: Dataset) -> Dataset:
@@ -92,13 +94,14 @@ def _opened(opened: Callable[[], Image.Image], spoil: Corruption, image_id: str)
 
 @contextmanager
 def _numpy_seeded(seed: int) -> Iterator[None]:
-    """NumPy's global generator, the only one that the library draws from, seeded within and as it was after."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
+    """NumPy's global generator, the only one that the library draws from, seeded within and as it was after; one thread at a time."""
+    with _ONE_AT_A_TIME:
+        before = np.random.get_state()
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
 
 
 def _library_version() -> str:
