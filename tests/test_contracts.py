@@ -204,7 +204,7 @@ class TestMethods:
         whole, parts = self.make(option), self.make(option)
         expected = whole(views, logits)
         got = torch.cat([parts(views[a:b], logits[a:b]) for a, b in ((0, 1), (1, 17), (17, 30))])
-        batched = not whole.state_dict()  # products over a batch round by its shape; a stream is taken image after image
+        batched = not whole.state_dict() or option in ("dmn", "tent")  # their products over images round by the batch's shape
         torch.testing.assert_close(expected, got, atol=1e-5 if batched else 0, rtol=0)
 
     def test_state_resumes_in_mid_stream_and_reset_forgets(self, option):

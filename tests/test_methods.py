@@ -9,6 +9,7 @@ from conftest import random_text
 from torch.nn.functional import normalize
 
 from multicrop import aggregators
+from multicrop.methods import dmn
 from multicrop.methods.bca import Bca
 from multicrop.methods.boost import BoostAdapter
 from multicrop.methods.dmn import Dmn
@@ -183,11 +184,27 @@ def test_dmn_is_its_memory_in_plain_loops(view_set, pseudo_label, stream):
     close(Dmn(text=text, logit_scale=SCALE, **knobs)(views, logits), expected)
 
 
-def test_dmn_without_weight_is_zero_shot_and_its_empty_memory_the_label_prompts(stream):
+def test_dmn_without_weight_is_zero_shot_and_an_empty_class_is_its_label_prompt(stream):
     text, views, logits = stream
-    method = Dmn(text=text, logit_scale=SCALE, view_set="all", pseudo_label="logits", weight=0.0, **DMN)
-    torch.testing.assert_close(method._read(views[0, 0]), text.label)
-    torch.testing.assert_close(method(views, logits), logits.log_softmax(1))
+    make = lambda weight: Dmn(text=text, logit_scale=SCALE, view_set="all", pseudo_label="logits", weight=weight, **DMN)  # noqa: E731
+    torch.testing.assert_close(make(0.0)(views, logits), logits.log_softmax(1))
+    own, memory = int(logits[0].argmax()), make(1e30)(views[:1], logits[:1])[0]
+    expected = SCALE * text.label @ normalize(views[0].mean(0), dim=-1)
+    others = [c for c in range(4) if c != own]
+    torch.testing.assert_close(memory[others].diff(), expected[others].diff(), atol=1e-4, rtol=0)
+    assert (memory - memory[others[0]] - expected + expected[others[0]])[own] > 1e-2
+
+
+def test_dmn_reads_the_same_however_the_stream_is_grouped_and_after_a_reset(stream, monkeypatch):
+    text, views, logits = stream
+    method = Dmn(text=text, logit_scale=SCALE, view_set="all", pseudo_label="logits", weight=0.7, **DMN)
+    expected = method(views, logits)
+    method.reset()
+    monkeypatch.setattr(dmn, "AT_ONCE", 7)
+    torch.testing.assert_close(method(views, logits), expected, atol=1e-5, rtol=0)
+    method.reset()
+    one_by_one = torch.cat([method(views[i : i + 1], logits[i : i + 1]) for i in range(60)])
+    torch.testing.assert_close(one_by_one, expected, atol=1e-5, rtol=0)
 
 
 def bca_oracle(views, logits, text):
@@ -199,11 +216,11 @@ def bca_oracle(views, logits, text):
         q = softmax([float(scores[m]) + SCALE * float(f @ (mu[m] - t0[m])) for m in range(4)])
         posterior = [sum(q[m] * prior[m][y] for m in range(4)) for y in range(4)]
         out.append([math.log(p) for p in posterior])
-        best = argmax(q)
-        if q[best] > 0.6:
+        best = argmax(posterior)
+        if posterior[best] > 0.6:
             mu[best] = mean_of([counts[best] * mu[best], f])
             counts[best] += 1
-        if q[best] > 0.8:
+        if posterior[best] > 0.8:
             prior[best] = [(prior_counts[best] * prior[best][y] + posterior[y]) / (prior_counts[best] + 1) for y in range(4)]
             prior_counts[best] += 1
     return out, counts, prior_counts

@@ -92,7 +92,7 @@ def test_resumes_between_two_steps_and_works_in_the_inference_mode_of_the_test_l
         first = method(views[:5].clone(), score(views[:5]))
         resumed.load_state_dict(method.state_dict())
         rest = resumed(views[5:].clone(), score(views[5:]))
-    assert torch.equal(torch.cat([first, rest]), expected)
+    torch.testing.assert_close(torch.cat([first, rest]), expected, atol=1e-12, rtol=0)  # other groups between two steps
 
 
 def test_through_the_transport_plan_and_refused_where_there_is_no_gradient(stream, generator):

@@ -27,7 +27,7 @@ class Method(nn.Module):
         """Forget the stream; a method that keeps no state has nothing to forget."""
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """Adapted logits of the next images of the stream, in order; the result does not depend on how the stream is batched."""
+        """Adapted logits of the next images of the stream, in order; but for rounding, the result does not depend on the batches."""
         raise NotImplementedError
 
     @property

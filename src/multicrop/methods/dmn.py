@@ -3,16 +3,19 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from multicrop import pools
 from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
-from multicrop.methods.base import Method, by_confidence, chosen_views, entropy
+from multicrop.methods.base import Method, chosen_views
 from multicrop.methods.tda import insert
 from multicrop.prompts import TextBank
+
+AT_ONCE = 32  # images whose similarities to the memory are computed together
 
 
 class Dmn(Method):
@@ -25,6 +28,9 @@ class Dmn(Method):
     `pseudo_label` = logits takes label and entropy from the text logits, as D&D plugs in; = views takes them from the mean probability of
     the max(1, floor(K share)) lowest-entropy views, which with view_set=global is DMN's own rule. The authors search the weight on the
     test labels; the fixed 1 is our choice. Raises ValueError for another `pseudo_label` or a negative weight.
+
+    The norm of the weighted sum comes from the similarities of the entries of a class to each other, which are kept; a group of images
+    is read together, and an insertion changes what the later ones read of its class alone.
     """
 
     def __init__(
@@ -46,36 +52,55 @@ class Dmn(Method):
             raise ValueError(f"method.weight of the memory is 0 or more, got {weight}")
         self.view_set, self.pseudo_label, self.share, self.beta, self.weight = view_set, pseudo_label, share, beta, weight
         n_classes, dim = text.label.shape
-        self.register_buffer("keys", torch.zeros(n_classes, size, dim))
+        self.register_buffer("keys", torch.zeros(1 + size, n_classes, dim))  # slot 0: the label prompts
         self.register_buffer("entropies", torch.full((n_classes, size), torch.inf))
+        self.register_buffer("within", torch.zeros(n_classes, 1 + size, 1 + size))  # similarities of a class's entries
+        self.reset()
 
     def reset(self) -> None:
-        """Empty the memory."""
+        """Empty the memory, but for the label prompts."""
+        self.keys[0] = self.text.label
         self.entropies.fill_(torch.inf)
+        self.within[:, 0, 0] = 1
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """The images one after the other: insert, then read."""
+        return torch.cat([self._group(*part) for part in zip(views.split(AT_ONCE), logits.split(AT_ONCE), strict=True)])
+
+    def _group(self, views: Views, logits: Logits) -> Logits:
         keys = pools.mean(chosen_views(views, self.view_set))
-        return torch.stack([self._one(*image) for image in zip(views, keys, logits, strict=True)])
-
-    def _one(
-        self, views: Float[Tensor, "views dim"], key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]
-    ) -> Float[Tensor, " classes"]:
-        probability = logits.softmax(0) if self.pseudo_label == "logits" else self._view_probability(views)
-        label = int(probability.argmax())
-        insert(self.keys[label], self.entropies[label], key, entropy(probability))
-        memory = self.logit_scale * self._read(key) @ key
+        log_p = logits.log_softmax(1)
+        source = log_p if self.pseudo_label == "logits" else self._view_probability(views)
+        read = self._read(keys, source.argmax(1), entropies(source))
         log_weight = math.log(self.weight) if self.weight else -math.inf
-        return torch.logaddexp(logits.log_softmax(0), memory.log_softmax(0) + log_weight) - math.log1p(self.weight)
+        return torch.logaddexp(log_p, (self.logit_scale * read).log_softmax(1) + log_weight) - math.log1p(self.weight)
 
-    def _view_probability(self, views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
-        """The mean probability of the confident views."""
+    def _view_probability(self, views: Views) -> Logits:
+        """The logarithm of the mean probability of the confident views, up to a constant."""
         logits = self.view_logits(views)
-        return logits[by_confidence(logits)[: kept_views(len(views), self.share)]].softmax(-1).mean(0)
+        order = entropies(logits).argsort(dim=1, stable=True)[:, : kept_views(views.shape[1], self.share), None]
+        return logits.gather(1, order.expand(-1, -1, logits.shape[2])).log_softmax(-1).logsumexp(1)
 
-    def _read(self, key: Float[Tensor, " dim"]) -> Float[Tensor, "classes dim"]:
-        """m_c of every class."""
-        weight = torch.exp(-self.beta * (1 - self.keys @ key)) * self.entropies.isfinite()
-        label_weight = torch.exp(-self.beta * (1 - self.text.label @ key))
-        total = torch.einsum("cs,csd->cd", weight, self.keys) + label_weight[:, None] * self.text.label
-        return F.normalize(total, dim=-1)
+    def _read(
+        self, keys: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"], nats: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
+        """<f, m_c>, each image after its own insertion and before that of the next."""
+        filled = self.entropies.isfinite().sum(1) + labels.bincount(minlength=len(self.entropies))
+        slots = 1 + min(int(filled.max()), self.entropies.shape[1])
+        similarity = (self.keys[:slots].flatten(0, 1) @ keys.T).unflatten(0, (slots, -1)).transpose(0, 1)
+        read = self._similarity(similarity, slice(None))
+        for image, label in enumerate(labels.tolist()):
+            slot = insert(self.keys[1:, label], self.entropies[label], keys[image], nats[image])
+            if slot is not None:
+                similarity[label, 1 + slot] = keys @ keys[image]
+                self.within[label, 1 + slot, :slots] = self.within[label, :slots, 1 + slot] = similarity[label, :, image]
+                read[image:, label] = self._similarity(similarity[label, None, :, image:], slice(label, label + 1))[:, 0]
+        return read
+
+    def _similarity(self, similarity: Float[Tensor, "classes slots batch"], classes: slice) -> Float[Tensor, "batch classes"]:
+        """<f, m_c> from the similarities of f to the slots: weighted sum over its norm."""
+        slots = similarity.shape[1]
+        filled = F.pad(self.entropies[classes, : slots - 1].isfinite(), (1, 0), value=True)
+        weight = torch.exp(self.beta * (similarity - 1)) * filled[..., None]
+        norm = (weight * (self.within[classes, :slots, :slots] @ weight)).sum(1)
+        return ((weight * similarity).sum(1) / norm.sqrt()).T

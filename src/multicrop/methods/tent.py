@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from multicrop.aggregators import Logits, Views
-from multicrop.aggregators.base import entropies
+from multicrop.aggregators.base import MAX_ELEMENTS, chunks, entropies
 from multicrop.methods.base import Method, learning
 from multicrop.prompts import TextBank
 from multicrop.score import Score, with_text
@@ -17,7 +17,8 @@ class Tent(Method):
 
     Tent adapts the affine parameters of a network's normalisation layers; a bank holds features, so that the affine map of the text
     features stands in for them. That is ours, not Tent's, and so is the learning rate. As in Tent an image is scored before the step that
-    it takes part in; a step is the mean gradient of `images_per_step` images of the stream, however the stream is batched.
+    it takes part in; a step is the mean gradient of `images_per_step` images of the stream, however the stream is batched. Between two
+    steps images are scored together, as many as have MAX_ELEMENTS similarities.
     """
 
     def __init__(self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: float, images_per_step: int) -> None:
@@ -38,10 +39,23 @@ class Tent(Method):
             buffer.zero_()
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The images one after the other; `logits`, made with the unchanged prompts, are not read."""
-        return torch.cat([self._one(image) for image in views.split(1)])
+        """The images in order; `logits`, made with the unchanged prompts, are not read."""
+        scored = []
+        while len(views):
+            scored.append(self._scored(views[: self.images_per_step - int(self.waiting)]))
+            views = views[len(scored[-1]) :]
+        return torch.cat(scored)
 
-    def _one(self, views: Float[Tensor, "one views dim"]) -> Float[Tensor, "one classes"]:
+    def _scored(self, views: Views) -> Logits:
+        """Images between two steps, and the step where they complete it."""
+        parts = chunks(len(views), views.shape[1] * self.text.mask.numel(), MAX_ELEMENTS)
+        logits = torch.cat([self._with_gradient(views[part]) for part in parts])
+        self.waiting += len(views)
+        if self.waiting == self.images_per_step:
+            self._step()
+        return logits
+
+    def _with_gradient(self, views: Views) -> Logits:
         with learning():
             gamma, beta = (value.clone().requires_grad_() for value in (self.gamma, self.beta))
             logits = with_text(self.score, self._moved(gamma, beta))(views.clone())
@@ -52,9 +66,6 @@ class Tent(Method):
             gradients = torch.autograd.grad(entropies(logits).sum(), [gamma, beta])
         self.gamma_gradient += gradients[0]
         self.beta_gradient += gradients[1]
-        self.waiting += 1
-        if self.waiting == self.images_per_step:
-            self._step()
         return logits.detach()
 
     def _step(self) -> None:
