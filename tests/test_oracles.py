@@ -316,3 +316,11 @@ def test_comparison_counts_and_covers():
     assert 0.90 <= covered / 200 <= 0.99
     with pytest.raises(ValueError, match="same images"):
         compare(correct, baseline[:3])
+
+
+@pytest.mark.parametrize("broken", ["cost", "views", "prompts"])
+def test_exact_transport_refuses_what_would_crash_the_simplex(broken):
+    problem = {"cost": torch.rand(1, 2, 4, 3), "views": torch.ones(1, 2, 4), "prompts": torch.ones(1, 2, 3)}
+    problem[broken][0, 1] = torch.nan if broken == "cost" else 0
+    with pytest.raises(ValueError, match="not finite"):
+        transport.exact(*problem.values())

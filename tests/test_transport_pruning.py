@@ -81,16 +81,17 @@ def test_few_classes_are_solved():
     a, b = torch.full((40, 9), 1 / 9), transport.uniform_marginal(text.mask).expand(40, -1, -1)
     similarity = torch.einsum("bkd,cmd->bkcm", views, text.features)
     state = certified_scores(Problems(similarity, a, b, torch.zeros(40, 400)), text.mask)
-    assert 5 / 400 <= state.solved.float().mean() < 0.05
+    assert 5 / 400 <= state.solved.float().mean() < 0.02
     exact = transport.exact(1 - similarity.transpose(1, 2), a[:, None].expand(-1, 400, -1), b)
     scores = transport.transported(exact, similarity.transpose(1, 2))
     assert torch.equal(scores[state.solved], state.scores[state.solved])
     assert (state.scores[~state.solved] >= scores[~state.solved] - SLACK).all()
 
 
+@pytest.mark.parametrize("spread", [0.3, 2.0])
 @pytest.mark.parametrize("concentrated", [False, True])
-def test_bounds_hold_against_linear_programming(concentrated, generator):
-    similarity = 0.3 * torch.rand(6, 4, 5, 3, generator=generator) - 0.1
+def test_bounds_hold_against_linear_programming(concentrated, spread, generator):
+    similarity = spread * (torch.rand(6, 4, 5, 3, generator=generator) - 0.5)
     a, b = (torch.rand(*shape, generator=generator) ** (30 if concentrated else 1) for shape in ((6, 4), (6, 5, 3)))
     mask = torch.ones(5, 3, dtype=torch.bool)
     mask[1, 2] = mask[3, 1] = False
@@ -106,7 +107,7 @@ def test_bounds_hold_against_linear_programming(concentrated, generator):
         score = -linprog(-table.ravel(), A_eq=rows[:-1], b_eq=np.r_[a[i].double(), b[i, c].double()][:-1]).fun
         assert score - 1e-5 <= dual[i, c] and score - 1e-5 <= relaxed[i, c]
         gaps.append(float(dual[i, c]) - score)
-    assert np.mean(gaps) < 0.02
+    assert np.mean(gaps) < (0.02 if spread < 1 else 0.3)  # the iterations are made for cosines, which spread little; the bound holds anyway
 
 
 def test_pruning_is_for_exact_transport_without_gradients(generator):

@@ -9,6 +9,8 @@ from multicrop.aggregators import marginals
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, blocks, chunks, classes_of, select_texts, select_views, similarities
 from multicrop.prompts import TextBank
 
+UNSOLVED = 4  # times as many similarities fit in the same memory where most are only bounded: a solver keeps copies of its own
+
 
 def optimal_transport(
     views: Views,
@@ -39,8 +41,8 @@ def optimal_transport(
     `certified_fusion_weight`. All other logits are bounds: never below the exact ones, and below the five best. So probabilities, and the
     calibration error that is made of them, differ a little; `prune: false` gives every logit exactly.
 
-    `max_elements` similarities are in memory at once, a few times over while they are solved, whatever the number of classes; with
-    `prune` one image needs its similarities to all classes. The features of the descriptions are copied once a call.
+    `max_elements` similarities are in memory at once, a few times over while they are solved, whatever the number of classes; with `prune`
+    four times as many, hardly copied, and those of one image to all classes at least. The descriptions' features are copied once a call.
     """
     if prune:
         _check_prunable(views.requires_grad or text.features.requires_grad, solver)
@@ -55,7 +57,7 @@ def optimal_transport(
     label, text = text.label, select_texts(text, text_set)
     n_selected = select_views(views[:1], view_set).shape[1]
     rows = []
-    for some in chunks(len(views), n_selected * text.mask.numel(), max_elements):
+    for some in chunks(len(views), n_selected * text.mask.numel(), max_elements * (UNSOLVED if prune else 1)):
         part, chosen = views[some], select_views(views[some], view_set)
         a, b = masses(part, text, label, **weighing)
         if prune:
@@ -144,8 +146,9 @@ def _certified(chosen: Views, text: TextBank, a: Tensor, b: Tensor, offset: Logi
 
 def _offset(views: Views, label: Float[Tensor, "classes dim"], fusion_weight: float | int) -> Logits:
     """What fusion adds to a score of the same scale: (1 - weight) / weight times the global view's similarity to the label prompts."""
-    share = (1 - fusion_weight) / fusion_weight if fusion_weight > 0 else 0.0  # weight 0: no class is ranked by its transport
-    return share * views[:, 0] @ label.T
+    if fusion_weight in (0, 1):  # 0: no class is ranked by its transport
+        return views.new_zeros(len(views), len(label))
+    return (1 - fusion_weight) / fusion_weight * views[:, 0] @ label.T
 
 
 def _check_prunable(trained: bool, solver: dict) -> None:

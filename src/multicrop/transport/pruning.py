@@ -11,7 +11,8 @@ from multicrop.transport.simplex import optimal_plans
 
 TOP = 5  # places that are certified
 SLACK = 1e-5  # cosine: more than float32 can add to a bound or take from a score
-AT_ONCE = 4  # classes an image that are solved between two looks at its threshold
+SHORTLIST = 32  # classes an image whose bounds are tightened before the first are solved
+AT_ONCE = 2  # classes an image that are solved between two looks at its threshold
 
 
 class Certified(NamedTuple):
@@ -37,24 +38,20 @@ class Problems(NamedTuple):
 def certified_scores(problems: Problems, mask: Bool[Tensor, "classes prompts"]) -> Certified:
     """The exact scores max <P, S> of as many classes as it takes to know the five best of `offset + score`, in order, of each image.
 
-    Proof. Let U(c) bound the score of class c from above (`relaxed_scores`, or `dual_scores` where that is smaller) and t be the fifth best
-    offset + score among the solved classes. Classes are solved in the order of offset + U until every unsolved class u has
-    offset(u) + U(u) + SLACK < t. Then offset(u) + score(u) < t, so at least five solved classes are ahead of u, and so are the five best of
-    all; their scores are computed as without pruning, hence their order too. What u gets, U(u), also lies below t, so it disturbs none of
-    the five places. SLACK is wider than the rounding of either side, so the argument survives float32. With fewer than six classes all are
-    solved.
+    Proof. Let U(c) bound the score of class c from above (`relaxed_scores`, or `dual_scores` where that was computed and is smaller) and t
+    be the fifth best offset + score among the solved classes. Classes are solved in the order of offset + U until every unsolved class u
+    has offset(u) + U(u) + SLACK < t. Then offset(u) + score(u) < t, so at least five solved classes are ahead of u, and so are the five
+    best of all; their scores are computed as without pruning, hence their order too. What u gets, U(u), also lies below t, so it disturbs
+    none of the five places. SLACK is wider than the rounding of either side, so the argument survives float32. With fewer than six classes
+    all are solved.
     """
     bound = relaxed_scores(*problems[:3], mask)
-    state = Certified(bound, torch.zeros_like(bound, dtype=torch.bool))
-    images = torch.arange(len(bound), device=bound.device)
-    first = (bound + problems.offset).topk(min(TOP, bound.shape[1]), 1).indices
-    _solve(problems, state, images.repeat_interleave(first.shape[1]), first.flatten())
-    image, label = open_classes(problems, state).nonzero(as_tuple=True)
-    tight = dual_scores(*problems.pick(image, label))
-    state.scores[image, label] = torch.minimum(state.scores[image, label], tight)
+    state, every = Certified(bound, torch.zeros_like(bound, dtype=torch.bool)), torch.ones_like(bound, dtype=torch.bool)
+    _tighten(problems, state, *_best(every, problems.offset + state.scores, SHORTLIST))
+    _solve(problems, state, *_best(every, problems.offset + state.scores, TOP))
+    _tighten(problems, state, *open_classes(problems, state).nonzero(as_tuple=True))
     while (candidates := open_classes(problems, state)).any():
-        image, label = _best(candidates, problems.offset + state.scores)
-        _solve(problems, state, image, label)
+        _solve(problems, state, *_best(candidates, problems.offset + state.scores, AT_ONCE))
     return state
 
 
@@ -66,11 +63,15 @@ def open_classes(problems: Problems, state: Certified) -> Bool[Tensor, "batch cl
     return ~state.solved & (reach + SLACK >= threshold)
 
 
-def _best(candidates: Bool[Tensor, "batch classes"], reach: Float[Tensor, "batch classes"]) -> tuple[Tensor, Tensor]:
-    """Images and classes of the few candidates an image that reach furthest."""
-    furthest = reach.masked_fill(~candidates, -torch.inf).topk(min(AT_ONCE, reach.shape[1]), 1)
+def _best(candidates: Bool[Tensor, "batch classes"], reach: Float[Tensor, "batch classes"], count: int) -> tuple[Tensor, Tensor]:
+    """Images and classes of the `count` candidates an image that reach furthest."""
+    furthest = reach.masked_fill(~candidates, -torch.inf).topk(min(count, reach.shape[1]), 1)
     image, place = furthest.values.isfinite().nonzero(as_tuple=True)
     return image, furthest.indices[image, place]
+
+
+def _tighten(problems: Problems, state: Certified, image: Tensor, label: Tensor) -> None:
+    state.scores[image, label] = torch.minimum(state.scores[image, label], dual_scores(*problems.pick(image, label)))
 
 
 def _solve(problems: Problems, state: Certified, image: Tensor, label: Tensor) -> None:

@@ -26,10 +26,13 @@ def exact(
 def optimal_plans(
     cost: Float[Tensor, "problems views prompts"], a: Float[Tensor, "problems views"], b: Float[Tensor, "problems prompts"]
 ) -> Float[Tensor, "problems views prompts"]:
-    """The optimal plans, in float32; entries of zero mass stay empty."""
+    """The optimal plans, in float32; entries of zero mass stay empty. Raises ValueError for costs or masses that are no numbers."""
     plans = np.zeros(cost.shape, dtype=np.float32)
     costs, rows, columns = (x.detach().cpu().double().numpy() for x in (cost, a, b))
-    rows, columns = rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rows, columns = rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
+    if not all(np.isfinite(x).all() for x in (costs, rows, columns)):  # the simplex would crash on them
+        raise ValueError("exact transport got costs or masses that are not finite; check the features: is the checkpoint whole?")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for plan, problem, row, column in zip(plans, costs, rows, columns, strict=True):
