@@ -14,6 +14,7 @@ from refusals import refused
 from multicrop import cli, tasks
 from multicrop.comparison import details, leaderboard, tables
 from multicrop.comparison import records as reading
+from multicrop.comparison.page import page_data
 from multicrop.comparison.plots import save_figures
 from multicrop.stats import compare, compare_runs, holm
 
@@ -56,6 +57,7 @@ def test_the_leaderboard_is_what_a_loop_over_the_files_finds(three):
         assert entry.accuracy == pytest.approx(final.mean()) and entry.comparison == compare(final, base)
         expected[entry.label] = entry.comparison.p_value
     assert [e.p_holm for e in block.entries] == pytest.approx(holm([expected[e.label] for e in block.entries]))
+    assert block.tests == 3
     assert all(e.seconds == 0.75 for e in block.entries)
     by_label = {e.label.split(",")[0]: e for e in block.entries}
     assert by_label["dnd"].on_front and by_label["global"].on_front and not by_label["max"].on_front
@@ -70,6 +72,25 @@ def test_a_run_as_baseline_is_paired_by_image_not_by_position(three):
     assert entry.comparison == compare(final, other)
     itself = next(e for e in block.entries if e.label.startswith("max"))
     assert itself.comparison.difference == 0 and itself.comparison.p_value == 1
+    others = [e for e in block.entries if e is not itself]  # the baseline is no test of itself: the family has two
+    assert itself.p_holm is None and block.tests == 2
+    assert [e.p_holm for e in others] == pytest.approx(holm([e.comparison.p_value for e in others]))
+
+
+def test_tasks_on_the_same_images_are_families_of_their_own_and_every_form_says_so(three, capsys):
+    for number, shots in enumerate((1, 4)):
+        records.write(three / f"few-{shots}", task="few_shot", knobs={"shots": shots}, accuracy=0.72, draw=20 + number)
+    found = {block.task: block for block in leaderboard.blocks(reading.collect([three])[0])}
+    assert {task: block.tests for task, block in found.items()} == {"zero_shot": 3, "few_shot": 2}
+    for block in found.values():
+        assert [e.p_holm for e in block.entries] == pytest.approx(holm([e.comparison.p_value for e in block.entries])) and not block.notes
+    said = "p (Holm): corrected over one family, the 2 few_shot methods on zoo (test) that differ from global on some image"
+    assert said in compared(capsys, three).out
+    assert f"\n> {said}" in compared(capsys, three, "--format", "markdown", "--top", "1").out
+    assert said.replace("_", r"\_") in compared(capsys, three, "--format", "latex").out.replace("\n", " ")
+    assert [block["notes"][0] for block in page_data(list(found.values()), "global", 0)["blocks"]][1].startswith(said)
+    a_run = reading.collect([three / "0"])[0]  # a run of one task is a baseline of the other's too
+    assert all(e.comparison for block in leaderboard.blocks(reading.collect([three])[0], a_run) for e in block.entries)
 
 
 def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp_path):
@@ -83,6 +104,15 @@ def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp
     assert entry.comparison == compare_runs(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
     assert entry.spread == pytest.approx(np.std([p[0].mean() for p in pairs], ddof=1))
     assert "±" in tables.render([tables.leaderboard_table(block, "global")], "terminal")
+
+
+def test_an_adapters_seed_that_follows_the_runs_makes_no_method_of_its_own(tmp_path):
+    for seed, own in ((1, 1), (2, 2), (3, 7)):
+        folder = records.write(tmp_path / str(seed), seed=seed, draw=seed, task="few_shot")
+        config = json.loads((folder / "config.yaml").read_text()) | {"adapter": {"_target_": "x.tip", "seed": own}}
+        (folder / "config.yaml").write_text(json.dumps(config))
+    (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
+    assert sorted(len(entry.records) for entry in block.entries) == [1, 2]  # a seed of the adapter's own is a knob
 
 
 def test_a_baseline_without_a_seed_leaves_that_run_out_and_says_so(tmp_path):
@@ -140,7 +170,7 @@ def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, 
     top = f"{100 * block.entries[0].accuracy:.1f}"
     assert top in terminal and top in markdown and top in latex
     assert "a\\|b_&lt;c>&\\\\d" in markdown and "images the row gets right" in markdown and "dugong" in markdown
-    assert r"\toprule" in latex and r"\bottomrule" in latex and r"a|b\_<c>\&\textbackslash{}d" in latex
+    assert r"\toprule" in latex and r"\bottomrule" in latex and r"a\textbar{}b\_\textless{}c\textgreater{}\&\textbackslash{}d" in latex
     path = three / "out.csv"
     assert f"written: {path}" in compared(capsys, three, "-o", path).out
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
@@ -152,9 +182,28 @@ def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, 
     }
 
 
+def test_csv_is_one_rectangle_whatever_tables_it_holds(three, capsys):
+    records.write(three / "elsewhere", fingerprint="g", draw=7)
+    out = compared(capsys, three, "--format", "csv", "--by", "class", "--matrix").out
+    head, *lines = csv.reader(io.StringIO(out))
+    assert {len(line) for line in lines} == {len(head)} and head[:4] == ["table", "data", "split", "task"]
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
+    counts = {kind: sum(row["table"] == kind for row in rows) for kind in ("methods", "class", "agreement", "rescues")}
+    assert counts == {"methods": 4, "class": 16, "agreement": 10, "rescues": 10} and sum(counts.values()) == len(rows)
+    block = leaderboard.blocks(reading.collect([three])[0])[0]
+    first, second, _ = (entry.label for entry in block.entries)
+    pair = {row["table"]: row for row in rows if (row["method"], row["other"]) == (first, second)}
+    assert float(pair["agreement"]["agreement"]) == pytest.approx(details.agreement(block.entries)[0, 1])
+    assert int(pair["rescues"]["rescues"]) == details.rescues(block.entries)[0, 1]
+    assert {(row["tests"], row["difference"] != "") for row in rows if row["table"] == "methods"} == {("3", True), ("1", True)}
+
+
 def test_figures_are_png_and_pdf_of_each_plot(three):
+    for shots in (1, 4):
+        records.write(three / f"few-{shots}", task="few_shot", knobs={"shots": shots}, draw=30 + shots)
     paths = save_figures(leaderboard.blocks(reading.collect([three])[0]), three / "figures")
-    assert {p.name for p in paths} == {f"0-{plot}.{end}" for plot in ("cost", "grid", "forest") for end in ("png", "pdf")}
+    plots = ["0-cost", "0-grid", "0-forest", "0-classes", *(f"1-{plot}" for plot in ("cost", "grid", "forest", "classes", "shots"))]
+    assert {p.name for p in paths} == {f"{plot}.{end}" for plot in plots for end in ("png", "pdf")}
     assert all(p.read_bytes().startswith(b"\x89PNG" if p.suffix == ".png" else b"%PDF") and p.stat().st_size > 3000 for p in paths)
 
 

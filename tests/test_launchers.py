@@ -51,13 +51,13 @@ def threads(folder):
 
 
 HALF = max(1, (os.cpu_count() or 1) // 2)
-LAUNCHERS = {"joblib": (["hydra.launcher.n_jobs=2"], HALF), "submitit_local": ([], 1), "ray": (["+hydra.launcher.ray.init.num_cpus=2"], 1)}
+LAUNCHERS = {"joblib": (["hydra.launcher.n_jobs=2"], HALF), "submitit_local": ([], 1), "ray": (["hydra.launcher.init.num_cpus=2"], 1)}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_jobs_side_by_side_fill_one_bank_divide_the_threads_and_count_failures(tmp_path, launcher):
     if launcher == "ray":
-        pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="the extra ray needs an environment of its own (docs/launchers.md)")
+        pytest.importorskip("ray", reason="the extra ray is not installed: pip install -c constraints.txt -e '.[ray]'")
     knobs, expected = LAUNCHERS[launcher]
     grid = "task.fusion_weight=1.0,0.5,2.0,0.25"
     status, said, folder = multirun(tmp_path, f"hydra/launcher={launcher}", *knobs, grid)

@@ -96,6 +96,17 @@ def test_p_values_of_the_null_are_uniform_enough_and_holm_is_the_textbooks():
     assert stats.holm(p) == pytest.approx([by_hand[i] for i in range(4)]) and stats.holm([]) == []
 
 
+def test_what_no_test_can_decide_does_not_count_in_the_family():
+    same = np.array([True, False, True] * 20)
+    found = [stats.compare(*outcomes(s, 60)) for s in range(3)]
+    assert stats.holm_family([found[0], stats.compare(same, same), *found[1:]])[1] is None
+    expected = stats.holm([c.p_value for c in found])
+    assert [p for p in stats.holm_family([*found, stats.compare(same, same)]) if p is not None] == expected
+    sure = stats.compare(np.ones(8, bool), np.zeros(8, bool))
+    swapped = stats.compare(np.array([True, False] * 9), np.array([False, True] * 9))  # no difference, but every image differs
+    assert sure.testable and swapped.testable
+
+
 def test_vectors_of_different_images_are_refused():
     with refused("the same images", "(3,)", "(4,)"):
         stats.compare(np.ones(3, bool), np.ones(4, bool))

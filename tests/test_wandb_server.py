@@ -1,9 +1,10 @@
-"""An online W&B run against a server of the test's own on the loopback: what the client sends, and that the key is in none of it."""
+"""Online W&B against a server of the test's own on the loopback: what a run and the dashboard send, and that the key is in none of it."""
 
 import base64
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,12 @@ KEY = "0123456789abcdef" * 2 + "loopback"
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "crop=random_k4"]
 
 
+def operation_of(said: dict) -> str | None:
+    """The name of a GraphQL operation, which wandb-workspaces writes into the query alone."""
+    found = re.search(r"(?:query|mutation)\s+(\w+)", said.get("query", ""))
+    return found and found[1]
+
+
 class Answers(BaseHTTPRequestHandler):
     """As much of W&B as a run needs: GraphQL, uploads, the file stream; every request is kept in `server.seen`."""
 
@@ -28,7 +35,7 @@ class Answers(BaseHTTPRequestHandler):
         body = self._body()
         self.server.seen.append((self.path, self.headers.get("Authorization", ""), body))
         said = json.loads(body) if self.path == "/graphql" else {}
-        known = self._graphql(said.get("operationName"), said.get("variables") or {}, said.get("query", ""))
+        known = self._graphql(operation_of(said), said.get("variables") or {}, said.get("query", ""))
         answer = json.dumps({"data": known} if said else {}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -73,6 +80,13 @@ class Answers(BaseHTTPRequestHandler):
             ]
             edges = [{"node": file | {"artifact": {"id": "a"}}} for file in files]
             return {"createArtifactFiles": {"files": {"edges": edges}}}
+        if operation in ("UpsertView2", "upsertView"):  # a workspace, a report
+            view = {"id": "v", "name": given["name"], "displayName": given["displayName"], "project": project | {"entityName": "me"}}
+            return {"upsertView": {"view": view | {"spec": given["spec"], "updatedAt": None}, "inserted": True}}
+        if operation == "GetProjects":
+            return {"models": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+        if "internalId" in query:
+            return {"project": {"internalId": "p"}}
         return {"project": {"artifact": None}} if "query ArtifactType" in query else {}
 
     def _place(self, name: str) -> dict:
@@ -95,7 +109,7 @@ def server():
 def sent(server, operation) -> list[dict]:
     """The variables of every GraphQL call of this name."""
     said = [json.loads(body) for path, _, body in server.seen if path == "/graphql"]
-    return [call["variables"] for call in said if call["operationName"] == operation]
+    return [call["variables"] for call in said if operation_of(call) == operation]
 
 
 def stored(server, name) -> str:
@@ -103,15 +117,28 @@ def stored(server, name) -> str:
     return [body.decode() for path, _, body in server.seen if path == f"/storage/{name}"][-1]
 
 
-def test_an_online_run_sends_config_summary_tags_and_record_and_no_key(server, tmp_path, capsys):
-    address = f"http://127.0.0.1:{server.server_port}"
+def environment(server, tmp_path) -> dict[str, str]:
+    """The variables of a process for which this server is W&B."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    wandb = {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "WANDB_DATA_DIR": f"{tmp_path}/staging", "NO_PROXY": "127.0.0.1"}
+    wandb = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": KEY, "WANDB_DATA_DIR": f"{tmp_path}/staging"}
+    return clean | wandb | {"HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+
+
+def with_the_key(server, tmp_path, **said: str) -> list[str]:
+    """Where the key is written: files below `tmp_path`, what was said, bodies of requests. It has to have been in use, in a header."""
+    coded = base64.b64encode(f"api:{KEY}".encode()).decode()
+    assert any(coded in header or KEY in header for _, header, _ in server.seen)
+    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    bodies = {f"{number} {path}": body for number, (path, _, body) in enumerate(server.seen)}
+    texts = written | bodies | {name: text.encode() for name, text in said.items()}
+    return [name for name, text in texts.items() if KEY.encode() in text or coded.encode() in text]
+
+
+def test_an_online_run_sends_config_summary_tags_and_record_and_no_key(server, tmp_path, capsys):
     knobs = ["logger.project=birds", "logger.tags=[mine]", "trainer.progress=false", "trainer.threads=1"]
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
     command = [sys.executable, "run.py", "task=zero_shot", *SMALL, *knobs, *paths]
-    env = clean | wandb | {"HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment(server, tmp_path), capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (metrics,) = (tmp_path / "runs").rglob("metrics.json")
     accuracy = json.loads(metrics.read_text())["rows"]["final"]["accuracy"]
@@ -130,10 +157,22 @@ def test_an_online_run_sends_config_summary_tags_and_record_and_no_key(server, t
 
     with pytest.raises(SystemExit):
         cli.main(["report", str(metrics.parent), "-o", str(tmp_path / "page.html")])
-    coded = base64.b64encode(f"api:{KEY}".encode()).decode()
-    assert any(coded in header or KEY in header for _, header, _ in server.seen)  # the key was in use, in the header made for it
-    written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    said = {"the terminal": (done.stdout + done.stderr + capsys.readouterr().out).encode()}
-    bodies = {f"{number} {path}": body for number, (path, _, body) in enumerate(server.seen)}
-    assert any(name.endswith(".log") for name in written) and f"{tmp_path}/page.html" in written
-    assert [name for name, text in (written | said | bodies).items() if KEY.encode() in text or coded.encode() in text] == []
+    assert any(path.suffix == ".log" for path in tmp_path.rglob("*")) and (tmp_path / "page.html").is_file()
+    assert with_the_key(server, tmp_path, run=done.stdout + done.stderr, page=capsys.readouterr().out) == []
+
+
+def test_the_dashboard_is_saved_online_as_a_workspace_and_a_report_and_no_key(server, tmp_path):
+    pytest.importorskip("wandb_workspaces", reason="the extra dashboard is not installed")
+    command = [sys.executable, "-c", "from multicrop.cli import main; main()", "dashboard", "--entity", "me", "--project", "birds"]
+    env = environment(server, tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (workspace,), (report,) = sent(server, "UpsertView2"), sent(server, "upsertView")
+    assert (workspace["entityName"], workspace["projectName"], workspace["type"]) == ("me", "birds", "project-view")
+    assert (report["entityName"], report["projectName"], report["displayName"]) == ("me", "birds", "multicrop")
+    sections = json.loads(workspace["spec"])["section"]["panelBankConfig"]["sections"]
+    shape = {section["name"]: [panel["viewType"] for panel in section["panels"]] for section in sections if section["panels"]}
+    assert shape == json.loads((ROOT / "tests" / "dashboard_shape.json").read_text())
+    assert "images/rescued" in report["spec"] and '"birds"' in report["spec"]  # its panels, and the project they draw
+    assert [line for line in done.stdout.splitlines() if "/me/birds" in line]  # where to find both
+    assert not (tmp_path / "dashboard.json").exists() and with_the_key(server, tmp_path, dashboard=done.stdout + done.stderr) == []

@@ -37,7 +37,7 @@ def wandb_logger(
     """
     command = " ".join(sys.argv)  # W&B keeps it; where it holds a secret nothing about the machine is sent, the record still says it
     sweep = Path(folder).parent.name if in_sweep() else choices.get("dataset")
-    return WandbLogger(
+    logger = WandbLogger(
         project=project or "multicrop",
         entity=entity,
         group=group or sweep,
@@ -48,6 +48,8 @@ def wandb_logger(
         mode=wandb_mode(project),
         settings=wandb.Settings(console="off", silent=True, x_disable_meta=command != redacted(command)),
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns of every value: it does nothing any more
+    return logger
 
 
 def run_tags(choices: Mapping[str, str]) -> list[str]:

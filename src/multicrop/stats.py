@@ -25,6 +25,11 @@ class Comparison:
     rescued: int
     lost: int
 
+    @property
+    def testable(self) -> bool:
+        """Whether the two differ on any image; where they do not, no test can tell them apart."""
+        return any((self.difference, self.low, self.high))
+
 
 def compare(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> Comparison:
     """Compare two boolean vectors of correctness over the same images.
@@ -73,6 +78,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     from statsmodels.stats.multitest import multipletests  # it loads pandas: only who corrects pays for it
 
     return multipletests(list(p_values), method="holm")[1].tolist() if len(p_values) else []
+
+
+def holm_family(comparisons: Sequence[Comparison]) -> list[float | None]:
+    """The corrected p-value of each comparison of one family; None for those that are not testable, such as a baseline with itself.
+
+    These do not count in the family (Tarone 1990: a hypothesis whose test cannot reject at any level costs the others nothing).
+    """
+    corrected = iter(holm([c.p_value for c in comparisons if c.testable]))
+    return [next(corrected) if c.testable else None for c in comparisons]
 
 
 def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:

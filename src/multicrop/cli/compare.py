@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
         tables.show(Console(), shown)
     else:
-        print(tables.render(shown, form))
+        print(tables.render(shown, form), end="")
     command.write_figures(found, options)
     return 0
 
@@ -48,16 +48,16 @@ def _tables(block: object, options: argparse.Namespace, baseline: str) -> list:
 
     from multicrop.comparison import details, tables
 
-    kept = block.entries[: options.top or None]
-    hidden = len(block.entries) - len(kept)
+    shown = replace(block, entries=block.entries[: options.top or None])
+    hidden = len(block.entries) - len(shown.entries)
     notes = (*block.notes, *((f"{hidden} more methods; --top 0 shows all",) if hidden else ()))
-    made = [tables.leaderboard_table(replace(block, entries=kept, notes=notes), baseline)]
+    made = [tables.leaderboard_table(replace(shown, notes=notes), baseline)]
     if options.by:
         parts_of = {"class": details.by_class, "domain": details.by_domain}[options.by]
-        made += [tables.parts_table(f"{e.label}, by {options.by}", options.by, parts_of(e), baseline) for e in kept if e.comparison]
+        made += [tables.parts_table(block, e.label, options.by, parts_of(e), baseline) for e in shown.entries if e.comparison]
     if options.matrix:
-        names = [entry.label for entry in kept]
-        alike = details.agreement(kept)
-        made.append(tables.matrix_table("share of images with the same prediction, %", names, alike, lambda v: f"{100 * v:.0f}"))
-        made.append(tables.matrix_table("images the row gets right and the column wrong", names, details.rescues(kept), str))
+        alike, rescues = details.agreement(shown.entries), details.rescues(shown.entries)
+        title = "share of images with the same prediction, %"
+        made.append(tables.matrix_table(shown, "agreement", title, alike, lambda v: f"{100 * v:.0f}"))
+        made.append(tables.matrix_table(shown, "rescues", "images the row gets right and the column wrong", rescues, str))
     return made

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from multicrop.comparison.leaderboard import Entry
-from multicrop.stats import Comparison, compare_runs, holm
+from multicrop.stats import Comparison, compare_runs, holm_family
 
 
 @dataclass(frozen=True)
 class Part:
-    """One class or domain: its images, the accuracy of method and baseline there, and their comparison, corrected over all parts."""
+    """One class or domain: its images, the accuracy of method and baseline, and their comparison, corrected over this method's parts."""
 
     name: str
     images: int
     accuracy: float
     baseline: float
     comparison: Comparison
-    p_holm: float
+    p_holm: float | None
 
 
 def by_class(entry: Entry) -> list[Part]:
@@ -40,7 +40,7 @@ def _parts(entry: Entry, groups: Sequence[str]) -> list[Part]:
     correct, groups = entry.correct, np.asarray(groups)
     members = {name: np.flatnonzero(groups == name) for name in sorted(set(groups.tolist()))}
     compared = {name: compare_runs(correct[:, index], entry.baseline[:, index]) for name, index in members.items()}
-    corrected = holm([c.p_value for c in compared.values()])
+    corrected = holm_family(list(compared.values()))
     parts = [
         Part(name, len(index), float(correct[:, index].mean()), float(entry.baseline[:, index].mean()), compared[name], p)
         for (name, index), p in zip(members.items(), corrected, strict=True)

@@ -1,4 +1,4 @@
-"""Runs put beside each other: one block a data set, one entry a method, each paired with a baseline image by image."""
+"""Runs put beside each other: one block a data set and task, one entry a method, each paired with a baseline image by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from multicrop.comparison.records import ROWS, SEEDS, Record
-from multicrop.stats import Comparison, compare_runs, holm
+from multicrop.stats import Comparison, compare_runs, holm_family
 
 PARTS = {"zero_shot": (), "few_shot": ("adapter",), "tta": ("method",)}
 
@@ -34,10 +34,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Block:
-    """All entries on the same images, best first, with notes on what could not be compared."""
+    """All entries of a task on the same images, best first, with notes on what could not be compared.
 
-    name: str
+    The comparisons of a block with its baseline are one family: `tests` says how many Holm's correction is over.
+    """
+
     entries: tuple[Entry, ...]
+    tests: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -45,19 +48,39 @@ class Block:
         """A record that speaks for the images of all."""
         return self.entries[0].records[0]
 
+    @property
+    def task(self) -> str:
+        """The task of all entries."""
+        return self.first.choices["task"]
+
+    @property
+    def split(self) -> str:
+        """Which images were scored: test or validation."""
+        return self.first.config.get("split", "test")
+
+    @property
+    def data(self) -> str:
+        """The data set and its size."""
+        return f"{self.first.dataset} ({self.split}): {len(self.first.table['label'])} images, {len(self.first.class_names)} classes"
+
+    @property
+    def name(self) -> str:
+        """The data set and the task."""
+        return f"{self.data}; {self.task}"
+
 
 def blocks(records: Sequence[Record], baseline: str | Sequence[Record] = "global") -> list[Block]:
-    """Sort records into blocks of the same images and compare each method with the baseline.
+    """Sort records into blocks of the same images and task, and compare each method with the baseline.
 
-    `baseline` is a row that every record carries (global, crops_mean, aggregated) or the runs of one method. Holm's correction is over
-    the methods of a block. Raises ValueError when the baseline runs are of several methods.
+    `baseline` is a row that every record carries (global, crops_mean, aggregated) or the runs of one method, of any task. Holm's
+    correction is over the methods of a block. Raises ValueError when the baseline runs are of several methods.
     """
     if isinstance(baseline, str) and baseline not in ROWS[:3]:
         raise ValueError(f"a baseline is {', '.join(ROWS[:3])} or a run's folder, got {baseline!r}")
     if not isinstance(baseline, str) and len({record.method for record in baseline}) > 1:
         count = len({record.method for record in baseline})
         raise ValueError(f"the baseline holds {count} methods; name the folder of one run, or of one method's seeds")
-    return [_block(group, baseline, records) for group in _same_images(records)]
+    return [_block(runs, baseline, len(records) - len(group)) for group in _same_images(records) for runs in _by_task(group)]
 
 
 def varying(records: Sequence[Record]) -> list[str]:
@@ -68,8 +91,8 @@ def varying(records: Sequence[Record]) -> list[str]:
         top = name.split(".")[0]
         by_choice: dict[object, set] = {}
         for record in records:
-            if name in record.knobs:
-                by_choice.setdefault(record.choices.get(top) if top in chosen else None, set()).add(str(record.knobs[name]))
+            value = str(record.knobs[name]) if name in record.knobs else None
+            by_choice.setdefault(record.choices.get(top) if top in chosen else None, set()).add(value)
         if name not in SEEDS and max(map(len, by_choice.values())) > 1:
             kept.setdefault(tuple(str(record.knobs.get(name)) for record in records), name)
     return list(kept.values())
@@ -84,7 +107,7 @@ def label(record: Record, knobs: Sequence[str], groups: Sequence[str]) -> str:
 
 def _varying_groups(records: Sequence[Record]) -> list[str]:
     """The groups beside aggregator, crop and the task's part in which these runs differ."""
-    return [g for g in ("task", "model", "prompt") if len({record.choices.get(g) for record in records}) > 1]
+    return [g for g in ("model", "prompt") if len({record.choices.get(g) for record in records}) > 1]
 
 
 def _same_images(records: Sequence[Record]) -> list[list[Record]]:
@@ -98,25 +121,29 @@ def _same_images(records: Sequence[Record]) -> list[list[Record]]:
     return groups
 
 
-def _block(group: list[Record], baseline: str | Sequence[Record], everything: Sequence[Record]) -> Block:
+def _by_task(records: Sequence[Record]) -> list[list[Record]]:
+    """Zero-shot, few-shot and test-time methods apart: they answer different questions and know different things."""
+    return [[r for r in records if r.choices["task"] == task] for task in dict.fromkeys(r.choices["task"] for r in records)]
+
+
+def _block(group: list[Record], baseline: str | Sequence[Record], others: int) -> Block:
+    """The block of the runs in `group`; `others` are the runs on other images."""
     methods: dict[str, list[Record]] = {}
     for record in group:
         methods.setdefault(record.method, []).append(record)
-    knobs, groups, first = varying(group), _varying_groups(group), group[0]
+    knobs, groups = varying(group), _varying_groups(group)
     notes = []
     entries = [_entry(label(runs[0], knobs, groups), runs, baseline, notes) for runs in methods.values()]
     if repeats := len(group) - sum(len({record.seeds for record in runs}) for runs in methods.values()):
         notes.append(f"{repeats} run(s) repeat another with the same configuration and seeds, and count once")
-    families = [entry for entry in entries if entry.comparison is not None]
-    corrected = dict(zip(map(id, families), holm([e.comparison.p_value for e in families]), strict=True))
+    family = [entry for entry in entries if entry.comparison is not None]
+    corrected = dict(zip(map(id, family), holm_family([e.comparison for e in family]), strict=True))
     front = _front(entries)
     entries = [replace(e, p_holm=corrected.get(id(e)), on_front=e.label in front) for e in entries]
-    others = len(everything) - len(group)
     if others:
         notes.append(f"{others} other run(s) were scored on other images or labels and are not paired with these")
-    split = first.config.get("split", "test")
-    name = f"{first.dataset} ({split}): {len(first.table['label'])} images, {len(first.class_names)} classes"
-    return Block(name, tuple(sorted(entries, key=lambda e: -e.accuracy)), tuple(dict.fromkeys(notes)))
+    tests = sum(entry.p_holm is not None for entry in entries)
+    return Block(tuple(sorted(entries, key=lambda e: -e.accuracy)), tests, tuple(dict.fromkeys(notes)))
 
 
 def _entry(name: str, runs: list[Record], baseline: str | Sequence[Record], notes: list[str]) -> Entry:

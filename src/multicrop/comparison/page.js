@@ -1,6 +1,6 @@
 "use strict";
 const COLOURS = ["#4878d0", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#dc7ec0", "#82a6c7", "#d5bb67", "#3fb5b5"];
-const FILTERS = ["block", "task", "crop", "aggregator", "part", "model"];
+const FILTERS = ["images", "task", "crop", "aggregator", "part", "model"];
 const COLUMNS = [["method", "label"], ["runs", "runs"], ["top-1 %", "accuracy"], ["vs baseline [95 %]", "difference"], ["p (Holm)", "p_holm"],
   ["rescued", "rescued"], ["lost", "lost"], ["views", "encoder_calls"], ["seconds", "seconds"], ["*", "on_front"]];
 const state = { sort: "accuracy", down: true, chosen: null, kind: "rescued", filters: {}, text: "" };
@@ -39,14 +39,14 @@ function shown() {
 function drawFilters() {
   const form = byId("filters");
   form.addEventListener("submit", (event) => event.preventDefault());
-  const names = { block: "data", part: "adapter or method" };
+  const names = { images: "data", part: "adapter or method" };
   for (const name of FILTERS) {
     const values = [...new Set(data.entries.map((e) => String(e[name])))].filter((v) => v !== "").sort();
     if (values.length < 2) continue;
     const label = element("label", names[name] || name), select = element("select", undefined, { name });
-    if (name === "block") state.filters.block = values[0]; // accuracies on different images do not belong into one list
+    if (name === "images") state.filters.images = values[0]; // accuracies on different images do not belong into one list
     else select.append(element("option", "all", { value: "" }));
-    for (const value of values) select.append(element("option", name === "block" ? data.blocks[value].name : value, { value }));
+    for (const value of values) select.append(element("option", name === "images" ? data.blocks[value].data : value, { value }));
     select.addEventListener("change", () => { state.filters[name] = select.value; draw(); });
     label.append(select);
     form.append(label);
@@ -84,6 +84,11 @@ function drawBoard(entries) {
     return row;
   });
   byId("board").tBodies[0].replaceChildren(...rows);
+}
+
+function drawNotes() {
+  const chosen = data.blocks.filter((b) => ["images", "task"].every((f) => !state.filters[f] || String(b[f]) === state.filters[f]));
+  byId("notes").replaceChildren(...[...new Set(chosen.flatMap((b) => b.notes))].map((note) => element("li", note)));
 }
 
 function plot(id, traces, layout = {}) {
@@ -138,7 +143,7 @@ function drawShots(entries) {
 }
 
 function drawClasses(entry) {
-  byId("chosen").textContent = entry ? `${entry.label} on ${data.blocks[entry.block].name}` : "no method";
+  byId("chosen").textContent = entry ? `${entry.label} on ${data.blocks[entry.block].data}` : "no method";
   if (!entry) return plot("classes", []);
   const names = data.blocks[entry.block].classes;
   const rows = names.map((name, c) => ({ name, method: entry.classes[c], base: entry.base[c] })).filter((r) => r.method !== null)
@@ -150,7 +155,7 @@ function drawClasses(entry) {
 
 function card(example) {
   const made = element("article", undefined, { class: "card" }), frame = element("div"), match = element("p", "Point at a box for the text it was matched to.", { class: "match" });
-  const image = element("img", undefined, { src: "data:image/jpeg;base64," + data.pictures[example.picture], alt: `${example.kind}: ${example.label}` });
+  const image = element("img", undefined, { src: "data:image/webp;base64," + data.pictures[example.picture], alt: `${example.kind}: ${example.label}` });
   image.style.aspectRatio = example.aspect;
   frame.append(image);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -186,8 +191,9 @@ function drawImages(entry) {
 function draw() {
   const entries = shown();
   if (!entries.includes(state.chosen)) state.chosen = entries[0] || null;
-  byId("facts").textContent = `${entries.length} of ${data.entries.length} methods, ${data.runs} runs; baseline: ${data.baseline}. ${data.notes.join(". ")}`;
+  byId("facts").textContent = `${entries.length} of ${data.entries.length} methods, ${data.runs} runs; baseline: ${data.baseline}`;
   drawBoard(entries);
+  drawNotes();
   drawCost(entries); drawGrid(entries); drawForest(entries); drawShots(entries);
   drawClasses(state.chosen);
   drawImages(state.chosen);
@@ -197,6 +203,7 @@ async function start() {
   const script = element("script", await unpack("plotly"));
   document.head.append(script);
   data = JSON.parse(await unpack("data"));
+  for (const entry of data.entries) entry.images = data.blocks[entry.block].images;
   drawFilters();
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -1,26 +1,33 @@
-"""The report: one HTML page that carries its data, its pictures and plotly, packed, and asks no network."""
+"""The report: one HTML page that carries its data, its pictures and plotly, packed, and asks no network.
+
+`plotly.min.js.gz` is plotly.js' own bundle of Cartesian plots (MIT, plotly.LICENSE), a third of the whole; tools/plotly.sh fetches it.
+"""
 
 import base64
 import gzip
+import io
 import json
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 
 import numpy as np
+from PIL import Image
 
 from multicrop.comparison.leaderboard import PARTS, Block, Entry
-from multicrop.comparison.tables import entry_values
+from multicrop.comparison.tables import block_family, entry_values
 
 MOST_PICTURES = 300  # distinct pictures in a page
 MOST_WITH_PICTURES = 40  # methods whose pictures it carries, best first
+QUALITY = 70  # of WebP
 
 
 def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURES) -> str:
     """The page of these blocks; names of classes, images and folders reach it as data and are shown as text, never as markup."""
     parts = {name: files(__package__).joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    data = _packed(json.dumps(page_data(blocks, baseline, pictures)))
-    values = {"STYLE": parts["css"], "DATA": data, "PLOTLY": _plotly(), "SCRIPT": parts["js"]}
+    data = gzip.compress(json.dumps(page_data(blocks, baseline, pictures)).encode(), 9, mtime=0)
+    plotly = files(__package__).joinpath("plotly.min.js.gz").read_bytes()
+    packed = {name: base64.b64encode(content).decode() for name, content in {"DATA": data, "PLOTLY": plotly}.items()}
+    values = {"STYLE": parts["css"], **packed, "SCRIPT": parts["js"]}
     text = parts["html"]
     for name, value in values.items():
         text = text.replace(f"/*{name}*/", value)
@@ -35,12 +42,18 @@ def page_data(blocks: Sequence[Block], baseline: str, pictures: int) -> dict:
     return {
         "baseline": baseline,
         "runs": sum(len(entry.records) for _, entry in pairs),
-        "notes": list(dict.fromkeys(note for block in blocks for note in block.notes)),
-        "blocks": [{"name": block.name, "classes": block.first.class_names} for block in blocks],
+        "blocks": [_block(block, baseline, blocks) for block in blocks],
         "entries": entries,
         "examples": examples,
         "pictures": packed,
     }
+
+
+def _block(block: Block, baseline: str, among: Sequence[Block]) -> dict:
+    """The first block on the same images, what is said below the table of this block, and the names of the classes."""
+    images = next(number for number, other in enumerate(among) if other.first.same_images(block.first))
+    notes = [block_family(block, baseline), *block.notes]
+    return {"images": images, "data": block.data, "task": block.task, "notes": notes, "classes": block.first.class_names}
 
 
 def _entry(entry: Entry) -> dict:
@@ -78,13 +91,11 @@ def _examples(entries: Sequence[tuple[int, Entry]], most: int) -> tuple[dict[int
             picture = example.get("picture", "")
             if picture in places or len(places) < most:
                 kept.setdefault(index, []).append({**example, "picture": places.setdefault(picture, len(places))})
-    return kept, list(places)
+    return kept, [_webp(picture) for picture in places]
 
 
-def _packed(text: str) -> str:
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-@cache
-def _plotly() -> str:
-    return _packed(files("plotly").joinpath("package_data/plotly.min.js").read_text(encoding="utf-8"))
+def _webp(picture: str) -> str:
+    """A picture of a record (base64 JPEG) as base64 WebP of half the bytes."""
+    packed = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(picture))).save(packed, "WEBP", quality=QUALITY)
+    return base64.b64encode(packed.getvalue()).decode()

@@ -8,24 +8,64 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multicrop.comparison.leaderboard import Block
+from multicrop.comparison.details import by_class
+from multicrop.comparison.leaderboard import Block, Entry
 
 MOST_ROWS = 30
+MOST_NAMED = 80  # classes
 HEAD, TAIL = 14, 30  # characters of a long label that are kept
 
 
 def save_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
-    """Write cost, grid and forest of each block as `<block>-<plot>.png` and `.pdf`; returns the paths."""
+    """Write the plots of each block as `<block>-<plot>.png` and `.pdf`; returns the paths.
+
+    These are cost, grid, forest, the classes of the best method that is paired, and the curves of shots where there are any.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, block in enumerate(blocks):
-        for name, draw in (("cost", _cost), ("grid", _grid), ("forest", _forest)):
+        plots = {"cost": _cost, "grid": _grid, "forest": _forest}
+        plots |= {"classes": _classes} if any(e.comparison for e in block.entries) else {}
+        plots |= {"shots": _shots} if any(map(_shots_of, block.entries)) else {}
+        for name, draw in plots.items():
             figure = Figure(figsize=(7, 4.6 if name != "forest" else 1.4 + 0.26 * min(MOST_ROWS, len(block.entries))), layout="constrained")
             draw(figure.subplots(), block)
             for ending in ("png", "pdf"):
                 written.append(folder / f"{number}-{name}.{ending}")
                 figure.savefig(written[-1], dpi=150)
     return written
+
+
+def _shots_of(entry: Entry) -> int | None:
+    """The shots of a few-shot method."""
+    return entry.records[0].knobs.get("task.shots") if entry.records[0].choices["task"] == "few_shot" else None
+
+
+def _shots(axes: Axes, block: Block) -> None:
+    """Accuracy by number of shots, a curve an adapter, aggregator and crop policy."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for entry in filter(_shots_of, block.entries):
+        name = ", ".join(entry.records[0].choices.get(group, "?") for group in ("adapter", "aggregator", "crop"))
+        curves.setdefault(name, []).append((_shots_of(entry), 100 * entry.accuracy))
+    axes.set_prop_cycle(color=colormaps["tab20"].colors)
+    for name, points in sorted(curves.items()):
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, linewidth=1, label=name)
+    axes.set(xlabel="shots a class", ylabel="top-1 %")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.legend(fontsize=6, ncols=2)
+
+
+def _classes(axes: Axes, block: Block) -> None:
+    """The classes of the best method and of the baseline, greatest gain first."""
+    best = next(e for e in block.entries if e.comparison)
+    parts = by_class(best)
+    for shift, name, values in ((-0.2, best.label, [p.accuracy for p in parts]), (0.2, "baseline", [p.baseline for p in parts])):
+        axes.bar(np.arange(len(parts)) + shift, 100 * np.array(values), width=0.4, label=name)
+    names = [p.name if len(p.name) <= TAIL else f"{p.name[: TAIL - 1]}…" for p in parts] if len(parts) <= MOST_NAMED else []
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5, parse_math=False)
+    axes.set_ylabel("accuracy %")
+    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def _cost(axes: Axes, block: Block) -> None:

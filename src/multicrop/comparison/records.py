@@ -39,8 +39,9 @@ class Record:
 
     @cached_property
     def knobs(self) -> dict[str, object]:
-        """All leaves of the configuration that decide the run's numbers, by dotted name."""
-        return dict(_leaves({k: v for k, v in self.config.items() if k not in NO_PART}))
+        """All leaves of the configuration that decide the run's numbers, by dotted name, without seeds that follow the run's own."""
+        leaves = _leaves({k: v for k, v in self.config.items() if k not in NO_PART})
+        return {name: value for name, value in leaves if not (name.endswith(".seed") and value == self.config.get("seed"))}
 
     @cached_property
     def seeds(self) -> tuple:

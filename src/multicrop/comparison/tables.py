@@ -1,4 +1,8 @@
-"""One table, four forms: terminal, markdown, LaTeX booktabs, CSV. The first three print percent; CSV keeps fractions."""
+"""Tables in four forms: terminal, markdown, LaTeX booktabs, CSV. The first three print percent; CSV keeps fractions of 1.
+
+In CSV all tables are one, a line a comparison or a pair of methods: the column `table` says of which table a line is, and what a table has
+no word on is empty.
+"""
 
 import csv
 import io
@@ -15,17 +19,24 @@ from multicrop.comparison.details import Part
 from multicrop.comparison.leaderboard import Block, Entry
 
 FORMATS = {"terminal": ".txt", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
-LATEX = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {c: rf"\text{name}{{}}" for c, name in NAMED.items()}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of raw values by name, and what each printed column makes of a row."""
+    """Rows of raw values by name, and what each printed column makes of a row.
+
+    `family` says over which comparisons p is corrected. `lines` are the rows of CSV where they are not those that are printed.
+    """
 
     title: str
+    kind: str
     columns: Mapping[str, Callable[[Mapping], str]]
     rows: Sequence[Mapping]
+    family: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
+    lines: Sequence[Mapping] | None = None
 
     def cells(self) -> list[list[str]]:
         """The printed table without its head."""
@@ -44,7 +55,19 @@ def leaderboard_table(block: Block, baseline: str) -> Table:
         "rescued / lost": lambda r: "" if r["rescued"] is None else f"{r['rescued']}/{r['lost']}",
         "views": lambda r: f"{r['encoder_calls']}{' *' if r['on_front'] else '  '}",
     }
-    return Table(block.name, columns, [entry_values(entry) for entry in block.entries], block.notes)
+    rows = [place(block) | entry_values(entry) | {"tests": block.tests} for entry in block.entries]
+    return Table(block.name, "methods", columns, rows, block_family(block, baseline), block.notes)
+
+
+def place(block: Block) -> dict:
+    """What every line of a block says in CSV."""
+    return {"data": block.first.dataset, "split": block.split, "task": block.task}
+
+
+def block_family(block: Block, baseline: str) -> str:
+    """Over which comparisons the p-values of a block are corrected."""
+    methods = f"the {block.tests} {block.task} methods on {block.first.dataset} ({block.split})"
+    return f"p (Holm): corrected over one family, {methods} that differ from {baseline} on some image, shown or not"
 
 
 def entry_values(entry: Entry) -> dict:
@@ -55,8 +78,8 @@ def entry_values(entry: Entry) -> dict:
     return {"method": entry.label, "runs": len(entry.records), **own, **compared, "record": str(entry.records[0].folder)}
 
 
-def parts_table(title: str, kind: str, parts: Sequence[Part], baseline: str) -> Table:
-    """The comparison class by class or domain by domain."""
+def parts_table(block: Block, method: str, kind: str, parts: Sequence[Part], baseline: str) -> Table:
+    """The comparison of a method class by class or domain by domain."""
     columns = {
         kind: lambda r: r["name"],
         "images": lambda r: str(r["images"]),
@@ -65,20 +88,24 @@ def parts_table(title: str, kind: str, parts: Sequence[Part], baseline: str) -> 
         "difference [95 %]": interval,
         "p (Holm)": lambda r: probability(r["p_holm"]),
     }
-    own = ("name", "images", "accuracy", "baseline", "p_holm")
-    return Table(title, columns, [{**{n: getattr(p, n) for n in own}, **asdict(p.comparison)} for p in parts])
+    own, tests = ("name", "images", "accuracy", "baseline", "p_holm"), sum(part.p_holm is not None for part in parts)
+    said = place(block) | {"method": method, "tests": tests}
+    rows = [said | {n: getattr(p, n) for n in own} | asdict(p.comparison) for p in parts]
+    family = f"p (Holm): corrected over one family, the {tests} parts by {kind} in which this method differs from {baseline} on some image"
+    return Table(f"{method}, by {kind}", kind, columns, rows, family)
 
 
-def matrix_table(title: str, names: Sequence[str], values: np.ndarray, show: Callable[[float], str]) -> Table:
-    """A square of numbers; columns are numbered as the rows are."""
+def matrix_table(block: Block, kind: str, title: str, values: np.ndarray, show: Callable[[float], str]) -> Table:
+    """A square of numbers, methods by methods; columns are numbered as the rows are."""
+    names = [entry.label for entry in block.entries]
     columns = {"": lambda r: f"{r['number']} {r['method']}"}
     for i in range(len(names)):
-        columns[str(i + 1)] = lambda r, i=i: show(r[str(i + 1)])
-    rows = [
-        {"number": n + 1, "method": name, **{str(i + 1): v for i, v in enumerate(line.tolist())}}
-        for n, (name, line) in enumerate(zip(names, values, strict=True))
-    ]
-    return Table(title, columns, rows)
+        columns[str(i + 1)] = lambda r, i=i: show(r["values"][i])
+    squares = list(zip(names, values.tolist(), strict=True))
+    rows = [{"number": number, "method": name, "values": line} for number, (name, line) in enumerate(squares, 1)]
+    pairs = [(name, other, value) for name, line in squares for other, value in zip(names, line, strict=True)]
+    lines = [place(block) | {"method": name, "other": other, kind: value} for name, other, value in pairs]
+    return Table(title, kind, columns, rows, lines=lines)
 
 
 def interval(row: Mapping) -> str:
@@ -100,7 +127,9 @@ def render(tables: Sequence[Table], form: str, *, width: int = 120) -> str:
         for table in tables:
             _print(console, table)
         return console.file.getvalue()
-    return "\n".join({"markdown": _markdown, "latex": _latex, "csv": _csv}[form](table) for table in tables)
+    if form == "csv":
+        return _csv(tables)
+    return "\n".join({"markdown": _markdown, "latex": _latex}[form](table) for table in tables)
 
 
 def show(console: Console, tables: Sequence[Table]) -> None:
@@ -116,29 +145,35 @@ def _print(console: Console, table: Table) -> None:
     for first, *others in table.cells():
         shown.add_row(escape(first), *(escape(cell.replace(" ", "\N{NO-BREAK SPACE}")) for cell in others))
     console.print(shown)
-    for note in table.notes:
-        console.print(escape(f"note: {note}"), soft_wrap=True)
+    for line in (*([table.family] if table.family else []), *(f"note: {note}" for note in table.notes)):
+        console.print(escape(line), soft_wrap=True)
 
 
 def _markdown(table: Table) -> str:
     lines = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *table.cells()]
     plain = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in line] for line in lines]
     body = "\n".join("| " + " | ".join(line) + " |" for line in plain)
-    return f"**{table.title}**\n\n{body}\n" + "".join(f"\n> {note}\n" for note in table.notes)
+    return f"**{table.title}**\n\n{body}\n" + "".join(f"\n> {note}\n" for note in (table.family, *table.notes) if note)
 
 
 def _latex(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX.get(c, c) for c in cell).replace("±", r"$\pm$") for cell in cells) + r" \\"
+        return " & ".join(map(_escaped, cells)) + r" \\"
 
     rules = [r"\toprule", line(list(table.columns)), r"\midrule", *map(line, table.cells()), r"\bottomrule"]
     head = [f"% {table.title} (needs \\usepackage{{booktabs}})", *(f"% {note}" for note in table.notes)]
-    return "\n".join([*head, rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", *rules, r"\end{tabular}", ""])
+    below = [rf"\par\smallskip{{\footnotesize {_escaped(table.family)}.\par}}"] if table.family else []
+    return "\n".join([*head, rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", *rules, r"\end{tabular}", *below, ""])
 
 
-def _csv(table: Table) -> str:
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(c, c) for c in text).replace("±", r"$\pm$")
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    lines = [{"table": table.kind, **line} for table in tables for line in (table.rows if table.lines is None else table.lines)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=["table", *table.rows[0]] if table.rows else ["table"], lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({"table": table.title, **row} for row in table.rows)
+    writer.writerows(lines)
     return text.getvalue()
