@@ -4,6 +4,7 @@ import torch
 from conftest import random_text, unit
 
 from multicrop import aggregators
+from multicrop.adapters import training
 from multicrop.adapters.base import Examples
 from multicrop.tasks import Scorer
 
@@ -19,6 +20,20 @@ def cosine(a, b):
 
 def pooled(views):
     return torch.stack([sum(image) / sum(image).norm() for image in views])
+
+
+def die_after(epochs, monkeypatch):
+    """Kill a fit behind so many epochs, after what it keeps has been written; returns what was there after each."""
+    keep, kept = training._Keeper.on_train_epoch_end, []
+
+    def killed(self, trainer, module):
+        keep(self, trainer, module)
+        kept.append(self.path.exists())
+        if len(kept) == epochs:
+            raise KeyError("killed")
+
+    monkeypatch.setattr(training._Keeper, "on_train_epoch_end", killed)
+    return kept
 
 
 class Problem:

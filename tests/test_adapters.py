@@ -118,6 +118,16 @@ class TestLpPp:
         assert not torch.equal(one.alpha, two.alpha) or one.losses != two.losses
         assert two.losses[-1] < two.losses[0] and one.losses[-1] < one.losses[0]
 
+    def test_rounded_products_end_near(self, problem):
+        knobs = {"alpha_gradient": "accumulated", "iterations": 100, "view_set": "all"}
+        exact, rounded = (problem.fitted(LpPp, products=products, **knobs) for products in ("fp32", "bf16"))
+        error = (exact.weight - rounded.weight).norm() / exact.weight.norm()
+        assert 0 < error < 0.01 and rounded.weight.dtype == torch.float32
+        logits = problem.adapted(exact)
+        assert (problem.adapted(rounded) - logits).abs().max() < 0.05 * logits.std()
+        with refused("adapter.products", "fp32, bf16", "'fp16'"):
+            problem.fitted(LpPp, products="fp16", **knobs)
+
     def test_refuses_another_gradient(self, problem):
         with refused("alpha_gradient", "accumulated, current", "'zeroed'"):
             LpPp(score=problem.score, alpha_gradient="zeroed", iterations=3, view_set="all")

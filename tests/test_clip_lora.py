@@ -1,15 +1,23 @@
 """CLIP-LoRA: what its updates are, that they descend, and that a run compares the tuned encoder with the one before."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from conftest import composed, pictures, random_encoder
+from conftest import composed, options, pictures, random_encoder, random_text, unit
+from few_shot_problem import die_after
+from hydra.utils import instantiate
 from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
-from multicrop.adapters.clip_lora import ClipLora, batches, label_features, random_view
+from multicrop.adapters import training
+from multicrop.adapters.clip_lora import ClipLora, Iterations, label_features, random_view
+from multicrop.bank import StreamedBank
 from multicrop.prompts import TextBank
+from multicrop.score import with_text
 from multicrop.session import Session, few_shot
+from multicrop.tasks import Scorer, TunedTask
 
 PROMPTS = [["a photo of a dog.", "a dog barks"], ["a photo of a cat.", "a cat purrs"]]
 KNOBS = {
@@ -43,7 +51,7 @@ def test_one_step_is_a_descent_of_low_rank_in_query_key_and_value_of_both_towers
     support, validation = shots()
     encoder, learner = random_encoder(), adapter(batch_size=2)
     moved = changes(learner.fit(support, validation))
-    (batch,) = batches(2, 2, 1, 0)
+    (batch,) = Iterations(2, 2, 0)
     pixels = torch.stack([random_view(support, index, encoder, 0) for index in batch.tolist()])
     weights = {
         name: p for name, p in encoder.model.named_parameters() if any(part in name for part in ("q_proj.w", "k_proj.w", "v_proj.w"))
@@ -77,8 +85,46 @@ def test_same_seed_same_weights_and_no_rate_no_change():
 
 
 def test_batches_run_through_every_image_before_any_comes_again():
-    drawn = torch.cat(batches(5, 2, 5, 3))
-    assert sorted(drawn[:5].tolist()) == sorted(drawn[5:].tolist()) == list(range(5))
+    batches, drawn = Iterations(5, 2, 3), []
+    for batches.epoch in range(5):
+        drawn += torch.cat(list(batches)).tolist()
+    assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5)) and drawn[:5] != drawn[5:]
+
+
+def test_starts_from_zero_shot():
+    """B is 0 at first: an iteration without a step leaves every weight, and its loss is that of the encoder it came from."""
+    learner, (support, validation) = adapter(learning_rate=0.0, dropout=0.25), shots()
+    tuned, encoder = learner.fit(support, validation), random_encoder()
+    assert all(not change.any() for change in changes(tuned).values())
+    (batch,) = Iterations(2, 4, 0)
+    pixels = torch.stack([random_view(support, index, encoder, 0) for index in batch.tolist()])
+    logits = 20.0 * encoder.encode_images(pixels) @ label_features(encoder, [row[0] for row in PROMPTS]).T
+    expected = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in batch.tolist()]))
+    assert learner.losses == [pytest.approx(expected.item(), abs=1e-5)]
+
+
+def test_a_small_support_set_is_opened_once():
+    support, validation = shots()
+    opened = []
+    counted = replace(support, open=lambda index: opened.append(index) or support.open(index))
+    adapter(iterations_per_shot=3).fit(counted, validation)
+    assert sorted(opened) == list(range(len(support)))
+
+
+def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    knobs, (support, validation) = {"dropout": 0.25, "iterations_per_shot": 6, "batch_size": 3}, shots()
+    whole, killed, resumed = adapter(**knobs), adapter(**knobs), adapter(**knobs)
+    killed.checkpoint = resumed.checkpoint = tmp_path / "fits" / "fit.ckpt"
+    expected = whole.fit(support, validation).fingerprint()
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
+        die_after(4, patched)
+        killed.fit(support, validation)
+    seen = []
+    monkeypatch.setattr("multicrop.adapters.clip_lora.random_view", lambda *args: seen.append(args[1]) or random_view(*args))
+    torch.manual_seed(5)  # the state of the process does not matter
+    assert resumed.fit(support, validation).fingerprint() == expected and resumed.losses == whole.losses
+    assert len(seen) == 2 * 3 and resumed.checkpoint.exists()
 
 
 def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tmp_path):
@@ -89,7 +135,7 @@ def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tm
         "dataset.train_images=2",
         "dataset.validation_images=1",
     ]
-    lora = ["adapter=clip_lora", "adapter.iterations_per_shot=1", "adapter.batch_size=4", "adapter.learning_rate=0.01"]
+    lora = ["adapter=clip_lora", "adapter.iterations_per_shot=4", "adapter.batch_size=4", "adapter.learning_rate=0.01"]
     quick = ["trainer.progress=false", f"paths.cache={tmp_path}", "crop=random_k4", "task=few_shot", "task.shots=1"]
     session = Session(composed(*small, *lora, *quick))
     task = few_shot(session, fusion_weight=1.0, shots=1, few_shot_file=None)
@@ -103,7 +149,33 @@ def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tm
     seen, _ = task.tuned_bank.tensors()
     torch.testing.assert_close(results["final"], task.tuned_scorer(seen[3:6]))
     assert (seen - views).abs().max() > 1e-3 and (results["final"] - results["aggregated"]).abs().max() > 1e-2
+    assert task.adapter.selection["fit_seconds"] > 0 and not list(tmp_path.rglob("*.ckpt"))
     assert task.tuned_bank.manifest["recipe"]["model"] != bank.manifest["recipe"]["model"]
+
+
+@pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])
+def test_every_aggregator_scores_what_the_tuned_encoder_sees(aggregator, generator):
+    text, tuned_text = random_text(generator, classes=3), random_text(generator, classes=3)
+    views, seen, labels = unit(6, 4, 16, generator=generator), unit(6, 4, 16, generator=generator), torch.arange(6) % 3
+    scorer = Scorer(text, 10.0, instantiate(composed(f"aggregator={aggregator}").aggregator), 1.0)
+    task = TunedTask(scorer, adapter(), tuned_text, Seen(seen))
+    with torch.inference_mode():
+        task.test_step((views[2:5], labels[2:5], torch.tensor([2, 3, 4])), 0)
+    results = task.results()
+    torch.testing.assert_close(results["aggregated"], scorer(views[2:5]))
+    torch.testing.assert_close(results["final"], with_text(scorer, tuned_text)(seen[2:5]))
+
+
+class Seen(StreamedBank):
+    """A bank of the views that an encoder saw."""
+
+    positions = range(6)
+
+    def __init__(self, views):
+        self.views = views
+
+    def __getitem__(self, row):
+        return (self.views[row],)
 
 
 def test_refuses_what_it_cannot_do():

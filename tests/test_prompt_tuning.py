@@ -68,7 +68,7 @@ class TestTower:
         for copy_, one in zip(together, context, strict=True):
             torch.testing.assert_close(copy_, tower.features(one[None], tower.all)[0], atol=1e-5, rtol=0)
         own = torch.stack([together[c, c] for c in range(3)])
-        torch.testing.assert_close(tower.own_features(context), own, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tower.own_features(context, tower.all), own, atol=1e-5, rtol=0)
 
     def test_gradient_is_that_of_finite_differences(self, generator):
         tower = PromptTower(double(random_encoder()), PROMPTS, lead=WORDS)

@@ -151,7 +151,7 @@ class TestHosts:
         assert logits.shape == (12, 3) and logits.isfinite().all() and isinstance(adapter, Adapter)
         assert adapter.selection["chosen"]["accuracy"] >= accuracy(examples.logits, examples.labels) - 1e-6
 
-    @pytest.mark.parametrize("option", SELECTED)
+    @pytest.mark.parametrize("option", options("adapter"))
     def test_a_pruning_aggregator_is_refused_with_the_reason(self, option):
         session = session_module.Session(composed("task=few_shot", f"adapter={option}", "aggregator=dnd_exact"))
         with refused("aggregator.prune=true", "aggregator.prune=false"):

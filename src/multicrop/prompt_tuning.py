@@ -91,10 +91,10 @@ class PromptTower:
             parts.append(checkpoint(self._suffixes, *part, use_reentrant=False) if heavy else self._suffixes(*part))
         return torch.cat(parts, 1)[:, sheet.place.clamp_min(0)] * (sheet.place >= 0)[..., None]
 
-    def own_features(self, context: Float[Tensor, "classes tokens width"]) -> Float[Tensor, "classes prompts dim"]:
-        """The prompts of each class with the class's own context; padding is 0."""
-        place = self.all.place.clamp_min(0)
-        return self._suffixes(self._prefix(context), self.all.ids[place], self.all.last[place]) * (self.all.place >= 0)[..., None]
+    def own_features(self, context: Float[Tensor, "classes tokens width"], sheet: Sheet) -> Float[Tensor, "classes prompts dim"]:
+        """The prompts of each class on the sheet with the class's own context; padding is 0."""
+        place = sheet.place.clamp_min(0)
+        return self._suffixes(self._prefix(context), sheet.ids[place], sheet.last[place]) * (sheet.place >= 0)[..., None]
 
     def _without_lead(self, ids: list[int]) -> list[int]:
         begins = self.lead and ids[1 : 1 + len(self.lead)] == self.lead

@@ -50,7 +50,7 @@ class ApeF(Ape):
             return F.cross_entropy(text + alpha * extra, support.labels[batch])
 
         optimizer = torch.optim.AdamW([residual, weights], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01)
-        self.losses = train(loss, optimizer, n=len(support.labels), checkpoint=self.checkpoint, **self.descent.loop)
+        self.losses = train(loss, optimizer, n=len(support.labels), **self.keeping, **self.descent.loop)
         self.step, self.key_weights = self._padded(residual.detach()), weights.detach()
         self.keys = F.normalize(self.keys + residual.detach()[self.labels], dim=-1)
 

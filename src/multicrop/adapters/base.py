@@ -29,14 +29,22 @@ class Examples:
     labels: Int[Tensor, " n"]
 
 
-class Adapter(nn.Module):
-    """`fit` learns from the support set and may choose hyper-parameters on the validation set; `selection` says how.
+class LongFit:
+    """What may take long: `checkpoint` is the file in which a fit keeps its state, so that a killed one goes on; `progress` shows a bar."""
 
-    `checkpoint` is the file in which an adapter that is trained for long may keep its state, so that a killed fit goes on.
-    """
+    checkpoint: Path | None = None
+    progress: bool = False
+
+    @property
+    def keeping(self) -> dict[str, object]:
+        """Both, as `training` takes them."""
+        return {"checkpoint": self.checkpoint, "progress": self.progress}
+
+
+class Adapter(nn.Module, LongFit):
+    """`fit` learns from the support set and may choose hyper-parameters on the validation set; `selection` says how."""
 
     selection: dict[str, object]
-    checkpoint: Path | None = None
 
     def __init__(self, *, text: TextBank, logit_scale: float, score: Score) -> None:
         super().__init__()
@@ -82,7 +90,7 @@ class Selected(Adapter):
         return self.adapted(views, logits)(**self.knobs)
 
 
-class EncoderAdapter:
+class EncoderAdapter(LongFit):
     """An adapter that changes the encoder itself and so learns from pixels: `fit` gives the changed encoder, `selection` says how.
 
     The test images are then seen by both encoders, and scored by the run's aggregator.

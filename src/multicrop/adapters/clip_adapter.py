@@ -42,7 +42,7 @@ class ClipAdapter(Selected):
             return F.cross_entropy(score(batch, self.moved(support.views[batch], ratio), self.text), support.labels[batch])
 
         optimizer = torch.optim.Adam(self.parameters(), lr=self.descent.learning_rate)
-        self.losses = train(loss, optimizer, n=len(support.labels), checkpoint=self.checkpoint, **self.descent.loop)
+        self.losses = train(loss, optimizer, n=len(support.labels), **self.keeping, **self.descent.loop)
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
         """The aggregator's logits of the changed views; `logits` are those of ratio 0."""

@@ -1,15 +1,19 @@
 """CLIP-LoRA (Zanella and Ben Ayed, CVPR workshops 2024): low-rank updates of the attention of both towers, learned from pixels."""
 
 import copy
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop.adapters.base import EncoderAdapter, accuracy
+from multicrop.adapters.base import EncoderAdapter
+from multicrop.adapters.training import descend
 from multicrop.crops import boxes_of, random_resized
 from multicrop.datasets.base import LabelledImages
 from multicrop.encoder import Encoder
@@ -19,6 +23,7 @@ from multicrop.views import global_pixels, view_pixels
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 SCORED_AT_ONCE = 32  # validation images
+HELD = 256  # opened support images, so that a small set is decoded once
 
 
 class ClipLora(EncoderAdapter):
@@ -27,8 +32,9 @@ class ClipLora(EncoderAdapter):
     Trained by cross entropy of each image's random resized, perhaps mirrored crop against the label prompts, with AdamW (weight decay
     0.01) and cosine decay, iterations_per_shot * shots batches, the last one kept. The updates are merged into the weights, so that the
     tuned encoder is as fast as the one it came from, has a fingerprint of its own, and so has its banks. It is trained in single
-    precision on the accelerator of the run. `losses` holds the loss of each iteration. Raises ValueError for an encoder without such
-    projections, or when no support image can be read.
+    precision on the accelerator of the run. What an iteration draws is keyed by seed and number. With `checkpoint` a killed fit goes
+    on, and the file stays: who asked for it removes it when the images are encoded again. `losses` holds the loss of each iteration.
+    Raises ValueError for an encoder without such projections, or when no support image can be read.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class ClipLora(EncoderAdapter):
             student = self._encoder(model.get_base_model(), "fp32").to(self.device)
             student.model.train()
             self._train(student, support)
-        tuned = self._encoder(model.merge_and_unload().cpu(), self.encoder.precision)
+        tuned = self._encoder(model.cpu().merge_and_unload(), self.encoder.precision)
         tuned.requires_grad_(False)
         chosen = {"iteration": len(self.losses), **self._validated(tuned, validation)}
         self.selection = {"how": "fixed", "images": len(validation), "chosen": chosen, "curve": [chosen]}
@@ -82,45 +88,63 @@ class ClipLora(EncoderAdapter):
             ) from error
 
     def _encoder(self, model: torch.nn.Module, precision: str) -> Encoder:
-        return Encoder(model, self.encoder.tokenizer, self.encoder.spec, name=self.encoder.name, precision=precision)
+        facts = {"name": self.encoder.name, "calibration": self.encoder.calibration}
+        return Encoder(model, self.encoder.tokenizer, self.encoder.spec, precision=precision, **facts)
 
     def _train(self, student: Encoder, support: LabelledImages) -> None:
-        readable = [index for index in range(len(support)) if _opens(support, index)]
+        support = replace(support, open=lru_cache(HELD)(support.open))
+        readable = [index for index in range(len(support)) if _opened(support, index) is not None]
         if not readable:
             raise ValueError(f"no image of {support.name} can be read; mend them or choose other data")
         shots = max(support.labels.count(label) for label in set(support.labels))
-        weights = [p for p in student.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations_per_shot * shots)
-        for iteration, batch in enumerate(batches(len(readable), self.batch_size, self.iterations_per_shot * shots, self.seed)):
+        batches = Iterations(len(readable), self.batch_size, self.seed)
+
+        def loss(batch: Tensor) -> Tensor:
+            torch.manual_seed(batches.key)  # of dropout
             chosen = [readable[index] for index in batch.tolist()]
-            pixels = torch.stack([random_view(support, index, student, iteration + self.seed) for index in chosen])
+            pixels = torch.stack([random_view(support, index, student, batches.key) for index in chosen])
             logits = self.logit_scale * student.encode_images(pixels.to(self.device)) @ label_features(student, self.labels).T
-            loss = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in chosen], device=self.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            self.losses.append(loss.item())
+            return F.cross_entropy(logits, torch.tensor([support.labels[index] for index in chosen], device=self.device))
+
+        optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=self.learning_rate)
+        count = self.iterations_per_shot * shots
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
+        accelerator = "cpu" if self.device.type == "cpu" else "gpu"
+        self.losses = descend(loss, schedule, batches, epochs=count, accelerator=accelerator, leave=True, **self.keeping)
 
     @torch.no_grad()
     def _validated(self, tuned: Encoder, validation: LabelledImages) -> dict[str, float]:
-        readable = [index for index in range(len(validation)) if _opens(validation, index)]
-        pixels = [global_pixels(to_tensor(validation.open(index)), tuned.spec) for index in readable]
-        if not pixels:
-            return {}
-        features = torch.cat(
-            [tuned.encode_images(torch.stack(pixels[i : i + SCORED_AT_ONCE])) for i in range(0, len(pixels), SCORED_AT_ONCE)]
-        )
-        logits = self.logit_scale * features @ label_features(tuned, self.labels).T
-        return {"accuracy": accuracy(logits, torch.tensor([validation.labels[index] for index in readable]))}
+        text, right = label_features(tuned, self.labels), []
+        for start in range(0, len(validation), SCORED_AT_ONCE):
+            batch = range(start, min(start + SCORED_AT_ONCE, len(validation)))
+            opened = [(image, validation.labels[index]) for index in batch if (image := _opened(validation, index)) is not None]
+            if opened:
+                pixels = torch.stack([global_pixels(to_tensor(image), tuned.spec) for image, _ in opened])
+                right.append((tuned.encode_images(pixels) @ text.T).argmax(1) == torch.tensor([label for _, label in opened]))
+        return {"accuracy": torch.cat(right).float().mean().item()} if right else {}
 
 
-def batches(n: int, size: int, count: int, seed: int) -> list[Int[Tensor, " batch"]]:
-    """`count` batches of the indices below n, from shuffles laid end to end."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffles = [torch.randperm(n, generator=generator) for _ in range(-(-count * size // n))]
-    return list(torch.cat(shuffles)[: count * size].split(size))
+class Iterations:
+    """One batch an epoch, from shuffles of the indices below n that are laid end to end; `key` seeds what else an iteration draws."""
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed, self.epoch = n, batch_size, seed, 0
+
+    @property
+    def key(self) -> int:
+        """A seed of this iteration's own."""
+        return 1_000_003 * self.seed + self.epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        places = range(self.epoch * self.batch_size, (self.epoch + 1) * self.batch_size)
+        shuffles = {turn: self._shuffle(turn) for turn in range(places[0] // self.n, places[-1] // self.n + 1)}
+        yield torch.stack([shuffles[place // self.n][place % self.n] for place in places])
+
+    def __len__(self) -> int:
+        return 1
+
+    def _shuffle(self, turn: int) -> Tensor:
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(1_000_003 * self.seed + turn))
 
 
 def random_view(images: LabelledImages, index: int, encoder: Encoder, seed: int) -> Tensor:
@@ -136,9 +160,8 @@ def label_features(encoder: Encoder, texts: list[str]) -> Float[Tensor, "texts d
     return F.normalize(encoder.model.get_text_features(**tokens).pooler_output, dim=-1)
 
 
-def _opens(images: LabelledImages, index: int) -> bool:
+def _opened(images: LabelledImages, index: int) -> Image.Image | None:
     try:
-        images.open(index)
+        return images.open(index)
     except ImageError:
-        return False
-    return True
+        return None

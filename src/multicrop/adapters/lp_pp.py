@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from multicrop.adapters.base import Adapter, Examples, Score, accuracy, class_sums, pooled
 from multicrop.aggregators import Logits, Views
 
 ALPHA_GRADIENTS = ("accumulated", "current")
 ALPHA_EVERY = 10  # iterations
+AT_ONCE = 512  # images
+PRODUCTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 State = tuple[Float[Tensor, "classes dim"], Float[Tensor, " classes"], Float[Tensor, " classes"]]
 
 
@@ -25,11 +26,19 @@ class LpPp(Adapter):
 
     `alpha_gradient: accumulated` is the authors' code, where alpha's gradient adds up from the first iteration and is never zeroed;
     `current` is the paper's block descent. Their b starts from torch's random linear layer. `losses` holds the loss of each iteration.
+    With `products: bf16` the two matrix products of an iteration take and give bf16; weights, momentum, softmax and validation are fp32.
     Plain loop: one full batch and two step rules, on three small tensors, are out of proportion to Lightning's fit.
     """
 
     def __init__(
-        self, *, score: Score, alpha_gradient: str, iterations: int, view_set: str, search: Mapping[str, int] | None = None
+        self,
+        *,
+        score: Score,
+        alpha_gradient: str,
+        iterations: int,
+        view_set: str,
+        products: str = "fp32",
+        search: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(text=score.text, logit_scale=score.logit_scale, score=score)
         every = search["every"] if search else iterations
@@ -38,13 +47,10 @@ class LpPp(Adapter):
                 f"adapter.alpha_gradient is one of {', '.join(ALPHA_GRADIENTS)}, adapter.iterations and adapter.search.every 1 or more, "
                 f"got {alpha_gradient!r}, {iterations} and {every}"
             )
-        self.alpha_gradient, self.iterations, self.view_set, self.every, self.fixed = (
-            alpha_gradient,
-            iterations,
-            view_set,
-            every,
-            not search,
-        )
+        if products not in PRODUCTS:
+            raise ValueError(f"adapter.products is one of {', '.join(PRODUCTS)}, got {products!r}")
+        self.alpha_gradient, self.iterations, self.view_set, self.products = alpha_gradient, iterations, view_set, PRODUCTS[products]
+        self.every, self.fixed = every, not search
         self.losses: list[float] = []
         for name in ("weight", "bias", "alpha"):
             self.register_buffer(name, torch.zeros(0))
@@ -78,21 +84,19 @@ class LpPp(Adapter):
 
     def _descend(self, f: Tensor, t: Tensor, labels: Tensor) -> Iterator[State]:
         """The state after each iteration."""
-        weight, bias, alpha = (x.requires_grad_() for x in initial(f, t, labels))
+        weight, bias, alpha = state = initial(f, t, labels)
         largest = torch.linalg.eigvalsh((f.T @ f).double())[-1].item()
         optimizer = torch.optim.SGD([weight, bias], 4 * len(f) / largest, momentum=0.9)
         alpha_step = len(f) / (4 * t.square().sum(0).max()).clamp(min=1e-12)
-        for iteration in range(self.iterations):
-            optimizer.zero_grad()
-            if self.alpha_gradient == "current":
-                alpha.grad = None
-            loss = F.cross_entropy(_logits(f, t, (weight, bias, alpha)), labels)
-            loss.backward()
+        total, f = torch.zeros_like(alpha), f.to(self.products)
+        for iteration in range(1, self.iterations + 1):
+            loss, (weight.grad, bias.grad, slope) = slopes(f, t, labels, state)
+            total += slope
             optimizer.step()
-            self.losses.append(loss.item())
-            if (iteration + 1) % ALPHA_EVERY == 0:
-                alpha.data -= alpha_step * alpha.grad
-            yield weight.detach(), bias.detach(), alpha.detach()
+            self.losses.append(loss)
+            if iteration % ALPHA_EVERY == 0:
+                alpha -= alpha_step * (total if self.alpha_gradient == "accumulated" else slope)
+            yield state
 
 
 def initial(f: Float[Tensor, "n dim"], t: Float[Tensor, "n classes"], labels: Tensor) -> State:
@@ -104,6 +108,22 @@ def initial(f: Float[Tensor, "n dim"], t: Float[Tensor, "n classes"], labels: Te
     return sums.clone(), torch.zeros(n_classes).to(f), alpha.repeat(n_classes)
 
 
+def slopes(f: Float[Tensor, "n dim"], t: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], state: State) -> tuple[float, State]:
+    """The mean cross entropy and its gradients by the state, in parts of the images whose logits stay in the cache.
+
+    Products are taken in the precision of f, and summed over the parts in that of the state.
+    """
+    loss, (by_weight, by_bias, by_alpha) = 0.0, (torch.zeros_like(x) for x in state)
+    for features, text, label in zip(f.split(AT_ONCE), t.split(AT_ONCE), labels[:, None].split(AT_ONCE), strict=True):
+        error = _logits(features, text, state).log_softmax(1)
+        loss -= error.gather(1, label).sum().item()
+        error.exp_().scatter_add_(1, label, error.new_full(label.shape, -1.0))
+        by_weight += error.T.to(f) @ features
+        by_bias += error.sum(0)
+        by_alpha += error.mul_(text).sum(0)
+    return loss / len(f), (by_weight / len(f), by_bias / len(f), by_alpha / len(f))
+
+
 def _logits(f: Tensor, t: Tensor, state: State) -> Logits:
     weight, bias, alpha = state
-    return f @ weight.T + bias + alpha * t
+    return (f @ weight.T.to(f)).to(t).add_(bias).addcmul_(alpha, t)

@@ -38,7 +38,7 @@ class TaskRes(Selected):
             return F.cross_entropy(score(batch, support.views[batch], text), support.labels[batch])
 
         optimizer = torch.optim.Adam([self.residual], lr=self.descent.learning_rate)
-        self.losses = train(loss, optimizer, n=len(support.labels), checkpoint=self.checkpoint, **self.descent.loop)
+        self.losses = train(loss, optimizer, n=len(support.labels), **self.keeping, **self.descent.loop)
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
         """The aggregator's logits with the changed prompts; `logits` are those of scale 0."""

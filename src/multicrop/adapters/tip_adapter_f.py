@@ -44,7 +44,7 @@ class TipAdapterF(TipAdapter):
             return F.cross_entropy(logits[batch] + knobs["alpha"] * by_class(affinity, self.labels, logits.shape[1]), labels[batch])
 
         optimizer = torch.optim.AdamW([keys], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01)
-        self.losses = train(loss, optimizer, n=len(labels), per_epoch=len(support.labels), checkpoint=self.checkpoint, **self.descent.loop)
+        self.losses = train(loss, optimizer, n=len(labels), per_epoch=len(support.labels), **self.keeping, **self.descent.loop)
         self.keys = keys.detach()
 
     @torch.no_grad()
