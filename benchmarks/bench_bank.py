@@ -94,7 +94,7 @@ def against_bare_and_published(
     name: str, build: Callable[[str], Encoder], files: list[bytes], *, marks: tuple[float, float], rounds: int
 ) -> list[Row]:
     """The whole encode, JPEG to shards on disk, over the bare forward of as many views; and the published loop over it."""
-    precisions = ["fp32", "bf16"] + ([] if GPU else [p for p in ("openvino_bf16", "int8") if _available(p)])
+    precisions = ["fp32", "bf16"] + ([] if GPU else [p for p in ("openvino_bf16", "int8", "int8_static") if _available(p)])
     ways, encoders = {}, {p: build(p).to(DEVICE) for p in precisions}
     side = encoders["fp32"].spec.side
     for precision, encoder in encoders.items():
@@ -107,12 +107,17 @@ def against_bare_and_published(
     times = in_turn(ways, rounds=rounds)
     rate = len(files) * (CROPS + 1) / times["bank fp32"].median
     rows = [
-        ratio(f"{name}: bare forward / whole encode, {p}", times[f"bare {p}"], times[f"bank {p}"], mark=marks[0] if p != "int8" else None)
+        ratio(
+            f"{name}: bare forward / whole encode, {p}",
+            times[f"bare {p}"],
+            times[f"bank {p}"],
+            mark=None if p.startswith("int8") else marks[0],
+        )
         for p in precisions
     ]
     rows[0] = Row(**{**vars(rows[0]), "note": f"{rate:,.0f} crops a second"})
     for p in precisions:
-        mark = {"bf16": marks[1], "openvino_bf16": 2.3} if name == "ViT-B/32" else {"bf16" if GPU else "openvino_bf16": marks[1]}
+        mark = {"bf16": marks[1], "openvino_bf16": 2.3} if name == "ViT-B/32" else {"bf16" if GPU else "int8_static": marks[1]}
         rows.append(ratio(f"{name}: published loop / whole encode, {p}", times["published"], times[f"bank {p}"], mark=mark.get(p)))
     return rows
 
@@ -194,7 +199,7 @@ def features(files: list[bytes]) -> list[Row]:
 class WideStub:
     """An encoder without a tower, whose features are as long as a large model's: what is left is the bank's own memory."""
 
-    dim, spec, precision, name = 1024, OPENAI, "fp32", "stub"
+    dim, spec, precision, name, views_in_cache = 1024, OPENAI, "fp32", "stub", 8
 
     def fingerprint(self) -> str:
         return "stub"

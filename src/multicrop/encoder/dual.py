@@ -1,19 +1,22 @@
 """Encoder: both towers of a dual encoder behind one interface, in a chosen precision."""
 
+import sys
+
 import torch
 import xxhash
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multicrop.encoder.facts import TextRule, feature_dim, scale_and_bias, text_rule
+from multicrop.encoder.calibration import calibration_views
+from multicrop.encoder.facts import TextRule, feature_dim, scale_and_bias, text_rule, views_in_cache
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
 from multicrop.prompts import TextBank, text_bank
 from multicrop.views import PixelSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
-OPENVINO = ("openvino_bf16", "int8")
+OPENVINO = ("openvino_bf16", "int8", "int8_static")
 PRECISIONS = (*DTYPES, *OPENVINO)
 TEXT_BATCH = 256
 
@@ -22,13 +25,22 @@ class Encoder(nn.Module):
     """A dual encoder with its tokenizer and pixel facts; features leave it unit-norm in float32.
 
     `precision` is that of the image tower, whose weights are cast once: fp32, bf16, fp16 (GPU only), or through OpenVINO (CPU only)
-    openvino_bf16 and int8. Texts are few and meet every score: their tower stays in fp32. `logit_scale` multiplies cosines (100 for
-    OpenAI CLIP; 1/temperature for ALIGN). `logit_bias` (SigLIP; 0 elsewhere) is added to all logits alike, so no argmax or softmax
-    depends on it; only sigmoid probabilities do. Raises ValueError for a precision that is unknown or that this machine cannot run.
+    openvino_bf16, int8 and int8_static. `calibration` is a folder of pictures for int8_static alone, None for embedded scenes.
+    Texts are few and meet every score: their tower stays in fp32. `logit_scale` multiplies cosines (100 for OpenAI CLIP; 1/temperature
+    for ALIGN). `logit_bias` (SigLIP; 0 elsewhere) is added to all logits alike, so no argmax or softmax depends on it; only sigmoid
+    probabilities do. Raises ValueError for a precision that is unknown or that this machine cannot run, and as `calibration_views` does.
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: object, spec: PixelSpec, *, name: str, precision: str = "fp32", compile: bool = False
+        self,
+        model: nn.Module,
+        tokenizer: object,
+        spec: PixelSpec,
+        *,
+        name: str,
+        precision: str = "fp32",
+        compile: bool = False,
+        calibration: str | None = None,
     ) -> None:
         super().__init__()
         _check_precision(precision, compile)
@@ -43,16 +55,21 @@ class Encoder(nn.Module):
         mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (spec.mean, spec.std))
         self.register_buffer("gain", (1 / (255 * std)).float(), persistent=False)
         self.register_buffer("offset", (-mean / std).float(), persistent=False)
-        self._tower = openvino_tower(model, precision) if precision in OPENVINO else self._image_features
+        self.calibration = calibration
+        self._views = calibration_views(calibration, spec) if precision == "int8_static" else None
+        self._tower = openvino_tower(model, precision, self._views, self._normalised) if precision in OPENVINO else self._image_features
+        self.views_in_cache = sys.maxsize if precision in OPENVINO else views_in_cache(model, spec.side, self.dtype.itemsize)
         if compile:
             self._tower = torch.compile(self._tower)
 
     def fingerprint(self) -> str:
-        """A hash of all weights, the precision and the pixel facts, so that a bank never outlives the model that filled it."""
+        """A hash of all weights, precision, calibration and pixel facts, so that a bank never outlives the model that filled it."""
         digest = xxhash.xxh3_128(f"{self.precision} {self.compiled} {self.spec}".encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        if self._views is not None:
+            digest.update(memoryview(self._views.numpy()))
         return digest.hexdigest()
 
     def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:

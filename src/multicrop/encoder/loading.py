@@ -14,12 +14,16 @@ from multicrop.encoder.facts import pixel_spec
 BYTES = 256  # a tokenizer of fewer tokens is the blank one that transformers makes up where a folder has no tokenizer files
 
 
-def load_encoder(*, path: str, precision: str = "fp32", compile: bool = False, revision: str | None = None) -> Encoder:
+def load_encoder(
+    *, path: str, precision: str = "fp32", compile: bool = False, revision: str | None = None, calibration: str | None = None
+) -> Encoder:
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub by its id.
 
     Tested on CLIP (so MetaCLIP), MetaCLIP 2, SigLIP, SigLIP 2 of a fixed resolution, ALIGN, Chinese-CLIP, AltCLIP and
     VisionTextDualEncoder; others that transformers' AutoModel loads as two towers should do. Reads safetensors only and runs no code of
-    the checkpoint. Raises ValueError when it cannot be found or is no dual encoder, and for SigLIP 2's NaFlex checkpoints.
+    the checkpoint. `calibration` is a folder of pictures like those to come, for precision=int8_static alone: without one the ranges
+    come from scenes of the embedded drawings, and a tower for photographs wants photographs. Raises ValueError when it cannot be found
+    or is no dual encoder, and for SigLIP 2's NaFlex checkpoints.
     """
     model = load_model(path, revision)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
@@ -45,7 +49,7 @@ def load_encoder(*, path: str, precision: str = "fp32", compile: bool = False, r
     vision = model.config.vision_config
     spec = pixel_spec(processor, vision.image_size if hasattr(vision, "patch_size") else None)
     name = Path(path).name if Path(path).exists() else path
-    return Encoder(model, tokenizer, spec, name=name, precision=precision, compile=compile)
+    return Encoder(model, tokenizer, spec, name=name, precision=precision, compile=compile, calibration=calibration)
 
 
 def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The image tower through OpenVINO on a CPU: in bf16, or with int8 weights and int8 activations (optional extra)."""
+"""The image tower through OpenVINO on a CPU: in bf16, or with int8 weights and activations quantised as they come or by fixed ranges."""
 
 import io
 import logging
@@ -9,17 +9,22 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-GROUP = "128"  # activations that share an int8 scale
+GROUP = "128"  # activations of int8 that share a scale
+NNCF = ("int8", "int8_static")  # precisions that need it
 
 
-def openvino_tower(model: nn.Module, precision: str) -> Callable[[Tensor], Tensor]:
+def openvino_tower(
+    model: nn.Module, precision: str, views: Tensor | None = None, normalised: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
     """A function from normalised pixels (n,3,side,side) on the CPU to features (n,dim), converted at its first call.
 
     `openvino_bf16` computes in bf16 where the CPU can. `int8` keeps every linear weight in int8 (symmetric, one scale a channel, by
-    nncf) and quantises activations as they come, in groups of GROUP; it needs no calibration images. Neither gives gradients.
-    Raises ValueError when the extra is not installed.
+    nncf) and quantises activations as they come, in groups of GROUP; it needs no calibration pictures. `int8_static` fixes the scale of
+    each activation beforehand, from what it is on `views` (pictures,views,3,side,side; uint8, which `normalised` turns into the tower's
+    pixels): the fastest, and the one that is as good as these pictures are like those to come. None gives gradients. Raises ValueError
+    when the extra is not installed.
     """
-    wanted = ("openvino", "nncf") if precision == "int8" else ("openvino",)
+    wanted = ("openvino", "nncf") if precision in NNCF else ("openvino",)
     if missing := [name for name in wanted if not _installed(name)]:
         raise ValueError(f"model.precision={precision} needs {' and '.join(missing)}: pip install 'multicrop[openvino]', or choose bf16")
     compiled = []
@@ -28,7 +33,7 @@ def openvino_tower(model: nn.Module, precision: str) -> Callable[[Tensor], Tenso
         if values.device.type != "cpu":
             raise ValueError(f"model.precision={precision} runs on a CPU; on a GPU choose model.precision=bf16, or trainer=cpu")
         if not compiled:
-            compiled.append(_compiled(model, values.shape[-1], precision))
+            compiled.append(_compiled(model, values.shape[-1], precision, views, normalised))
         return torch.from_numpy(compiled[0](values.numpy())[0])
 
     return run
@@ -45,21 +50,35 @@ class _Tower(nn.Module):
         return self.model.get_image_features(pixel_values=values).pooler_output
 
 
-def _compiled(model: nn.Module, side: int, precision: str) -> Callable:
+def _compiled(model: nn.Module, side: int, precision: str, views: Tensor | None, normalised: Callable[[Tensor], Tensor] | None) -> Callable:
     import openvino
 
     with torch.inference_mode(False), torch.no_grad():
         converted = openvino.convert_model(_Tower(model), example_input=torch.zeros(2, 3, side, side))
     converted.reshape([-1, 3, side, side])
     knobs = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    if precision == "int8":
-        import nncf
-
-        logging.getLogger("nncf").setLevel(logging.ERROR)
-        with redirect_stdout(io.StringIO()):  # its table and progress bar
-            converted = nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
-        knobs |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP}
+    if precision in NNCF:
+        converted = _quantised(converted, views, normalised)
+        knobs |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if views is None else "0"}
     return openvino.Core().compile_model(converted, "CPU", knobs)
+
+
+def _quantised(converted: object, views: Tensor | None, normalised: Callable[[Tensor], Tensor] | None) -> object:
+    """The OpenVINO model with int8 weights and, where there are views, with int8 activations of the ranges seen on them."""
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with redirect_stdout(io.StringIO()):  # its table and progress bar
+        if views is None:
+            return nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
+        pictures = nncf.Dataset(views, lambda picture: normalised(picture).numpy())
+        return nncf.quantize(
+            converted,
+            pictures,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(views),
+        )
 
 
 def _installed(name: str) -> bool:

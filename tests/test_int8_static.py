@@ -1,0 +1,134 @@
+"""int8_static: ranges from calibration pictures, features near fp32 on drawings of other vendors, and the same in every process."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PACKAGE, composed
+from hydra.utils import instantiate
+from refusals import refused
+
+from multicrop.config import without
+from multicrop.encoder import load_encoder
+from multicrop.encoder.calibration import PICTURES, calibration_views
+from multicrop.images import ImageError, to_tensor
+from multicrop.views import global_pixels
+
+TINY = str(PACKAGE / "tiny_clip")
+FEW = 3  # pictures in the user's folder
+HASH = """
+import sys, os, hashlib, torch
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+torch.set_num_threads(int(sys.argv[1]))
+from multicrop.encoder import load_encoder
+encoder = load_encoder(path=sys.argv[2], precision="int8_static", calibration=sys.argv[3])
+pixels = torch.randint(0, 256, (9, 3, 96, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+print(hashlib.sha256(encoder.encode_images(pixels).numpy().tobytes()).hexdigest())
+"""
+
+needs_extra = pytest.mark.skipif(
+    find_spec("openvino") is None or find_spec("nncf") is None, reason="openvino and nncf are not installed (multicrop[openvino])"
+)
+
+
+def drawings(dataset: str) -> list:
+    """Test pictures of the held-out vendors, which no calibration has seen."""
+    test = instantiate(without(composed(f"dataset={dataset}").dataset, "crop_side", "description_prompt")).test
+    return [test.open(index) for index in range(0, len(test), len(test) // 20)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A user's pictures, in a folder below the one that is named."""
+    base = tmp_path_factory.mktemp("own")
+    (base / "below").mkdir()
+    for index, picture in enumerate(drawings("scenes")[:FEW]):
+        picture.save(base / "below" / f"{index}.png")
+    return base
+
+
+@needs_extra
+class TestFeatures:
+    @pytest.mark.parametrize("dataset", ["scenes", "emoji"])
+    def test_they_are_near_those_of_fp32_on_drawings_of_other_vendors(self, dataset, encoder, static):
+        pixels = torch.stack([global_pixels(to_tensor(picture), encoder.spec) for picture in drawings(dataset)])
+        with torch.inference_mode():
+            exact, ours = encoder.encode_images(pixels), static.encode_images(pixels)
+        cosines = (exact * ours).sum(-1)
+        assert cosines.min() > 0.99
+        assert cosines.mean() > 0.998
+        assert not torch.equal(exact, ours)
+
+    def test_neither_process_nor_threads_change_a_byte(self, folder):
+        runs = [
+            subprocess.run([sys.executable, "-c", HASH, threads, TINY, str(folder)], capture_output=True, text=True) for threads in "121"
+        ]
+        assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr
+        assert len({run.stdout.split()[-1] for run in runs}) == 1
+
+    def test_crops_cut_from_tokens_are_refused(self, static):
+        with refused("crop=feature", "int8_static", "model.precision=bf16"):
+            static.check_feature_crops()
+
+    def test_a_gpu_is_refused(self, static):
+        with refused("model.precision=int8_static", "CPU", "bf16", "trainer=cpu"):
+            static._tower(torch.zeros(1, 3, 96, 96, device="meta"))
+
+    @pytest.fixture(scope="class")
+    def static(self):
+        return load_encoder(path=TINY, precision="int8_static")
+
+
+@needs_extra
+def test_the_fingerprint_holds_the_precision_and_the_pictures_but_not_their_place(folder, tmp_path):
+    def fingerprint(**knobs) -> str:
+        return load_encoder(path=TINY, **knobs).fingerprint()
+
+    moved = tmp_path / "moved"
+    (moved / "below").mkdir(parents=True)
+    for path in sorted(folder.rglob("*.png")):
+        (moved / "below" / path.name).write_bytes(path.read_bytes())
+    own = fingerprint(precision="int8_static", calibration=str(folder))
+    assert own == fingerprint(precision="int8_static", calibration=str(moved))
+    (moved / "below" / "0.png").write_bytes((moved / "below" / "1.png").read_bytes())
+    seen = {own, fingerprint(precision="int8_static", calibration=str(moved)), fingerprint(precision="int8_static")}
+    assert len(seen | {fingerprint(), fingerprint(precision="int8")}) == 5
+    assert fingerprint(calibration=str(folder)) == fingerprint()
+
+
+@needs_extra
+def test_the_knob_of_the_configuration_reaches_the_encoder(folder):
+    node = composed("model=tiny", "model.precision=int8_static", f"model.calibration={folder}").model
+    made = instantiate(without(node, "template"))
+    assert made.fingerprint() == load_encoder(path=TINY, precision="int8_static", calibration=str(folder)).fingerprint()
+
+
+class TestPictures:
+    def test_the_embedded_ones_are_always_there_and_the_same(self, encoder):
+        views = calibration_views(None, encoder.spec)
+        assert views.shape == (PICTURES, 17, 3, 96, 96)
+        assert torch.equal(views, calibration_views(None, encoder.spec))
+
+    def test_a_small_folder_gives_all_of_its_pictures(self, folder, encoder):
+        assert calibration_views(str(folder), encoder.spec).shape[:2] == (FEW, 17)
+
+    @pytest.mark.parametrize("name", ["missing", "empty"])
+    def test_a_folder_without_pictures_is_refused(self, name, tmp_path, encoder):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "empty" / "notes.txt").write_text("no picture")
+        with refused(f"model.calibration={tmp_path / name}", ".png", "model.calibration=null"):
+            calibration_views(str(tmp_path / name), encoder.spec)
+
+    def test_a_picture_that_cannot_be_read_is_named(self, tmp_path, encoder):
+        (tmp_path / "torn.png").write_bytes(b"torn")
+        with refused("torn.png", "cannot be decoded", error=ImageError):
+            calibration_views(str(tmp_path), encoder.spec)
+
+
+def test_the_extra_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with refused("int8_static", "nncf", "multicrop[openvino]"):
+        load_encoder(path=TINY, precision="int8_static")
