@@ -43,15 +43,17 @@ def test_all_kinds_are_picked_and_free_places_are_used(collected):
     assert [kind for _, kind in examples.pick(none_wrong, 4)] == ["wrong"] * 3
 
 
-def test_an_example_says_names_boxes_in_fractions_and_the_plan_of_the_predicted_class(collected, generator):
+@pytest.mark.parametrize("view_marginal", ["uniform", "entropy"])  # entropy compares all classes
+def test_an_example_says_names_boxes_in_fractions_and_the_plan_of_the_predicted_class(collected, generator, view_marginal):
+    knobs = KNOBS | {"view_marginal": view_marginal}
     bank, text = Bank(generator), random_text(generator)
     names = [f"class {c}" for c in range(5)]
-    made = examples.collect(bank, collected, text, names, count=5, plan_knobs=KNOBS)
+    made = examples.collect(bank, collected, text, names, count=5, plan_knobs=knobs)
     first = made[2]
     assert (first["kind"], first["label"], first["global"], first["prediction"]) == ("lost", "class 0", "class 0", "class 3")
     width, height = bank.images.open(2).size
     assert first["boxes"][0] == pytest.approx([10 / width, 10 / height, 50 / width, 60 / height], abs=1e-3)
-    _, plan, used = transport_plan(bank.views[2:3], text, **KNOBS)
+    _, plan, used = transport_plan(bank.views[2:3], text, **knobs)
     alone = plan[0, 3, :, : len(used.prompts[3])]
     assert torch.tensor(first["plan"]).numpy() == pytest.approx((alone / alone.sum(1, keepdim=True)).numpy(), abs=2e-3)
     assert first["prompts"] == used.prompts[3] and len(first["plan"]) == len(first["boxes"]) == 4

@@ -14,10 +14,21 @@ import pytest
 import torch
 import yaml
 from conftest import CONF, ROOT, options
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from refusals import refused
 
+from hydra_plugins.multicrop_sweeper import KnobLoader
 from multicrop import finished, shared, sweep
-from multicrop.config import check_overrides
+from multicrop.config import check_overrides, register_resolvers
+from multicrop.kept import KeptScorer
+from multicrop.prompts import TextBank
+from multicrop.score import with_text
+from multicrop.tasks import Scorer
 
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
 COUNTING = """
@@ -131,7 +142,7 @@ def test_jobs_are_counted_as_the_basic_sweeper_makes_them():
 def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(name):
     text = (CONF / "sweep" / f"{name}.yaml").read_text()
     assert f"python run.py -m sweep={name}" in text and text.startswith("# @package _global_")
-    assert re.search(r"^# Time: ", text, re.M)
+    assert re.search(r"^# Expected: .*[0-9]", text, re.M) and re.search(r"^# Time: ", text, re.M)
     sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
     check_overrides([f"{key}={value}" for key, value in sweeper["params"].items()], CONF)
     jobs = sweeper.get("n_trials") or sweep.count_jobs([], sweeper["params"])
@@ -185,6 +196,82 @@ def test_parts_are_shared_by_equal_configurations_in_a_sweep_only(monkeypatch):
         shared.shared("x", [10 + other], object)
     assert shared.shared("x", [1], object) is not one
     shared.forget()
+
+
+def test_what_was_made_with_a_model_is_made_anew_with_another_or_a_changed_one(monkeypatch):
+    shared.forget()
+    fake(monkeypatch)
+    model = torch.nn.Linear(2, 2)
+    text = shared.shared("text", ["t"], object, of=model)
+    assert shared.shared("text", ["t"], object, of=model) is text
+    torch.nn.init.zeros_(model.weight)
+    changed = shared.shared("text", ["t"], object, of=model)
+    assert changed is not text and shared.shared("text", ["t"], object, of=model) is changed
+    assert shared.shared("text", ["t"], object, of=torch.nn.Linear(2, 2)) is not changed
+    shared.forget()
+
+
+class Counted:
+    """The mean of the views against the label prompts, and how often it was asked."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, views, text, logit_scale):
+        self.calls += 1
+        time.sleep(0.01)
+        return logit_scale * views.mean(1) @ text.label.T
+
+
+def test_a_later_job_is_given_the_logits_of_an_earlier_one_to_the_last_bit(monkeypatch):
+    text, other = (TextBank(torch.randn(3, 1, 4), torch.ones(3, 1, dtype=torch.bool), [["a"], ["b"], ["c"]]) for _ in range(2))
+    views, kept, aggregator = torch.randn(5, 2, 4), {}, Counted()
+    one, two = (KeptScorer(text, 100.0, aggregator, weight, kept=kept) for weight in (1.0, 0.5))
+    plain = Scorer(text, 100.0, Counted(), 0.5)
+    with torch.no_grad():
+        first, second = one(views), two(views)
+        assert aggregator.calls == 1 and torch.equal(second, plain(views)) and torch.equal(first, plain.local_logits(views))
+        assert one.spared == 0 and two.spared >= 0.01
+        first.zero_()  # what a job does to its logits is nothing to the next one
+        assert torch.equal(two(views), second) and aggregator.calls == 1
+        two(views + 1)
+        assert aggregator.calls == 2
+        changed = with_text(two, other)
+        assert torch.equal(changed(views), with_text(plain, other)(views)) and aggregator.calls == 3
+        monkeypatch.setattr("multicrop.kept.MOST_BYTES", 0)
+        assert torch.equal(two(views + 2), two(views + 2)) and aggregator.calls == 5
+    two(views)
+    assert aggregator.calls == 6  # a gradient is wanted
+    with torch.inference_mode():
+        two(views)
+    assert aggregator.calls == 7 and len(kept) == 2
+
+
+JOBS = [
+    ["task=zero_shot", "crop=random_k4", "aggregator=dnd", "task.fusion_weight=0.5", "seed=2"],
+    ["task=zero_shot", "crop=random_k4", "aggregator=dnd", "task.fusion_weight=0.25", "seed=3"],
+    ["task.shots=2", "task=few_shot", "crop.n_crops=3", "dataset.crop_side=[0.2,0.4]"],
+    ["experiment=zero_shot/imagenet_b32_dclip", "prompt.max_descriptions=2"],
+    ["aggregator=max", "+trainer.extra=1"],
+]
+
+
+def test_a_sweeps_loader_composes_what_hydras_does(monkeypatch):
+    register_resolvers()
+    composed = []
+    whole = ConfigLoaderImpl.load_sweep_config
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", lambda self, *args: composed.append(args) or whole(self, *args))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        search = GlobalHydra.instance().config_loader().config_search_path
+        hydras, ours = ConfigLoaderImpl(search), KnobLoader(search)
+        master = hydras.load_configuration("config", ["logger=none"], RunMode.MULTIRUN)
+        for job in [*JOBS, JOBS[0]]:
+            expected, got = whole(hydras, master, job), ours.load_sweep_config(master, job)
+            assert OmegaConf.to_container(got) == OmegaConf.to_container(expected)
+            assert OmegaConf.is_struct(got) and list(got.hydra.overrides.task) == job
+        assert len(composed) == 4
+        with pytest.raises(HydraException, match="fusion_wight"):
+            ours.load_sweep_config(master, [*JOBS[0], "task.fusion_wight=1"])
 
 
 def test_a_model_that_a_job_has_changed_is_made_anew(monkeypatch):

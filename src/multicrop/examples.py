@@ -74,10 +74,16 @@ def collect(
 
 @torch.inference_mode()
 def _plans(views: Tensor, text: TextBank, classes: Sequence[int], knobs: dict) -> list[dict]:
-    """How the crops of each image (images, views, dim) were divided over the texts of its class."""
-    _, plans, used = transport_plan(views, text, **knobs)
+    """How the crops of each image (images, views, dim) were divided over the texts of its class.
+
+    The other classes are solved too where the masses compare them, and left out where both are uniform.
+    """
+    apart = all(knobs.get(name, "uniform") == "uniform" for name in ("view_marginal", "prompt_marginal"))
+    wanted = sorted(set(classes)) if apart else list(range(len(text.prompts)))
+    some = TextBank(text.features[wanted], text.mask[wanted], [text.prompts[c] for c in wanted])
+    _, plans, used = transport_plan(views, some, **knobs)
     made = []
-    for plan, class_index in zip(plans, classes, strict=True):
+    for plan, class_index in zip(plans, (wanted.index(c) for c in classes), strict=True):
         mass = plan[class_index, :, : int(used.mask[class_index].sum())]
         mass = mass[1:] if len(mass) == views.shape[1] else mass  # boxes are those of the crops
         share = mass / mass.sum(1, keepdim=True).clamp_min(1e-12)

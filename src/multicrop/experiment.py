@@ -55,7 +55,7 @@ def evaluate(cfg: DictConfig) -> float:
         trainer.test(task, stream(bank, cfg, saves.resume(task)), verbose=False)
         scoring = time.perf_counter() - scoring
         session.report_unreadable(bank)
-        metrics = _metrics(task, bank, trainer, scoring)
+        metrics = _metrics(task, bank, scoring)
         facts = results.environment(seed=cfg.seed, seconds=time.perf_counter() - started)
         facts |= {"config_hash": key, "choices": choices()}
         if isinstance(task, FewShotTask):
@@ -69,7 +69,7 @@ def evaluate(cfg: DictConfig) -> float:
         kept = keep_examples(session, bank, collected)
         results.write_record(
             output,
-            config=OmegaConf.to_yaml(cfg, resolve=True),
+            config=results.as_yaml(OmegaConf.to_container(cfg, resolve=True)),
             metrics=metrics,
             predictions=results.predictions_table(collected, bank),
             facts=facts,
@@ -144,10 +144,10 @@ def _data(session: Session, bank: Bank) -> dict:
     return {"dataset": dataset.name, "split": session.cfg.split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
 
 
-def _metrics(task: BankTask, bank: Bank, trainer: L.Trainer, scoring_seconds: float) -> dict:
+def _metrics(task: BankTask, bank: Bank, scoring_seconds: float) -> dict:
     return {
         "rows": results.row_metrics(task.results()),
-        "test": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "test": task.measured,
         "images": len(bank),
         "skipped_images": int((~bank.readable).sum()),
         "views_per_image": bank.n_views,
@@ -157,6 +157,7 @@ def _metrics(task: BankTask, bank: Bank, trainer: L.Trainer, scoring_seconds: fl
         "encode_seconds": bank.manifest["seconds"],
         "scoring_seconds": scoring_seconds,
         "row_seconds": task.seconds,
+        "spared_seconds": task.scorer.spared,
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import PACKAGE, without
+from multicrop.config import PACKAGE
 from multicrop.datasets.base import Dataset, content_hash
 from multicrop.results import write_text
 
@@ -16,8 +16,8 @@ NO_PART = ("paths", "logger", "trainer", "rerun", "pictures", "examples")  # the
 
 def identity(cfg: DictConfig, dataset: Dataset) -> str:
     """A hash of all that decides a run's numbers: configuration, data, and this package's code."""
-    decisive = OmegaConf.to_yaml(without(cfg, *NO_PART), resolve=True)
-    return content_hash(decisive, dataset.train.fingerprint, dataset.test.fingerprint, _code())
+    decisive = {key: node for key, node in OmegaConf.to_container(cfg, resolve=True).items() if key not in NO_PART}
+    return content_hash(json.dumps(decisive), dataset.train.fingerprint, dataset.test.fingerprint, _code())
 
 
 def find(output: Path, key: str) -> Path | None:

@@ -6,22 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from multicrop import finished
 from multicrop.adapters.base import Adapter, EncoderAdapter
-from multicrop.bank import Bank, PassingBank, StreamedBank, count_views, image_bank
-from multicrop.config import without
+from multicrop.bank import Bank, ImageBank, PassingBank, StreamedBank, count_views, image_bank
+from multicrop.config import in_sweep, without
 from multicrop.crops import CropSampler, looks_at
 from multicrop.datasets.base import Dataset, LabelledImages, StreamedImages
 from multicrop.datasets.few_shot import few_shot_from_file, few_shot_split
 from multicrop.encoder import Encoder, sighted
+from multicrop.kept import KeptScorer
 from multicrop.model import MultiCropCLIP
 from multicrop.prompts import prompts_of
 from multicrop.shared import shared
@@ -33,6 +34,7 @@ FOR_OTHERS = ("crop_side", "description_prompt", "bank", "template")  # facts of
 BANKS = ("disk", "off")
 SELECTIONS = ("validation", "fixed")
 CUTS = ("worker", "device")
+PRUNING = ("certified_fusion_weight",)  # knobs of an aggregator that change nothing where prune=false
 Part = TypeVar("Part")
 
 
@@ -67,8 +69,12 @@ class Session:
         dataset = self.dataset
         prompts = prompts_of(instantiate(self.cfg.prompt), dataset.class_names, dataset.descriptions, dataset.class_keys)
         encoder = self.encoder
-        text = shared("text", [id(encoder), prompts], lambda: encoder.encode_prompts(prompts))
-        return Scorer(text, self.encoder.logit_scale, instantiate(self.cfg.aggregator), self.cfg.task.fusion_weight)
+        text = shared("text", prompts, lambda: encoder.encode_prompts(prompts), of=encoder)
+        made = (text, encoder.logit_scale, instantiate(self.cfg.aggregator), self.cfg.task.fusion_weight)
+        if not in_sweep():
+            return Scorer(*made)
+        knobs = without(self.cfg.aggregator, *(() if self.cfg.aggregator.get("prune") else PRUNING))
+        return KeptScorer(*made, kept=shared("logits", [prompts, knobs], dict, of=encoder))
 
     @property
     def offers(self) -> dict[str, object]:
@@ -100,8 +106,17 @@ class Session:
                 return PassingBank(images, module, n_views=count_views(self.sampler), **where)
             return StreamedBank(images, module, n_views=count_views(self.sampler), **where)
         where |= {"devices": trainer.devices, "shard_images": trainer.shard_images, "progress": trainer.progress}
-        bank = image_bank(images, self.sampler, self.encoder, seed=cfg.crop_seed, cache=Path(cfg.paths.cache), **where)
+        bank = self._bank_on_disk(images, {"seed": cfg.crop_seed, "cache": Path(cfg.paths.cache), **where})
         self.report_unreadable(bank)
+        return bank
+
+    def _bank_on_disk(self, images: LabelledImages, how: dict[str, object]) -> ImageBank:
+        """The bank in its files; in a sweep they are opened, and their checksums read, once a process."""
+        policy = OmegaConf.to_container(self.cfg.crop, resolve=True)
+        make = partial(image_bank, images, self.sampler, self.encoder, **how)
+        kept = shared("bank", [images.fingerprint, images.ids, policy, how], make, of=self.encoder)
+        bank = copy.copy(kept)
+        bank.images, kept.reused = images, True
         return bank
 
     def report_unreadable(self, bank: Bank) -> None:
@@ -147,11 +162,18 @@ def fitted(session: Session, adapter: Adapter, support: LabelledImages, validati
     task = FewShotTask(session.scorer, adapter)
     with torch.no_grad():
         examples = [task.examples(*session.bank(images).tensors()) for images in (support, validation)]
-    adapter.checkpoint = Path(session.cfg.paths.cache, "fits", f"{finished.identity(session.cfg, session.dataset)}.ckpt")
-    started = time.perf_counter()
-    adapter.fit(*examples)
-    adapter.selection["fit_seconds"] = time.perf_counter() - started
+    fit(session, adapter, *examples)
     return task
+
+
+def fit(session: Session, adapter: Adapter | EncoderAdapter, *examples: object) -> Encoder | None:
+    """What the adapter's fit gives; a killed one goes on in the next run of the same configuration, and a long one shows a bar."""
+    adapter.checkpoint = Path(session.cfg.paths.cache, "fits", f"{finished.identity(session.cfg, session.dataset)}.ckpt")
+    adapter.progress = session.cfg.trainer.progress
+    started = time.perf_counter()
+    learned = adapter.fit(*examples)
+    adapter.selection["fit_seconds"] = time.perf_counter() - started
+    return learned
 
 
 def tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, validation: LabelledImages) -> TunedTask:
@@ -159,8 +181,9 @@ def tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, va
     if session.cfg.bank == "off":
         raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
     scorer, changed = session.scorer, copy.copy(session)
-    changed.encoder = adapter.fit(support, validation)
+    changed.encoder = fit(session, adapter, support, validation)
     bank = changed.bank(split_of(session.dataset, session.cfg.split))
+    adapter.checkpoint.unlink(missing_ok=True)
     return TunedTask(scorer, adapter, changed.encoder.encode_prompts(scorer.text.prompts), bank)
 
 

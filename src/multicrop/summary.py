@@ -23,8 +23,7 @@ def choice(cfg: DictConfig, group: str) -> str:
 
 def draw(session: Session, bank: Bank, collected: dict, output: Path) -> Path | None:
     """The picture of boxes and plans, where the aggregator is a transport plan."""
-    scaled = _plan_knobs(session)
-    if scaled is None or not bank.openable:
+    if not session.cfg.pictures or not bank.openable or (scaled := _plan_knobs(session)) is None:
         return None
     names, row_of = session.dataset.class_names, {index: position for position, index in enumerate(bank.positions)}
     explanations = []
@@ -50,8 +49,9 @@ def keep_examples(session: Session, bank: Bank, collected: dict) -> list[dict]:
 
 def _plan_knobs(session: Session) -> dict | None:
     """The knobs of the transport plan; None where the aggregator is none."""
-    knobs = without(session.cfg.aggregator, "_target_", "_partial_")
-    return {**knobs, "logit_scale": session.scorer.logit_scale} if "solver" in knobs else None
+    if "solver" not in session.cfg.aggregator:
+        return None
+    return {**without(session.cfg.aggregator, "_target_", "_partial_"), "logit_scale": session.scorer.logit_scale}
 
 
 def show(cfg: DictConfig, session: Session, metrics: dict, facts: dict, bank: Bank, output: Path, picture: Path | None) -> None:
