@@ -1,40 +1,34 @@
-"""Tables and figure of experiments/few_shot from the grid's lines: python benchmarks/few_shot.py FILE [FILE ...]."""
+"""Tables and figure of experiments/few_shot from the records of its sweeps: python benchmarks/few_shot.py FOLDER."""
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from study import POINTS, accuracy, markdown, numbers, points, write_csv
+from study import POINTS, Run, accuracy, markdown, numbers, points, read_runs, write_csv
 
 from multicrop.stats import Comparison, compare_runs, holm
 
 OUTPUT = Path(__file__).parent.parent / "experiments/few_shot"
+HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot
 HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
 COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}
 COLUMNS = 5
 Cell = tuple[str, str, str, int]  # dataset, host, adapter, shots
 
 
-def read(paths: list[str]) -> list[dict]:
-    """The lines of the grid, of the seeds that every host of the data set has; refusals left out."""
-    lines = [json.loads(line) for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    seeds: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for line in lines:
-        seeds[line["dataset"]][line["host"]].add(line["seed"])
-    whole = {dataset: set.intersection(*hosts.values()) for dataset, hosts in seeds.items()}
-    return [line for line in lines if "right" in line and line["seed"] in whole[line["dataset"]]]
-
-
-def by_cell(lines: list[dict], field: str) -> dict[Cell, dict[int, np.ndarray]]:
-    """What each cell got right, by seed."""
+def by_cell(runs: list[Run], row: str) -> dict[Cell, dict[int, np.ndarray]]:
+    """What each cell got right, by seed: `final` with its adapter, `aggregated` its host alone."""
     cells: dict[Cell, dict[int, np.ndarray]] = defaultdict(dict)
-    for line in lines:
-        key = line["dataset"], line["host"], line["adapter"], line["shots"]
-        cells[key][line["seed"]] = np.frombuffer(line[field].encode(), dtype=np.uint8) == ord("1")
+    for run in runs:
+        cells[cell(run)][run.config["seed"]] = run.correct[row]
     return dict(cells)
+
+
+def cell(run: Run) -> Cell:
+    """Where a run stands in the grid."""
+    return run.dataset, HOST_OF[run.choices["aggregator"]], run.choices["adapter"], run.config["task"]["shots"]
 
 
 def paired(new: dict[int, np.ndarray], old: dict[int, np.ndarray]) -> Comparison:
@@ -104,17 +98,17 @@ def _panel(axis, dataset: str, adapter: str, cells: dict[Cell, dict], hosts: dic
 
 
 def main() -> None:
-    lines = read(sys.argv[1:])
-    cells, hosts = by_cell(lines, "right"), by_cell(lines, "host_right")
+    runs = read_runs(Path(sys.argv[1]))
+    cells, hosts = by_cell(runs, "final"), by_cell(runs, "aggregated")
     OUTPUT.mkdir(exist_ok=True)
     seconds = defaultdict(list)
-    for line in lines:
-        seconds[line["dataset"], line["host"], line["adapter"], line["shots"]].append((line["fit_seconds"], line["test_seconds"]))
+    for run in runs:
+        seconds[cell(run)].append((run.metrics["selection"]["fit_seconds"], run.metrics["row_seconds"]["final"]))
     rows = []
     for key, right in sorted(cells.items()):
         fit, test = np.median(seconds[key], axis=0)
         rows.append([*key, *numbers(accuracy(np.stack(list(right.values())))), len(right), f"{fit:.2f}", f"{test:.2f}"])
-    header = ["dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_cpu_seconds", "test_cpu_seconds"]
+    header = ["dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"]
     write_csv(OUTPUT / "results.csv", header, rows)
     found = gains(cells, hosts)
     corrected = by_question(found)

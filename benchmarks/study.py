@@ -1,6 +1,7 @@
 """What the studies' scripts share: the records below a folder, grouped into settings, and accuracies with paired intervals over seeds."""
 
 import csv
+import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class Run:
     choices: dict[str, str]
     ids: tuple[str, ...]
     correct: dict[str, np.ndarray]
+    metrics: dict
 
     @property
     def dataset(self) -> str:
@@ -50,8 +52,9 @@ def _read(record: Path) -> Run:
     choices = yaml.safe_load((record / ".hydra/hydra.yaml").read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"]
     table = pq.read_table(record / "predictions.parquet").sort_by("image_id").to_pydict()
     label = np.array(table["label"])
-    correct = {row: np.array(table[f"{row}_prediction"]) == label for row in ("global", "crops_mean", "final")}
-    return Run(config, choices, tuple(table["image_id"]), correct)
+    correct = {row: np.array(table[f"{row}_prediction"]) == label for row in ("global", "crops_mean", "aggregated", "final")}
+    metrics = json.loads((record / "metrics.json").read_text(encoding="utf-8"))
+    return Run(config, choices, tuple(table["image_id"]), correct, metrics)
 
 
 def by_setting(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:

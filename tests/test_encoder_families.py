@@ -352,3 +352,9 @@ class TestPrecision:
     def test_logit_scale_survives_half_precision(self, encoder):
         assert load_encoder(path=str(TINY), precision="bf16").logit_scale == encoder.logit_scale
         assert encoder.logit_scale == pytest.approx(math.exp(float(encoder.model.logit_scale.detach())), rel=1e-6)
+
+
+def test_a_path_from_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").symlink_to(TINY, target_is_directory=True)
+    assert load_encoder(path="~/mine").name == "mine"

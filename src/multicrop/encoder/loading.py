@@ -25,6 +25,7 @@ def load_encoder(
     come from scenes of the embedded drawings, and a tower for photographs wants photographs. Raises ValueError when it cannot be found
     or is no dual encoder, and for SigLIP 2's NaFlex checkpoints.
     """
+    path = str(Path(path).expanduser())
     model = load_model(path, revision)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(
