@@ -1,208 +1,165 @@
-"""Tables and pictures of experiments/tta from the records of `sweep=streams`: python benchmarks/tta.py FOLDER [OUTPUT]."""
+"""Tables and pictures of experiments/tta from the records of `sweep=streams*`: python benchmarks/tta.py FOLDER [OUTPUT]."""
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-import yaml
-from matplotlib.figure import Figure
 from study import POINTS, markdown, numbers, points, write_csv
+from tta_pictures import cost, curves
+from tta_records import METHODS, SETTINGS, Cell, Runs, accuracy, gain, mean, read
 
-from multicrop.stats import Comparison, compare_runs, holm
+from multicrop.stats import Comparison, holm
 
 OUTPUT = Path(__file__).parent.parent / "experiments/tta"
-SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D"}
-METHODS = ("tda", "dmn", "bca", "boost", "tent", "mta", "zero", "tpt", "c_tpt")
-COLOURS = dict(
-    zip(METHODS, ("#2a7f62", "#d08a2e", "#3d6fb6", "#b3365b", "#8a8a94", "#6b4fa0", "#4aa5a5", "#a0522d", "#c27ba0"), strict=True)
+HEADER = (
+    *("data", "order", "setting", "views", "method", "orders", "images", "bare", "top1", "lowest", "highest"),
+    *("gain", "low", "high", "p", "p_holm", "bare_ece", "ece", "bare_brier", "brier", "gain_first_tenth", "gain_last_tenth"),
+    *("ms_an_image", "encoder_calls", "state_bytes"),
 )
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One record: which images the method and the bare aggregator got right, in the order of the stream, and what metrics.json says."""
+class Row:
+    """A cell of the tables: its streams, the paired gain, and the p-value that Holm leaves."""
 
-    ids: tuple[str, ...]
-    final: np.ndarray
-    bare: np.ndarray
-    metrics: dict
+    cell: Cell
+    runs: Runs
+    gain: Comparison
+    p_holm: float
 
-    def by_id(self, row: str) -> np.ndarray:
-        return getattr(self, row)[np.argsort(self.ids)]
+    @property
+    def stream(self) -> str:
+        return self.cell.data + ("" if self.cell.order == "shuffled" else f", {self.cell.order}")
 
+    @property
+    def holds(self) -> bool:
+        return self.p_holm < 0.05
 
-Key = tuple[str, str, str, str]  # data, order, setting, method
+    def calibration(self, measure: str) -> tuple[float, float]:
+        """Without the method and with it."""
+        return mean(self.runs, "test", f"test/aggregated/{measure}"), mean(self.runs, "test", f"test/{measure}")
 
+    def tenth(self, which: str) -> float:
+        """The gain there, in points."""
+        return POINTS * (mean(self.runs, "stream", which, "final") - mean(self.runs, "stream", which, "aggregated"))
 
-def read(folder: Path) -> dict[Key, dict[int, Stream]]:
-    """The streams of each key by order seed; of two with one seed the newest counts. Raises SystemExit when there is none."""
-    found: dict[Key, dict[int, Stream]] = {}
-    for path in sorted(folder.rglob("metrics.json"), key=lambda path: path.stat().st_mtime):
-        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
-        choices = json.loads((path.parent / "environment.json").read_text(encoding="utf-8"))["choices"]
-        kind = config["corruption"].get("kind")
-        data = choices["dataset"] + (f", {kind} {config['corruption']['severity']}" if kind else "")
-        key = data, config["task"]["order"], choices["experiment"].removeprefix("tta/"), choices["method"]
-        table = pq.read_table(path.parent / "predictions.parquet").to_pydict()
-        label = np.array(table["label"])
-        right = [np.array(table[f"{row}_prediction"]) == label for row in ("final", "aggregated")]
-        stream = Stream(tuple(table["image_id"]), *right, json.loads(path.read_text(encoding="utf-8")))
-        found.setdefault(key, {})[config["task"]["order_seed"]] = stream
-    if not found:
-        raise SystemExit(f"no finished run below {folder}; run sweep=streams first and pass its paths.output")
-    return found
-
-
-def gain(runs: dict[int, Stream]) -> Comparison:
-    """The method against the bare aggregator on the same images and orders."""
-    final, bare = (np.stack([runs[seed].by_id(row) for seed in sorted(runs)]) for row in ("final", "bare"))
-    return compare_runs(final, bare, resamples=20_000)  # Holm over some sixty rows wants a low floor of p
+    def line(self) -> list[object]:
+        """One row of results.csv, in percent where it is an accuracy."""
+        each = accuracy(self.runs)
+        tops = [f"{POINTS * value:.2f}" for value in (np.mean(accuracy(self.runs, "bare")), np.mean(each), min(each), max(each))]
+        tested = [*numbers(self.gain), f"{self.gain.p_value:.4f}", f"{self.p_holm:.4f}"]
+        calibration = [f"{value:.3f}" for measure in ("ece", "brier") for value in self.calibration(measure)]
+        tenths = [f"{self.tenth(which):.2f}" for which in ("first_tenth", "last_tenth")]
+        spent = f"{mean(self.runs, 'stream', 'milliseconds_an_image', 'final'):.2f}"
+        size = [int(mean(self.runs, "stream", name)) for name in ("encoder_calls_an_image", "state_bytes")]
+        images = len(next(iter(self.runs.values())).ids)
+        return [*self.cell, len(self.runs), images, *tops, *tested, *calibration, *tenths, spent, *size]
 
 
-def mean(runs: dict[int, Stream], *path: str) -> float:
-    """The mean over orders of one number of metrics.json."""
-    values = []
-    for stream in runs.values():
-        value = stream.metrics
-        for name in path:
-            value = value[name]
-        values.append(value)
-    return float(np.mean(values))
+def rows_of(found: dict[Cell, Runs]) -> list[Row]:
+    """The cells of the tables in their order; Holm's families are the methods and settings of one stream (data and order)."""
+    cells = sorted((cell for cell in found if cell.tabled), key=lambda cell: cell.place)
+    rows = []
+    for stream in dict.fromkeys((cell.data, cell.order) for cell in cells):
+        family = [cell for cell in cells if (cell.data, cell.order) == stream]
+        gains = [gain(found[cell]) for cell in family]
+        corrected = holm([got.p_value for got in gains])
+        rows += [Row(cell, found[cell], got, p) for cell, got, p in zip(family, gains, corrected, strict=True)]
+    return rows
 
 
-HEADER = [
-    "data",
-    "order",
-    "setting",
-    "method",
-    "orders",
-    "images",
-    "bare",
-    "top1",
-    "lowest",
-    "highest",
-    "gain",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-]
-HEADER += ["bare_ece", "ece", "bare_brier", "brier", "gain_first_tenth", "gain_last_tenth", "ms_an_image", "encoder_calls", "state_bytes"]
+def overview(rows: list[Row]) -> str:
+    """The gain of every method on every stream, bold where it holds after Holm."""
+    lines = []
+    for stream, setting in dict.fromkeys((row.stream, row.cell.setting) for row in rows):
+        here = {row.cell.method: row for row in rows if (row.stream, row.cell.setting) == (stream, setting)}
+        bare = POINTS * np.mean(accuracy(next(iter(here.values())).runs, "bare"))
+        lines.append([stream, SETTINGS[setting], f"{bare:.1f}", *(_gain(here.get(method)) for method in METHODS)])
+    return markdown(["stream", "setting", "none", *METHODS], lines)
 
 
-def line(key: Key, runs: dict[int, Stream], got: Comparison, corrected: float) -> list[object]:
-    """One row of results.csv, in points of percent where it is an accuracy."""
-    each = [POINTS * stream.final.mean() for stream in runs.values()]
-    tenths = [POINTS * (mean(runs, "stream", t, "final") - mean(runs, "stream", t, "aggregated")) for t in ("first_tenth", "last_tenth")]
-    bare = POINTS * np.mean([stream.bare.mean() for stream in runs.values()])
-    measured = [mean(runs, "test", f"test/{name}") for name in ("aggregated/ece", "ece", "aggregated/brier", "brier")]
-    cost = f"{mean(runs, 'stream', 'milliseconds_an_image', 'final'):.2f}"
-    size = [int(mean(runs, "stream", name)) for name in ("encoder_calls_an_image", "state_bytes")]
-    shown = [f"{value:.2f}" for value in (bare, np.mean(each), min(each), max(each))]
-    tested = [*numbers(got), f"{got.p_value:.4f}", f"{corrected:.4f}"]
-    return [
-        *key,
-        len(runs),
-        len(ids_of(runs)),
-        *shown,
-        *tested,
-        *(f"{m:.3f}" for m in measured),
-        *(f"{t:.2f}" for t in tenths),
-        cost,
-        *size,
-    ]
+def _gain(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    shown = f"{POINTS * row.gain.difference:+.1f}"
+    return f"**{shown}**" if row.holds else shown
 
 
-def ids_of(runs: dict[int, Stream]) -> Sequence[str]:
-    return next(iter(runs.values())).ids
+def holding(rows: list[Row]) -> str:
+    """The gains and losses that hold after Holm, with interval, spread over orders, calibration, and the ends of the stream."""
+    lines = []
+    for row in (row for row in rows if row.holds):
+        each = [POINTS * value for value in accuracy(row.runs)]
+        spread = f" ({min(each):.1f} to {max(each):.1f})" if len(each) > 1 else ""
+        shifts = ["{:.3f} → {:.3f}".format(*row.calibration(measure)) for measure in ("ece", "brier")]
+        tenths = f"{row.tenth('first_tenth'):+.1f} / {row.tenth('last_tenth'):+.1f}"
+        name = row.stream, SETTINGS[row.cell.setting], row.cell.method
+        lines.append([*name, f"{np.mean(each):.1f}{spread}", points(row.gain), *shifts, tenths])
+    return markdown(
+        ["stream", "setting", "method", "top-1 (range over orders)", "gain [95 %]", "ECE", "Brier", "first / last tenth"], lines
+    )
 
 
-def place(key: Key) -> tuple:
-    return key[0], key[1] != "shuffled", key[1], list(SETTINGS).index(key[2]), METHODS.index(key[3])
+def calibrations(rows: list[Row]) -> str:
+    """ECE and Brier score, the means over the shuffled streams; a method that lacks one of them has none."""
+    lines = []
+    for measure, setting in ((m, s) for m in ("ece", "brier") for s in SETTINGS):
+        here = [row for row in rows if (row.cell.order, row.cell.setting) == ("shuffled", setting)]
+        streams = {row.stream: row.calibration(measure)[0] for row in here}
+        with_it = [[row.calibration(measure)[1] for row in here if row.cell.method == method] for method in METHODS]
+        shown = [f"{np.mean(values):.3f}" if len(values) == len(streams) else "-" for values in with_it]
+        title = {"ece": "ECE", "brier": "Brier"}[measure]
+        lines.append([f"{title}, {SETTINGS[setting]}", f"{np.mean(list(streams.values())):.3f}", *shown])
+    return markdown([f"mean over {len(streams)} streams", "none", *METHODS], lines)
 
 
-def curves(found: dict[Key, dict[int, Stream]], path: Path) -> None:
-    """Running accuracy of each method less that of the bare aggregator, over the shuffled stream: the mean and the range of the orders."""
-    data = sorted({key[0] for key in found if key[1] == "shuffled"})
-    figure = Figure(figsize=(11, 2.6 * len(data)), layout="constrained")
-    axes = figure.subplots(len(data), len(SETTINGS), squeeze=False)
-    for (name, order, setting, method), runs in found.items():
-        if order != "shuffled" or len(runs) < 2:
-            continue
-        axis = axes[data.index(name), list(SETTINGS).index(setting)]
-        seen = np.arange(1, len(ids_of(runs)) + 1)
-        lines = POINTS * np.stack([np.cumsum(s.final.astype(float) - s.bare) / seen for s in runs.values()])
-        start = max(1, len(seen) // 20)  # the first images swing too widely to be drawn
-        axis.plot(seen[start:], lines.mean(0)[start:], color=COLOURS[method], label=method, linewidth=1.3)
-        axis.fill_between(seen[start:], lines.min(0)[start:], lines.max(0)[start:], color=COLOURS[method], alpha=0.12, linewidth=0)
-    for row, name in enumerate(data):
-        for column, title in enumerate(SETTINGS.values()):
-            if not axes[row, column].lines:  # not run
-                axes[row, column].set_axis_off()
-                continue
-            axes[row, column].axhline(0, color="black", linewidth=0.7)
-            axes[row, column].set_title(f"{name}: {title}", fontsize=9)
-            axes[row, column].set_ylabel("points over no method" if column == 0 else "", fontsize=8)
-    axes[-1, 1].set_xlabel("images of the stream seen", fontsize=9)
-    axes[0, -1].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+def orders(rows: list[Row]) -> str:
+    """Each online method under D&D, where the same images come shuffled and in another order: the range of its orders, and its ends."""
+    both = {row.cell.data for row in rows if row.cell.order != "shuffled"}
+    lines = []
+    for row in rows:
+        if row.cell.data in both and row.cell.setting == "dnd" and len(row.runs) > 1:
+            each = [POINTS * value for value in accuracy(row.runs)]
+            tenths = [f"{row.tenth(which):+.1f}" for which in ("first_tenth", "last_tenth")]
+            lines.append([row.cell.method, row.stream, points(row.gain), f"{min(each):.1f} to {max(each):.1f}", *tenths])
+    lines.sort(key=lambda line: METHODS.index(line[0]))
+    return markdown(["method", "stream", "gain [95 %]", "range over orders", "gain in first tenth", "in last tenth"], lines)
 
 
-def cost(found: dict[Key, dict[int, Stream]], path: Path) -> None:
-    """Top-1 against milliseconds an image of aggregator and method together, encoding left out."""
-    data = sorted({key[0] for key in found if key[1] == "shuffled"})
-    figure = Figure(figsize=(3.8 * len(data), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(data), squeeze=False)[0]
-    marks = dict(zip(SETTINGS, ("o", "s", "^"), strict=True))
-    for (name, order, setting, method), runs in sorted(found.items(), key=lambda item: place(item[0])):
-        if order != "shuffled":
-            continue
-        spent = sum(mean(runs, "stream", "milliseconds_an_image", row) for row in ("aggregated", "final"))
-        top = POINTS * np.mean([s.final.mean() for s in runs.values()])
-        axes[data.index(name)].plot(spent, top, marks[setting], color=COLOURS[method], markersize=6, alpha=0.85)
-    for axis, name in zip(axes, data, strict=True):
-        for setting, mark in marks.items():
-            bare = next((runs for key, runs in found.items() if key[:3] == (name, "shuffled", setting)), None)
-            if bare:
-                spent = mean(bare, "stream", "milliseconds_an_image", "aggregated")
-                level = POINTS * np.mean([s.bare.mean() for s in bare.values()])
-                axis.plot(spent, level, mark, color="black", markersize=8, fillstyle="none", label=f"{SETTINGS[setting]}, no method")
-        axis.set_xscale("log")
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("ms an image, encoding left out", fontsize=8)
+def costs(rows: list[Row]) -> str:
+    """What a method costs beside the aggregator: milliseconds an image under D&D and bytes of state."""
+    lines = []
     for method in METHODS:
-        axes[-1].plot([], [], "o", color=COLOURS[method], label=method)
-    axes[0].set_ylabel("top-1, %")
-    axes[-1].legend(fontsize=6)
-    figure.savefig(path, dpi=110)
+        here = {row.cell.data: row for row in rows if (row.cell.order, row.cell.setting, row.cell.method) == ("shuffled", "dnd", method)}
+        spent = [f"{mean(here[d].runs, 'stream', 'milliseconds_an_image', 'final'):.2f}" if d in here else "-" for d in ("scenes", "emoji")]
+        size = [f"{mean(here[d].runs, 'stream', 'state_bytes') / 1024:,.0f}" if d in here else "-" for d in ("scenes", "emoji")]
+        lines.append([method, *spent, *size])
+    return markdown(["method", "ms an image, scenes", "emoji", "state, KiB, scenes", "emoji"], lines)
+
+
+def texts(rows: list[Row]) -> Iterator[str]:
+    """The tables of the README."""
+    for title, table in (
+        ("Gain in points", overview),
+        ("What holds after Holm", holding),
+        ("Calibration", calibrations),
+        ("Orders", orders),
+        ("Cost", costs),
+    ):
+        yield f"{title}\n\n{table(rows)}\n"
 
 
 def main() -> None:
     output = Path(sys.argv[2]) if len(sys.argv) > 2 else OUTPUT
     found = read(Path(sys.argv[1]))
-    keys = sorted(found, key=place)
-    gains = {key: gain(found[key]) for key in keys}
-    corrected = dict(zip(keys, holm([gains[key].p_value for key in keys]), strict=True))
-    rows = [line(key, found[key], gains[key], corrected[key]) for key in keys]
-    write_csv(output / "results.csv", HEADER, rows)
-    curves(found, output / "curves.png")
+    rows = rows_of(found)
+    write_csv(output / "results.csv", HEADER, [row.line() for row in rows])
+    for dataset in dict.fromkeys(row.cell.data.split(", ")[0] for row in rows):
+        curves(found, dataset, output / f"curves_{dataset}.png")
     cost(found, output / "cost.png")
-    shown = []
-    for key, row in zip(keys, rows, strict=True):
-        cells = dict(zip(HEADER, row, strict=True))
-        spread = f" ({float(cells['lowest']):.1f} to {float(cells['highest']):.1f})" if cells["orders"] > 1 else ""
-        mark = "" if corrected[key] < 0.05 else " (n.s.)"
-        first = [key[0] + ("" if key[1] == "shuffled" else f", {key[1]}"), SETTINGS[key[2]], key[3]]
-        calibration = [f"{cells['bare_ece']} → {cells['ece']}", f"{cells['bare_brier']} → {cells['brier']}"]
-        tenths = f"{cells['gain_first_tenth']} / {cells['gain_last_tenth']}"
-        accuracy = [f"{float(cells['bare']):.1f}", f"{float(cells['top1']):.1f}{spread}", points(gains[key]) + mark]
-        shown.append([*first, *accuracy, *calibration, tenths, cells["ms_an_image"], cells["state_bytes"]])
-    head = ["data", "setting", "method", "none", "top-1 (range over orders)", "gain [95 %]", "ECE", "Brier", "gain in first / last tenth"]
-    print(markdown([*head, "ms an image", "state, bytes"], shown))
+    print(*texts(rows), sep="\n")
 
 
 if __name__ == "__main__":

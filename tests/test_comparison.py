@@ -182,6 +182,13 @@ def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, 
     }
 
 
+def test_csv_hides_no_method_and_tables_for_people_say_what_they_hide(three, capsys, monkeypatch):
+    monkeypatch.setattr("multicrop.cli.compare.TOP", 1)
+    assert len(compared(capsys, three, "--format", "csv").out.splitlines()) == 1 + 3
+    assert "2 more methods; --top 0 shows all" in compared(capsys, three, "--format", "markdown").out
+    assert len(compared(capsys, three, "--format", "csv", "--top", "2").out.splitlines()) == 1 + 2
+
+
 def test_csv_is_one_rectangle_whatever_tables_it_holds(three, capsys):
     records.write(three / "elsewhere", fingerprint="g", draw=7)
     out = compared(capsys, three, "--format", "csv", "--by", "class", "--matrix").out

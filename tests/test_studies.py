@@ -18,6 +18,7 @@ from multicrop.config import check_overrides, register_resolvers
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import diagnosis
+import few_shot
 import study
 import zero_shot
 
@@ -80,16 +81,16 @@ def test_a_glob_chooses_options_on_the_command_line():
         check_overrides(["-m", "crop=glob(zebra*)"], CONF)
 
 
-def record(folder, *, dataset="scenes", experiment=None, right, base=None, ids=None, **config):
+def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone=None, ids=None, choices=None, metrics=None, **config):
     """A finished run of four images, label 0 each."""
     (folder / ".hydra").mkdir(parents=True)
-    choices = {"dataset": dataset, "aggregator": "dnd", "experiment": experiment}
+    choices = {"dataset": dataset, "aggregator": "dnd", "experiment": experiment, **(choices or {})}
     (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "final": right}
+    wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "aggregated": alone or right, "final": right}
     columns = {f"{row}_prediction": [0 if good else 1 for good in values] for row, values in wrong.items()}
     pq.write_table(pa.table({"image_id": ids or ["a", "b", "c", "d"], "label": [0] * 4, **columns}), folder / "predictions.parquet")
-    (folder / "metrics.json").write_text(json.dumps({}))
+    (folder / "metrics.json").write_text(json.dumps(metrics or {}))
 
 
 def test_records_are_paired_by_image_id_and_the_newest_of_a_seed_counts(tmp_path):
@@ -135,3 +136,32 @@ def test_an_ablation_compares_with_the_global_view_and_the_default(tmp_path, mon
     zero_shot.main()
     assert "n_crops,scenes,dnd,4,5,1,25.00,-25.00," in (tmp_path / "results.csv").read_text()
     assert (tmp_path / "cost.png").stat().st_size > 10_000 and "| scenes | D&D | 4 | 5 | 25.0 |" in capsys.readouterr().out
+
+
+def test_the_few_shot_study_pairs_each_adapter_with_its_host_and_each_host_with_the_others(tmp_path, monkeypatch, capsys):
+    """Two adapters, three hosts, two numbers of shots, three seeds: the host alone has half right, `good` all with D&D."""
+    cells = [
+        (host, adapter, shots, seed) for host in few_shot.HOST_OF for adapter in ("good", "idle") for shots in (1, 4) for seed in (1, 2, 3)
+    ]
+    for number, (host, adapter, shots, seed) in enumerate(cells):
+        right = [1, 1, 1, 1] if (host, adapter) == ("dnd", "good") else [1, 1, 0, 0]
+        record(
+            tmp_path / f"runs/{number}",
+            right=right,
+            alone=[1, 1, 0, 0],
+            choices={"aggregator": host, "adapter": adapter},
+            metrics={"selection": {"fit_seconds": shots}, "row_seconds": {"final": 0.5}},
+            crop_seed=0,
+            seed=seed,
+            task={"shots": shots},
+        )
+    monkeypatch.setattr(few_shot, "OUTPUT", tmp_path / "study")
+    monkeypatch.setattr(sys, "argv", ["few_shot.py", str(tmp_path / "runs")])
+    few_shot.main()
+    results = (tmp_path / "study/results.csv").read_text()
+    assert "scenes,dnd,good,4,100.00,100.00,100.00,3,4.00,0.50" in results and len(results.splitlines()) == 1 + 12
+    comparisons = (tmp_path / "study/comparisons.csv").read_text()
+    others = ("the host alone", "good on global view", '"good on crops, mean"')
+    assert all(f"scenes,dnd,good,1,{other},50.00," in comparisons for other in others)
+    assert "scenes,crops,idle,4,the host alone,0.00,0.00,0.00,1.0000,1.0000" in comparisons
+    assert (tmp_path / "study/curves.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 |" in capsys.readouterr().out

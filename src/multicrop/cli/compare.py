@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "compare finished runs with a baseline, image by image"
+TOP = 20  # methods in a table for people
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -15,7 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_runs(parser)
     parser.add_argument("--by", choices=("class", "domain"), help="also the differences class by class or domain by domain")
     parser.add_argument("--matrix", action="store_true", help="also on how many images two methods agree, and which rescues which")
-    parser.add_argument("--top", type=int, default=20, help="how many methods to show (0: all)")
+    parser.add_argument("--top", type=int, help="how many methods to show (0: all); by default 20, and all as CSV")
     parser.add_argument("--format", choices=tuple(FORMATS), help="how to print; the default follows the ending of -o")
     parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
     parser.set_defaults(run=run)
@@ -27,8 +28,10 @@ def run(options: argparse.Namespace) -> int:
 
     _, found = command.read_runs(options)
     baseline = options.baseline if command.is_row(options) else "baseline"
-    shown = [table for block in found for table in _tables(block, options, baseline)]
     form = options.format or next((f for f, end in tables.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
+    if options.top is None:
+        options.top = 0 if form == "csv" else TOP
+    shown = [table for block in found for table in _tables(block, options, baseline)]
     if options.output:
         options.output.write_text(tables.render(shown, form), encoding="utf-8")
         print(f"written: {options.output}")

@@ -1,0 +1,108 @@
+"""The study of test-time adaptation: tables pair records by image, count orders and correct by stream; its sweeps hold every method."""
+
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import CONF, ROOT
+from hydra import compose, initialize_config_dir
+
+from multicrop.config import register_resolvers
+from multicrop.stats import holm
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import tta
+import tta_records
+
+ROWS = ("global", "crops_mean", "aggregated", "final")
+
+
+def record(folder, *, method, right, bare, seed=1, setting="dnd", dataset="scenes", kind=None, views=17):
+    """A finished run whose images, label 0, come in the order of `right` and `bare`: image id to right or wrong."""
+    folder.mkdir(parents=True)
+    ids = list(right)
+    corruption = {"kind": kind, "severity": 3} if kind else {}
+    config = {"corruption": corruption, "task": {"order": "shuffled", "order_seed": seed}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    choices = {"dataset": dataset, "experiment": f"tta/{setting}", "method": method}
+    (folder / "environment.json").write_text(json.dumps({"choices": choices}))
+    wrong = {"final_prediction": [1 - right[i] for i in ids], "aggregated_prediction": [1 - bare[i] for i in ids]}
+    pq.write_table(pa.table({"image_id": ids, "label": [0] * len(ids), **wrong}), folder / "predictions.parquet")
+    test = {f"test/{row}{measure}": 0.1 for row in ("", "aggregated/") for measure in ("ece", "brier")}
+    stream = {"encoder_calls_an_image": views, "state_bytes": 2048, "milliseconds_an_image": dict.fromkeys(ROWS, 1.0)}
+    tenths = {tenth: dict.fromkeys(ROWS, 0.5) for tenth in ("first_tenth", "last_tenth")}
+    (folder / "metrics.json").write_text(json.dumps({"views_per_image": views, "test": test, "stream": stream | tenths}))
+
+
+def images(values):
+    return dict(zip("abcdefghijkl", values, strict=False))
+
+
+def test_a_stream_is_paired_by_image_and_its_orders_are_counted(tmp_path):
+    bare, right = images([0, 0, 1, 1]), images([1, 0, 1, 1])
+    record(tmp_path / "1", method="tda", right=right, bare=bare, seed=1)
+    record(tmp_path / "2", method="tda", right=dict(reversed(right.items())), bare=bare, seed=2)
+    record(tmp_path / "3", method="none", right=bare, bare=bare)
+    record(tmp_path / "4", method="tda", right=bare, bare=bare, views=5)  # for the picture of cost alone
+    (row,) = tta.rows_of(tta_records.read(tmp_path))
+    assert row.gain.difference == pytest.approx(1 / 4) and row.gain.rescued == 1 and row.gain.lost == 0
+    line = dict(zip(tta.HEADER, row.line(), strict=True))
+    assert (line["orders"], line["images"], line["bare"], line["top1"], line["state_bytes"]) == (2, 4, "50.00", "75.00", 2048)
+
+
+def test_the_newest_of_a_seed_counts_and_other_images_are_refused(tmp_path):
+    bare = images([0, 0, 1, 1])
+    record(tmp_path / "1", method="tda", right=bare, bare=bare)
+    record(tmp_path / "2", method="tda", right=images([1, 1, 1, 1]), bare=bare)
+    assert tta.rows_of(tta_records.read(tmp_path))[0].gain.difference == pytest.approx(1 / 2)
+    record(tmp_path / "3", method="dmn", right={"other": 1}, bare={"other": 1})
+    with pytest.raises(SystemExit, match="did not see the same images"):
+        tta_records.read(tmp_path)
+    with pytest.raises(SystemExit, match="no finished run below"):
+        tta_records.read(tmp_path / "nothing")
+
+
+def test_holm_corrects_within_a_stream_and_not_across(tmp_path):
+    generator = np.random.default_rng(0)
+    bare = images([0] * 12)
+    for kind in (None, "fog"):
+        for method in ("mta", "zero"):
+            right = images([1] * 12 if method == "mta" else generator.integers(0, 2, 12).tolist())
+            record(tmp_path / f"{kind}{method}", method=method, right=right, bare=bare, kind=kind)
+    rows = tta.rows_of(tta_records.read(tmp_path))
+    assert [row.stream for row in rows] == ["scenes", "scenes", "scenes, fog 3", "scenes, fog 3"]
+    for stream in ("scenes", "scenes, fog 3"):
+        family = [row for row in rows if row.stream == stream]
+        assert [row.p_holm for row in family] == holm([row.gain.p_value for row in family])
+    assert rows[0].holds and "**+100.0**" in tta.overview(rows) and "| mta | 100.0 | +100.0 [" in tta.holding(rows)
+
+
+def test_the_study_writes_its_tables_and_pictures(tmp_path, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    for number, (dataset, method, seed) in enumerate((d, m, s) for d in ("scenes", "emoji") for m in ("tda", "dmn") for s in (1, 2)):
+        right, bare = (images(generator.integers(0, 2, 12).tolist()) for _ in range(2))
+        for setting, views in tta_records.VIEWS.items():
+            folder = tmp_path / f"runs/{number}{setting}"
+            record(folder, method=method, right=right, bare=bare, seed=seed, dataset=dataset, setting=setting, views=views)
+    monkeypatch.setattr(sys, "argv", ["tta.py", str(tmp_path / "runs"), str(tmp_path)])
+    tta.main()
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 12
+    assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("curves_scenes", "curves_emoji", "cost"))
+    assert "| ECE, D&D | 0.100 | 0.100 | 0.100 | - |" in capsys.readouterr().out
+
+
+def test_the_sweeps_of_streams_hold_every_method_and_setting():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        params = [
+            compose("config", overrides=[f"sweep={name}", "logger=none"], return_hydra_config=True).hydra.sweeper.params
+            for name in ("streams", "streams_episodic")
+        ]
+    methods = [method for found in params for method in found.method.split(",")]
+    assert sorted(methods) == sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+    assert sorted(methods) == sorted([*tta_records.METHODS, "none"])
+    assert all(found.experiment.split(",") == [f"tta/{name}" for name in tta_records.SETTINGS] for found in params)
