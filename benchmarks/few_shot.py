@@ -65,7 +65,7 @@ def by_question(found: list[tuple[Cell, str, Comparison]]) -> list[float]:
 def draw(cells: dict[Cell, dict], hosts: dict[Cell, dict], path: Path) -> None:
     """Accuracy by shots, one panel an adapter and data set, one line a host; dashed: the host without an adapter."""
     datasets = [d for d in ("scenes", "emoji") if len({key[3] for key in cells if key[:2] == (d, "dnd")}) > 1]  # a curve has two points
-    panels = [(dataset, adapter) for dataset in datasets for adapter in sorted({key[2] for key in cells})]
+    panels = [(dataset, adapter) for dataset in datasets for adapter in sorted({key[2] for key in cells if key[0] == dataset})]
     figure = Figure(figsize=(12, 2.6 * -(-len(panels) // COLUMNS)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True)
     for axis in grid.flat[len(panels) :]:
