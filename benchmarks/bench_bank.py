@@ -44,7 +44,7 @@ OPENAI = PixelSpec(224, 224, "bicubic", IMAGE_MEAN, IMAGE_STD)
 def main() -> tuple[str, list[Row]]:
     """All comparisons, each in turn within one run."""
     files, rows = photographs(64), []
-    rows += against_bare_and_published("ViT-B/32", vit_b32, files[: 64 if GPU else 8], marks=(0.92, 2.0), rounds=3)
+    rows += against_bare_and_published("ViT-B/32", vit_b32, files[: 64 if GPU else 16], marks=(0.92, 2.0), rounds=3)
     rows += against_bare_and_published("embedded", tiny, files * 4, marks=(0.75, 3.5), rounds=3)
     return f"bank: K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}", [
         *rows,

@@ -5,10 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from refusals import refused
 
-from multicrop.images import ImageError, open_image, to_tensor
+from multicrop.images import ImageError, open_image, shared_pixels, to_tensor
+from multicrop.views import PixelSpec, view_pixels
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -126,3 +128,31 @@ class TestMended:
     def test_other_modes_become_rgb(self, file, mode):
         image = noise(8, 8).convert(mode)
         assert np.array_equal(pixels(open_image(file(image, "plain.png"))), pixels(image.convert("RGB")))
+
+
+class TestSharedPixels:
+    """PIL's own memory as a tensor."""
+
+    @pytest.mark.parametrize("size", [(1, 1), (37, 5), (500, 375), (2500, 2000)])  # the last is kept in two blocks
+    def test_same_pixels(self, size):
+        image = noise(*size)
+        assert torch.equal(shared_pixels(image)[:3], to_tensor(image))
+
+    def test_not_copied(self):
+        image = noise(40, 30)
+        shared = shared_pixels(image)
+        image.putpixel((3, 2), RED)
+        assert shared[:3, 2, 3].tolist() == list(RED)
+
+    def test_outlives_its_image(self):
+        image = noise(500, 375)
+        expected, shared = to_tensor(image), shared_pixels(image)
+        del image
+        noise(500, 375, seed=1)
+        assert torch.equal(shared[:3], expected)
+
+    @pytest.mark.parametrize("size", [(200, 150), (2500, 2000)])
+    def test_same_views(self, size):
+        image, boxes = noise(*size), torch.tensor([[0.0, 0, *size], [10, 20, 110, 120], [90, 5, 30, 65]])
+        spec = PixelSpec(32, 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
+        assert torch.equal(view_pixels(shared_pixels(image), boxes, spec), view_pixels(to_tensor(image), boxes, spec))

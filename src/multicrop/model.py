@@ -19,7 +19,7 @@ from multicrop.aggregators import Aggregator
 from multicrop.crops import CropSampler, at_image, boxes_of, looks_at
 from multicrop.datasets.base import LabelledImages
 from multicrop.encoder import Encoder, sighted
-from multicrop.images import ImageError, to_rgb, to_tensor
+from multicrop.images import ImageError, shared_pixels, to_rgb, to_tensor
 from multicrop.prompts import TextBank
 from multicrop.resampling import device_view_pixels
 from multicrop.views import PixelSpec, separate_views, shares_of_view, view_pixels
@@ -154,10 +154,11 @@ class ViewDataset(Dataset):
     def _pictures(self, index: int) -> tuple[list[Tensor], Tensor]:
         """The views of one image, or with `cut` false the image itself, and its boxes; nothing and zeros where it cannot be read."""
         try:
-            pixels = to_tensor(self.images.open(index))
+            image = self.images.open(index)
         except ImageError:
             return [], torch.zeros_like(boxes_of(self.sampler, 8, 8, "", 0))
-        boxes = image_boxes(pixels, self.images.ids[index], self.sampler, self.seed)
+        pixels = shared_pixels(image) if self.cut else to_tensor(image)
+        boxes = image_boxes(pixels[:3], self.images.ids[index], self.sampler, self.seed)
         return (separate_views(pixels, wanted(boxes, self.sampler), self.spec) if self.cut else [pixels]), boxes
 
 

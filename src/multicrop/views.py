@@ -27,7 +27,7 @@ class PixelSpec:
     stretched_side: int | None = None
 
 
-def global_pixels(image: UInt8[Tensor, "3 height width"], spec: PixelSpec) -> UInt8[Tensor, "3 side side"]:
+def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec) -> UInt8[Tensor, "channels side side"]:
     """The whole image as the model's own processor prepares it."""
     mode = InterpolationMode(spec.interpolation)
     resized = F.resize(image, _resized(*image.shape[1:], spec), mode, antialias=True)
@@ -66,7 +66,7 @@ def _resized(height: int, width: int, spec: PixelSpec) -> list[int]:
 
 
 def view_pixels(
-    image: UInt8[Tensor, "3 height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
+    image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> UInt8[Tensor, "views 3 side side"]:
     """The global view in slot 0, then each crop resampled to the model's side; a crop that is not square is stretched.
 
@@ -76,16 +76,19 @@ def view_pixels(
 
 
 def separate_views(
-    image: UInt8[Tensor, "3 height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
+    image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> list[UInt8[Tensor, "3 side side"]]:
-    """The views of `view_pixels` before they are copied into one tensor, for those who stack the views of several images at once."""
+    """The views of `view_pixels` before they are copied into one tensor, for those who stack the views of several images at once.
+
+    Channels beyond the third are left out of the views (multicrop.images.shared_pixels).
+    """
     mode, size = InterpolationMode(spec.interpolation).value, (spec.side, spec.side)
     views = [global_pixels(image, spec)]
     for x1, top, x2, bottom in boxes[1:].int().tolist():
         crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
         view = interpolate(crop, size, mode=mode, antialias=True)[0]  # what torchvision's resize comes down to, a tenth cheaper
         views.append(view.flip(-1) if x1 > x2 else view)
-    return views
+    return [view[:3] for view in views]
 
 
 def unmirrored(boxes: Float[Tensor, "views 4"]) -> Float[Tensor, "views 4"]:
