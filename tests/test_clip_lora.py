@@ -11,6 +11,7 @@ from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
+from multicrop import shared
 from multicrop.adapters import training
 from multicrop.adapters.clip_lora import ClipLora, Iterations, label_features, random_view
 from multicrop.bank import StreamedBank
@@ -127,17 +128,23 @@ def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert len(seen) == 2 * 3 and resumed.checkpoint.exists()
 
 
-def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tmp_path):
-    small = [
-        "dataset.n_classes=4",
-        "dataset.family_size=2",
-        "dataset.test_images=2",
-        "dataset.train_images=2",
-        "dataset.validation_images=1",
-    ]
-    lora = ["adapter=clip_lora", "adapter.iterations_per_shot=4", "adapter.batch_size=4", "adapter.learning_rate=0.01"]
+SMALL = [
+    "dataset.n_classes=4",
+    "dataset.family_size=2",
+    "dataset.test_images=2",
+    "dataset.train_images=2",
+    "dataset.validation_images=1",
+]
+LORA = ["adapter=clip_lora", "adapter.iterations_per_shot=4", "adapter.batch_size=4", "adapter.learning_rate=0.01"]
+
+
+def run_session(tmp_path, *overrides):
     quick = ["trainer.progress=false", f"paths.cache={tmp_path}", "crop=random_k4", "task=few_shot", "task.shots=1"]
-    session = Session(composed(*small, *lora, *quick))
+    return Session(composed(*SMALL, *LORA, *quick, *overrides))
+
+
+def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tmp_path):
+    session = run_session(tmp_path)
     task = few_shot(session, fusion_weight=1.0, shots=1, few_shot_file=None)
     bank = session.bank(session.dataset.test)
     views, labels = bank.tensors()
@@ -151,6 +158,19 @@ def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tm
     assert (seen - views).abs().max() > 1e-3 and (results["final"] - results["aggregated"]).abs().max() > 1e-2
     assert task.adapter.selection["fit_seconds"] > 0 and not list(tmp_path.rglob("*.ckpt"))
     assert task.tuned_bank.manifest["recipe"]["model"] != bank.manifest["recipe"]["model"]
+
+
+def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "in_sweep", lambda: True)
+    shared.forget()
+    same = ("crop=global", "aggregator=mean_feature", "task.fusion_weight=0.5")
+    hosts = [run_session(tmp_path, *some) for some in ((), same, ("seed=2",), ("adapter.rank=1",))]
+    tasks = [few_shot(session, fusion_weight=1.0, shots=1, few_shot_file=None) for session in hosts]
+    fits = [task.adapter for task in tasks]
+    assert fits[0] is fits[1] and len({id(fit) for fit in fits}) == 3
+    assert len({task.tuned_bank.manifest["recipe"]["model"] for task in tasks}) == 3
+    assert tasks[0].tuned_bank.tensors()[0].shape[1] == 5 and tasks[1].tuned_bank.tensors()[0].shape[1] == 1
+    shared.forget()
 
 
 @pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])

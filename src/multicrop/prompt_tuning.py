@@ -111,7 +111,7 @@ class PromptTower:
         x = torch.cat([start, context], 1) + embeddings.position_embedding.weight[: 1 + context.shape[1]]
         states = []
         for layer in self.tower.encoder.layers:
-            q, k, v = _heads(layer, x)
+            q, k, v = _heads(layer, x, "qkv")
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = _rest(layer, x, mixed)
             states.append((k, v))
@@ -120,18 +120,16 @@ class PromptTower:
     def _suffixes(self, prefix: list[tuple[Tensor, Tensor]], ids: Int[Tensor, "own p s"], last: Int[Tensor, "own p"]) -> Tensor:
         """Unit features (copies, prompts, dim) of what follows the prefix."""
         first, length, copies = 1 + self.n_tokens, ids.shape[2], len(prefix[0][0])
-        embeddings = self.tower.embeddings
+        embeddings, layers, place = self.tower.embeddings, self.tower.encoder.layers, torch.arange(length)
         x = embeddings.token_embedding(ids) + embeddings.position_embedding.weight[first : first + length]
         x = x.expand(copies, -1, -1, -1)
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        for layer, (key, value) in zip(self.tower.encoder.layers, prefix, strict=True):
-            q, k, v = _heads(layer, x)
-            before = torch.einsum("bphsd,bhnd->bphsn", q, key)
-            within = (q @ k.transpose(-1, -2)).masked_fill(future, -torch.inf)
-            weights = (torch.cat([before, within], -1) * layer.self_attn.scale).softmax(-1)
-            mixed = torch.einsum("bphsn,bhnd->bphsd", weights[..., : key.shape[2]], value) + weights[..., key.shape[2] :] @ v
-            x = _rest(layer, x, mixed)
-        end = x.gather(2, last[..., None, None].expand(copies, -1, 1, x.shape[3])).squeeze(2)
+        for layer, states in zip(layers[:-1], prefix[:-1], strict=True):
+            q, k, v = _heads(layer, x, "qkv")
+            x = _rest(layer, x, _mixed(layer, q, k, v, states, later=place > place[:, None]))
+        end = x.gather(2, last[..., None, None].expand(copies, -1, 1, x.shape[3]))  # nothing else of the last layer is read
+        later = place > last[:, :, None, None, None]
+        q, k, v = *_heads(layers[-1], end, "q"), *_heads(layers[-1], x, "kv")
+        end = _rest(layers[-1], end, _mixed(layers[-1], q, k, v, prefix[-1], later=later)).squeeze(2)
         return F.normalize(self.projection(self.tower.final_layer_norm(end)), dim=-1)
 
 
@@ -140,11 +138,20 @@ def _frozen(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()})
 
 
-def _heads(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys and values of tokens (..., tokens, width), as (..., heads, tokens, dim)."""
+def _heads(layer: nn.Module, x: Tensor, names: str) -> tuple[Tensor, ...]:
+    """Queries, keys and values, those of `names`, of tokens (..., tokens, width), as (..., heads, tokens, dim)."""
     attention, x = layer.self_attn, layer.layer_norm1(x)
-    projections = (attention.q_proj(x), attention.k_proj(x), attention.v_proj(x))
+    projections = (getattr(attention, f"{name}_proj")(x) for name in names)
     return tuple(y.unflatten(-1, (attention.num_heads, -1)).transpose(-3, -2) for y in projections)
+
+
+def _mixed(layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, prefix: tuple[Tensor, Tensor], later: Tensor) -> Tensor:
+    """Values of the prefix and of the prompt's own tokens as the queries weigh them; those that come `later` do not count."""
+    key, value = prefix
+    before = torch.einsum("bphsd,bhnd->bphsn", q, key)
+    within = (q @ k.transpose(-1, -2)).masked_fill(later, -torch.inf)
+    weights = (torch.cat([before, within], -1) * layer.self_attn.scale).softmax(-1)
+    return torch.einsum("bphsn,bhnd->bphsd", weights[..., : key.shape[2]], value) + weights[..., key.shape[2] :] @ v
 
 
 def _rest(layer: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """The aggregator at work, as adapters and methods are given it: class logits of views against prompts that they may change."""
 
 import copy
+from functools import partial
 from typing import Protocol, runtime_checkable
 
-from multicrop.aggregators import Logits, Views
+from multicrop.aggregators import Logits, Views, global_view
 from multicrop.prompts import TextBank
 
 
@@ -23,3 +24,10 @@ def with_text(score: Score, text: TextBank) -> Score:
     changed = copy.copy(score)
     changed.text = text
     return changed
+
+
+def reads_labels_alone(score: Score) -> bool:
+    """Whether the aggregator takes no prompt but the label prompts, so that no other needs to go through the tower."""
+    aggregator = getattr(score, "aggregator", None)
+    function, knobs = (aggregator.func, aggregator.keywords) if isinstance(aggregator, partial) else (aggregator, {})
+    return function is global_view or knobs.get("text_set") == "label"

@@ -177,11 +177,17 @@ def fit(session: Session, adapter: Adapter | EncoderAdapter, *examples: object) 
 
 
 def tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, validation: LabelledImages) -> TunedTask:
-    """The task of an adapter that changes the encoder; the images to score are seen by the changed one too, after it is fitted."""
+    """The task of an adapter that changes the encoder; the images to score are seen by the changed one too, after it is fitted.
+
+    The fit reads neither crops nor aggregator, so that a sweep over these fits once.
+    """
     if session.cfg.bank == "off":
         raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
     scorer, changed = session.scorer, copy.copy(session)
-    changed.encoder = fit(session, adapter, support, validation)
+    decisive = [OmegaConf.to_container(session.cfg.adapter, resolve=True), [row[:1] for row in scorer.text.prompts]]
+    decisive += [[images.fingerprint, images.ids] for images in (support, validation)]
+    fresh = lambda: (adapter, fit(session, adapter, support, validation))  # noqa: E731
+    adapter, changed.encoder = shared("tuned", decisive, fresh, of=session.encoder)
     bank = changed.bank(split_of(session.dataset, session.cfg.split))
     adapter.checkpoint.unlink(missing_ok=True)
     return TunedTask(scorer, adapter, changed.encoder.encode_prompts(scorer.text.prompts), bank)

@@ -1,7 +1,5 @@
 """CoOp (Zhou et al., IJCV 2022): learned context tokens in front of the prompts."""
 
-from functools import partial
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -9,11 +7,11 @@ from torch.nn import functional as F
 from multicrop.adapters.base import Adapter, Examples, accuracy
 from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.training import train
-from multicrop.aggregators import Logits, Views, global_view
+from multicrop.aggregators import Logits, Views
 from multicrop.encoder import Encoder
 from multicrop.prompt_tuning import PromptTower
 from multicrop.prompts import TextBank
-from multicrop.score import Score, with_text
+from multicrop.score import Score, reads_labels_alone, with_text
 
 STARTS = ("words", "random")
 RANDOM_DEVIATION = 0.02  # of the input embeddings of a random start
@@ -60,10 +58,9 @@ class CoOp(Adapter):
         generator = torch.Generator().manual_seed(seed)
         drawn = RANDOM_DEVIATION * torch.randn(shape, generator=generator)
         self.class_specific = class_specific
+        self.sheet = self.tower.all
         if reads_labels_alone(score):
             self.text, self.sheet = text.select("label"), self.tower.labels
-        else:
-            self.sheet = self.tower.all
         self.context = nn.Parameter(self.tower.words().expand(shape).clone() if start == "words" else drawn)
         self.losses: list[float] = []
         self._settle()
@@ -101,13 +98,6 @@ class CoOp(Adapter):
     def _settle(self) -> None:
         with torch.no_grad():
             self.learned = self.prompts()
-
-
-def reads_labels_alone(score: Score) -> bool:
-    """Whether the aggregator takes no prompt but the label prompts, so that no other needs to go through the tower."""
-    aggregator = getattr(score, "aggregator", None)
-    function, knobs = (aggregator.func, aggregator.keywords) if isinstance(aggregator, partial) else (aggregator, {})
-    return function is global_view or knobs.get("text_set") == "label"
 
 
 def published_epochs(shots: int) -> int:

@@ -11,7 +11,7 @@ from multicrop.encoder import Encoder
 from multicrop.methods.base import Method, learning
 from multicrop.prompt_tuning import PromptTower
 from multicrop.prompts import TextBank
-from multicrop.score import Score, with_text
+from multicrop.score import Score, reads_labels_alone, with_text
 
 
 class Tpt(Method):
@@ -19,10 +19,10 @@ class Tpt(Method):
 
     The loss is the entropy in nats of the mean probability of the `share` of the views that are the most confident at the start, against
     the label prompts. The score is the run's: with aggregator=global the global view decides, as the authors have it; with a transport plan
-    or another aggregator all prompts get the tuned context, descriptions too. Prompts that begin with `words` lose them to the context,
-    the others get it in front. Images are independent (AdamW works element by element), so that they are tuned in batches, as many at once
-    as memory for activations allows. AdamW has torch's other defaults, weight decay 0.01 among them, as the authors' has; they compute in
-    half precision, here it is single.
+    or another aggregator all prompts that it reads get the tuned context, descriptions too. Prompts that begin with `words` lose them to
+    the context, the others get it in front. Images are independent (AdamW works element by element), so that they are tuned in batches,
+    as many at once as memory for activations allows. AdamW has torch's other defaults, weight decay 0.01 among them, as the authors' has;
+    they compute in half precision, here it is single.
     """
 
     def __init__(
@@ -42,6 +42,9 @@ class Tpt(Method):
             raise ValueError(f"method.steps and method.learning_rate are 0 or more, got {steps} and {learning_rate}")
         self.score, self.share, self.learning_rate, self.steps = score, share, learning_rate, steps
         self.tower = PromptTower(encoder, text.prompts, lead=words)
+        self.sheet = self.tower.all
+        if reads_labels_alone(score):
+            self.text, self.sheet = text.select("label"), self.tower.labels
         with torch.no_grad():
             self.untuned = self.tower.features(self.tower.words()[None], self.tower.labels)[0, :, 0]
 
@@ -51,7 +54,7 @@ class Tpt(Method):
             parts = views.clone().split(self.tower.copies_at_once(self.tower.labels))
             context = torch.cat([self.tuned(part) for part in parts])
             with torch.no_grad():
-                at_once = self.tower.copies_at_once(self.tower.all)
+                at_once = self.tower.copies_at_once(self.sheet)
                 return torch.cat([self._scored(*part) for part in zip(views.split(at_once), context.split(at_once), strict=True)])
 
     def tuned(self, views: Views) -> Float[Tensor, "batch tokens width"]:
@@ -77,5 +80,5 @@ class Tpt(Method):
 
     def _scored(self, views: Views, context: Float[Tensor, "batch tokens width"]) -> Logits:
         mask, prompts = self.text.mask, self.text.prompts
-        texts = [TextBank(features, mask, prompts) for features in self.tower.features(context, self.tower.all)]
+        texts = [TextBank(features, mask, prompts) for features in self.tower.features(context, self.sheet)]
         return torch.cat([with_text(self.score, text)(image[None]) for text, image in zip(texts, views, strict=True)])
