@@ -81,6 +81,14 @@ def test_a_glob_chooses_options_on_the_command_line():
         check_overrides(["-m", "crop=glob(zebra*)"], CONF)
 
 
+def test_a_knob_that_only_a_swept_group_brings_is_refused_with_the_way_to_sweep_it():
+    hosts = ["-m", "experiment=few_shot/dnd,few_shot/global", "seed=1"]
+    with refused("task.shots=16 is set before the sweep over experiment", "choice(16)", "task=..."):
+        check_overrides([*hosts, "task.shots=16"], CONF)
+    for way in (["task.shots=choice(16)"], ["task.shots=1,2"], ["task=few_shot", "task.shots=16"]):
+        check_overrides([*hosts, *way], CONF)
+
+
 def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone=None, ids=None, choices=None, metrics=None, **config):
     """A finished run of four images, label 0 each."""
     (folder / ".hydra").mkdir(parents=True)

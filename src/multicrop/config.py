@@ -82,13 +82,16 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
         return
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
     plain = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
-    chosen = []
-    for override in plain:
-        if override.key_or_group in groups:
-            chosen.append(f"{override.key_or_group}={_check_options(override, conf)}")
+    chosen = {o.input_line: f"{o.key_or_group}={_check_options(o, conf)}" for o in plain if o.key_or_group in groups}
+    swept = [o for o in plain if o.key_or_group in groups and o.is_sweep_override()]
     knobs = [o for o in plain if o.key_or_group not in groups]
-    if knobs:
-        _check_knobs(knobs, chosen, conf, groups)
+    if not knobs or GlobalHydra.instance().is_initialized():
+        return
+    known = _check_knobs(knobs, list(chosen.values()), conf, groups)
+    fixed = [knob for knob in knobs if not knob.is_sweep_override()]
+    if swept and fixed:
+        before = _known([chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept], conf)
+        _check_before_sweep([knob for knob in fixed if knob.key_or_group in known and knob.key_or_group not in before], swept)
 
 
 def _check_options(override: Override, conf: Path) -> str:
@@ -110,16 +113,29 @@ def _check_options(override: Override, conf: Path) -> str:
     return values[0] if values[0] != "None" else "null"
 
 
-def _check_knobs(knobs: list[Override], chosen: list[str], conf: Path, groups: set[str]) -> None:
-    if GlobalHydra.instance().is_initialized():
-        return
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        cfg = compose("config", overrides=chosen)
-    known = _keys(cfg)
+def _check_knobs(knobs: list[Override], chosen: list[str], conf: Path, groups: set[str]) -> list[str]:
+    """Every knob exists under the groups chosen; returns the names of all that exist."""
+    known = _known(chosen, conf)
     for knob in knobs:
         name = knob.key_or_group
         if name not in known and not any(key.startswith(f"{name}.") for key in known):
             raise ValueError(f"{name} is neither a knob nor a config group{_nearest(name, [*known, *groups])} {ALL_KNOBS}")
+    return known
+
+
+def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
+    """Hydra sets a knob with one value before it sweeps, so that a group that is swept may not bring it."""
+    for knob in knobs:
+        name, value = knob.input_line.split("=", 1)
+        raise ValueError(
+            f"{knob.input_line} is set before the sweep over {' and '.join(o.key_or_group for o in swept)}, where there is no {name} yet; "
+            f'write "{name}=choice({value})", or choose the group that has it beside the sweep ({name.split(".")[0]}=...)'
+        )
+
+
+def _known(chosen: list[str], conf: Path) -> list[str]:
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        return _keys(compose("config", overrides=chosen))
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
