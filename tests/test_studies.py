@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import sys
+from string import Template
 
 import numpy as np
 import pyarrow as pa
@@ -87,6 +89,31 @@ def test_a_knob_that_only_a_swept_group_brings_is_refused_with_the_way_to_sweep_
         check_overrides([*hosts, "task.shots=16"], CONF)
     for way in (["task.shots=choice(16)"], ["task.shots=1,2"], ["task=few_shot", "task.shots=16"]):
         check_overrides([*hosts, *way], CONF)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments").glob("*/README.md"))]
+
+
+def commands(text):
+    """The arguments of every `python run.py` in the text's code blocks, names like $S filled in from the lines before."""
+    for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
+        names = {}
+        for line in block.splitlines():
+            if given := re.fullmatch(r'([A-Z])="?(.*?)"?( *#.*)?', line):
+                names[given[1]] = Template(given[2]).safe_substitute(names)
+            elif command := re.match(r"(?:\.venv/bin/)?python run\.py(.*)", Template(line).safe_substitute(names)):
+                yield shlex.split(command[1], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_every_command_of_a_readme_names_what_exists(page):
+    for arguments in commands(page.read_text()):
+        check_overrides(arguments, CONF)
+
+
+def test_commands_are_found_and_filled_in():
+    text = 'x\n```\nS="a=1 b=2"\nT="$S c=3"  # d\npython run.py -m "e=[1, 2]" $T  # f\n```\npython run.py g=1\n'
+    assert list(commands(text)) == [["-m", "e=[1, 2]", "a=1", "b=2", "c=3"]]
 
 
 def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone=None, ids=None, choices=None, metrics=None, **config):
