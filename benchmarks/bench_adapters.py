@@ -97,7 +97,7 @@ def main() -> tuple[str, list[Row]]:
             note = f"{seconds:.1f} s, {said}"
             rows.append(Row(f"{choice}: fit and search over a minute", share, share, share, mark=mark, at_most=True, note=note))
             print(rows[-1].name, note, flush=True)
-    return f"Few-shot adapters, {CLASSES} classes x {SHOTS} shots, width {DIM}, {torch.get_num_threads()} threads", rows
+    return f"Few-shot adapters, {CLASSES} classes x {SHOTS} shots, width {DIM}, all cores", rows
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> tuple[str, list[Row]]:
     title = f"Prompt tuning: {CLASSES} classes, {LAYERS} layers of width {WIDTH}, forward and backward"
     note = f"{1000 * images['batch'].median / IMAGES:.0f} ms an image"
     return title, [
-        ratio("77 padded tokens / shared context, trimmed", tuning["padded"], tuning["shared"], mark=5),
+        ratio("77 padded tokens / shared context, trimmed", tuning["padded"], tuning["shared"], mark=10),
         ratio("whole prompts, trimmed / shared context, trimmed", tuning["trimmed"], tuning["shared"]),
         ratio("TPT one image at a time / in a batch", images["one by one"], images["batch"], note=note),
     ]

@@ -89,7 +89,7 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
         return
     known = _check_knobs(knobs, list(chosen.values()), conf, groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
-    if swept and fixed:
+    if swept and fixed and {"-m", "--multirun"} & set(arguments):
         before = _known([chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept], conf)
         _check_before_sweep([knob for knob in fixed if knob.key_or_group in known and knob.key_or_group not in before], swept)
 
