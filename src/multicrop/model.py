@@ -105,14 +105,14 @@ def image_views(image: Image.Image, image_id: str, sampler: CropSampler, spec: P
 
     Raises ValueError for a sampler that wants to look at the image and was given no eyes (multicrop.encoder.sighted).
     """
-    pixels = to_tensor(image)
+    pixels = shared_pixels(image)
     boxes = image_boxes(pixels, image_id, sampler, seed)
     return view_pixels(pixels, wanted(boxes, sampler), spec), boxes
 
 
-def image_boxes(pixels: UInt8[Tensor, "3 height width"], image_id: str, sampler: CropSampler, seed: int) -> Float[Tensor, "views 4"]:
+def image_boxes(pixels: UInt8[Tensor, "channels height width"], image_id: str, sampler: CropSampler, seed: int) -> Float[Tensor, "views 4"]:
     """The boxes of the views of one image."""
-    return boxes_of(at_image(sampler, pixels), *pixels.shape[1:], image_id, seed)
+    return boxes_of(at_image(sampler, pixels[:3]), *pixels.shape[1:], image_id, seed)
 
 
 def wanted(boxes: Float[Tensor, "views 4"], sampler: CropSampler) -> Float[Tensor, "pictures 4"]:
@@ -158,7 +158,7 @@ class ViewDataset(Dataset):
         except ImageError:
             return [], torch.zeros_like(boxes_of(self.sampler, 8, 8, "", 0))
         pixels = shared_pixels(image) if self.cut else to_tensor(image)
-        boxes = image_boxes(pixels[:3], self.images.ids[index], self.sampler, self.seed)
+        boxes = image_boxes(pixels, self.images.ids[index], self.sampler, self.seed)
         return (separate_views(pixels, wanted(boxes, self.sampler), self.spec) if self.cut else [pixels]), boxes
 
 

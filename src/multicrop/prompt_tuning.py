@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from multicrop.encoder import Encoder
+from multicrop.prompts import TextBank
 
 FAMILIES = ("clip", "metaclip_2")  # causal, pooled at the end token, positions added to the input embeddings
 CHUNK = 256  # prompts of like length that are computed together
@@ -73,6 +74,10 @@ class PromptTower:
     def width(self) -> int:
         """Channels of an input embedding."""
         return self.tower.embeddings.token_embedding.embedding_dim
+
+    def wanted(self, text: TextBank, *, labels_alone: bool) -> tuple[TextBank, Sheet]:
+        """What is wanted of `text`, the bank of this tower's prompts, and its sheet: nothing else need go through the tower."""
+        return (text.select("label"), self.labels) if labels_alone else (text, self.all)
 
     def copies_at_once(self, sheet: Sheet) -> int:
         """How many contexts may wait for a backward pass at once, with all prompts of the sheet."""

@@ -186,8 +186,8 @@ def tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, va
     scorer, changed = session.scorer, copy.copy(session)
     decisive = [OmegaConf.to_container(session.cfg.adapter, resolve=True), [row[:1] for row in scorer.text.prompts]]
     decisive += [[images.fingerprint, images.ids] for images in (support, validation)]
-    fresh = lambda: (adapter, fit(session, adapter, support, validation))  # noqa: E731
-    adapter, changed.encoder = shared("tuned", decisive, fresh, of=session.encoder)
+    made = shared("tuned", decisive, lambda: (adapter, fit(session, adapter, support, validation)), of=session.encoder)
+    adapter, changed.encoder = made
     bank = changed.bank(split_of(session.dataset, session.cfg.split))
     adapter.checkpoint.unlink(missing_ok=True)
     return TunedTask(scorer, adapter, changed.encoder.encode_prompts(scorer.text.prompts), bank)

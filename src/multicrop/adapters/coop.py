@@ -58,9 +58,7 @@ class CoOp(Adapter):
         generator = torch.Generator().manual_seed(seed)
         drawn = RANDOM_DEVIATION * torch.randn(shape, generator=generator)
         self.class_specific = class_specific
-        self.sheet = self.tower.all
-        if reads_labels_alone(score):
-            self.text, self.sheet = text.select("label"), self.tower.labels
+        self.text, self.sheet = self.tower.wanted(text, labels_alone=reads_labels_alone(score))
         self.context = nn.Parameter(self.tower.words().expand(shape).clone() if start == "words" else drawn)
         self.losses: list[float] = []
         self._settle()

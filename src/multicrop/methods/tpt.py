@@ -42,9 +42,7 @@ class Tpt(Method):
             raise ValueError(f"method.steps and method.learning_rate are 0 or more, got {steps} and {learning_rate}")
         self.score, self.share, self.learning_rate, self.steps = score, share, learning_rate, steps
         self.tower = PromptTower(encoder, text.prompts, lead=words)
-        self.sheet = self.tower.all
-        if reads_labels_alone(score):
-            self.text, self.sheet = text.select("label"), self.tower.labels
+        self.text, self.sheet = self.tower.wanted(text, labels_alone=reads_labels_alone(score))
         with torch.no_grad():
             self.untuned = self.tower.features(self.tower.words()[None], self.tower.labels)[0, :, 0]
 
