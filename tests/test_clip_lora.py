@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from multicrop import shared
 from multicrop.adapters import training
-from multicrop.adapters.clip_lora import ClipLora, Iterations, label_features, random_view
+from multicrop.adapters.clip_lora import ClipLora, Held, Iterations, LabelTexts, random_view
 from multicrop.bank import StreamedBank
 from multicrop.prompts import TextBank
 from multicrop.score import with_text
@@ -58,7 +58,7 @@ def test_one_step_is_a_descent_of_low_rank_in_query_key_and_value_of_both_towers
         name: p for name, p in encoder.model.named_parameters() if any(part in name for part in ("q_proj.w", "k_proj.w", "v_proj.w"))
     }
     assert len(weights) == 3 * 2 * 2
-    logits = 20.0 * encoder.encode_images(pixels) @ label_features(encoder, [row[0] for row in PROMPTS]).T
+    logits = 20.0 * encoder.encode_images(pixels) @ LabelTexts(encoder, [row[0] for row in PROMPTS]).features(encoder).T
     loss = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in batch.tolist()]))
     for (name, _), gradient in zip(weights.items(), torch.autograd.grad(loss, list(weights.values())), strict=True):
         assert (gradient * moved[name]).sum() < 0
@@ -99,17 +99,42 @@ def test_starts_from_zero_shot():
     assert all(not change.any() for change in changes(tuned).values())
     (batch,) = Iterations(2, 4, 0)
     pixels = torch.stack([random_view(support, index, encoder, 0) for index in batch.tolist()])
-    logits = 20.0 * encoder.encode_images(pixels) @ label_features(encoder, [row[0] for row in PROMPTS]).T
+    logits = 20.0 * encoder.encode_images(pixels) @ LabelTexts(encoder, [row[0] for row in PROMPTS]).features(encoder).T
     expected = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in batch.tolist()]))
     assert learner.losses == [pytest.approx(expected.item(), abs=1e-5)]
 
 
+def counted_images(count):
+    images, opened = pictures(count, "support"), []
+    return replace(images, open=lambda index: opened.append(index) or images.open(index)), opened
+
+
 def test_a_small_support_set_is_opened_once():
-    support, validation = shots()
-    opened = []
-    counted = replace(support, open=lambda index: opened.append(index) or support.open(index))
-    adapter(iterations_per_shot=3).fit(counted, validation)
+    support, opened = counted_images(2)
+    adapter(iterations_per_shot=3).fit(support, shots()[1])
     assert sorted(opened) == list(range(len(support)))
+
+
+def test_what_does_not_fit_into_memory_is_opened_again(monkeypatch):
+    images, opened = counted_images(3)
+    room = sum(4 * images.open(index).width * images.open(index).height for index in (0, 1))
+    monkeypatch.setattr("multicrop.adapters.clip_lora.HELD_BYTES", room)
+    held = Held(images.open)
+    opened.clear()
+    assert [held(index).tobytes() for index in (0, 1, 2, 0, 1, 2)] == [images.open(index).tobytes() for index in (0, 1, 2)] * 2
+    assert opened[:4] == [0, 1, 2, 2]
+
+
+def test_label_features_do_not_depend_on_their_parts():
+    """Forty texts of many lengths, in parts of eight, against each by itself."""
+    encoder, texts = random_encoder(), [" ".join(["a dog"] * (1 + 7 * n % 9)) + f" {n}" for n in range(40)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("multicrop.adapters.clip_lora.PART", 8)
+        labels = LabelTexts(encoder, texts)
+    assert len(labels.parts) == 5 and len({part["input_ids"].shape[1] for part in labels.parts}) > 2
+    with torch.no_grad():
+        alone = torch.cat([encoder.encode_texts([text]) for text in texts])
+        torch.testing.assert_close(labels.features(encoder), alone, atol=1e-5, rtol=1e-4)
 
 
 def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from PIL import Image
 from refusals import refused
 
 from multicrop.config import without
-from multicrop.encoder import dual, load_encoder
+from multicrop.encoder import dual, load_encoder, pooled_alone
 from multicrop.encoder.facts import pixel_spec
 from multicrop.images import to_tensor
 from multicrop.views import global_pixels, shares_of_view, shown, view_pixels
@@ -183,6 +183,30 @@ def test_text_features_are_the_models_called_by_hand(checkpoint):
             torch.testing.assert_close(feature, by_hand / by_hand.norm(), atol=2e-6, rtol=1e-4)
     assert ours.shape == (4, checkpoint.encoder.dim)
     assert torch.cdist(ours, ours).add(torch.eye(4)).min() > 1e-3  # four texts, four features
+
+
+def test_the_last_layer_for_the_pooled_token_alone_is_exact_and_passes(checkpoint, images):
+    """Features and the gradients of all weights, of images and of texts of several lengths; afterwards the model is as it was."""
+    model, names = checkpoint.model, [name for name, _ in checkpoint.model.named_parameters()]
+    values = checkpoint.processor(images, return_tensors="pt")["pixel_values"]
+
+    def features_and_gradients():
+        texts = checkpoint.text_inputs(TEXTS)
+        features = model.get_image_features(pixel_values=values).pooler_output, model.get_text_features(**texts).pooler_output
+        total = sum((feature * torch.linspace(-1, 1, feature.shape[1])).square().sum() for feature in features)
+        return features, torch.autograd.grad(total, [p for _, p in model.named_parameters()], allow_unused=True)
+
+    whole = features_and_gradients()
+    with pooled_alone(model):
+        alone = features_and_gradients()
+        states = model.get_text_features(**checkpoint.text_inputs(TEXTS)).last_hidden_state
+    assert (states == states[:, :1]).all() == (checkpoint.family in ("clip", "metaclip_2"))
+    torch.testing.assert_close(alone[0], whole[0], atol=1e-5, rtol=1e-4)
+    for name, one, other in zip(names, alone[1], whole[1], strict=True):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-3 * (1e-3 + other.abs().max().item()), rtol=1e-3, msg=name)
+    assert all(torch.equal(one, other) for one, other in zip(features_and_gradients()[0], whole[0], strict=True))
 
 
 def test_scale_and_bias_make_the_models_own_logits(checkpoint, images):

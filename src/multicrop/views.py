@@ -82,13 +82,18 @@ def separate_views(
 
     Channels beyond the third are left out of the views (multicrop.images.shared_pixels).
     """
-    mode, size = InterpolationMode(spec.interpolation).value, (spec.side, spec.side)
-    views = [global_pixels(image, spec)]
-    for x1, top, x2, bottom in boxes[1:].int().tolist():
-        crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
-        view = interpolate(crop, size, mode=mode, antialias=True)[0]  # what torchvision's resize comes down to, a tenth cheaper
-        views.append(view.flip(-1) if x1 > x2 else view)
-    return [view[:3] for view in views]
+    views = [global_pixels(image, spec)[:3]]
+    return views + [crop_pixels(image, *box, spec=spec) for box in boxes[1:].int().tolist()]
+
+
+def crop_pixels(
+    image: UInt8[Tensor, "channels height width"], x1: int, top: int, x2: int, bottom: int, *, spec: PixelSpec
+) -> UInt8[Tensor, "3 side side"]:
+    """One crop of `separate_views` by itself."""
+    crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
+    mode = InterpolationMode(spec.interpolation).value
+    view = interpolate(crop, (spec.side, spec.side), mode=mode, antialias=True)[0, :3]  # torchvision's resize in the end, a tenth cheaper
+    return view.flip(-1) if x1 > x2 else view
 
 
 def unmirrored(boxes: Float[Tensor, "views 4"]) -> Float[Tensor, "views 4"]:

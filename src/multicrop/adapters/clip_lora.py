@@ -1,9 +1,9 @@
 """CLIP-LoRA (Zanella and Ben Ayed, CVPR workshops 2024): low-rank updates of the attention of both towers, learned from pixels."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,14 +16,15 @@ from multicrop.adapters.base import EncoderAdapter
 from multicrop.adapters.training import descend
 from multicrop.crops import boxes_of, random_resized
 from multicrop.datasets.base import LabelledImages
-from multicrop.encoder import Encoder
-from multicrop.images import ImageError, to_tensor
+from multicrop.encoder import Encoder, pooled_alone
+from multicrop.images import ImageError, shared_pixels, to_tensor
 from multicrop.prompts import TextBank
-from multicrop.views import global_pixels, view_pixels
+from multicrop.views import crop_pixels, global_pixels
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 SCORED_AT_ONCE = 32  # validation images
-HELD = 256  # opened support images, so that a small set is decoded once
+PARTS, PART = 8, 64  # parts of the label texts at most, texts in one at least
+HELD_BYTES = 2**30  # of opened support images, so that a small set is decoded once
 
 
 class ClipLora(EncoderAdapter):
@@ -92,29 +93,31 @@ class ClipLora(EncoderAdapter):
         return Encoder(model, self.encoder.tokenizer, self.encoder.spec, precision=precision, **facts)
 
     def _train(self, student: Encoder, support: LabelledImages) -> None:
-        support = replace(support, open=lru_cache(HELD)(support.open))
+        support = replace(support, open=Held(support.open))
         readable = [index for index in range(len(support)) if _opened(support, index) is not None]
         if not readable:
             raise ValueError(f"no image of {support.name} can be read; mend them or choose other data")
         shots = max(support.labels.count(label) for label in set(support.labels))
         batches = Iterations(len(readable), self.batch_size, self.seed)
+        labels = LabelTexts(student, self.labels)
 
         def loss(batch: Tensor) -> Tensor:
             torch.manual_seed(batches.key)  # of dropout
             chosen = [readable[index] for index in batch.tolist()]
             pixels = torch.stack([random_view(support, index, student, batches.key) for index in chosen])
-            logits = self.logit_scale * student.encode_images(pixels.to(self.device)) @ label_features(student, self.labels).T
+            logits = self.logit_scale * student.encode_images(pixels.to(self.device)) @ labels.features(student).T
             return F.cross_entropy(logits, torch.tensor([support.labels[index] for index in chosen], device=self.device))
 
         optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=self.learning_rate)
         count = self.iterations_per_shot * shots
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
         accelerator = "cpu" if self.device.type == "cpu" else "gpu"
-        self.losses = descend(loss, schedule, batches, epochs=count, accelerator=accelerator, leave=True, **self.keeping)
+        with pooled_alone(student.model):
+            self.losses = descend(loss, schedule, batches, epochs=count, accelerator=accelerator, leave=True, **self.keeping)
 
     @torch.no_grad()
     def _validated(self, tuned: Encoder, validation: LabelledImages) -> dict[str, float]:
-        text, right = label_features(tuned, self.labels), []
+        text, right = LabelTexts(tuned, self.labels).features(tuned), []
         for start in range(0, len(validation), SCORED_AT_ONCE):
             batch = range(start, min(start + SCORED_AT_ONCE, len(validation)))
             opened = [(image, validation.labels[index]) for index in batch if (image := _opened(validation, index)) is not None]
@@ -147,17 +150,48 @@ class Iterations:
         return torch.randperm(self.n, generator=torch.Generator().manual_seed(1_000_003 * self.seed + turn))
 
 
+class Held:
+    """Opens images, and keeps the first ones that fit into HELD_BYTES: where every image comes up as often, as good a choice as any."""
+
+    def __init__(self, opened: Callable[[int], Image.Image]) -> None:
+        self.opened, self.images, self.room = opened, {}, HELD_BYTES
+
+    def __call__(self, index: int) -> Image.Image:
+        """The image at this index."""
+        if index in self.images:
+            return self.images[index]
+        image = self.opened(index)
+        if (size := 4 * image.width * image.height) <= self.room:  # PIL's four bytes a pixel
+            self.images[index] = image
+            self.room -= size
+        return image
+
+
 def random_view(images: LabelledImages, index: int, encoder: Encoder, seed: int) -> Tensor:
     """Pixels (3, side, side) of one random resized crop, keyed by the seed and the image's id."""
-    pixels = to_tensor(images.open(index))
+    pixels = shared_pixels(images.open(index))
     sampler = partial(random_resized, n_crops=1, min_area=0.08, max_area=1.0, flip_probability=0.5)
-    return view_pixels(pixels, boxes_of(sampler, *pixels.shape[1:], images.ids[index], seed), encoder.spec)[1]
+    box = boxes_of(sampler, *pixels.shape[1:], images.ids[index], seed)[1]
+    return crop_pixels(pixels, *box.int().tolist(), spec=encoder.spec)
 
 
-def label_features(encoder: Encoder, texts: list[str]) -> Float[Tensor, "texts dim"]:
-    """Unit features of the texts, differentiable in the encoder's weights."""
-    tokens = {name: ids.to(encoder.gain.device) for name, ids in encoder.rule.tokens(encoder.tokenizer, texts).items()}
-    return F.normalize(encoder.model.get_text_features(**tokens).pooler_output, dim=-1)
+class LabelTexts:
+    """Texts as tokens, made once, in parts of like length: padded to the longest of all, most of the work on short ones is in vain."""
+
+    def __init__(self, encoder: Encoder, texts: list[str]) -> None:
+        texts = [encoder.rule.cleaned(text) for text in texts]
+        lengths = torch.tensor([len(ids) for ids in encoder.tokenizer(texts)["input_ids"]])
+        order = lengths.argsort(stable=True)
+        parts = order.chunk(min(PARTS, -(-len(texts) // PART)))
+        self.parts = [encoder.rule.tokens(encoder.tokenizer, [texts[index] for index in part]) for part in parts]
+        self.position = order.argsort()
+
+    def features(self, encoder: Encoder) -> Float[Tensor, "texts dim"]:
+        """Unit features, differentiable in the encoder's weights."""
+        device = encoder.gain.device
+        parts = [{name: ids.to(device) for name, ids in part.items()} for part in self.parts]
+        features = torch.cat([encoder.model.get_text_features(**part).pooler_output for part in parts])
+        return F.normalize(features, dim=-1)[self.position.to(device)]
 
 
 def _opened(images: LabelledImages, index: int) -> Image.Image | None:

@@ -4,5 +4,6 @@ from multicrop.encoder.dual import PRECISIONS, Encoder
 from multicrop.encoder.facts import pixel_spec
 from multicrop.encoder.loading import load_encoder
 from multicrop.encoder.looking import sighted
+from multicrop.encoder.pooled import pooled_alone
 
-__all__ = ["PRECISIONS", "Encoder", "load_encoder", "pixel_spec", "sighted"]
+__all__ = ["PRECISIONS", "Encoder", "load_encoder", "pixel_spec", "pooled_alone", "sighted"]

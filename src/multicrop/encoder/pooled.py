@@ -1,0 +1,62 @@
+"""The last layer of a CLIP tower for the pooled token alone: nothing else that it computes is read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FAMILIES = ("clip", "metaclip_2")  # layers of one build; images are pooled at the class token in front, texts at the end token
+
+
+@contextmanager
+def pooled_alone(model: nn.Module) -> Iterator[None]:
+    """While this lasts, the last layer of both towers computes the pooled token from all tokens, and not the others; exact.
+
+    That saves most of a layer: a fifth of the work in a tower of four, a fourteenth in one of twelve. `last_hidden_state` then holds the
+    pooled token in every place. Texts come with their attention mask and are padded behind. Models of other families stay as they are.
+    """
+    if model.config.model_type not in FAMILIES:
+        yield
+        return
+    ends: dict[str, Tensor] = {}
+
+    def note(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        ends["of the batch"] = kwargs["attention_mask"].sum(1) - 1
+
+    layers = model.vision_model.encoder.layers[-1], model.text_model.encoder.layers[-1]
+    hook = model.text_model.register_forward_pre_hook(note, with_kwargs=True)
+    for layer, pooled in zip(layers, (_at_first, partial(_at_end, ends)), strict=True):
+        layer.forward = partial(pooled, layer)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for layer in layers:
+            del layer.forward
+
+
+def _at_first(layer: nn.Module, hidden_states: Float[Tensor, "batch tokens width"], *_: object, **__: object) -> Tensor:
+    return _layer(layer, hidden_states, hidden_states[:, :1], None)
+
+
+def _at_end(
+    ends: dict[str, Tensor], layer: nn.Module, hidden_states: Float[Tensor, "batch tokens width"], *_: object, **__: object
+) -> Tensor:
+    end, (batch, tokens, _) = ends["of the batch"], hidden_states.shape
+    rows = hidden_states[torch.arange(batch, device=end.device), end][:, None]
+    earlier = torch.arange(tokens, device=end.device) <= end[:, None]
+    return _layer(layer, hidden_states, rows, earlier[:, None, None])
+
+
+def _layer(layer: nn.Module, states: Tensor, rows: Float[Tensor, "batch 1 width"], mask: Tensor | None) -> Tensor:
+    """The layer at the rows alone, which see the states that the mask lets them; in every place, for the tower to pick."""
+    attention, seen = layer.self_attn, layer.layer_norm1(states)
+    q, k, v = attention.q_proj(layer.layer_norm1(rows)), attention.k_proj(seen), attention.v_proj(seen)
+    q, k, v = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scale)
+    rows = rows + attention.out_proj(mixed.transpose(1, 2).flatten(-2))
+    return (rows + layer.mlp(layer.layer_norm2(rows))).expand(-1, states.shape[1], -1)
