@@ -109,6 +109,19 @@ class TestTower:
             PromptTower(encoder, PROMPTS, lead="")
 
 
+def test_a_sheet_cuts_prompts_behind_what_those_of_a_class_share():
+    """Classes with a shared beginning, with one prompt, and with a prompt that another class has as well; 1 is the end token."""
+    rows = [[[5, 6, 7, 1], [5, 6, 8, 9, 1], [5, 6, 1], [7, 7, 1]], [[3, 1]], [[5, 6, 7, 1], [4, 4, 1], [4, 4, 2, 1]]]
+    sheet = prompt_tuning._sheet(rows)
+    stems = {tuple(stem[:depth].tolist()) for stem, depth in zip(sheet.stems, sheet.depth, strict=True)}
+    assert stems == {(), (5, 6), (4, 4)}
+    assert sheet.tokens() == 2 + 2 + (2 + 3 + 1 + 3) + 2 + (1 + 2) and sheet.longest() == 5
+    whole, last = sheet.uncut()
+    for places, row in zip(sheet.place, rows, strict=True):
+        got = [whole[place, : last[place] + 1].tolist() for place in places if place >= 0]
+        assert got == row
+
+
 class Problem:
     """Text of 3 classes by the random encoder, and 5 images of 6 views; in double precision, for gradients that hang on no rounding."""
 

@@ -1,8 +1,10 @@
 """Learnable context tokens in front of prompts, through a frozen CLIP text tower: shared work once, the rest trimmed to its length."""
 
 import copy
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -19,19 +21,37 @@ MEMORY = 1 << 30  # bytes of activations that may wait for a backward pass
 KEPT = 25  # activations of the tower's width that a token leaves in a layer, about
 
 Context = Float[Tensor, "copies tokens width"]
+States = tuple[Tensor, Tensor]  # keys and values of one layer
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Distinct prompts without their lead, shortest first, as token ids; `last` is each one's end token, `place` where it belongs."""
+    """Distinct prompts without their lead as token ids, shortest first, each cut behind the beginning that it shares with others.
 
+    `stems` are those beginnings, of `depth` tokens (0: of prompts that share nothing). `ids` is what follows a prompt's `stem`, up to its
+    end token at `last`. `place` says which prompt belongs where.
+    """
+
+    stems: Int[Tensor, "stems begun"]
+    depth: Int[Tensor, " stems"]
     ids: Int[Tensor, "distinct length"]
     last: Int[Tensor, " distinct"]
+    stem: Int[Tensor, " distinct"]
     place: Int[Tensor, "classes prompts"]  # -1: padding
 
     def tokens(self) -> int:
-        """Tokens behind the context, padding left out."""
-        return int(self.last.sum()) + len(self.last)
+        """Tokens behind the context that go through the tower, padding left out."""
+        return int(self.depth.sum() + self.last.sum()) + len(self.last)
+
+    def longest(self) -> int:
+        """Tokens of the longest prompt, its stem with it."""
+        return int((self.depth[self.stem] + self.last).max()) + 1
+
+    def uncut(self) -> tuple[Int[Tensor, "distinct length"], Int[Tensor, " distinct"]]:
+        """The ids of whole prompts, and the place of their end tokens."""
+        depth = self.depth[self.stem]
+        ids = F.pad(self.stems[self.stem], (0, self.ids.shape[1]))
+        return ids.scatter(1, depth[:, None] + torch.arange(self.ids.shape[1]), self.ids), depth + self.last
 
 
 class PromptTower:
@@ -39,9 +59,10 @@ class PromptTower:
 
     A prompt that begins with the words `lead` loses them: the context takes their place. In another one the context goes in front.
     Because the tower is causal, the hidden states of start token and context are the same for all prompts and are computed once a
-    context; because it is pooled at the end token, prompts need no padding to the model's length. Both are exact. The encoder stays as
-    it is: its weights get no gradients. `n_tokens` is the number of context tokens, by default as many as the lead has. Raises ValueError
-    when the encoder's text tower is not of this kind, or a prompt gets too long.
+    context, and those of the words that prompts of a class begin with ("tern, which has ...") once a class; because it is pooled at the
+    end token, prompts need no padding to the model's length. All of this is exact. The encoder stays as it is: its weights get no
+    gradients. `n_tokens` is the number of context tokens, by default as many as the lead has. Raises ValueError when the encoder's text
+    tower is not of this kind, or a prompt gets too long.
     """
 
     def __init__(self, encoder: Encoder, prompts: Sequence[Sequence[str]], *, lead: str, n_tokens: int | None = None) -> None:
@@ -59,7 +80,7 @@ class PromptTower:
         rows = [[self._without_lead(encoder.tokenizer(text)["input_ids"]) for text in row] for row in prompts]
         self.start = torch.tensor(encoder.tokenizer(lead)["input_ids"][:1])
         self.all, self.labels = _sheet(rows), _sheet([row[:1] for row in rows])
-        limit, longest = encoder.rule.context, 1 + self.n_tokens + self.all.ids.shape[1]
+        limit, longest = encoder.rule.context, 1 + self.n_tokens + self.all.longest()
         if longest > limit:
             raise ValueError(
                 f"{self.n_tokens} context tokens make the longest prompt {longest} tokens long, and the model reads {limit}; "
@@ -86,20 +107,29 @@ class PromptTower:
     def features(self, context: Context, sheet: Sheet) -> Float[Tensor, "copies classes prompts dim"]:
         """Every prompt of the sheet with every context; padding is 0. Differentiable in the context, in bounded memory."""
         prefix = self._prefix(context)
-        ids, last = sheet.ids[None], sheet.last[None]
         heavy = torch.is_grad_enabled() and len(context) * sheet.tokens() > self._tokens_in_memory()
-        size = max(1, min(CHUNK, self._tokens_in_memory() // (len(context) * ids.shape[2])))
-        parts = []
-        for start in range(0, ids.shape[1], size):
-            end = last[:, start : start + size]
-            part = (prefix, ids[:, start : start + size, : int(end.max()) + 1], end)
-            parts.append(checkpoint(self._suffixes, *part, use_reentrant=False) if heavy else self._suffixes(*part))
-        return torch.cat(parts, 1)[:, sheet.place.clamp_min(0)] * (sheet.place >= 0)[..., None]
+        run = partial(checkpoint, use_reentrant=False) if heavy else _called
+
+        def parts(length: int, tokens: int) -> list[slice]:
+            size = max(1, min(CHUNK, self._tokens_in_memory() // (len(context) * max(1, tokens))))
+            return [slice(start, start + size) for start in range(0, length, size)]
+
+        begun = [run(self._stems, prefix, sheet.stems[part, : int(sheet.depth[part].max())]) for part in parts(*sheet.stems.shape)]
+        stems = [tuple(_together(states) for states in zip(*layer, strict=True)) for layer in zip(*begun, strict=True)]
+        features = []
+        for part in parts(*sheet.ids.shape):
+            last, stem = sheet.last[part], sheet.stem[part]
+            ids = sheet.ids[part, : int(last.max()) + 1]
+            features.append(run(self._suffixes, prefix, stems, stem, sheet.depth[stem][None], ids[None], last[None]))
+        return torch.cat(features, 1)[:, sheet.place.clamp_min(0)] * (sheet.place >= 0)[..., None]
 
     def own_features(self, context: Float[Tensor, "classes tokens width"], sheet: Sheet) -> Float[Tensor, "classes prompts dim"]:
         """The prompts of each class on the sheet with the class's own context; padding is 0."""
-        place = sheet.place.clamp_min(0)
-        return self._suffixes(self._prefix(context), sheet.ids[place], sheet.last[place]) * (sheet.place >= 0)[..., None]
+        prefix, place = self._prefix(context), sheet.place.clamp_min(0)
+        none = [(key[:, None, :, :0], value[:, None, :, :0]) for key, value in prefix]
+        ids, last = (whole[place] for whole in sheet.uncut())
+        features = self._suffixes(prefix, none, place[0] * 0, place * 0, ids, last)
+        return features * (sheet.place >= 0)[..., None]
 
     def _without_lead(self, ids: list[int]) -> list[int]:
         begins = self.lead and ids[1 : 1 + len(self.lead)] == self.lead
@@ -109,7 +139,7 @@ class PromptTower:
         layers, size = len(self.tower.encoder.layers), self.tower.embeddings.token_embedding.weight.element_size()
         return MEMORY // (layers * self.width * KEPT * size)
 
-    def _prefix(self, context: Context) -> list[tuple[Tensor, Tensor]]:
+    def _prefix(self, context: Context) -> list[States]:
         """Keys and values (copies, heads, tokens, dim) of start token and context in each layer."""
         embeddings = self.tower.embeddings
         start = embeddings.token_embedding(self.start).expand(len(context), 1, -1)
@@ -122,20 +152,65 @@ class PromptTower:
             states.append((k, v))
         return states
 
-    def _suffixes(self, prefix: list[tuple[Tensor, Tensor]], ids: Int[Tensor, "own p s"], last: Int[Tensor, "own p"]) -> Tensor:
-        """Unit features (copies, prompts, dim) of what follows the prefix."""
-        first, length, copies = 1 + self.n_tokens, ids.shape[2], len(prefix[0][0])
-        embeddings, layers, place = self.tower.embeddings, self.tower.encoder.layers, torch.arange(length)
-        x = embeddings.token_embedding(ids) + embeddings.position_embedding.weight[first : first + length]
-        x = x.expand(copies, -1, -1, -1)
-        for layer, states in zip(layers[:-1], prefix[:-1], strict=True):
+    def _stems(self, prefix: list[States], ids: Int[Tensor, "stems begun"]) -> list[States]:
+        """Keys and values (copies, stems, heads, tokens, dim) of what prompts begin with, behind the prefix."""
+        first, place = 1 + self.n_tokens, torch.arange(ids.shape[1])
+        embeddings = self.tower.embeddings
+        x = embeddings.token_embedding(ids) + embeddings.position_embedding.weight[first : first + ids.shape[1]]
+        x = x.expand(len(prefix[0][0]), -1, -1, -1)
+        states = []
+        for layer, before in zip(self.tower.encoder.layers, prefix, strict=True):
             q, k, v = _heads(layer, x, "qkv")
-            x = _rest(layer, x, _mixed(layer, q, k, v, states, later=place > place[:, None]))
+            states.append((k, v))
+            if layer is not self.tower.encoder.layers[-1]:
+                x = _rest(layer, x, _mixed(layer, q, k, v, before, later=place > place[:, None]))
+        return states
+
+    def _suffixes(
+        self,
+        prefix: list[States],
+        stems: list[States],
+        stem: Int[Tensor, " p"],
+        depth: Int[Tensor, "own p"],
+        ids: Int[Tensor, "own p s"],
+        last: Int[Tensor, "own p"],
+    ) -> Tensor:
+        """Unit features (copies, prompts, dim) of what follows the prefix and each prompt's stem."""
+        copies, length, begun = len(prefix[0][0]), ids.shape[2], int(depth.max())
+        embeddings, layers, place = self.tower.embeddings, self.tower.encoder.layers, torch.arange(length)
+        table = embeddings.position_embedding.weight
+        position = (1 + self.n_tokens + depth[..., None] + place).clamp_max(len(table) - 1)  # padding may be beyond the table
+        x = (embeddings.token_embedding(ids) + table[position]).expand(copies, -1, -1, -1)
+        absent = torch.arange(begun) >= depth[..., None, None, None]
+
+        def later(own: Tensor) -> Tensor:
+            """Which keys do not count, of the stem's and the prompt's own."""
+            return torch.cat([part.expand(*depth.shape, 1, own.shape[-2], -1) for part in (absent, own)], -1)
+
+        def behind_stem(states: States, k: Tensor, v: Tensor) -> States:
+            if not begun:
+                return k, v
+            key, value = (state.index_select(1, stem)[..., :begun, :] for state in states)
+            return torch.cat([key, k], -2), torch.cat([value, v], -2)
+
+        causal = later(place > place[:, None])
+        for layer, before, states in zip(layers[:-1], prefix[:-1], stems[:-1], strict=True):
+            q, k, v = _heads(layer, x, "qkv")
+            x = _rest(layer, x, _mixed(layer, q, *behind_stem(states, k, v), before, causal))
         end = x.gather(2, last[..., None, None].expand(copies, -1, 1, x.shape[3]))  # nothing else of the last layer is read
-        later = place > last[:, :, None, None, None]
         q, k, v = *_heads(layers[-1], end, "q"), *_heads(layers[-1], x, "kv")
-        end = _rest(layers[-1], end, _mixed(layers[-1], q, k, v, prefix[-1], later=later)).squeeze(2)
-        return F.normalize(self.projection(self.tower.final_layer_norm(end)), dim=-1)
+        mixed = _mixed(layers[-1], q, *behind_stem(stems[-1], k, v), prefix[-1], later(place > last[:, :, None, None, None]))
+        return F.normalize(self.projection(self.tower.final_layer_norm(_rest(layers[-1], end, mixed).squeeze(2))), dim=-1)
+
+
+def _together(parts: tuple[Tensor, ...]) -> Tensor:
+    """States of several parts as those of one, padded to the longest."""
+    longest = max(part.shape[3] for part in parts)
+    return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[3])) for part in parts], 1)
+
+
+def _called(function: Callable, *args: object) -> object:
+    return function(*args)
 
 
 def _frozen(module: nn.Module) -> nn.Module:
@@ -150,8 +225,8 @@ def _heads(layer: nn.Module, x: Tensor, names: str) -> tuple[Tensor, ...]:
     return tuple(y.unflatten(-1, (attention.num_heads, -1)).transpose(-3, -2) for y in projections)
 
 
-def _mixed(layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, prefix: tuple[Tensor, Tensor], later: Tensor) -> Tensor:
-    """Values of the prefix and of the prompt's own tokens as the queries weigh them; those that come `later` do not count."""
+def _mixed(layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, prefix: States, later: Tensor) -> Tensor:
+    """Values of the prefix and of the prompt's tokens as the queries weigh them; those that come `later` do not count."""
     key, value = prefix
     before = torch.einsum("bphsd,bhnd->bphsn", q, key)
     within = (q @ k.transpose(-1, -2)).masked_fill(later, -torch.inf)
@@ -166,12 +241,31 @@ def _rest(layer: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
 
 
 def _sheet(rows: list[list[list[int]]]) -> Sheet:
-    distinct = sorted(dict.fromkeys(tuple(ids) for row in rows for ids in row), key=len)
+    cut: dict[tuple[int, ...], tuple[int, ...]] = {}  # prompts and their stems
+    for row in rows:
+        prompts = [ids for ids in dict.fromkeys(map(tuple, row)) if ids not in cut]
+        stem = _shared_beginning(prompts)
+        cut |= {ids: stem if ids[: len(stem)] == stem else () for ids in prompts}
+    stems = {ids: index for index, ids in enumerate(sorted({(), *cut.values()}, key=lambda ids: (len(ids), ids)))}
+    distinct = sorted(cut, key=lambda ids: (len(ids) - len(cut[ids]), len(ids)))
     position = {ids: index for index, ids in enumerate(distinct)}
-    padded = torch.zeros(len(distinct), len(distinct[-1]), dtype=torch.long)
-    for index, ids in enumerate(distinct):
-        padded[index, : len(ids)] = torch.tensor(ids)
     place = torch.full((len(rows), max(map(len, rows))), -1)
     for c, row in enumerate(rows):
         place[c, : len(row)] = torch.tensor([position[tuple(ids)] for ids in row])
-    return Sheet(padded, torch.tensor([len(ids) - 1 for ids in distinct]), place)
+    suffixes, length = _padded([ids[len(cut[ids]) :] for ids in distinct])
+    return Sheet(*_padded(list(stems)), suffixes, length - 1, torch.tensor([stems[cut[ids]] for ids in distinct]), place)
+
+
+def _shared_beginning(prompts: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The beginning that saves most tokens when prompts that have it compute it once; an end token is never shared."""
+    counts = Counter(ids[:length] for ids in prompts for length in range(1, len(ids)))
+    return max(counts, key=lambda stem: (counts[stem] - 1) * len(stem)) if counts.total() > len(counts) else ()
+
+
+def _padded(rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """The rows as one tensor, padded behind with 0, and their lengths."""
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return padded, lengths
