@@ -122,6 +122,18 @@ def test_a_sheet_cuts_prompts_behind_what_those_of_a_class_share():
         assert got == row
 
 
+def test_parts_hold_every_row_once_in_bounds_of_room_and_padding():
+    lengths = torch.tensor([0] + [2] * 40 + [3] * 300 + [9] * 30 + [40])
+    for room in (1, 90, 10**9):
+        parts = [lengths[part].tolist() for part in prompt_tuning._parts(lengths, room)]
+        assert [length for part in parts for length in part] == lengths.tolist() and all(
+            0 < len(part) <= prompt_tuning.CHUNK for part in parts
+        )
+        assert all(len(part) == 1 or len(part) * part[-1] <= room for part in parts)
+        assert all(len(part) <= prompt_tuning.FEW or len(part) * part[-1] <= prompt_tuning.WASTE * sum(part) for part in parts)
+    assert [len(part) for part in parts] == [41, 256, 44, 31]  # the last room is enough for all
+
+
 class Problem:
     """Text of 3 classes by the random encoder, and 5 images of 6 views; in double precision, for gradients that hang on no rounding."""
 

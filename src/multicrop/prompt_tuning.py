@@ -16,7 +16,8 @@ from multicrop.encoder import Encoder
 from multicrop.prompts import TextBank
 
 FAMILIES = ("clip", "metaclip_2")  # causal, pooled at the end token, positions added to the input embeddings
-CHUNK = 256  # prompts of like length that are computed together
+CHUNK = 256  # prompts of like length that are computed together, at most
+FEW, WASTE = 32, 1.25  # from so many prompts on, padded tokens over tokens at most
 MEMORY = 1 << 30  # bytes of activations that may wait for a backward pass
 KEPT = 25  # activations of the tower's width that a token leaves in a layer, about
 
@@ -110,14 +111,11 @@ class PromptTower:
         heavy = torch.is_grad_enabled() and len(context) * sheet.tokens() > self._tokens_in_memory()
         run = partial(checkpoint, use_reentrant=False) if heavy else _called
 
-        def parts(length: int, tokens: int) -> list[slice]:
-            size = max(1, min(CHUNK, self._tokens_in_memory() // (len(context) * max(1, tokens))))
-            return [slice(start, start + size) for start in range(0, length, size)]
-
-        begun = [run(self._stems, prefix, sheet.stems[part, : int(sheet.depth[part].max())]) for part in parts(*sheet.stems.shape)]
+        parts = partial(_parts, room=self._tokens_in_memory() // len(context))
+        begun = [run(self._stems, prefix, sheet.stems[part, : int(sheet.depth[part].max())]) for part in parts(sheet.depth)]
         stems = [tuple(_together(states) for states in zip(*layer, strict=True)) for layer in zip(*begun, strict=True)]
         features = []
-        for part in parts(*sheet.ids.shape):
+        for part in parts(sheet.last + 1):
             last, stem = sheet.last[part], sheet.stem[part]
             ids = sheet.ids[part, : int(last.max()) + 1]
             features.append(run(self._suffixes, prefix, stems, stem, sheet.depth[stem][None], ids[None], last[None]))
@@ -201,6 +199,19 @@ class PromptTower:
         q, k, v = *_heads(layers[-1], end, "q"), *_heads(layers[-1], x, "kv")
         mixed = _mixed(layers[-1], q, *behind_stem(stems[-1], k, v), prefix[-1], later(place > last[:, :, None, None, None]))
         return F.normalize(self.projection(self.tower.final_layer_norm(_rest(layers[-1], end, mixed).squeeze(2))), dim=-1)
+
+
+def _parts(lengths: Int[Tensor, " rows"], room: int) -> list[slice]:
+    """Rows of like length, shortest first, that are computed together: padded to little more than they are, and within the room."""
+    starts, tokens = [0], 0
+    for row, length in enumerate(lengths.tolist()):
+        count = row - starts[-1]
+        padded = length * (count + 1)
+        if count == CHUNK or (count and padded > room) or (count >= FEW and padded > WASTE * (tokens + length)):
+            starts.append(row)
+            tokens = 0
+        tokens += length
+    return [slice(*ends) for ends in zip(starts, [*starts[1:], len(lengths)], strict=True)]
 
 
 def _together(parts: tuple[Tensor, ...]) -> Tensor:
