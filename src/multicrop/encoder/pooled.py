@@ -57,6 +57,7 @@ def _layer(layer: nn.Module, states: Tensor, rows: Float[Tensor, "batch 1 width"
     attention, seen = layer.self_attn, layer.layer_norm1(states)
     q, k, v = attention.q_proj(layer.layer_norm1(rows)), attention.k_proj(seen), attention.v_proj(seen)
     q, k, v = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scale)
+    dropout = attention.dropout if layer.training else 0.0
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=attention.scale)
     rows = rows + attention.out_proj(mixed.transpose(1, 2).flatten(-2))
     return (rows + layer.mlp(layer.layer_norm2(rows))).expand(-1, states.shape[1], -1)
