@@ -70,13 +70,14 @@ def draw(cells: dict[Cell, dict], hosts: dict[Cell, dict], path: Path) -> None:
     grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True)
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
-    for axis, (dataset, adapter) in zip(grid.flat, panels, strict=False):
+    for place, (axis, (dataset, adapter)) in enumerate(zip(grid.flat, panels, strict=False)):
         _panel(axis, dataset, adapter, cells, hosts)
         axis.set_title(f"{adapter}, {dataset}", fontsize=9)
+        if place + COLUMNS >= len(panels):  # nothing below
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("shots", fontsize=8)
     for axes in grid:
         axes[0].set_ylabel("top-1, %", fontsize=8)
-    for axis in grid[-1]:
-        axis.set_xlabel("shots", fontsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     figure.savefig(path, dpi=130)
