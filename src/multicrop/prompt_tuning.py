@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from multicrop.encoder import Encoder
+from multicrop.encoder import CAUSAL_FAMILIES, Encoder
 from multicrop.prompts import TextBank
 
-FAMILIES = ("clip", "metaclip_2")  # causal, pooled at the end token, positions added to the input embeddings
 CHUNK = 256  # prompts of like length that are computed together, at most
 FEW, WASTE = 32, 1.25  # from so many prompts on, padded tokens over tokens at most
 MEMORY = 1 << 30  # bytes of activations that may wait for a backward pass
@@ -68,10 +67,11 @@ class PromptTower:
 
     def __init__(self, encoder: Encoder, prompts: Sequence[Sequence[str]], *, lead: str, n_tokens: int | None = None) -> None:
         family = getattr(getattr(encoder.model, "config", None), "model_type", type(encoder.model).__name__)
-        if family not in FAMILIES:
+        if family not in CAUSAL_FAMILIES:
             raise ValueError(
-                f"context tokens need a causal text tower that is pooled at its end token ({', '.join(FAMILIES)}); {encoder.name} is of "
-                f"the family {family!r}. Choose a CLIP model (model=clip_vit_b32), or an adapter or method that needs no text tower"
+                f"context tokens need a causal text tower that is pooled at its end token ({', '.join(CAUSAL_FAMILIES)}); "
+                f"{encoder.name} is of the family {family!r}. Choose a CLIP model (model=clip_vit_b32), or an adapter or method that needs "
+                "no text tower"
             )
         self.tower, self.projection = _frozen(encoder.model.text_model), _frozen(encoder.model.text_projection)
         self.lead = encoder.tokenizer(lead)["input_ids"][1:-1]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FAMILIES = ("clip", "metaclip_2")  # layers of one build; images are pooled at the class token in front, texts at the end token
+CAUSAL_FAMILIES = ("clip", "metaclip_2")  # one build of layers; causal texts pooled at their end token, images at the class token in front
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def pooled_alone(model: nn.Module) -> Iterator[None]:
     That saves most of a layer: a fifth of the work in a tower of four, a fourteenth in one of twelve. `last_hidden_state` then holds the
     pooled token in every place. Texts come with their attention mask and are padded behind. Models of other families stay as they are.
     """
-    if model.config.model_type not in FAMILIES:
+    if model.config.model_type not in CAUSAL_FAMILIES:
         yield
         return
     ends: dict[str, Tensor] = {}
