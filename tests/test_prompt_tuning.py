@@ -126,9 +126,8 @@ def test_parts_hold_every_row_once_in_bounds_of_room_and_padding():
     lengths = torch.tensor([0] + [2] * 40 + [3] * 300 + [9] * 30 + [40])
     for room in (1, 90, 10**9):
         parts = [lengths[part].tolist() for part in prompt_tuning._parts(lengths, room)]
-        assert [length for part in parts for length in part] == lengths.tolist() and all(
-            0 < len(part) <= prompt_tuning.CHUNK for part in parts
-        )
+        assert [length for part in parts for length in part] == lengths.tolist()
+        assert all(0 < len(part) <= prompt_tuning.CHUNK for part in parts)
         assert all(len(part) == 1 or len(part) * part[-1] <= room for part in parts)
         assert all(len(part) <= prompt_tuning.FEW or len(part) * part[-1] <= prompt_tuning.WASTE * sum(part) for part in parts)
     assert [len(part) for part in parts] == [41, 256, 44, 31]  # the last room is enough for all

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from multicrop.encoder import CAUSAL_FAMILIES, Encoder
+from multicrop.encoder import CAUSAL_FAMILIES, Encoder, heads, rest
 from multicrop.prompts import TextBank
 
 CHUNK = 256  # prompts of like length that are computed together, at most
@@ -144,9 +144,9 @@ class PromptTower:
         x = torch.cat([start, context], 1) + embeddings.position_embedding.weight[: 1 + context.shape[1]]
         states = []
         for layer in self.tower.encoder.layers:
-            q, k, v = _heads(layer, x, "qkv")
+            q, k, v = heads(layer, x, "qkv")
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = _rest(layer, x, mixed)
+            x = rest(layer, x, mixed)
             states.append((k, v))
         return states
 
@@ -158,10 +158,10 @@ class PromptTower:
         x = x.expand(len(prefix[0][0]), -1, -1, -1)
         states = []
         for layer, before in zip(self.tower.encoder.layers, prefix, strict=True):
-            q, k, v = _heads(layer, x, "qkv")
+            q, k, v = heads(layer, x, "qkv")
             states.append((k, v))
             if layer is not self.tower.encoder.layers[-1]:
-                x = _rest(layer, x, _mixed(layer, q, k, v, before, later=place > place[:, None]))
+                x = rest(layer, x, _mixed(layer, q, k, v, before, later=place > place[:, None]))
         return states
 
     def _suffixes(
@@ -193,12 +193,12 @@ class PromptTower:
 
         causal = later(place > place[:, None])
         for layer, before, states in zip(layers[:-1], prefix[:-1], stems[:-1], strict=True):
-            q, k, v = _heads(layer, x, "qkv")
-            x = _rest(layer, x, _mixed(layer, q, *behind_stem(states, k, v), before, causal))
+            q, k, v = heads(layer, x, "qkv")
+            x = rest(layer, x, _mixed(layer, q, *behind_stem(states, k, v), before, causal))
         end = x.gather(2, last[..., None, None].expand(copies, -1, 1, x.shape[3]))  # nothing else of the last layer is read
-        q, k, v = *_heads(layers[-1], end, "q"), *_heads(layers[-1], x, "kv")
+        q, k, v = *heads(layers[-1], end, "q"), *heads(layers[-1], x, "kv")
         mixed = _mixed(layers[-1], q, *behind_stem(stems[-1], k, v), prefix[-1], later(place > last[:, :, None, None, None]))
-        return F.normalize(self.projection(self.tower.final_layer_norm(_rest(layers[-1], end, mixed).squeeze(2))), dim=-1)
+        return F.normalize(self.projection(self.tower.final_layer_norm(rest(layers[-1], end, mixed).squeeze(2))), dim=-1)
 
 
 def _parts(lengths: Int[Tensor, " rows"], room: int) -> list[slice]:
@@ -229,13 +229,6 @@ def _frozen(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()})
 
 
-def _heads(layer: nn.Module, x: Tensor, names: str) -> tuple[Tensor, ...]:
-    """Queries, keys and values, those of `names`, of tokens (..., tokens, width), as (..., heads, tokens, dim)."""
-    attention, x = layer.self_attn, layer.layer_norm1(x)
-    projections = (getattr(attention, f"{name}_proj")(x) for name in names)
-    return tuple(y.unflatten(-1, (attention.num_heads, -1)).transpose(-3, -2) for y in projections)
-
-
 def _mixed(layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, prefix: States, later: Tensor) -> Tensor:
     """Values of the prefix and of the prompt's tokens as the queries weigh them; those that come `later` do not count."""
     key, value = prefix
@@ -243,12 +236,6 @@ def _mixed(layer: nn.Module, q: Tensor, k: Tensor, v: Tensor, prefix: States, la
     within = (q @ k.transpose(-1, -2)).masked_fill(later, -torch.inf)
     weights = (torch.cat([before, within], -1) * layer.self_attn.scale).softmax(-1)
     return torch.einsum("bphsn,bhnd->bphsd", weights[..., : key.shape[2]], value) + weights[..., key.shape[2] :] @ v
-
-
-def _rest(layer: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
-    """The layer after its attention has mixed the values."""
-    x = x + layer.self_attn.out_proj(mixed.transpose(-3, -2).flatten(-2))
-    return x + layer.mlp(layer.layer_norm2(x))
 
 
 def _sheet(rows: list[list[list[int]]]) -> Sheet:

@@ -179,19 +179,13 @@ class LabelTexts:
     """Texts as tokens, made once, in parts of like length: padded to the longest of all, most of the work on short ones is in vain."""
 
     def __init__(self, encoder: Encoder, texts: list[str]) -> None:
-        texts = [encoder.rule.cleaned(text) for text in texts]
-        lengths = torch.tensor([len(ids) for ids in encoder.tokenizer(texts)["input_ids"]])
-        order = lengths.argsort(stable=True)
-        parts = order.chunk(min(PARTS, -(-len(texts) // PART)))
-        self.parts = [encoder.rule.tokens(encoder.tokenizer, [texts[index] for index in part]) for part in parts]
-        self.position = order.argsort()
+        count = min(PARTS, -(-len(texts) // PART))
+        self.parts, self.position = encoder.token_parts(texts, -(-len(texts) // count))
 
     def features(self, encoder: Encoder) -> Float[Tensor, "texts dim"]:
         """Unit features, differentiable in the encoder's weights."""
-        device = encoder.gain.device
-        parts = [{name: ids.to(device) for name, ids in part.items()} for part in self.parts]
-        features = torch.cat([encoder.model.get_text_features(**part).pooler_output for part in parts])
-        return F.normalize(features, dim=-1)[self.position.to(device)]
+        features = encoder.text_outputs(self.parts)
+        return F.normalize(features, dim=-1)[self.position.to(features.device)]
 
 
 def _opened(images: LabelledImages, index: int) -> Image.Image | None:

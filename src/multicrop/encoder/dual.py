@@ -4,7 +4,7 @@ import sys
 
 import torch
 import xxhash
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -104,19 +104,28 @@ class Encoder(nn.Module):
 
         Raises ValueError when a text is longer than the model's context.
         """
+        parts, position = self.token_parts(texts, TEXT_BATCH)
+        return F.normalize(self.text_outputs(parts).float().cpu(), dim=-1)[position]
+
+    def token_parts(self, texts: list[str], size: int) -> tuple[list[dict[str, Tensor]], Int[Tensor, " texts"]]:
+        """Texts as the text tower reads them, `size` of like length at a time, and where each is in that order.
+
+        Raises ValueError as `encode_texts` does.
+        """
         texts = [self.rule.cleaned(text) for text in texts]
         lengths = [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
         if max(lengths) > self.rule.context:
             worst = texts[lengths.index(max(lengths))]
             raise ValueError(f"{max(lengths)} tokens are over the context of {self.rule.context}: {worst[:80]!r}; shorten the text")
         order = sorted(range(len(texts)), key=lengths.__getitem__)
-        parts = []
-        for start in range(0, len(order), TEXT_BATCH):
-            batch = [texts[index] for index in order[start : start + TEXT_BATCH]]
-            tokens = {name: ids.to(self.gain.device) for name, ids in self.rule.tokens(self.tokenizer, batch).items()}
-            parts.append(_pooled(self.model.get_text_features(**tokens)).float().cpu())
-        position = torch.tensor(order).argsort()
-        return F.normalize(torch.cat(parts), dim=-1)[position]
+        batches = [[texts[index] for index in order[start : start + size]] for start in range(0, len(order), size)]
+        return [self.rule.tokens(self.tokenizer, batch) for batch in batches], torch.tensor(order).argsort()
+
+    def text_outputs(self, parts: list[dict[str, Tensor]]) -> Float[Tensor, "texts dim"]:
+        """What the text tower makes of `token_parts`, in their order, not normalised; differentiable in the weights."""
+        device = self.gain.device
+        batches = ({name: ids.to(device) for name, ids in part.items()} for part in parts)
+        return torch.cat([_pooled(self.model.get_text_features(**batch)) for batch in batches])
 
     def encode_prompts(self, prompts: list[list[str]]) -> TextBank:
         """The text bank of one list of prompts a class."""

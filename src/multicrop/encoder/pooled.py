@@ -1,4 +1,4 @@
-"""The last layer of a CLIP tower for the pooled token alone: nothing else that it computes is read."""
+"""Pieces of a CLIP tower's layers, and its last layer for the pooled token alone: nothing else that it computes is read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,10 +54,21 @@ def _at_end(
 
 def _layer(layer: nn.Module, states: Tensor, rows: Float[Tensor, "batch 1 width"], mask: Tensor | None) -> Tensor:
     """The layer at the rows alone, which see the states that the mask lets them; in every place, for the tower to pick."""
-    attention, seen = layer.self_attn, layer.layer_norm1(states)
-    q, k, v = attention.q_proj(layer.layer_norm1(rows)), attention.k_proj(seen), attention.v_proj(seen)
-    q, k, v = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    attention = layer.self_attn
+    q, k, v = *heads(layer, rows, "q"), *heads(layer, states, "kv")
     dropout = attention.dropout if layer.training else 0.0
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=attention.scale)
-    rows = rows + attention.out_proj(mixed.transpose(1, 2).flatten(-2))
-    return (rows + layer.mlp(layer.layer_norm2(rows))).expand(-1, states.shape[1], -1)
+    return rest(layer, rows, mixed).expand(-1, states.shape[1], -1)
+
+
+def heads(layer: nn.Module, x: Tensor, names: str) -> tuple[Tensor, ...]:
+    """Queries, keys and values, those of `names`, of tokens (..., tokens, width), as (..., heads, tokens, dim)."""
+    attention, x = layer.self_attn, layer.layer_norm1(x)
+    projections = (getattr(attention, f"{name}_proj")(x) for name in names)
+    return tuple(y.unflatten(-1, (attention.num_heads, -1)).transpose(-3, -2) for y in projections)
+
+
+def rest(layer: nn.Module, x: Tensor, mixed: Tensor) -> Tensor:
+    """The layer after its attention has mixed the values."""
+    x = x + layer.self_attn.out_proj(mixed.transpose(-3, -2).flatten(-2))
+    return x + layer.mlp(layer.layer_norm2(x))
