@@ -1,12 +1,18 @@
-"""Tables and figure of experiments/few_shot from the records of its sweeps: python benchmarks/few_shot.py FOLDER."""
+"""Tables and figure of experiments/few_shot from the records of its sweeps: python benchmarks/few_shot.py FOLDER.
 
+The study takes hours, so it grows by parts: cells that have records below FOLDER are computed from them and take the place of their
+rows in results.csv and comparisons.csv; all other rows stay. Holm's correction is made anew over old and new. To begin from nothing,
+delete the two tables.
+"""
+
+import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from study import POINTS, Run, accuracy, markdown, numbers, points, read_runs, write_csv
+from study import Run, accuracy, markdown, numbers, read_runs, write_csv
 
 from multicrop.stats import Comparison, compare_runs, holm
 
@@ -15,7 +21,10 @@ HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggrega
 HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
 COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}
 COLUMNS = 5
-RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over ten adapters
+RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over twelve adapters
+ALONE = "none", 0  # adapter and shots of a host without an adapter
+RESULTS = "dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"
+COMPARISONS = "dataset", "host", "adapter", "shots", "against", "difference", "low", "high", "p", "p_holm"
 Cell = tuple[str, str, str, int]  # dataset, host, adapter, shots
 
 
@@ -38,40 +47,63 @@ def paired(new: dict[int, np.ndarray], old: dict[int, np.ndarray]) -> Comparison
     return compare_runs(*(np.stack([side[seed] for seed in seeds]) for side in (new, old)), resamples=RESAMPLES)
 
 
-def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> list[tuple[Cell, str, Comparison]]:
-    """For each cell: what the adapter adds to its host, and what crops and descriptions add to the adapter."""
-    found = []
+def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[tuple[Cell, str], list[str]]:
+    """For each cell: what the adapter adds to its host, and what crops and descriptions add to the adapter; with the p-value."""
+    found = {}
     for (dataset, host, adapter, shots), right in sorted(cells.items()):
-        key = dataset, host, adapter, shots
-        found.append((key, "the host alone", paired(right, hosts[key])))
+        against = {"the host alone": hosts[dataset, host, adapter, shots]}
         for other in {"crops": ("global",), "dnd": ("crops", "global")}.get(host, ()):
             if old := cells.get((dataset, other, adapter, shots)):
-                found.append((key, f"{adapter} on {HOSTS[other]}", paired(right, old)))
+                against[f"{adapter} on {HOSTS[other]}"] = old
+        for name, old in against.items():
+            got = paired(right, old)
+            found[(dataset, host, adapter, shots), name] = [*numbers(got), f"{got.p_value:.4f}"]
     return found
 
 
-def by_question(found: list[tuple[Cell, str, Comparison]]) -> list[float]:
-    """P-values, corrected by Holm over the adapters that one question is asked of: a data set, shots, host, and what it is compared to."""
-    questions: dict[tuple, list[int]] = defaultdict(list)
-    for place, ((dataset, host, _, shots), against, _) in enumerate(found):
-        questions[dataset, host, shots, against.split(" on ")[-1]].append(place)
-    corrected = [1.0] * len(found)
-    for places in questions.values():
-        for place, p in zip(places, holm([found[place][2].p_value for place in places]), strict=True):
-            corrected[place] = p
-    return corrected
+def corrected(found: dict[tuple[Cell, str], list[str]]) -> dict[tuple[Cell, str], list[str]]:
+    """With p-values corrected by Holm over the adapters that one question (data set, host, shots, compared to what) is asked of."""
+    questions: dict[tuple, list[tuple[Cell, str]]] = defaultdict(list)
+    for key in found:
+        (dataset, host, _, shots), against = key
+        questions[dataset, host, shots, against.split(" on ")[-1]].append(key)
+    rows = {}
+    for keys in questions.values():
+        for key, p in zip(keys, holm([float(found[key][3]) for key in keys]), strict=True):
+            rows[key] = [*found[key][:4], f"{p:.4f}"]
+    return dict(sorted(rows.items(), key=lambda item: item[0][0]))
 
 
-def draw(cells: dict[Cell, dict], hosts: dict[Cell, dict], path: Path) -> None:
+def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[Cell, list[str]]:
+    """Top-1 with its interval, seeds, and the median seconds of a fit and of a test, for each cell and for each host alone."""
+    seconds = defaultdict(list)
+    for run in runs:
+        seconds[cell(run)].append((run.metrics["selection"]["fit_seconds"], run.metrics["row_seconds"]["final"]))
+    found = {}
+    for key, right in cells.items():
+        fit, test = np.median(seconds[key], axis=0)
+        found[key] = [*numbers(accuracy(np.stack(list(right.values())))), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
+    for (dataset, host, _, _), right in hosts.items():
+        alone = next(iter(right.values()))[None]  # no support, hence the same for all seeds
+        if (dataset, host, *ALONE) not in found:
+            found[dataset, host, *ALONE] = [*numbers(accuracy(alone)), "1", "0.00", "0.00"]
+    return found
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """The rows of a table below its header; none where there is no such file."""
+    return list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:] if path.is_file() else []
+
+
+def draw(results: dict[Cell, list[str]], path: Path) -> None:
     """Accuracy by shots, one panel an adapter and data set, one line a host; dashed: the host without an adapter."""
-    datasets = [d for d in ("scenes", "emoji") if len({key[3] for key in cells if key[:2] == (d, "dnd")}) > 1]  # a curve has two points
-    panels = [(dataset, adapter) for dataset in datasets for adapter in sorted({key[2] for key in cells if key[0] == dataset})]
+    panels = [(d, a) for d in ("scenes", "emoji") for a in sorted({key[2] for key in results if key[0] == d}) if a != ALONE[0]]
     figure = Figure(figsize=(12, 2.6 * -(-len(panels) // COLUMNS)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True)
     for axis in grid.flat[len(panels) :]:
         axis.set_axis_off()
     for place, (axis, (dataset, adapter)) in enumerate(zip(grid.flat, panels, strict=False)):
-        _panel(axis, dataset, adapter, cells, hosts)
+        _panel(axis, dataset, adapter, results)
         axis.set_title(f"{adapter}, {dataset}", fontsize=9)
         if place + COLUMNS >= len(panels):  # nothing below
             axis.tick_params(labelbottom=True)
@@ -83,57 +115,60 @@ def draw(cells: dict[Cell, dict], hosts: dict[Cell, dict], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _panel(axis, dataset: str, adapter: str, cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> None:
+def _panel(axis, dataset: str, adapter: str, results: dict[Cell, list[str]]) -> None:
     for host, title in HOSTS.items():
-        shots = sorted(key[3] for key in cells if key[:3] == (dataset, host, adapter))
+        shots = sorted(key[3] for key in results if key[:3] == (dataset, host, adapter))
         if not shots:
             continue
-        got = [accuracy(np.stack(list(cells[dataset, host, adapter, n].values()))) for n in shots]
-        heights = [POINTS * a.difference for a in got]
-        spread = [[POINTS * (a.difference - a.low) for a in got], [POINTS * (a.high - a.difference) for a in got]]
-        axis.errorbar(shots, heights, spread, marker="o", markersize=3, capsize=2, linewidth=1.2, color=COLOURS[host], label=title)
-        alone = next(iter(hosts[dataset, host, adapter, shots[0]].values())).mean()
-        axis.axhline(POINTS * alone, color=COLOURS[host], linestyle="--", linewidth=0.8)
+        top, low, high = np.array([results[dataset, host, adapter, n][:3] for n in shots], dtype=float).T
+        colour = COLOURS[host]
+        axis.errorbar(shots, top, [top - low, high - top], marker="o", markersize=3, capsize=2, linewidth=1.2, color=colour, label=title)
+        axis.axhline(float(results[dataset, host, *ALONE][0]), color=colour, linestyle="--", linewidth=0.8)
     axis.set_xscale("log", base=2)
     axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16], fontsize=7)
     axis.grid(alpha=0.3)
 
 
+def shown(row: list[str], form: str = "{:.1f} [{:.1f}, {:.1f}]") -> str:
+    """`74.5 [70.2, 78.8]`."""
+    return form.format(*map(float, row[:3]))
+
+
+def tables(results: dict[Cell, list[str]]) -> str:
+    """One markdown table a data set and number of shots."""
+    parts = []
+    for dataset, shots in sorted({(key[0], key[3]) for key in results if key[3]}):
+        alone = [results.get((dataset, host, *ALONE)) for host in HOSTS]
+        rows = [["no adapter", *(shown(row, "{:.1f}") if row else "-" for row in alone)]]
+        for adapter in sorted({key[2] for key in results if (key[0], key[3]) == (dataset, shots)}):
+            got = [results.get((dataset, host, adapter, shots)) for host in HOSTS]
+            rows.append([adapter, *(shown(row) if row else "-" for row in got)])
+        parts.append(f"{dataset}, {shots} shots\n\n{markdown(['adapter', *HOSTS.values()], rows)}")
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     runs = read_runs(Path(sys.argv[1]))
+    old_results = {(*row[:3], int(row[3])): row[4:] for row in read_rows(OUTPUT / "results.csv")}
     cells, hosts = by_cell(runs, "final"), by_cell(runs, "aggregated")
+    if fewer := [key for key, right in cells.items() if key in old_results and len(right) < int(old_results[key][3])]:
+        print(f"left out, for the tables have more seeds: {', '.join(map(str, fewer))}", file=sys.stderr)
+        cells = {key: right for key, right in cells.items() if key not in fewer}
+    old_gains = {((*row[:3], int(row[3])), row[4]): row[5:] for row in read_rows(OUTPUT / "comparisons.csv")}
+    new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts)
+    results, found = old_results | new_results, corrected(old_gains | new_gains)
     OUTPUT.mkdir(exist_ok=True)
-    seconds = defaultdict(list)
-    for run in runs:
-        seconds[cell(run)].append((run.metrics["selection"]["fit_seconds"], run.metrics["row_seconds"]["final"]))
-    rows = []
-    for key, right in sorted(cells.items()):
-        fit, test = np.median(seconds[key], axis=0)
-        rows.append([*key, *numbers(accuracy(np.stack(list(right.values())))), len(right), f"{fit:.2f}", f"{test:.2f}"])
-    header = ["dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"]
-    write_csv(OUTPUT / "results.csv", header, rows)
-    found = gains(cells, hosts)
-    corrected = by_question(found)
-    lines_out = [
-        [*key, against, *numbers(got), f"{got.p_value:.4f}", f"{p:.4f}"] for (key, against, got), p in zip(found, corrected, strict=True)
-    ]
-    header = ["dataset", "host", "adapter", "shots", "against", "difference", "low", "high", "p", "p_holm"]
-    write_csv(OUTPUT / "comparisons.csv", header, lines_out)
-    draw(cells, hosts, OUTPUT / "curves.png")
-    for dataset, shots in sorted({(key[0], key[3]) for key in cells}):
-        table = []
-        for adapter in sorted({key[2] for key in cells}):
-            shown = [cells.get((dataset, host, adapter, shots)) for host in HOSTS]
-            if any(shown):
-                table.append([adapter, *(points(accuracy(np.stack(list(s.values()))), sign=False) if s else "-" for s in shown)])
-        alone = [
-            np.mean([v.mean() for k, c in hosts.items() if k[:2] == (dataset, host) for v in c.values()] or [np.nan]) for host in HOSTS
-        ]
-        table.insert(0, ["no adapter", *(f"{POINTS * a:.1f}" for a in alone)])
-        print(f"\n{dataset}, {shots} shots\n\n{markdown(['adapter', *HOSTS.values()], table)}")
-    for (key, against, got), p in zip(found, corrected, strict=True):
+    write_csv(OUTPUT / "results.csv", RESULTS, ([*key, *row] for key, row in sorted(results.items())))
+    write_csv(OUTPUT / "comparisons.csv", COMPARISONS, ([*key, against, *row] for (key, against), row in found.items()))
+    draw(results, OUTPUT / "curves.png")
+    print(tables(results))
+    for (key, against), row in found.items():
         if key[3] in (4, 16):
-            print(key, "against", against, points(got), "" if p < 0.05 else "n.s.")
+            print(key, "against", against, shown(row, "{:+.1f} [{:+.1f}, {:+.1f}]"), "" if float(row[4]) < 0.05 else "n.s.")
+    print(
+        f"\n{len(cells)} cells from {len(runs)} records; kept {len(results.keys() - new_results.keys())} rows of results.csv "
+        f"and {len(found.keys() - new_gains.keys())} of comparisons.csv that have no records here"
+    )
 
 
 if __name__ == "__main__":

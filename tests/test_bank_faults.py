@@ -212,12 +212,15 @@ def test_the_command_lists_verifies_and_prunes(encoder, tmp_path, capsys, monkey
     assert not victim.exists() and "0 banks" in command("list")[1]
 
 
-def test_several_devices_only_fill_banks(tmp_path):
+def test_what_cannot_fill_a_bank_is_refused(tmp_path):
     from multicrop.experiment import run
 
     cfg = composed("trainer.devices=2", f"paths.output={tmp_path}", f"paths.cache={tmp_path}/cache")
     with pytest.raises(ValueError, match="task=encode"):
         run(cfg)
+    with pytest.raises(ValueError, match="emoji brings no validation images"):  # before the training images are encoded
+        run(composed("task=encode", "dataset=emoji", "task.splits=[train,validation]", f"paths.cache={tmp_path}/cache"))
+    assert not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="power of two"):
         fill(pictures(2), load_encoder(path=str(PACKAGE / "tiny_clip")), tmp_path, shard_images=100)
     with pytest.raises(ValueError, match="disk, off"):

@@ -173,30 +173,60 @@ def test_an_ablation_compares_with_the_global_view_and_the_default(tmp_path, mon
     assert (tmp_path / "cost.png").stat().st_size > 10_000 and "| scenes | D&D | 4 | 5 | 25.0 |" in capsys.readouterr().out
 
 
+def few_shot_cell(folder, host, adapter, shots, seed, right):
+    record(
+        folder,
+        right=right,
+        alone=[1, 1, 0, 0],
+        choices={"aggregator": host, "adapter": adapter},
+        metrics={"selection": {"fit_seconds": shots}, "row_seconds": {"final": 0.5}},
+        crop_seed=0,
+        seed=seed,
+        task={"shots": shots},
+    )
+
+
+def few_shot_tables(tmp_path, monkeypatch, folder):
+    """The tables of the few-shot study after the records of a folder: the lines of both, by what they are of."""
+    monkeypatch.setattr(few_shot, "OUTPUT", tmp_path / "study")
+    monkeypatch.setattr(few_shot, "RESAMPLES", 500)
+    monkeypatch.setattr(sys, "argv", ["few_shot.py", str(tmp_path / folder)])
+    few_shot.main()
+    return ((tmp_path / f"study/{name}.csv").read_text() for name in ("results", "comparisons"))
+
+
 def test_the_few_shot_study_pairs_each_adapter_with_its_host_and_each_host_with_the_others(tmp_path, monkeypatch, capsys):
     """Two adapters, three hosts, two numbers of shots, three seeds: the host alone has half right, `good` all with D&D."""
     cells = [
         (host, adapter, shots, seed) for host in few_shot.HOST_OF for adapter in ("good", "idle") for shots in (1, 4) for seed in (1, 2, 3)
     ]
-    for number, (host, adapter, shots, seed) in enumerate(cells):
+    for number, (host, adapter, *rest) in enumerate(cells):
         right = [1, 1, 1, 1] if (host, adapter) == ("dnd", "good") else [1, 1, 0, 0]
-        record(
-            tmp_path / f"runs/{number}",
-            right=right,
-            alone=[1, 1, 0, 0],
-            choices={"aggregator": host, "adapter": adapter},
-            metrics={"selection": {"fit_seconds": shots}, "row_seconds": {"final": 0.5}},
-            crop_seed=0,
-            seed=seed,
-            task={"shots": shots},
-        )
-    monkeypatch.setattr(few_shot, "OUTPUT", tmp_path / "study")
-    monkeypatch.setattr(sys, "argv", ["few_shot.py", str(tmp_path / "runs")])
-    few_shot.main()
-    results = (tmp_path / "study/results.csv").read_text()
-    assert "scenes,dnd,good,4,100.00,100.00,100.00,3,4.00,0.50" in results and len(results.splitlines()) == 1 + 12
-    comparisons = (tmp_path / "study/comparisons.csv").read_text()
+        few_shot_cell(tmp_path / f"runs/{number}", host, adapter, *rest, right)
+    results, comparisons = few_shot_tables(tmp_path, monkeypatch, "runs")
+    assert "scenes,dnd,good,4,100.00,100.00,100.00,3,4.00,0.50" in results and len(results.splitlines()) == 1 + 12 + 3
+    assert all(f"scenes,{host},none,0,50.00," in results for host in few_shot.HOSTS)
     others = ("the host alone", "good on global view", '"good on crops, mean"')
     assert all(f"scenes,dnd,good,1,{other},50.00," in comparisons for other in others)
     assert "scenes,crops,idle,4,the host alone,0.00,0.00,0.00,1.0000,1.0000" in comparisons
     assert (tmp_path / "study/curves.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 |" in capsys.readouterr().out
+
+
+def test_the_few_shot_study_grows_by_parts(tmp_path, monkeypatch, capsys):
+    """An adapter that comes later ends with the tables of one run over everything; a cell of fewer seeds takes no cell's place."""
+    generator = np.random.default_rng(0)
+    for number, adapter in enumerate(("first", "second")):
+        for seed in (1, 2, 3):
+            for host in ("mean_feature", "dnd"):
+                right = generator.integers(0, 2, 4).tolist()
+                for folder in ("whole", adapter):
+                    few_shot_cell(tmp_path / f"{folder}/{number}-{seed}-{host}", host, adapter, 1, seed, right)
+    whole = list(few_shot_tables(tmp_path, monkeypatch, "whole"))
+    for path in (tmp_path / "study").iterdir():
+        path.unlink()
+    list(few_shot_tables(tmp_path, monkeypatch, "first"))
+    assert list(few_shot_tables(tmp_path, monkeypatch, "second")) == whole
+    assert "2 cells from 6 records; kept 2 rows of results.csv and 3 of comparisons.csv" in capsys.readouterr().out
+    few_shot_cell(tmp_path / "less/0", "dnd", "second", 1, 1, [1, 1, 1, 1])
+    assert list(few_shot_tables(tmp_path, monkeypatch, "less")) == whole
+    assert "left out, for the tables have more seeds: ('scenes', 'dnd', 'second', 1)" in capsys.readouterr().err

@@ -102,8 +102,8 @@ def encode(cfg: DictConfig) -> float:
             "command, or let jobs of one device share a bank: python run.py -m hydra/launcher=submitit_slurm task=encode seed=1,2,3,4"
         )
     session, found = Session(cfg), 0
-    for split in cfg.task.splits:
-        bank = session.bank(split_of(session.dataset, split, among=SPLITS))
+    for images in [split_of(session.dataset, split, among=SPLITS) for split in cfg.task.splits]:  # all looked at before one is encoded
+        bank = session.bank(images)
         found += len(bank)
         if local_rank() == 0:
             how = "found whole" if bank.reused else f"encoded at {bank.manifest['crops_per_second']:,.0f} crops a second"

@@ -205,5 +205,5 @@ def split_of(dataset: Dataset, split: str, *, among: Sequence[str] = ("test", "v
         raise ValueError(f"split is {' or '.join(among)}, got {split!r}")
     images = getattr(dataset, split)
     if isinstance(images, LabelledImages) and not len(images):
-        raise ValueError(f"{dataset.name} brings no validation images; choose another data set or split=test")
+        raise ValueError(f"{dataset.name} brings no {split} images; name another split or choose another data set")
     return images
