@@ -7,6 +7,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("multicrop", "beartype.beartype")
 
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
@@ -22,6 +23,13 @@ ROOT = PACKAGE.parent.parent
 CONF = ROOT / "conf"
 warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
+
+
+def pytest_testnodedown(node, error):
+    """Say how a worker of pytest-xdist that crashed had ended, and how much memory there was: its exit code -9 is a kill from outside."""
+    if error:
+        code = node.gateway._io.popen.wait(timeout=10)
+        print(f"\n[{node.gateway.id}] ended with exit code {code}; {psutil.virtual_memory().available / 2**30:.1f} GiB of memory available")
 
 
 def options(group: str) -> list[str]:
