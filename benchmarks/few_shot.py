@@ -147,6 +147,27 @@ def tables(results: dict[Cell, list[str]]) -> str:
     return "\n\n".join(parts)
 
 
+def added(found: dict[tuple[Cell, str], list[str]]) -> str:
+    """What the adapter adds to its hosts, and crops and descriptions to the adapter, in one table a data set and number of shots."""
+    questions = {f"to {title}": (host, "the host alone") for host, title in HOSTS.items()}
+    questions |= {"crops to the global view": ("crops", HOSTS["global"]), "D&D to crops": ("dnd", HOSTS["crops"])}
+    asked = {(key, against.split(" on ")[-1]): row for (key, against), row in found.items()}
+    parts = []
+    for dataset, shots in sorted({(key[0], key[3]) for key, _ in found}):
+        rows = []
+        for adapter in sorted({key[2] for key, _ in found if (key[0], key[3]) == (dataset, shots)}):
+            got = [asked.get(((dataset, host, adapter, shots), against)) for host, against in questions.values()]
+            rows.append([adapter, *(_signed(row) if row else "-" for row in got)])
+        parts.append(f"{dataset}, {shots} shots, added\n\n{markdown(['adapter', *questions], rows)}")
+    return "\n\n".join(parts)
+
+
+def _signed(row: list[str]) -> str:
+    """`+1.4 [+0.2, +2.6]`, bold where significant after correction."""
+    text = shown(row, "{:+.1f} [{:+.1f}, {:+.1f}]")
+    return f"**{text}**" if float(row[4]) < 0.05 else text
+
+
 def main() -> None:
     runs = read_runs(Path(sys.argv[1]))
     old_results = {(*row[:3], int(row[3])): row[4:] for row in read_rows(OUTPUT / "results.csv")}
@@ -161,10 +182,7 @@ def main() -> None:
     write_csv(OUTPUT / "results.csv", RESULTS, ([*key, *row] for key, row in sorted(results.items())))
     write_csv(OUTPUT / "comparisons.csv", COMPARISONS, ([*key, against, *row] for (key, against), row in found.items()))
     draw(results, OUTPUT / "curves.png")
-    print(tables(results))
-    for (key, against), row in found.items():
-        if key[3] in (4, 16):
-            print(key, "against", against, shown(row, "{:+.1f} [{:+.1f}, {:+.1f}]"), "" if float(row[4]) < 0.05 else "n.s.")
+    print(tables(results), added(found), sep="\n\n")
     print(
         f"\n{len(cells)} cells from {len(runs)} records; kept {len(results.keys() - new_results.keys())} rows of results.csv "
         f"and {len(found.keys() - new_gains.keys())} of comparisons.csv that have no records here"

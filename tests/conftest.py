@@ -28,8 +28,9 @@ torch.set_num_threads(1)
 def pytest_testnodedown(node, error):
     """Say how a worker of pytest-xdist that crashed had ended, and how much memory there was: its exit code -9 is a kill from outside."""
     if error:
-        code = node.gateway._io.popen.wait(timeout=10)
-        print(f"\n[{node.gateway.id}] ended with exit code {code}; {psutil.virtual_memory().available / 2**30:.1f} GiB of memory available")
+        code, memory = node.gateway._io.popen.wait(timeout=10), psutil.virtual_memory().available / 2**30
+        reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+        reporter.write_line(f"[{node.gateway.id}] ended with exit code {code}; {memory:.1f} GiB of memory available")
 
 
 def options(group: str) -> list[str]:
