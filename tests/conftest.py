@@ -25,6 +25,7 @@ warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     """Say how a worker of pytest-xdist that crashed had ended, and how much memory there was: its exit code -9 is a kill from outside."""
     if error:
