@@ -1,6 +1,8 @@
 """Every family of dual encoders on a small random checkpoint, made here: both towers against transformers called by hand."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +21,20 @@ from multicrop.images import to_tensor
 from multicrop.views import global_pixels, shares_of_view, shown, view_pixels
 
 TINY = PACKAGE / "tiny_clip"
+# An encoder is used, and let go by another thread; then a child of the process ends, and a signal says so.
+LET_GO = f"""
+import gc, signal, subprocess, sys, threading
+import torch
+from multicrop.encoder import load_encoder
+
+signal.signal(signal.SIGCHLD, lambda *_: print("heard", flush=True))
+held = [load_encoder(path={str(TINY)!r}, precision=sys.argv[1])]
+held[0].encode_images(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start()
+thread.join()
+subprocess.run(["true"])
+"""
 WORDS = [f"word{i}" for i in range(300)]
 TEXTS = ["word1 word2", "word7", "word3 word4 word5 word6 word7 word8 word9", "word9 word1"]
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 48, "patch_size": 16}
@@ -356,6 +372,13 @@ class TestPrecision:
             torch.testing.assert_close(fast.encode_images(pixels[:1]), ours[:1], atol=2e-2, rtol=0)
         with refused("crop=feature", precision, "model.precision=bf16"):
             fast.check_feature_crops()
+
+    @pytest.mark.parametrize("precision", dual.OPENVINO)
+    def test_openvino_may_be_let_go_by_any_thread(self, precision):
+        pytest.importorskip("openvino")
+        pytest.importorskip("nncf")
+        done = subprocess.run([sys.executable, "-c", LET_GO, precision], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "heard" in done.stdout, done.stderr
 
     def test_the_extra_is_named_where_it_is_missing(self, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "nncf", None)

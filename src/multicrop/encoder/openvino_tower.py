@@ -1,9 +1,11 @@
 """The image tower through OpenVINO on a CPU: in bf16, or with int8 weights and activations quantised as they come or by fixed ranges."""
 
+import gc
 import io
 import logging
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -50,17 +52,31 @@ class _Tower(nn.Module):
         return self.model.get_image_features(pixel_values=values).pooler_output
 
 
+@cache
+def _core() -> object:
+    """The one OpenVINO core of the process, which lives as long as the process does.
+
+    On a CPU with AMX its CPU plugin gives the thread that makes it a stack for signals (openvino pull request 11894) and unmaps that
+    stack when the core goes. If another thread lets it go, say by collecting garbage, the next signal kills the process, without a word.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _compiled(model: nn.Module, side: int, precision: str, views: Tensor | None, normalised: Callable[[Tensor], Tensor] | None) -> Callable:
     import openvino
 
+    core = _core()  # before nncf makes cores of its own
     with torch.inference_mode(False), torch.no_grad():
         converted = openvino.convert_model(_Tower(model), example_input=torch.zeros(2, 3, side, side))
     converted.reshape([-1, 3, side, side])
     knobs = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision in NNCF:
         converted = _quantised(converted, views, normalised)
+        gc.collect()  # nncf's cores go on the thread that made them, see _core
         knobs |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if views is None else "0"}
-    return openvino.Core().compile_model(converted, "CPU", knobs)
+    return core.compile_model(converted, "CPU", knobs)
 
 
 def _quantised(converted: object, views: Tensor | None, normalised: Callable[[Tensor], Tensor] | None) -> object:
