@@ -187,7 +187,7 @@ def few_shot_cell(folder, host, adapter, shots, seed, right):
 
 
 def few_shot_tables(tmp_path, monkeypatch, folder):
-    """The tables of the few-shot study after the records of a folder: the lines of both, by what they are of."""
+    """The texts of the few-shot study's results.csv and comparisons.csv after the records of a folder."""
     monkeypatch.setattr(few_shot, "OUTPUT", tmp_path / "study")
     monkeypatch.setattr(few_shot, "RESAMPLES", 500)
     monkeypatch.setattr(sys, "argv", ["few_shot.py", str(tmp_path / folder)])
