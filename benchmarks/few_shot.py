@@ -21,7 +21,7 @@ HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggrega
 HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
 COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}
 COLUMNS = 5
-RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over twelve adapters
+RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over eleven adapters
 ALONE = "none", 0  # adapter and shots of a host without an adapter
 RESULTS = "dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"
 COMPARISONS = "dataset", "host", "adapter", "shots", "against", "difference", "low", "high", "p", "p_holm"
@@ -90,9 +90,10 @@ def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]
     return found
 
 
-def read_rows(path: Path) -> list[list[str]]:
-    """The rows of a table below its header; none where there is no such file."""
-    return list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:] if path.is_file() else []
+def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
+    """The rows of a table below its header: the cell, and what follows it; none where there is no such file."""
+    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:] if path.is_file() else []
+    return [((dataset, host, adapter, int(shots)), row) for dataset, host, adapter, shots, *row in rows]
 
 
 def draw(results: dict[Cell, list[str]], path: Path) -> None:
@@ -170,12 +171,12 @@ def _signed(row: list[str]) -> str:
 
 def main() -> None:
     runs = read_runs(Path(sys.argv[1]))
-    old_results = {(*row[:3], int(row[3])): row[4:] for row in read_rows(OUTPUT / "results.csv")}
+    old_results = dict(read_rows(OUTPUT / "results.csv"))
     cells, hosts = by_cell(runs, "final"), by_cell(runs, "aggregated")
     if fewer := [key for key, right in cells.items() if key in old_results and len(right) < int(old_results[key][3])]:
         print(f"left out, for the tables have more seeds: {', '.join(map(str, fewer))}", file=sys.stderr)
         cells = {key: right for key, right in cells.items() if key not in fewer}
-    old_gains = {((*row[:3], int(row[3])), row[4]): row[5:] for row in read_rows(OUTPUT / "comparisons.csv")}
+    old_gains = {(key, against): row for key, (against, *row) in read_rows(OUTPUT / "comparisons.csv")}
     new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts)
     results, found = old_results | new_results, corrected(old_gains | new_gains)
     OUTPUT.mkdir(exist_ok=True)
