@@ -34,4 +34,4 @@ overview: setup ## the grid of experiments/overview: three sweeps, their tables 
 
 pack: setup ## rebuild the embedded artwork from the package registries (needs npm)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'
-	$(RUN) -m multicrop.datasets.pack
+	$(RUN) -m multicrop.data.embedded.pack

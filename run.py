@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 from multicrop.config import check_overrides, register_resolvers
-from multicrop.sweep import exit_status, job
+from multicrop.runs.sweep import exit_status, job
 
 CONF = Path(__file__).parent / "conf"
 

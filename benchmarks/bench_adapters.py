@@ -12,9 +12,9 @@ from timing import Row
 
 from multicrop import aggregators
 from multicrop.adapters.base import Examples, accuracy
+from multicrop.aggregators.score import Scorer
 from multicrop.config import register_resolvers
-from multicrop.prompts import TextBank
-from multicrop.tasks import Scorer
+from multicrop.text import TextBank
 
 CONF = Path(__file__).parent.parent / "conf"
 CLASSES, SHOTS, VALIDATION, DIM, SCALE = 1000, 16, 4, 512, 100.0

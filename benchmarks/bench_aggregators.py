@@ -15,7 +15,7 @@ from timing import Row, in_turn, ratio
 
 from multicrop import aggregators, transport
 from multicrop.config import register_resolvers
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 CONF = Path(__file__).parent.parent / "conf"
 SCALE = 100.0

@@ -21,15 +21,15 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from multicrop import aggregators, crops
-from multicrop.bank import ShardFolder, image_bank
 from multicrop.config import PACKAGE
-from multicrop.datasets.base import LabelledImages
+from multicrop.crops.pixels import PixelSpec
+from multicrop.data.base import LabelledImages
+from multicrop.data.images import open_image
 from multicrop.encoder import Encoder, load_encoder
-from multicrop.images import open_image
+from multicrop.features import ShardFolder, image_bank
 from multicrop.model import ViewDataset
 from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
-from multicrop.prompts import TextBank
-from multicrop.views import PixelSpec
+from multicrop.text import TextBank
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -82,12 +82,12 @@ def vit_b32(precision: str) -> Encoder:
     """CLIP ViT-B/32 with random weights: speed does not depend on them."""
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(projection_dim=512)).eval()
-    return Encoder(model, AutoTokenizer.from_pretrained(PACKAGE / "tiny_clip"), OPENAI, name="vit_b32", precision=precision)
+    return Encoder(model, AutoTokenizer.from_pretrained(PACKAGE / "encoder" / "tiny_clip"), OPENAI, name="vit_b32", precision=precision)
 
 
 def tiny(precision: str) -> Encoder:
     """The embedded model."""
-    return load_encoder(path=str(PACKAGE / "tiny_clip"), precision=precision)
+    return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"), precision=precision)
 
 
 def against_bare_and_published(
@@ -173,7 +173,7 @@ def pipeline(files: list[bytes]) -> list[Row]:
 def texts() -> list[Row]:
     """Texts trimmed to the longest of their batch, against padding to 77."""
     encoder = vit_b32("fp32")
-    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "tiny_clip")
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "encoder" / "tiny_clip")
     tokenizer.model_max_length = 77
     encoder.tokenizer = tokenizer
     sentences = [f"a photo of a {word}, which has long {word} parts" for word in ("tiger", "house", "clock", "apple") for _ in range(24)]

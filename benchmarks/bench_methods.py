@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from timing import Row, in_turn, ratio
 
 from multicrop import aggregators
+from multicrop.aggregators.score import Scorer
 from multicrop.config import PACKAGE, register_resolvers
 from multicrop.methods.base import Method
-from multicrop.prompts import TextBank
-from multicrop.session import given
-from multicrop.tasks import Scorer
+from multicrop.runs.session import given
+from multicrop.text import TextBank
 
 METHODS = ("tda", "dmn", "bca", "mta", "zero", "boost", "tent")  # TPT and C-TPT: bench_prompt_tuning
 IMAGES, CLASSES, CROPS, DESCRIPTIONS, STREAM = 32, 1000, 63, 3, 10_000

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from multicrop.descriptions import DescriptionBank, available, load_bank
+from multicrop.text.descriptions import DescriptionBank, available, load_bank
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 NEIGHBOURS = 5

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multicrop.descriptions import DescriptionBank
-from multicrop.descriptions.audit import audit, bag, content_words, shared, stem, tokens, words
-from multicrop.prompts.grammar import joined
+from multicrop.text.audit.audit import audit, bag, content_words, shared, stem, tokens, words
+from multicrop.text.descriptions import DescriptionBank
+from multicrop.text.grammar import joined
 
 CLOSE = 0.75  # cosine of two phrases' sentence embeddings from which on they say nearly the same
 CONTEXT = 77

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from study import POINTS, accuracy, by_setting, markdown, numbers, points, read_runs, write_csv
 
-from multicrop.stats import Comparison, compare_runs, holm
+from multicrop.compare.statistics import Comparison, compare_runs, holm
 
 OUTPUT = Path(__file__).parent.parent / "experiments/diagnosis"
 DATASETS = ("scenes", "emoji")

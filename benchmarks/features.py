@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import normalize
 
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 DIM = 512  # CLIP's
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from study import Run, accuracy, markdown, numbers, read_runs, write_csv
 
-from multicrop.stats import Comparison, compare_runs, holm
+from multicrop.compare.statistics import Comparison, compare_runs, holm
 
 OUTPUT = Path(__file__).parent.parent / "experiments/few_shot"
 HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 from omegaconf import OmegaConf
 
-from multicrop.stats import Comparison, compare_runs
+from multicrop.compare.statistics import Comparison, compare_runs
 
 POINTS = 100  # accuracies are printed in percent
 

@@ -10,7 +10,7 @@ from study import POINTS, markdown, numbers, points, write_csv
 from tta_pictures import cost, curves
 from tta_records import METHODS, SETTINGS, Cell, Runs, accuracy, gain, mean, read
 
-from multicrop.stats import Comparison, holm
+from multicrop.compare.statistics import Comparison, holm
 
 OUTPUT = Path(__file__).parent.parent / "experiments/tta"
 HEADER = (

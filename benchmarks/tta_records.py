@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from multicrop.stats import Comparison, compare_runs
+from multicrop.compare.statistics import Comparison, compare_runs
 
 SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D"}
 METHODS = ("tda", "dmn", "bca", "boost", "tent", "mta", "zero", "tpt", "c_tpt")

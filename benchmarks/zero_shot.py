@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from study import POINTS, Run, accuracy, by_setting, global_view, markdown, numbers, points, read_runs, write_csv
 
-from multicrop.stats import Comparison, compare_runs
+from multicrop.compare.statistics import Comparison, compare_runs
 
 OUTPUT = Path(__file__).parent.parent / "experiments/zero_shot"
 DATASETS = ("scenes", "emoji")

@@ -15,9 +15,9 @@ from PIL import Image  # noqa: E402
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
 from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
-from multicrop.datasets.base import LabelledImages, content_hash  # noqa: E402
+from multicrop.data.base import LabelledImages, content_hash  # noqa: E402
 from multicrop.encoder import Encoder, load_encoder  # noqa: E402
-from multicrop.prompts import TextBank  # noqa: E402
+from multicrop.text import TextBank  # noqa: E402
 
 ROOT = PACKAGE.parent.parent
 CONF = ROOT / "conf"
@@ -48,7 +48,7 @@ def composed(*overrides: str):
 
 @cache
 def tiny_encoder() -> Encoder:
-    return load_encoder(path=str(PACKAGE / "tiny_clip"))
+    return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from conftest import random_text, unit
 from multicrop import aggregators
 from multicrop.adapters import training
 from multicrop.adapters.base import Examples
-from multicrop.tasks import Scorer
+from multicrop.aggregators.score import Scorer
 
 
 def mean_feature(views, text, logit_scale):

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from multicrop import results
-from multicrop.stats import compare
+from multicrop import record as results
+from multicrop.compare.statistics import compare
 
 NAMES = ["okapi", "dugong", "axolotl", "quokka"]
 

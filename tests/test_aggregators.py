@@ -11,10 +11,11 @@ import torch
 from conftest import composed, options, pictures, random_text, unit
 from hydra.utils import instantiate
 
-from multicrop import aggregators, report, transport
+from multicrop import aggregators, transport
 from multicrop.aggregators import marginals
-from multicrop.bank import ImageBank
-from multicrop.prompts import TextBank
+from multicrop.features import ImageBank
+from multicrop.show import pictures as report
+from multicrop.text import TextBank
 
 SCALE = 9.0
 

@@ -13,15 +13,15 @@ from refusals import refused
 from test_encoder_families import FAMILIES, VISION, Checkpoint
 
 from multicrop import crops
-from multicrop.bank import image_bank
 from multicrop.crops import GlobalView, Sighted, at_image
 from multicrop.crops.base import crop_generator
+from multicrop.crops.pixels import global_pixels, shares_of_view, shown
+from multicrop.data.images import to_tensor
 from multicrop.encoder import Encoder, load_encoder, sighted
 from multicrop.encoder.looking import Attention
 from multicrop.encoder.token_grid import resized_tokens
-from multicrop.images import to_tensor
+from multicrop.features import image_bank
 from multicrop.model import MultiCropCLIP, image_views
-from multicrop.views import global_pixels, shares_of_view, shown
 
 KNOBS = {"min_side": 0.6, "max_side": 0.9, "top_patches": 20, "temperature": 0.03}
 ATTENTION, FEATURE = partial(crops.attention, n_crops=5, **KNOBS), partial(crops.feature, n_crops=5, min_side=0.3, max_side=0.8)
@@ -241,7 +241,7 @@ class TestFeatureCrops:
         assert sides.min() >= 0.28 and sides.max() <= 0.8 and torch.equal(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
     def test_bf16_stays_close(self, encoder):
-        half = load_encoder(path=str(PACKAGE / "tiny_clip"), precision="bf16")
+        half = load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"), precision="bf16")
         pixels = global_pixels(to_tensor(pictures(1).open(0)), encoder.spec)[None]
         boxes = torch.tensor([[[0.1, 0.2, 0.7, 0.9]]])
         with torch.inference_mode():

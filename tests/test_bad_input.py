@@ -13,12 +13,12 @@ from refusals import refused
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from multicrop.config import check_overrides
-from multicrop.datasets.few_shot import few_shot_split
-from multicrop.datasets.folder import folder
+from multicrop.data.few_shot import few_shot_split
+from multicrop.data.sources.folder import folder
 from multicrop.encoder import load_encoder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
-from multicrop.prompts import described, fill, read_descriptions, template, text_bank
-from multicrop.session import Session
+from multicrop.runs.session import Session
+from multicrop.text import described, fill, read_descriptions, template, text_bank
 
 TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONTEXT = {"max_position_embeddings": CONTEXT_TOKENS, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}

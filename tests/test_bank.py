@@ -14,16 +14,16 @@ from conftest import pictures
 from PIL import Image
 
 from multicrop import crops
-from multicrop.bank import ShardFolder, image_bank, recipe_of
 from multicrop.config import PACKAGE
-from multicrop.images import open_image
+from multicrop.crops.pixels import global_pixels
+from multicrop.data.images import open_image
+from multicrop.features import ShardFolder, image_bank, recipe_of
 from multicrop.model import MultiCropCLIP, ViewDataset, image_views
-from multicrop.views import global_pixels
 
-image_bank_module = importlib.import_module("multicrop.bank.image_bank")
-fill_module = importlib.import_module("multicrop.bank.fill")
-recipe_module = importlib.import_module("multicrop.bank.recipe")
-shards_module = importlib.import_module("multicrop.bank.shards")
+image_bank_module = importlib.import_module("multicrop.features.on_disk")
+fill_module = importlib.import_module("multicrop.features.fill")
+recipe_module = importlib.import_module("multicrop.features.identity")
+shards_module = importlib.import_module("multicrop.features.shards")
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.4, max_side=0.8)
 
 
@@ -56,7 +56,7 @@ def test_features_are_the_models_called_by_hand(encoder, tmp_path):
 def test_the_global_view_is_the_processors(encoder):
     from transformers import AutoImageProcessor
 
-    processor = AutoImageProcessor.from_pretrained(PACKAGE / "tiny_clip")
+    processor = AutoImageProcessor.from_pretrained(PACKAGE / "encoder" / "tiny_clip")
     for index in range(4):
         image = pictures(4).open(index)
         expected = processor(image, do_normalize=False, do_rescale=False, return_tensors="pt")["pixel_values"][0].float()
@@ -195,7 +195,7 @@ def _fill_elsewhere(cache, queue):
     image_bank_module.SHARD_IMAGES = 4
     written, write = [], ShardFolder.write
     ShardFolder.write = lambda self, index, tensors: written.append(self.shard(index).name) or write(self, index, tensors)
-    fill(pictures(23), load_encoder(path=str(PACKAGE / "tiny_clip")), cache)
+    fill(pictures(23), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), cache)
     queue.put(written)
 
 

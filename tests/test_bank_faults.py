@@ -15,30 +15,30 @@ from PIL import Image
 from test_bank import SAMPLER, fill, shard_bytes
 
 from multicrop import cli
-from multicrop.bank import PassingBank, StreamedBank, count_views
-from multicrop.bank.fill import group_size
 from multicrop.config import PACKAGE
-from multicrop.datasets.base import StreamedImages
-from multicrop.datasets.folder import folder as image_folder
+from multicrop.data.base import StreamedImages
+from multicrop.data.images import ImageError
+from multicrop.data.sources.folder import folder as image_folder
 from multicrop.encoder import Encoder, load_encoder
-from multicrop.images import ImageError
+from multicrop.features import PassingBank, StreamedBank, count_views
+from multicrop.features.fill import group_size
 from multicrop.model import MultiCropCLIP
-from multicrop.session import Session
+from multicrop.runs.session import Session
 
-image_bank_module = importlib.import_module("multicrop.bank.image_bank")
+image_bank_module = importlib.import_module("multicrop.features.on_disk")
 # Forks children that fill one bank, kills each after a random time, and starts a new folder whenever one got to the end.
 KILLER = """
 import importlib, os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-importlib.import_module("multicrop.bank.image_bank").SHARD_IMAGES = 4
+importlib.import_module("multicrop.features.on_disk").SHARD_IMAGES = 4
 from conftest import PACKAGE, load_encoder, pictures
 from test_bank import fill
 top, rng, kills, folder = Path({top!r}), random.Random(5), 0, 0
 while kills < 20:
     child = os.fork()
     if child == 0:
-        fill(pictures({images}), load_encoder(path=str(PACKAGE / "tiny_clip")), top / str(folder))
+        fill(pictures({images}), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), top / str(folder))
         os._exit(0)
     time.sleep(rng.uniform(0.1, 0.7))
     os.kill(child, signal.SIGKILL)
@@ -157,7 +157,7 @@ def test_a_streamed_bank_gives_what_the_bank_gives(workers, encoder, tmp_path):
 
 
 def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tmp_path):
-    from multicrop.experiment import run
+    from multicrop.runs.experiment import run
 
     accuracy = {}
     for bank in ("disk", "off"):
@@ -213,7 +213,7 @@ def test_the_command_lists_verifies_and_prunes(encoder, tmp_path, capsys, monkey
 
 
 def test_what_cannot_fill_a_bank_is_refused(tmp_path):
-    from multicrop.experiment import run
+    from multicrop.runs.experiment import run
 
     cfg = composed("trainer.devices=2", f"paths.output={tmp_path}", f"paths.cache={tmp_path}/cache")
     with pytest.raises(ValueError, match="task=encode"):
@@ -222,7 +222,7 @@ def test_what_cannot_fill_a_bank_is_refused(tmp_path):
         run(composed("task=encode", "dataset=emoji", "task.splits=[train,validation]", f"paths.cache={tmp_path}/cache"))
     assert not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="power of two"):
-        fill(pictures(2), load_encoder(path=str(PACKAGE / "tiny_clip")), tmp_path, shard_images=100)
+        fill(pictures(2), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), tmp_path, shard_images=100)
     with pytest.raises(ValueError, match="disk, off"):
         Session(composed("bank=memory")).bank(pictures(2))
 

@@ -11,14 +11,14 @@ from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
-from multicrop import shared
 from multicrop.adapters import training
 from multicrop.adapters.clip_lora import ClipLora, Held, Iterations, LabelTexts, random_view
-from multicrop.bank import StreamedBank
-from multicrop.prompts import TextBank
-from multicrop.score import with_text
-from multicrop.session import Session, few_shot
-from multicrop.tasks import Scorer, TunedTask
+from multicrop.aggregators.score import Scorer, with_text
+from multicrop.features import StreamedBank
+from multicrop.runs import sweep_cache as shared
+from multicrop.runs.session import Session, few_shot
+from multicrop.runs.tasks import TunedTask
+from multicrop.text import TextBank
 
 PROMPTS = [["a photo of a dog.", "a dog barks"], ["a photo of a cat.", "a cat purrs"]]
 KNOBS = {

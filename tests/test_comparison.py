@@ -11,12 +11,13 @@ import pytest
 import records
 from refusals import refused
 
-from multicrop import cli, tasks
-from multicrop.comparison import details, leaderboard, tables
-from multicrop.comparison import records as reading
-from multicrop.comparison.page import page_data
-from multicrop.comparison.plots import save_figures
-from multicrop.stats import compare, compare_runs, holm
+from multicrop import cli
+from multicrop.compare import details, leaderboard, tables
+from multicrop.compare import records as reading
+from multicrop.compare.page import page_data
+from multicrop.compare.plots import save_figures
+from multicrop.compare.statistics import compare, compare_runs, holm
+from multicrop.runs import tasks
 
 
 def compared(capsys, *arguments, status=0):

@@ -9,12 +9,12 @@ from conftest import CONF, composed, options, pictures, random_encoder, random_t
 from hydra.utils import instantiate
 
 from multicrop.adapters.base import EncoderAdapter, Examples
+from multicrop.aggregators.score import Scorer
 from multicrop.crops import at_image, boxes_of
 from multicrop.encoder import sighted
 from multicrop.model import MultiCropCLIP, image_views
-from multicrop.prompts import TextBank
-from multicrop.session import given
-from multicrop.tasks import Scorer
+from multicrop.runs.session import given
+from multicrop.text import TextBank
 
 SIZES = [(96, 96), (240, 180), (37, 200), (3, 2)]
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())

@@ -16,9 +16,9 @@ from multicrop.adapters import training
 from multicrop.adapters.base import Examples
 from multicrop.adapters.coop import CoOp, published_epochs
 from multicrop.adapters.plans import HeldPlans
-from multicrop.prompt_tuning import PromptTower
-from multicrop.prompts import TextBank
-from multicrop.tasks import Scorer
+from multicrop.aggregators.score import Scorer
+from multicrop.encoder.prompt_tuning import PromptTower
+from multicrop.text import TextBank
 
 WORDS = "a photo of a"
 PROMPTS = [["a photo of a dog.", "a photo of a dog, which barks"], ["a photo of a cat."], ["a photo of a rose.", "a photo of a red rose"]]

@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
 
-from multicrop.datasets.base import Dataset, LabelledImages, StreamedImages
-from multicrop.datasets.corrupted import FURTHER, IMAGENET_C, common
-from multicrop.images import ImageError
-from multicrop.session import Session
+from multicrop.data.base import Dataset, LabelledImages, StreamedImages
+from multicrop.data.corruptions import FURTHER, IMAGENET_C, common
+from multicrop.data.images import ImageError
+from multicrop.runs.session import Session
 
 EVERY = (*IMAGENET_C, *FURTHER)
 

@@ -16,10 +16,11 @@ from scipy.stats import qmc
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from multicrop import crops, report
-from multicrop.images import to_tensor
+from multicrop import crops
+from multicrop.crops.pixels import unmirrored, view_pixels
+from multicrop.data.images import to_tensor
 from multicrop.model import image_views
-from multicrop.views import unmirrored, view_pixels
+from multicrop.show import pictures as report
 
 SIDES = {"n_crops": 1, "min_side": 0.4, "max_side": 0.9}
 HEIGHT, WIDTH = 4000, 6000  # large, so that rounding to pixels is far below what the statistics resolve

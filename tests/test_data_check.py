@@ -10,9 +10,9 @@ from PIL import Image
 from small_copies import NAMES, make_folder, make_parquet, make_shards, picture, write
 
 from multicrop.cli import main
-from multicrop.datasets.check import spread
-from multicrop.datasets.duplicates import NEAR_BITS, NEAR_LEVELS, Print, between_splits, fingerprint
-from multicrop.datasets.sheet import contact_sheet
+from multicrop.data.checks.check import spread
+from multicrop.data.checks.contact_sheet import contact_sheet
+from multicrop.data.checks.duplicates import NEAR_BITS, NEAR_LEVELS, Print, between_splits, fingerprint
 
 
 @pytest.fixture(autouse=True)

@@ -19,14 +19,14 @@ from small_copies import MAKERS, NAMES, SPLITS, make_coop, make_csv, make_parque
 from torch.utils.data import DataLoader
 
 from multicrop.config import without
-from multicrop.datasets.base import StreamedImages
-from multicrop.datasets.classes import ClassList, classes_of, match, packaged, plain
-from multicrop.datasets.few_shot import few_shot_from_file, few_shot_split
-from multicrop.descriptions import available, load_bank
-from multicrop.experiment import run
-from multicrop.images import ImageError
-from multicrop.prompts.sources import class_texts
-from multicrop.session import FOR_OTHERS
+from multicrop.data.base import StreamedImages
+from multicrop.data.classes import ClassList, classes_of, match, packaged, plain
+from multicrop.data.few_shot import few_shot_from_file, few_shot_split
+from multicrop.data.images import ImageError
+from multicrop.runs.experiment import run
+from multicrop.runs.session import FOR_OTHERS
+from multicrop.text.descriptions import available, load_bank
+from multicrop.text.sources import class_texts
 
 
 def load(*overrides):
@@ -81,7 +81,7 @@ RUN_EACH = """
 import json, sys
 from hydra import compose, initialize_config_dir
 from multicrop.config import register_resolvers
-from multicrop.experiment import run
+from multicrop.runs.experiment import run
 register_resolvers()
 with initialize_config_dir(sys.argv[1], version_base="1.3"):
     for overrides in json.loads(sys.argv[2]):
@@ -337,7 +337,7 @@ class TestHfRefuses:
         data = load(*alone)
         assert data.class_names == NAMES and len(data.test) == 6 and len(data.train) == 0
         with refused("row 0 of data/test", "no image but int", error=ImageError):
-            from multicrop.datasets.hf import open_value
+            from multicrop.data.sources.hf import open_value
 
             open_value(3, "row 0 of data/test")
 

@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from multicrop.cli import main
-from multicrop.descriptions import read_bank
-from multicrop.descriptions.check import check
-from multicrop.descriptions.make import QUESTIONS, Job, make, phrases_of, read_questions
-from multicrop.descriptions.texts import read_texts
-from multicrop.descriptions.writers import ATTEMPTS, local_writer, server_writer
+from multicrop.text.audit.check import check
+from multicrop.text.descriptions import read_bank
+from multicrop.text.descriptions.files import read_texts
+from multicrop.text.make.make import QUESTIONS, Job, make, phrases_of, read_questions
+from multicrop.text.make.writers import ATTEMPTS, local_writer, server_writer
 
 UNKNOWN, END = "[UNK]", "[END]"
 KEY = "sk-secret-0123456789"

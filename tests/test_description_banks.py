@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from multicrop.descriptions import DescriptionBank, available, load_bank
+from multicrop.text.descriptions import DescriptionBank, available, load_bank
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import descriptions_texts

@@ -10,11 +10,11 @@ from conftest import ROOT
 from refusals import refused
 
 from multicrop.cli import main
-from multicrop.descriptions import FOLDER, HEADER, DescriptionBank, available, load_bank, phrases_for, read_bank
-from multicrop.descriptions.audit import BLOCKING, Finding, audit, bag, is_part, stem
-from multicrop.descriptions.check import RULES, check, fix
-from multicrop.descriptions.leaks import Leakage, leak_of, leakage, masked
-from multicrop.descriptions.texts import ClassTexts, read_classes, read_texts
+from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, stem
+from multicrop.text.audit.check import RULES, check, fix
+from multicrop.text.audit.leaks import Leakage, leak_of, leakage, masked
+from multicrop.text.descriptions import FOLDER, HEADER, DescriptionBank, available, load_bank, phrases_for, read_bank
+from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 
 # sha256 of the class list, a line "key<tab>name" for each class in order; taken once from the lists that the banks were written for.
 CLASS_LISTS = {

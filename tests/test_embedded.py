@@ -10,8 +10,8 @@ from conftest import composed
 from hydra.utils import instantiate
 
 from multicrop.config import PACKAGE, without
-from multicrop.datasets.artwork import EMBEDDED, HELD_OUT_VENDORS, TRAINING_VENDORS, load_concepts, training_drawings
-from multicrop.datasets.few_shot import few_shot_split
+from multicrop.data.embedded.artwork import EMBEDDED, HELD_OUT_VENDORS, TRAINING_VENDORS, load_concepts, training_drawings
+from multicrop.data.few_shot import few_shot_split
 
 OPEN = {"Apache-2.0", "CC-BY-4.0", "MIT"}
 
@@ -81,8 +81,8 @@ def test_few_shot_splits_are_nested_balanced_and_apart(name):
 
 
 def test_the_model_is_small_and_reads_without_code(encoder):
-    weights = PACKAGE / "tiny_clip" / "model.safetensors"
-    assert weights.stat().st_size < 12e6 and not list((PACKAGE / "tiny_clip").glob("*.py"))
+    weights = PACKAGE / "encoder" / "tiny_clip" / "model.safetensors"
+    assert weights.stat().st_size < 12e6 and not list((PACKAGE / "encoder" / "tiny_clip").glob("*.py"))
     assert type(encoder.model).__name__ == "CLIPModel"
     features = encoder.encode_texts(["tiger face", "a much longer text about a tiger face, orange fur with black stripes"])
     torch.testing.assert_close(features[:1], encoder.encode_texts(["tiger face"]), atol=1e-5, rtol=0)

@@ -15,12 +15,12 @@ from PIL import Image
 from refusals import refused
 
 from multicrop.config import without
+from multicrop.crops.pixels import global_pixels, shares_of_view, shown, view_pixels
+from multicrop.data.images import to_tensor
 from multicrop.encoder import dual, load_encoder, pooled_alone
 from multicrop.encoder.facts import pixel_spec
-from multicrop.images import to_tensor
-from multicrop.views import global_pixels, shares_of_view, shown, view_pixels
 
-TINY = PACKAGE / "tiny_clip"
+TINY = PACKAGE / "encoder" / "tiny_clip"
 # An encoder is used, and let go by another thread; then a child of the process ends, and a signal says so.
 LET_GO = f"""
 import gc, signal, subprocess, sys, threading

@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_numbers_whatever_batch_and_workers(tmp_pat
 
 def test_emoji_and_ones_own_folder_run_too(tmp_path):
     run(tmp_path, "dataset=emoji", "dataset.group=food", "dataset.vendors=[noto-v1]", "crop=grid", "aggregator=max", "logger=none")
-    from multicrop.datasets.emoji import emoji
+    from multicrop.data.embedded.emoji import emoji
 
     source = emoji(vendors=["fluent-3d"], group="animals", unseen=False)
     for index in range(12):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import pictures, random_text, unit
 
-from multicrop import examples
 from multicrop.aggregators import transport_plan
+from multicrop.show import examples
 
 KNOBS = {"view_set": "crops", "text_set": "descriptions", "solver": "sinkhorn", "epsilon": 0.05}
 

@@ -11,14 +11,14 @@ from PIL import Image
 from refusals import refused
 
 from multicrop.aggregators import transport_plan
+from multicrop.aggregators.score import Scorer
 from multicrop.config import without
-from multicrop.experiment import run
-from multicrop.explain import image_files, words_table
-from multicrop.explain.evidence import BOTH, WHOLE_IMAGE, Side, evidence, words
-from multicrop.explain.page import page
-from multicrop.explain.picture import draw_evidence
-from multicrop.prompts import TextBank
-from multicrop.tasks import Scorer
+from multicrop.runs.experiment import run
+from multicrop.runs.explain import image_files, words_table
+from multicrop.show.explain.evidence import BOTH, WHOLE_IMAGE, Side, evidence, words
+from multicrop.show.explain.page import page
+from multicrop.show.explain.picture import draw_evidence
+from multicrop.text import TextBank
 
 SMALL = ["dataset.n_classes=6", "dataset.test_images=2", "dataset.train_images=2", "dataset.validation_images=2", "crop=random_k4"]
 NASTY = '<script>alert("1")</script> $\\frac{1}{2}$ & [bold]'

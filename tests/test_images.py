@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from refusals import refused
 
-from multicrop.images import ImageError, open_image, shared_pixels, to_tensor
-from multicrop.views import PixelSpec, view_pixels
+from multicrop.crops.pixels import PixelSpec, view_pixels
+from multicrop.data.images import ImageError, open_image, shared_pixels, to_tensor
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -12,12 +12,12 @@ from hydra.utils import instantiate
 from refusals import refused
 
 from multicrop.config import without
+from multicrop.crops.pixels import global_pixels
+from multicrop.data.images import ImageError, to_tensor
 from multicrop.encoder import load_encoder
 from multicrop.encoder.calibration import PICTURES, calibration_views
-from multicrop.images import ImageError, to_tensor
-from multicrop.views import global_pixels
 
-TINY = str(PACKAGE / "tiny_clip")
+TINY = str(PACKAGE / "encoder" / "tiny_clip")
 FEW = 3  # pictures in the user's folder
 HASH = """
 import sys, os, hashlib, torch

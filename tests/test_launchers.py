@@ -15,7 +15,8 @@ from refusals import refused
 from rich.live import Live
 from slurm import CannotRunError, cluster
 
-from multicrop import config, sweep
+from multicrop import config
+from multicrop.runs import sweep
 
 DATA = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "trainer.shard_images=4"]
 RUN = ["task=zero_shot", "crop=random_k4", "aggregator=max", "examples=0", "logger=none"]
@@ -146,7 +147,7 @@ def test_the_live_view_stays_in_the_process_that_shows_it():
 
 
 def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path):
-    from multicrop import experiment
+    from multicrop.runs import experiment
 
     def broken(cfg):
         raise RuntimeError("no")
@@ -163,7 +164,7 @@ def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path
 
 
 def test_several_devices_are_refused_in_a_sweep_with_the_way_to_do_it(monkeypatch, tmp_path):
-    from multicrop import experiment
+    from multicrop.runs import experiment
 
     cfg = composed("task=encode", "trainer.devices=2", f"paths.cache={tmp_path}")
     hydra_of(monkeypatch, _target_=BASIC)

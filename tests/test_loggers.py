@@ -10,8 +10,12 @@ import records
 import yaml
 from conftest import CONF
 
-from multicrop import cli, loggers, redaction, results, sweep
+from multicrop import cli
+from multicrop import files as redaction
+from multicrop import record as results
 from multicrop.config import check_overrides
+from multicrop.runs import sweep
+from multicrop.show import wandb_logger as loggers
 
 KEY = "f" * 40
 CHOICES = {"task": "tta", "dataset": "scenes", "crop": "random_k4", "aggregator": "dnd", "method": "tda", "adapter": "ape", "model": "tiny"}

@@ -16,7 +16,7 @@ from multicrop.methods.dmn import Dmn
 from multicrop.methods.episodic import Episodic
 from multicrop.methods.none import Unchanged
 from multicrop.methods.tda import Tda
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 SCALE = 12.0
 POSITIVE = {"size": 3, "alpha": 2.0, "beta": 5.0}

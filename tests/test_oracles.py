@@ -12,9 +12,9 @@ from scipy.optimize import linprog
 
 from multicrop import aggregators, transport
 from multicrop.aggregators import marginals
+from multicrop.compare.statistics import compare
 from multicrop.methods.tda import Tda
-from multicrop.prompts import TextBank
-from multicrop.stats import compare
+from multicrop.text import TextBank
 from multicrop.transport import entropic
 
 KNOBS = {"view_set": "crops", "text_set": "descriptions"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multicrop.datasets.artwork import load_concepts, training_drawings
+from multicrop.data.embedded.artwork import load_concepts, training_drawings
 from multicrop.encoder import load_encoder
 from multicrop.pretrain import train
 from multicrop.pretrain.captions import train_tokenizer

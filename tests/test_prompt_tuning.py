@@ -11,13 +11,14 @@ from hydra.utils import instantiate
 from refusals import refused
 from torch.nn.functional import normalize
 
-from multicrop import aggregators, prompt_tuning
+from multicrop import aggregators
+from multicrop.aggregators.score import Scorer
+from multicrop.encoder import prompt_tuning
+from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.c_tpt import CTpt, dispersion
 from multicrop.methods.tpt import Tpt
-from multicrop.prompt_tuning import PromptTower
-from multicrop.prompts import TextBank
-from multicrop.session import given
-from multicrop.tasks import Scorer
+from multicrop.runs.session import given
+from multicrop.text import TextBank
 
 WORDS = "a photo of a"
 PROMPTS = [

@@ -12,12 +12,12 @@ from conftest import composed, options
 from hydra.utils import instantiate
 from refusals import refused
 
-from multicrop.descriptions import available, load_bank
-from multicrop.prompts import Mean, described, ensemble, mixed, prompts_of, sentences, template, text_bank, waffle
-from multicrop.prompts.grammar import article, joined
-from multicrop.prompts.random_texts import vocabulary
-from multicrop.prompts.speech import KINDS, kind
-from multicrop.prompts.templates import template_set
+from multicrop.text import Mean, described, ensemble, mixed, prompts_of, sentences, template, text_bank, waffle
+from multicrop.text.descriptions import available, load_bank
+from multicrop.text.grammar import article, joined
+from multicrop.text.speech import KINDS, kind
+from multicrop.text.templates import template_set
+from multicrop.text.waffle import vocabulary
 
 NAMES = ["cat", "house finch"]
 PHRASES = {"cat": ["long furry tail", "whiskers"], "house finch": ["red breast", "made of feathers", "with short legs"]}

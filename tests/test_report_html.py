@@ -8,9 +8,9 @@ import pytest
 import records
 
 from multicrop import cli
-from multicrop.comparison import page as pages
-from multicrop.comparison.leaderboard import blocks
-from multicrop.comparison.records import collect
+from multicrop.compare import page as pages
+from multicrop.compare.leaderboard import blocks
+from multicrop.compare.records import collect
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 EVIL = ["<script>window.hurt=1</script>", "<img src=x onerror='window.hurt=1'>", "a & b", "</span></script>"]

@@ -7,8 +7,8 @@ from conftest import pictures
 from PIL import Image
 from test_bank import fill
 
-from multicrop.resampling import device_view_pixels, kernel, resize_matrices
-from multicrop.views import PixelSpec, view_pixels
+from multicrop.crops.pixels import PixelSpec, view_pixels
+from multicrop.crops.resampling import device_view_pixels, kernel, resize_matrices
 
 PIL_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 

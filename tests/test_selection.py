@@ -10,11 +10,11 @@ from few_shot_problem import Problem, mean_feature
 from hydra.utils import instantiate
 from refusals import refused
 
-from multicrop import session as session_module
 from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, accuracy, grid, select
 from multicrop.adapters.tip_adapter import TipAdapter
-from multicrop.datasets.base import Dataset, LabelledImages
-from multicrop.tasks import Scorer
+from multicrop.aggregators.score import Scorer
+from multicrop.data.base import Dataset, LabelledImages
+from multicrop.runs import session as session_module
 
 ADAPTERS = [o for o in options("adapter") if not issubclass(instantiate(composed(f"adapter={o}").adapter).func, EncoderAdapter)]
 SELECTED = [o for o in ADAPTERS if "search" in composed(f"adapter={o}").adapter]

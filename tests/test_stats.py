@@ -6,7 +6,7 @@ from refusals import refused
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from multicrop import stats
+from multicrop.compare import statistics as stats
 
 
 def outcomes(seed, *shape, accuracy=0.6, rescue=0.3, loss=0.1):

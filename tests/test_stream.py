@@ -16,13 +16,14 @@ from hydra.utils import instantiate
 from refusals import refused
 from torch.nn.functional import normalize
 
-from multicrop.bank import ImageBank
-from multicrop.datasets.base import LabelledImages
-from multicrop.experiment import evaluate
-from multicrop.images import ImageError
-from multicrop.session import Session, given
-from multicrop.stream import StreamSaves, curve, in_order, measures, saves_of, stream
-from multicrop.tasks import ROWS, AdaptationTask, Scorer
+from multicrop.aggregators.score import Scorer
+from multicrop.data.base import LabelledImages
+from multicrop.data.images import ImageError
+from multicrop.features import ImageBank
+from multicrop.runs.experiment import evaluate
+from multicrop.runs.session import Session, given
+from multicrop.runs.stream import StreamSaves, curve, in_order, measures, saves_of, stream
+from multicrop.runs.tasks import ROWS, AdaptationTask
 
 IMAGES, BATCH = 30, 4
 

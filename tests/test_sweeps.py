@@ -23,17 +23,18 @@ from omegaconf import OmegaConf
 from refusals import refused
 
 from hydra_plugins.multicrop_sweeper import KnobLoader
-from multicrop import finished, shared, sweep
+from multicrop.aggregators.logits_cache import KeptScorer
+from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
-from multicrop.kept import KeptScorer
-from multicrop.prompts import TextBank
-from multicrop.score import with_text
-from multicrop.tasks import Scorer
+from multicrop.runs import finished_runs as finished
+from multicrop.runs import sweep
+from multicrop.runs import sweep_cache as shared
+from multicrop.text import TextBank
 
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
 COUNTING = """
 import json, runpy, sys
-import multicrop.datasets.scenes as scenes, multicrop.encoder as encoder
+import multicrop.data.embedded.scenes as scenes, multicrop.encoder as encoder
 counts = dict.fromkeys(("models", "data", "views", "texts"), 0)
 def counted(place, name, key, how_many=lambda *a: 1):
     made = getattr(place, name)
@@ -161,7 +162,7 @@ def fake(monkeypatch, tmp_path=None, *, multirun=True, chosen=None):
 def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_job_succeeds(monkeypatch, tmp_path):
     from omegaconf import OmegaConf
 
-    from multicrop import experiment
+    from multicrop.runs import experiment
 
     def broken(cfg):
         raise RuntimeError("the disk of user sk-very-secret is full")
@@ -238,7 +239,7 @@ def test_a_later_job_is_given_the_logits_of_an_earlier_one_to_the_last_bit(monke
         assert aggregator.calls == 2
         changed = with_text(two, other)
         assert torch.equal(changed(views), with_text(plain, other)(views)) and aggregator.calls == 3
-        monkeypatch.setattr("multicrop.kept.MOST_BYTES", 0)
+        monkeypatch.setattr("multicrop.aggregators.logits_cache.MOST_BYTES", 0)
         assert torch.equal(two(views + 2), two(views + 2)) and aggregator.calls == 5
     two(views)
     assert aggregator.calls == 6  # a gradient is wanted

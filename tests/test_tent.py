@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from refusals import refused
 
 from multicrop import aggregators
+from multicrop.aggregators.score import Scorer
 from multicrop.methods.tent import Tent
-from multicrop.prompts import TextBank
-from multicrop.tasks import Scorer
+from multicrop.text import TextBank
 
 SCALE, RATE, GROUP = 12.0, 0.02, 3
 MEAN = partial(aggregators.mean_similarity, view_set="all", text_set="all")

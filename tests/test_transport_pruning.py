@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 
 from multicrop import transport
 from multicrop.aggregators import fuse, global_view, marginals, optimal_transport
-from multicrop.bank import image_bank
 from multicrop.config import without
-from multicrop.prompts import TextBank
-from multicrop.session import Session
+from multicrop.features import image_bank
+from multicrop.runs.session import Session
+from multicrop.text import TextBank
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.pruning import SLACK, TOP, Problems, certified_scores
 

@@ -11,8 +11,8 @@ import yaml
 from conftest import CONF, ROOT
 from hydra import compose, initialize_config_dir
 
+from multicrop.compare.statistics import holm
 from multicrop.config import register_resolvers
-from multicrop.stats import holm
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import tta

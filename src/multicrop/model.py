@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 
 from multicrop.aggregators import Aggregator
 from multicrop.crops import CropSampler, at_image, boxes_of, looks_at
-from multicrop.datasets.base import LabelledImages
+from multicrop.crops.pixels import PixelSpec, separate_views, shares_of_view, view_pixels
+from multicrop.crops.resampling import device_view_pixels
+from multicrop.data.base import LabelledImages
+from multicrop.data.images import ImageError, shared_pixels, to_rgb, to_tensor
 from multicrop.encoder import Encoder, sighted
-from multicrop.images import ImageError, shared_pixels, to_rgb, to_tensor
-from multicrop.prompts import TextBank
-from multicrop.resampling import device_view_pixels
-from multicrop.views import PixelSpec, separate_views, shares_of_view, view_pixels
+from multicrop.text import TextBank
 
 log = logging.getLogger(__name__)
 

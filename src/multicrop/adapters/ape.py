@@ -8,10 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop import pools
 from multicrop.adapters.base import Examples, Score, Search, Selected, pooled
 from multicrop.adapters.tip_adapter import by_class
-from multicrop.aggregators import Logits, Views
+from multicrop.aggregators import Logits, Views, pools
 
 TINY = 1e-6  # in the divergence, as the authors
 

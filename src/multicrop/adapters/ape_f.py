@@ -14,7 +14,7 @@ from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.taskres import moved
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
-from multicrop.score import with_text
+from multicrop.aggregators.score import with_text
 
 DESCENT = ("learning_rate", "epochs", "batch_size", "seed", "plan_epochs")
 

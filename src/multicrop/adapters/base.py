@@ -10,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multicrop import pools
-from multicrop.aggregators import Logits, Views, select_views
-from multicrop.datasets.base import LabelledImages
+from multicrop.aggregators import Logits, Views, pools, select_views
+from multicrop.aggregators.score import Score
+from multicrop.data.base import LabelledImages
 from multicrop.encoder import Encoder
-from multicrop.prompts import TextBank
-from multicrop.score import Score
+from multicrop.text import TextBank
 
 Search = Mapping[str, Sequence[float | int]] | None
 

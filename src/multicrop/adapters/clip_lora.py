@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from multicrop.adapters.base import EncoderAdapter
 from multicrop.adapters.training import descend
 from multicrop.crops import boxes_of, random_resized
-from multicrop.datasets.base import LabelledImages
+from multicrop.crops.pixels import crop_pixels, global_pixels
+from multicrop.data.base import LabelledImages
+from multicrop.data.images import ImageError, shared_pixels, to_tensor
 from multicrop.encoder import Encoder, pooled_alone
-from multicrop.images import ImageError, shared_pixels, to_tensor
-from multicrop.prompts import TextBank
-from multicrop.views import crop_pixels, global_pixels
+from multicrop.text import TextBank
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 SCORED_AT_ONCE = 32  # validation images

@@ -8,10 +8,10 @@ from multicrop.adapters.base import Adapter, Examples, accuracy
 from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.training import train
 from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.score import Score, reads_labels_alone, with_text
 from multicrop.encoder import Encoder
-from multicrop.prompt_tuning import PromptTower
-from multicrop.prompts import TextBank
-from multicrop.score import Score, reads_labels_alone, with_text
+from multicrop.encoder.prompt_tuning import PromptTower
+from multicrop.text import TextBank
 
 STARTS = ("words", "random")
 RANDOM_DEVIATION = 0.02  # of the input embeddings of a random start

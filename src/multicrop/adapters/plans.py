@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multicrop.aggregators import Logits, Views, optimal_transport, select_views, similarities, transport_plan
-from multicrop.prompts import TextBank
-from multicrop.score import Score, with_text
+from multicrop.aggregators.score import Score, with_text
+from multicrop.text import TextBank
 
 HELD_BYTES = 2**30  # plans beyond this are solved at every step
 

@@ -11,8 +11,8 @@ from multicrop.adapters.base import Examples, Score, Search, Selected
 from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
-from multicrop.prompts import TextBank
-from multicrop.score import with_text
+from multicrop.aggregators.score import with_text
+from multicrop.text import TextBank
 
 
 class TaskRes(Selected):

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multicrop.pools import masked_mean
-from multicrop.prompts import TextBank
+from multicrop.aggregators.pools import masked_mean
+from multicrop.text import TextBank
 
 Aggregator = Callable[..., Float[Tensor, "batch classes"]]
 Views = Float[Tensor, "batch views dim"]

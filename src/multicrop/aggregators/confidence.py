@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from multicrop.aggregators.base import Logits, Views, check_positive, entropies, select_views, view_logits
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 UNVOTED = 1e-6  # votes that stand in for none, so that the logarithm of a share is finite
 

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multicrop import pools, transport
+from multicrop import transport
+from multicrop.aggregators import pools
 from multicrop.aggregators.base import Logits, Views, check_positive, entropies, prompt_mean, select_views, similarities, view_logits
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 MARGINALS = ("uniform", "similarity", "entropy", "best_match")
 SOURCE_TEMPERATURES = {"similarity": (math.exp(-4), math.exp(-2)), "entropy": (0.5, 0.5), "best_match": (0.03, 0.03)}

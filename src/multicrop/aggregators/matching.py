@@ -7,7 +7,7 @@ from torch import Tensor
 from multicrop import transport
 from multicrop.aggregators import marginals
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, blocks, chunks, classes_of, select_texts, select_views, similarities
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 UNSOLVED = 4  # times as many similarities fit in the same memory where most are only bounded: a solver keeps copies of its own
 

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop import pools
+from multicrop.aggregators import pools
 from multicrop.aggregators.base import Logits, Views, check_positive
 from multicrop.aggregators.confidence import kept_views
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 SMALLEST_BANDWIDTH = 1e-8  # squared; identical views have none
 

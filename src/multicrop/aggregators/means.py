@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from multicrop import pools
+from multicrop.aggregators import pools
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, block_scores, prompt_mean, select_texts, select_views, view_logits
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 def global_view(views: Views, text: TextBank, logit_scale: float) -> Logits:

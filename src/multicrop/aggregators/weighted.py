@@ -2,9 +2,9 @@
 
 import torch
 
-from multicrop import pools
+from multicrop.aggregators import pools
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, check_positive, chunks, select_texts, select_views, similarities
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 def wca(

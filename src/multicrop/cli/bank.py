@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 def find(cache: Path) -> list[Entry]:
     """All banks of a cache, the largest first."""
-    from multicrop.bank.shards import read_manifest
+    from multicrop.features.shards import read_manifest
 
     entries = []
     for path in cache.glob("*/*/v*"):
@@ -87,7 +87,7 @@ def verify(entries: list[Entry]) -> int:
     """Read every shard of every finished bank against its checksum."""
     from rich.progress import track
 
-    from multicrop.bank.shards import ShardFolder
+    from multicrop.features.shards import ShardFolder
 
     damaged, whole = [], [entry for entry in entries if entry.manifest]
     for entry in track(whole, description="Verifying"):

@@ -9,8 +9,8 @@ TOP = 20  # methods in a table for people
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
-    from multicrop.comparison.command import add_runs
-    from multicrop.comparison.tables import FORMATS
+    from multicrop.compare.command import add_runs
+    from multicrop.compare.tables import FORMATS
 
     parser = commands.add_parser("compare", help=HELP, description=__doc__)
     add_runs(parser)
@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, compare, print; records that cannot be used are named on standard error."""
-    from multicrop.comparison import command, tables
+    from multicrop.compare import command, tables
 
     _, found = command.read_runs(options)
     baseline = options.baseline if command.is_row(options) else "baseline"
@@ -49,7 +49,7 @@ def _tables(block: object, options: argparse.Namespace, baseline: str) -> list:
     """The leaderboard of a block and what was asked for beside it."""
     from dataclasses import replace
 
-    from multicrop.comparison import details, tables
+    from multicrop.compare import details, tables
 
     shown = replace(block, entries=block.entries[: options.top or None])
     hidden = len(block.entries) - len(shown.entries)

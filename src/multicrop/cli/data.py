@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from multicrop.datasets.check import Findings
+    from multicrop.data.checks.check import Findings
 
 SHOWN = 5  # unreadable images and duplicates in the terminal; the report has them all
 
@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check the data set that the overrides compose; returns 1 when something is wrong with it."""
-    from multicrop.datasets.check import check
+    from multicrop.data.checks.check import check
 
     if options.threads < 1 or options.per_class < 1 or options.classes < 1:
         raise ValueError("--threads, --per-class and --classes want 1 or more")
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         options.report.write_text(json.dumps(findings.as_json(), indent=1), encoding="utf-8")
         print(f"report: {options.report}")
     if options.sheet:
-        from multicrop.datasets.sheet import contact_sheet
+        from multicrop.data.checks.contact_sheet import contact_sheet
 
         names, pictures = findings.dataset.class_names, findings.pictures
         contact_sheet(names, pictures, per_class=options.per_class, max_classes=options.classes).save(options.sheet)
@@ -56,7 +56,7 @@ def _dataset(overrides: list[str]):  # noqa: ANN202
     from hydra.errors import InstantiationException
 
     from multicrop.config import PACKAGE, check_overrides, register_resolvers
-    from multicrop.session import Session
+    from multicrop.runs.session import Session
 
     conf = PACKAGE.parent.parent / "conf"
     if not conf.is_dir():
@@ -117,7 +117,7 @@ def _show(findings: "Findings") -> None:
 
 
 def _spread(values: list[int]) -> dict[str, float | int]:
-    from multicrop.datasets.check import spread
+    from multicrop.data.checks.check import spread
 
     return spread(values)
 

@@ -5,12 +5,12 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from multicrop.descriptions import FOLDER, DescriptionBank, available, load_bank
-from multicrop.descriptions.audit import Finding, audit
-from multicrop.descriptions.check import check, fix, summary
-from multicrop.descriptions.leaks import leakage
-from multicrop.descriptions.make import QUESTIONS, Job, bank_table, make, read_questions, write_atomically, write_bank
-from multicrop.descriptions.texts import ClassTexts, read_classes, read_texts
+from multicrop.text.audit.audit import Finding, audit
+from multicrop.text.audit.check import check, fix, summary
+from multicrop.text.audit.leaks import leakage
+from multicrop.text.descriptions import FOLDER, DescriptionBank, available, load_bank
+from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
+from multicrop.text.make.make import QUESTIONS, Job, bank_table, make, read_questions, write_atomically, write_bank
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -97,7 +97,7 @@ def _token_counter(model: str) -> dict[str, object]:
 
     from multicrop.config import PACKAGE
 
-    path = str(PACKAGE / "tiny_clip") if model == "tiny" else model
+    path = str(PACKAGE / "encoder" / "tiny_clip") if model == "tiny" else model
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -160,7 +160,7 @@ def run_make(options: argparse.Namespace) -> int:
 
 def _writer(options: argparse.Namespace) -> tuple[Callable[[list[str], int], list[str]], str, str]:
     """What answers, the model's name for the header, and what tells models of one name apart."""
-    from multicrop.descriptions.writers import local_writer, server_writer
+    from multicrop.text.make.writers import local_writer, server_writer
 
     knobs = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     if options.max_tokens < 1 or options.temperature < 0:

@@ -8,7 +8,7 @@ HELP = "one HTML page of finished runs: leaderboard, plots, classes, images"
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command."""
-    from multicrop.comparison.command import add_runs
+    from multicrop.compare.command import add_runs
 
     parser = commands.add_parser("report", help=HELP, description=__doc__)
     add_runs(parser)
@@ -19,8 +19,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, compare, write the page; records that cannot be used are named on standard error."""
-    from multicrop.comparison import command
-    from multicrop.comparison.page import page
+    from multicrop.compare import command
+    from multicrop.compare.page import page
 
     records, found = command.read_runs(options)
     text = page(found, baseline=options.baseline, pictures=options.pictures)

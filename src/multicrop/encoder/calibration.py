@@ -9,12 +9,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from multicrop.crops import boxes_of, random
-from multicrop.datasets.artwork import HELD_OUT_VENDORS
-from multicrop.datasets.base import LabelledImages, file_images
-from multicrop.datasets.folder import SUFFIXES
-from multicrop.datasets.scenes import scenes
-from multicrop.images import to_tensor
-from multicrop.views import PixelSpec, view_pixels
+from multicrop.crops.pixels import PixelSpec, view_pixels
+from multicrop.data.base import LabelledImages, file_images
+from multicrop.data.embedded.artwork import HELD_OUT_VENDORS
+from multicrop.data.embedded.scenes import scenes
+from multicrop.data.images import to_tensor
+from multicrop.data.sources.folder import SUFFIXES
 
 PICTURES = 40
 CROPS = partial(random, n_crops=16, min_side=0.3, max_side=0.9)

@@ -8,12 +8,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import calibration_views
 from multicrop.encoder.facts import TextRule, feature_dim, scale_and_bias, text_rule, views_in_cache
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
-from multicrop.prompts import TextBank, text_bank
-from multicrop.views import PixelSpec
+from multicrop.text import TextBank, text_bank
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
 OPENVINO = ("openvino_bf16", "int8", "int8_static")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from multicrop.crops import CropSampler, GlobalView, Sighted, looks_at
+from multicrop.crops.pixels import PixelSpec, global_pixels, shown
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec
 from multicrop.encoder.loading import load_model
-from multicrop.views import PixelSpec, global_pixels, shown
 
 
 def sighted(sampler: CropSampler, encoder: Encoder) -> CropSampler:

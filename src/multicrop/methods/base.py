@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from multicrop.aggregators import Logits, Views, select_views
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 class Method(nn.Module):

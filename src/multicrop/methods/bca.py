@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop import pools
-from multicrop.aggregators import Logits, Views
+from multicrop.aggregators import Logits, Views, pools
 from multicrop.methods.base import Method, chosen_views
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 class Bca(Method):

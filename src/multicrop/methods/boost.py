@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from multicrop.aggregators.confidence import kept_views
 from multicrop.methods.base import by_confidence, chosen_views, entropy
 from multicrop.methods.tda import Tda
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 class BoostAdapter(Tda):

@@ -4,10 +4,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multicrop.aggregators import Views
+from multicrop.aggregators.score import Score
 from multicrop.encoder import Encoder
 from multicrop.methods.tpt import Tpt
-from multicrop.prompts import TextBank
-from multicrop.score import Score
+from multicrop.text import TextBank
 
 
 class CTpt(Tpt):

@@ -7,13 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop import pools
-from multicrop.aggregators import Logits, Views
+from multicrop.aggregators import Logits, Views, pools
 from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
 from multicrop.methods.base import Method, chosen_views
 from multicrop.methods.tda import insert
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 AT_ONCE = 32  # images whose similarities to the memory are computed together
 

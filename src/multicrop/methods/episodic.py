@@ -2,7 +2,7 @@
 
 from multicrop.aggregators import Aggregator, Logits, Views
 from multicrop.methods.base import Method
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 class Episodic(Method):

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multicrop import pools
-from multicrop.aggregators import Logits, Views
+from multicrop.aggregators import Logits, Views, pools
 from multicrop.methods.base import Method, chosen_views, entropy
-from multicrop.prompts import TextBank
+from multicrop.text import TextBank
 
 
 class Tda(Method):

@@ -7,9 +7,9 @@ from torch.nn.functional import normalize
 
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.base import MAX_ELEMENTS, chunks, entropies
+from multicrop.aggregators.score import Score, with_text
 from multicrop.methods.base import Method, learning
-from multicrop.prompts import TextBank
-from multicrop.score import Score, with_text
+from multicrop.text import TextBank
 
 
 class Tent(Method):

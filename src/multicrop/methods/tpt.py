@@ -7,11 +7,11 @@ from torch import Tensor
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
+from multicrop.aggregators.score import Score, reads_labels_alone, with_text
 from multicrop.encoder import Encoder
+from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.base import Method, learning
-from multicrop.prompt_tuning import PromptTower
-from multicrop.prompts import TextBank
-from multicrop.score import Score, reads_labels_alone, with_text
+from multicrop.text import TextBank
 
 
 class Tpt(Method):

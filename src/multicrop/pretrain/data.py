@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import CLIPTokenizer
 
-from multicrop.datasets.scenes import several
+from multicrop.data.embedded.scenes import several
 from multicrop.pretrain.captions import concept_caption
 from multicrop.pretrain.compose import Composer
 

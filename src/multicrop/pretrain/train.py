@@ -13,14 +13,14 @@ from rich.console import Console
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
-from multicrop.bank import make_folder
 from multicrop.config import without
-from multicrop.datasets.artwork import Drawing, load_concepts, training_drawings
-from multicrop.loggers import finish
+from multicrop.data.embedded.artwork import Drawing, load_concepts, training_drawings
+from multicrop.files import make_folder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
 from multicrop.pretrain.compose import Composer
 from multicrop.pretrain.data import TrainingBatches, training_loader
 from multicrop.pretrain.module import TinyClip
+from multicrop.show.wandb_logger import finish
 
 SIDE, PATCH, PROJECTION = 96, 16, 128
 STEPS_PER_EPOCH = 50

@@ -1,0 +1,60 @@
+"""Where methods differ: classes, domains, and which images one gets right that another gets wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from multicrop.compare.leaderboard import Entry
+from multicrop.compare.statistics import Comparison, compare_runs, holm_family
+
+
+@dataclass(frozen=True)
+class Part:
+    """One class or domain: its images, the accuracy of method and baseline, and their comparison, corrected over this method's parts."""
+
+    name: str
+    images: int
+    accuracy: float
+    baseline: float
+    comparison: Comparison
+    p_holm: float | None
+
+
+def by_class(entry: Entry) -> list[Part]:
+    """The comparison class by class, greatest difference first; raises ValueError when the entry has no baseline."""
+    names = entry.records[0].class_names
+    return _parts(entry, [names[c] for c in entry.records[0].table["label"]])
+
+
+def by_domain(entry: Entry) -> list[Part]:
+    """The comparison domain by domain; raises ValueError when the images have no domains."""
+    if not entry.records[0].domains:
+        raise ValueError(f"the images of {entry.records[0].dataset} have no domains; use --by class")
+    return _parts(entry, entry.records[0].table["domain"].tolist())
+
+
+def _parts(entry: Entry, groups: Sequence[str]) -> list[Part]:
+    if entry.baseline is None:
+        raise ValueError(f"{entry.label} is not paired with the baseline; choose a baseline on the same images")
+    correct, groups = entry.correct, np.asarray(groups)
+    members = {name: np.flatnonzero(groups == name) for name in sorted(set(groups.tolist()))}
+    compared = {name: compare_runs(correct[:, index], entry.baseline[:, index]) for name, index in members.items()}
+    corrected = holm_family(list(compared.values()))
+    parts = [
+        Part(name, len(index), float(correct[:, index].mean()), float(entry.baseline[:, index].mean()), compared[name], p)
+        for (name, index), p in zip(members.items(), corrected, strict=True)
+    ]
+    return sorted(parts, key=lambda part: -part.comparison.difference)
+
+
+def agreement(entries: Sequence[Entry]) -> np.ndarray:
+    """The share of images on which the first runs of two methods predict the same class (methods, methods)."""
+    predictions = np.stack([entry.records[0].predictions() for entry in entries])
+    return (predictions[:, None] == predictions[None]).mean(-1)
+
+
+def rescues(entries: Sequence[Entry]) -> np.ndarray:
+    """Images that the first run of the row's method gets right and that of the column's wrong (methods, methods)."""
+    correct = np.stack([entry.records[0].correct() for entry in entries])
+    return (correct[:, None] & ~correct[None]).sum(-1)

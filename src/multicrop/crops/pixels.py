@@ -1,0 +1,102 @@
+"""Image + boxes -> pixels of all views: one decode, antialiased bicubic resampling on uint8 (torchvision v2)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How a model wants its pixels: what its own image processor does, reduced to facts.
+
+    `short_side` is what the shorter side is resized to before the centre crop of `side`; None when the processor stretches the whole
+    image to a square of `side` (SigLIP) or, before the centre crop, of `stretched_side` (ALIGN). Pixels enter the model as
+    (pixel / 255 - mean) / std.
+    """
+
+    side: int
+    short_side: int | None
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    stretched_side: int | None = None
+
+
+def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec) -> UInt8[Tensor, "channels side side"]:
+    """The whole image as the model's own processor prepares it."""
+    mode = InterpolationMode(spec.interpolation)
+    resized = F.resize(image, _resized(*image.shape[1:], spec), mode, antialias=True)
+    return F.crop(resized, *_corner(*resized.shape[1:], spec), spec.side, spec.side)
+
+
+def shown(height: int, width: int, spec: PixelSpec) -> tuple[float, float, float, float]:
+    """The part (left, top, right, bottom) of an image that its global view shows, in the image's pixels."""
+    rows, columns = _resized(height, width, spec)
+    y, x = _corner(rows, columns, spec)
+    down, across = height / rows, width / columns
+    return x * across, y * down, (x + spec.side) * across, (y + spec.side) * down
+
+
+def shares_of_view(boxes: Float[Tensor, "*batch views 4"], spec: PixelSpec) -> Float[Tensor, "*batch crops 4"]:
+    """The crops among the boxes of images as shares of the global view; slot 0 of the boxes, the whole image, tells its size."""
+    rows = []
+    for image in boxes.reshape(-1, *boxes.shape[-2:]).tolist():
+        left, top, right, bottom = shown(int(image[0][3]), int(image[0][2]), spec)
+        across, down = right - left, bottom - top
+        rows.append([[(a - left) / across, (b - top) / down, (c - left) / across, (d - top) / down] for a, b, c, d in image[1:]])
+    return torch.tensor(rows, device=boxes.device).reshape(*boxes.shape[:-2], boxes.shape[-2] - 1, 4)
+
+
+def _corner(rows: int, columns: int, spec: PixelSpec) -> tuple[int, int]:
+    """The top and left of the centre crop, rounded as transformers' image processors do (torchvision's center_crop may be 1 px off)."""
+    return int((rows - spec.side) / 2), int((columns - spec.side) / 2)
+
+
+def _resized(height: int, width: int, spec: PixelSpec) -> list[int]:
+    """The height and width that the image is resized to before its centre crop."""
+    if spec.short_side is None:
+        return [spec.stretched_side or spec.side] * 2
+    short, long = min(height, width), int(spec.short_side * max(height, width) / min(height, width))
+    return [spec.short_side, long] if height == short else [long, spec.short_side]
+
+
+def view_pixels(
+    image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
+) -> UInt8[Tensor, "views 3 side side"]:
+    """The global view in slot 0, then each crop resampled to the model's side; a crop that is not square is stretched.
+
+    Whole-number pixels (x1, top, x2, bottom); where x1 > x2 the crop is mirrored after resampling.
+    """
+    return torch.stack(separate_views(image, boxes, spec))
+
+
+def separate_views(
+    image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
+) -> list[UInt8[Tensor, "3 side side"]]:
+    """The views of `view_pixels` before they are copied into one tensor, for those who stack the views of several images at once.
+
+    Channels beyond the third are left out of the views (multicrop.data.images.shared_pixels).
+    """
+    views = [global_pixels(image, spec)[:3]]
+    return views + [crop_pixels(image, *box, spec=spec) for box in boxes[1:].int().tolist()]
+
+
+def crop_pixels(
+    image: UInt8[Tensor, "channels height width"], x1: int, top: int, x2: int, bottom: int, *, spec: PixelSpec
+) -> UInt8[Tensor, "3 side side"]:
+    """One crop of `separate_views` by itself."""
+    crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
+    mode = InterpolationMode(spec.interpolation).value
+    view = interpolate(crop, (spec.side, spec.side), mode=mode, antialias=True)[0, :3]  # torchvision's resize in the end, a tenth cheaper
+    return view.flip(-1) if x1 > x2 else view
+
+
+def unmirrored(boxes: Float[Tensor, "views 4"]) -> Float[Tensor, "views 4"]:
+    """The rectangles (left, top, right, bottom) of boxes that may be mirrored: x sorted, pixels as before."""
+    x = boxes[:, [0, 2]].sort(dim=1).values
+    return torch.stack([x[:, 0], boxes[:, 1], x[:, 1], boxes[:, 3]], dim=1)

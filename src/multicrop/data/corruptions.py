@@ -1,0 +1,112 @@
+"""`corruption=common`: the test images of any data set under one of the common corruptions of Hendrycks and Dietterich (ICLR 2019)."""
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from PIL import Image
+
+from multicrop.data.base import Dataset, LabelledImages, StreamedImages
+from multicrop.data.images import ImageError
+from multicrop.files import content_hash
+
+IMAGENET_C = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog"),
+    *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+LIBRARY = "imagecorruptions-imaug"
+LEAST_SIDE = 32
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def clean(dataset: Dataset) -> Dataset:
+    """The data set as it is."""
+    return dataset
+
+
+def common(dataset: Dataset, *, kind: str, severity: int, corruption_seed: int) -> Dataset:
+    """The data set with corrupted test images; training and validation images stay as they are.
+
+    The noise of an image depends on (corruption_seed, kind, image id) alone. Kernels are in pixels of the image as it comes, where
+    ImageNet-C corrupts images of 224 px. Raises ValueError for a kind or severity that there is not, ImportError without the library.
+    """
+    if kind not in (*IMAGENET_C, *FURTHER):
+        raise ValueError(f"corruption.kind is one of {', '.join((*IMAGENET_C, *FURTHER))}, got {kind!r}")
+    if severity not in range(1, 6):
+        raise ValueError(f"corruption.severity is 1 to 5, got {severity}")
+    spoil = Corruption(kind, severity, corruption_seed)
+    test = dataset.test
+    name, fingerprint = f"{test.name}-{kind}-{severity}", content_hash(test.fingerprint, spoil, _library_version())
+    if isinstance(test, StreamedImages):
+        corrupted = replace(test, name=name, fingerprint=fingerprint, source=_CorruptedSource(test.source, spoil))
+    else:
+        corrupted = replace(test, name=name, fingerprint=fingerprint, open=_CorruptedImages(test, spoil), parent=None)
+    return replace(dataset, name=f"{dataset.name}-{kind}-{severity}", test=corrupted)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One corruption at one severity."""
+
+    kind: str
+    severity: int
+    seed: int
+
+    def __call__(self, image: Image.Image, image_id: str) -> Image.Image:
+        """The corrupted RGB image, the same for the same id; raises ImageError for a side under 32 pixels."""
+        from imagecorruptions import corrupt, corruption_dict
+
+        if min(image.size) < LEAST_SIDE:
+            raise ImageError(f"{image_id} is {image.width} x {image.height} pixels; a corruption needs {LEAST_SIDE} a side")
+        drawn = int(content_hash(self.seed, self.kind, image_id)[:8], 16)
+        own = {"seed": drawn} if "seed" in inspect.signature(corruption_dict[self.kind]).parameters else {}
+        with _numpy_seeded(drawn):
+            return Image.fromarray(corrupt(np.array(image), severity=self.severity, corruption_name=self.kind, **own))
+
+
+@dataclass(frozen=True)
+class _CorruptedImages:
+    images: LabelledImages
+    spoil: Corruption
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.spoil(self.images.open(index), self.images.ids[index])
+
+
+@dataclass(frozen=True)
+class _CorruptedSource:
+    source: Callable[[int, int], Iterator[tuple[str, int, Callable[[], Image.Image]]]]
+    spoil: Corruption
+
+    def __call__(self, part: int, parts: int) -> Iterator[tuple[str, int, Callable[[], Image.Image]]]:
+        for image_id, label, opened in self.source(part, parts):
+            yield image_id, label, partial(_opened, opened, self.spoil, image_id)
+
+
+def _opened(opened: Callable[[], Image.Image], spoil: Corruption, image_id: str) -> Image.Image:
+    return spoil(opened(), image_id)
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """NumPy's global generator, the only one that the library draws from, seeded within and as it was after; one thread at a time."""
+    with _ONE_AT_A_TIME:
+        before = np.random.get_state()
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
+
+
+def _library_version() -> str:
+    try:
+        return version(LIBRARY)
+    except PackageNotFoundError as error:
+        raise ImportError(f"corruption=common needs {LIBRARY}: pip install {LIBRARY}, or corruption=none") from error

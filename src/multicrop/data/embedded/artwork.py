@@ -1,0 +1,56 @@
+"""The embedded artwork: open drawings of faces, animals and food, each with its vendor, licence and concept."""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+EMBEDDED = Path(__file__).parent
+TRAINING_VENDORS = ("noto", "twemoji", "fluent-flat", "emojione", "fxemoji")
+HELD_OUT_VENDORS = ("fluent-3d", "noto-v1")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawing with alpha, 96 x 96, and where it comes from."""
+
+    image: Image.Image
+    concept: str
+    name: str
+    group: str
+    unseen: bool
+    vendor: str
+
+
+def load_concepts() -> list[dict]:
+    """The 372 concepts in Unicode order: concept, name, group, keywords, parts, unseen."""
+    return json.loads((EMBEDDED / "concepts.json").read_text(encoding="utf-8"))
+
+
+def load_drawings(vendors: tuple[str, ...], *, unseen: bool) -> list[Drawing]:
+    """The drawings of these vendors, of the seen concepts or of the 28 unseen ones, in the pack's order."""
+    columns = ["image", "concept", "name", "group", "unseen", "vendor"]
+    filters = [("vendor", "in", list(vendors)), ("unseen", "=", unseen)]
+    rows = pq.read_table(EMBEDDED / "emoji.parquet", columns=columns, filters=filters).to_pylist()
+    return [Drawing(**{**row, "image": _decode(row["image"]["bytes"])}) for row in rows]
+
+
+def training_drawings() -> list[Drawing]:
+    """All that the embedded model may be trained on: seen concepts of the training vendors."""
+    return load_drawings(TRAINING_VENDORS, unseen=False)
+
+
+def _decode(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGBA")
+
+
+def artwork_fingerprint() -> str:
+    """A hash of the embedded drawings and concepts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("emoji.parquet", "concepts.json"):
+        digest.update((EMBEDDED / name).read_bytes())
+    return digest.hexdigest()

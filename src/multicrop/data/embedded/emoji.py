@@ -1,0 +1,61 @@
+"""`dataset=emoji`: single drawings; the vendors are domains, and two of them are held out from training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from multicrop.data.base import Dataset, LabelledImages
+from multicrop.data.embedded.artwork import (
+    HELD_OUT_VENDORS,
+    TRAINING_VENDORS,
+    Drawing,
+    artwork_fingerprint,
+    load_concepts,
+    load_drawings,
+)
+from multicrop.files import content_hash
+
+GROUPS = ("all", "faces", "animals", "food")
+
+
+@dataclass(frozen=True)
+class _OnWhite:
+    """Opens a drawing on a white canvas."""
+
+    drawings: list[Drawing]
+
+    def __call__(self, index: int) -> Image.Image:
+        drawing = self.drawings[index].image
+        return Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB")
+
+
+def emoji(*, vendors: Sequence[str], group: str, unseen: bool) -> Dataset:
+    """The drawings of the held-out `vendors` as test images; the training vendors are the few-shot pool.
+
+    `group` keeps faces, animals or food; `unseen` takes the 28 concepts that the embedded model never saw instead of the 344 others.
+    Raises ValueError for a vendor that is not held out or a group that is none.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"dataset.group is one of {', '.join(GROUPS)}, got {group!r}")
+    if wrong := [vendor for vendor in vendors if vendor not in HELD_OUT_VENDORS]:
+        raise ValueError(f"dataset.vendors are the held-out ones ({', '.join(HELD_OUT_VENDORS)}), got {', '.join(wrong)}")
+    concepts = [c for c in load_concepts() if c["unseen"] == unseen and group in ("all", c["group"])]
+    row = {concept["concept"]: index for index, concept in enumerate(concepts)}
+
+    def split(name: str, chosen: tuple[str, ...]) -> LabelledImages:
+        drawings = [d for d in load_drawings(chosen, unseen=unseen) if d.concept in row]
+        ids = [f"{d.vendor}/{d.concept}" for d in drawings]
+        fingerprint = content_hash(artwork_fingerprint(), "on white", *ids)
+        labels = [row[d.concept] for d in drawings]
+        return LabelledImages(name, ids, labels, _OnWhite(drawings), fingerprint, [d.vendor for d in drawings])
+
+    train = split("emoji/train", TRAINING_VENDORS)
+    return Dataset(
+        name="emoji" + ("" if group == "all" else f"-{group}") + ("-unseen" if unseen else ""),
+        class_names=[concept["name"] for concept in concepts],
+        descriptions={concept["name"]: concept["parts"] for concept in concepts},
+        train=train,
+        validation=train.subset([]),
+        test=split("emoji/test", tuple(vendors)),
+    )

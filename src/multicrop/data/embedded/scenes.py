@@ -1,0 +1,165 @@
+"""`dataset=scenes`: seeded compositions of several objects; the classes of a family differ in one object, so the trees decide."""
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from multicrop.data.base import Dataset, LabelledImages
+from multicrop.data.embedded.artwork import (
+    HELD_OUT_VENDORS,
+    TRAINING_VENDORS,
+    Drawing,
+    artwork_fingerprint,
+    load_concepts,
+    load_drawings,
+)
+from multicrop.files import content_hash
+
+SPLIT_KEYS = {"train": 1, "validation": 2, "test": 3}
+BACKGROUNDS = ("plain", "white", "mixed")
+
+
+def several(names: list[str]) -> str:
+    """`a, b, c and d`: the class name of a scene."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def scene_classes(concepts: list[str], *, n_classes: int, family_size: int, n_objects: int, seed: int) -> list[list[str]]:
+    """`n_classes` sets of `n_objects` concepts; each family of `family_size` shares all but one of them.
+
+    Raises ValueError when there are too few concepts for one family.
+    """
+    if n_objects - 1 + family_size > len(concepts):
+        raise ValueError(f"{n_objects} objects in families of {family_size} need more than the {len(concepts)} concepts at hand")
+    rng = np.random.default_rng(seed)
+    classes: list[list[str]] = []
+    while len(classes) < n_classes:
+        drawn = rng.choice(concepts, n_objects - 1 + family_size, replace=False).tolist()
+        shared, last = drawn[: n_objects - 1], drawn[n_objects - 1 :]
+        classes += [[*shared, own] for own in last[: n_classes - len(classes)]]
+    return classes
+
+
+@dataclass(frozen=True)
+class _Scenes:
+    """Renders scene i from its own key; the same i is the same picture in every process."""
+
+    classes: list[list[str]]
+    sprites: dict[str, list[Image.Image]]
+    labels: list[int]
+    key: tuple[int, int]
+    canvas: int
+    object_side: tuple[float, float]
+    distractors: int
+    background: str
+
+    def __call__(self, index: int) -> Image.Image:
+        rng = np.random.default_rng([*self.key, index])
+        shown = list(self.classes[self.labels[index]])
+        others = sorted(set(self.sprites) - set(shown))
+        shown += rng.choice(others, self.distractors, replace=False).tolist() if self.distractors else []
+        canvas = _background(self.canvas, self.background, rng)
+        placed: list[tuple[float, float, float]] = []
+        for concept in shown:
+            drawing = self.sprites[concept][rng.integers(len(self.sprites[concept]))]
+            side = round(self.canvas * rng.uniform(*self.object_side))
+            x, y = _free_place(placed, self.canvas, side, rng)
+            placed.append((x + side / 2, y + side / 2, float(side)))
+            turned = drawing.resize((side, side), Image.Resampling.BICUBIC).rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC)
+            canvas.alpha_composite(turned, (x, y))
+        return canvas.convert("RGB")
+
+
+def _free_place(placed: list[tuple[float, float, float]], canvas: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """The first of 40 random places that overlaps no object by much, else the one that overlaps least."""
+    best, least = (0, 0), np.inf
+    for _ in range(40):
+        x, y = (int(v) for v in rng.integers(0, canvas - side + 1, 2))
+        gaps = [(side + other) / 2 - max(abs(x + side / 2 - cx), abs(y + side / 2 - cy)) for cx, cy, other in placed]
+        overlap = max(gaps, default=-1.0)
+        if overlap < least:
+            best, least = (x, y), overlap
+        if overlap <= 0.1 * side:
+            break
+    return best
+
+
+def _background(canvas: int, kind: str, rng: np.random.Generator) -> Image.Image:
+    """White, one plain colour, or a soft mixture of four."""
+    if kind == "white":
+        return Image.new("RGBA", (canvas, canvas), "white")
+    corners = rng.integers(90, 256, (2, 2, 3)).astype(np.uint8)
+    if kind == "plain" or rng.random() < 0.5:
+        return Image.new("RGBA", (canvas, canvas), tuple(int(v) for v in corners[0, 0]))
+    return Image.fromarray(corners).resize((canvas, canvas), Image.Resampling.BILINEAR).convert("RGBA")
+
+
+def scenes(
+    *,
+    vendor: str,
+    n_classes: int,
+    family_size: int,
+    n_objects: int,
+    object_side: Sequence[float],
+    distractors: int,
+    background: str,
+    canvas: int,
+    test_images: int,
+    train_images: int,
+    validation_images: int,
+    dataset_seed: int,
+) -> Dataset:
+    """Scenes of the held-out `vendor` for the test, of the training vendors for training and validation.
+
+    `object_side` is the range of an object's side as a share of the canvas; `*_images` count images a class; `dataset_seed` draws the
+    classes and every picture. Descriptions of a class are the names of its objects. Raises ValueError for knobs out of range.
+    """
+    if vendor not in HELD_OUT_VENDORS:
+        raise ValueError(f"dataset.vendor is a held-out one ({', '.join(HELD_OUT_VENDORS)}), got {vendor!r}")
+    if background not in BACKGROUNDS:
+        raise ValueError(f"dataset.background is one of {', '.join(BACKGROUNDS)}, got {background!r}")
+    if not (n_objects >= 1 and n_classes >= 2 and family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1):
+        raise ValueError(
+            "scenes want n_objects >= 1, n_classes >= 2, family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1, got "
+            f"{n_objects}, {n_classes}, {family_size} and {list(object_side)}"
+        )
+    names = {c["concept"]: c["name"] for c in load_concepts() if not c["unseen"]}
+    by_vendor = {
+        v: _sprites(load_drawings(vs, unseen=False)) for v, vs in {"train": TRAINING_VENDORS, **{v: (v,) for v in HELD_OUT_VENDORS}}.items()
+    }
+    usable = [c for c in names if all(c in by_vendor[v] for v in by_vendor)]
+    by_vendor = {v: {c: sprites[c] for c in usable} for v, sprites in by_vendor.items()}
+    classes = scene_classes(usable, n_classes=n_classes, family_size=family_size, n_objects=n_objects, seed=dataset_seed)
+    knobs = (n_objects, tuple(object_side), distractors, background, canvas, dataset_seed)
+    code = hashlib.blake2b(inspect.getsource(sys.modules[__name__]).encode(), digest_size=16).hexdigest()
+
+    def split(name: str, source: str, per_class: int) -> LabelledImages:
+        labels = [label for label in range(n_classes) for _ in range(per_class)]
+        key = (dataset_seed, SPLIT_KEYS[name])
+        opener = _Scenes(classes, by_vendor[source], labels, key, canvas, tuple(object_side), distractors, background)
+        ids = [f"{name}/{dataset_seed}/{source}/{classes[label]}/{index}" for index, label in enumerate(labels)]
+        ids = [f"{name}-{content_hash(text)[:12]}" for text in ids]
+        fingerprint = content_hash(artwork_fingerprint(), code, name, source, *knobs, *ids)
+        return LabelledImages(f"scenes/{name}", ids, labels, opener, fingerprint)
+
+    class_names = [several([names[c] for c in members]) for members in classes]
+    return Dataset(
+        name=f"scenes-{vendor}",
+        class_names=class_names,
+        descriptions={name: [names[c] for c in members] for name, members in zip(class_names, classes, strict=True)},
+        train=split("train", "train", train_images),
+        validation=split("validation", "train", validation_images),
+        test=split("test", vendor, test_images),
+    )
+
+
+def _sprites(drawings: list[Drawing]) -> dict[str, list[Image.Image]]:
+    sprites: dict[str, list[Image.Image]] = {}
+    for drawing in drawings:
+        sprites.setdefault(drawing.concept, []).append(drawing.image)
+    return sprites

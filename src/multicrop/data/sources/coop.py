@@ -1,0 +1,75 @@
+"""Data sets in the layout of CoOp: images in one folder, and `split_zhou_X.json` with [path, label, class name] rows a split."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from multicrop.data.base import Dataset, assemble, file_images
+from multicrop.data.classes import ClassList, classes_of
+
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+
+
+def coop(
+    *,
+    name: str,
+    root: str,
+    images: str,
+    split_file: str,
+    classes: str | None,
+    source: str,
+    class_names: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Dataset:
+    """The splits of `root`/`split_file`, whose paths are below `root`/`images`; ids are those paths.
+
+    Labels are the file's, and the file's class name of each label is matched by name to the packaged list `classes`. Raises ValueError
+    when files are missing (saying where they come from: `source`), when a label has two names or a name two labels, and for gaps.
+    """
+    base = Path(root).expanduser()
+    file = base / split_file
+    if not file.is_file():
+        raise ValueError(
+            f"{name} is not there: {file} does not exist. Get {source}; images go below {base / images}, and {split_file} (the splits of "
+            f"CoOp, linked in its DATASETS.md: https://github.com/KaiyangZhou/CoOp) beside them. Another place: dataset.root=FOLDER"
+        )
+    table = _read(file)
+    rows = [row for part in table.values() for row in part]
+    names = _classes(rows, file, classes, class_names, aliases)
+    parts = {split: table[key] for split, key in SPLITS.items()}
+    splits = {
+        split: file_images(f"{name}/{split}", [r[0] for r in part], [r[1] for r in part], [base / images / r[0] for r in part])
+        for split, part in parts.items()
+    }
+    return assemble(name, names, splits)
+
+
+def _read(file: Path) -> dict[str, list]:
+    """The three lists of rows; raises ValueError when the file is something else."""
+    wanted = 'it wants {"train": [[path, label, class name], ...], "val": [...], "test": [...]}'
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); {wanted}") from error
+    if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in SPLITS.values()):
+        raise ValueError(f"{file} lacks a split ({', '.join(SPLITS.values())}); {wanted}")
+    for key in SPLITS.values():
+        for row in table[key]:
+            if not (isinstance(row, list) and [type(part) for part in row] == [str, int, str]):
+                raise ValueError(f"{file} has the row {row!r} in {key}; {wanted}")
+            if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:
+                raise ValueError(f"{file} has the path {row[0]!r} in {key}; paths lie below the folder of images")
+    return table
+
+
+def _classes(rows: list[list], file: Path, classes: str | None, class_names: str | None, aliases: Mapping[str, str] | None) -> ClassList:
+    """The class of each label, from 0 without gaps."""
+    said: dict[int, str] = {}
+    for _, label, title in rows:
+        if said.setdefault(label, title) != title:
+            raise ValueError(f"{file} calls label {label} both {said[label]!r} and {title!r}; a label has one name")
+    if sorted(said) != list(range(len(said))):
+        gap = next(label for label in range(len(said)) if label not in said)
+        raise ValueError(f"{file} has the labels {min(said)} to {max(said)} with label {gap} missing; labels count from 0 without gaps")
+    found = [said[label] for label in range(len(said))]
+    return classes_of(found, what=str(file), classes=classes, class_names=class_names, aliases=aliases)

@@ -1,0 +1,184 @@
+"""A sweep: one job after the other, failures kept and told at the end, and a live view that reads what the jobs leave in their folders."""
+
+import json
+import logging
+import math
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+
+from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
+
+log = logging.getLogger(__name__)
+SWEEPERS = {  # Hydra's, and ours that is the same but for its speed
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper": "hydra_plugins.multicrop_sweeper.KnobSweeper",
+}
+QUIET = ("paths.", "trainer.", "logger", "hydra")  # overrides that tell jobs apart for nobody
+_LAST: list["State"] = []
+_VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
+
+
+def job(cfg: DictConfig) -> float:
+    """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
+    from multicrop.runs.experiment import run
+
+    if not in_sweep():
+        if choices().get("sweep"):
+            raise ValueError(f"sweep={choices()['sweep']} is a sweep of many runs: put -m before the overrides, python run.py -m sweep=...")
+        return run(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    (folder / "failed.json").unlink(missing_ok=True)
+    if _VIEWS or in_parallel():  # two live displays would write over each other
+        cfg.trainer.progress = False
+    try:
+        return run(cfg)
+    except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
+        leave_failure(folder, error)
+        log.error("job %s failed: %s", HydraConfig.get().job.num, error)
+        if sweeper_takes_failures():
+            raise
+        return math.nan
+
+
+def leave_failure(folder: Path, error: Exception) -> None:
+    """Write failed.json: the error, and the traceback for who wants to mend it; secrets are left out."""
+    from multicrop.files import redacted, write_text
+
+    lines = traceback.format_exception(error)
+    write_text(folder / "failed.json", redacted(json.dumps({"error": f"{type(error).__name__}: {error}", "traceback": lines}, indent=1)))
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a sweep stands; `best` is (accuracy, job), `failed` maps jobs to their errors."""
+
+    total: int | None
+    done: int
+    running: tuple[str, ...]
+    failed: dict[str, str]
+    best: tuple[float, str] | None
+
+    def line(self, seconds: float | int) -> str:
+        """One line: jobs done, running and failed, the best so far, the time left at the pace so far."""
+        finished = self.done + len(self.failed)
+        parts = [f"sweep: {self.done}{f' of {self.total}' if self.total else ''} done"]
+        parts += [f"running {', '.join(self.running)}"] if self.running else []
+        parts += [f"{len(self.failed)} failed"] if self.failed else []
+        parts += [f"best {100 * self.best[0]:.1f} % ({self.best[1]})"] if self.best else []
+        if self.total and finished and finished < self.total:
+            parts.append(f"about {clock(seconds / finished * (self.total - finished))} left")
+        return ", ".join([*parts, f"{clock(seconds)} so far"])
+
+
+def clock(seconds: float | int) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def scan(folder: Path, total: int | None) -> State:
+    """The state that the jobs' folders show: each holds metrics.json (or a pointer to it) when done, failed.json when failed."""
+    done, running, failed, best = 0, [], {}, None
+    for place, name in _names(folder).items():
+        if (place / "failed.json").is_file():
+            failed[name] = _read(place / "failed.json").get("error", "unknown")
+        elif (record := _record(place)) is not None:
+            done += 1
+            accuracy = _read(record).get("rows", {}).get("final", {}).get("accuracy")
+            if accuracy is not None and (best is None or accuracy > best[0]):
+                best = (accuracy, name)
+        else:
+            running.append(place.name)
+    return State(total, done, tuple(running), failed, best)
+
+
+def count_jobs(overrides: Sequence[str], params: dict[str, object]) -> int | None:
+    """How many jobs the basic sweeper makes of these overrides and `hydra.sweeper.params`; None where that cannot be known."""
+    words = [f"{name}={value}" for name, value in params.items()] + list(overrides)
+    try:
+        parsed = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(words)}  # the last word on a key counts
+        return math.prod(len(list(o.sweep_string_iterator())) for o in parsed.values() if o.is_sweep_override())
+    except (HydraException, NotImplementedError):
+        return None
+
+
+def exit_status() -> int:
+    """1 when jobs of this process's last sweep failed, else 0."""
+    return int(bool(_LAST and _LAST[-1].failed))
+
+
+class SweepView(Callback):
+    """Shows a sweep while it runs: a live line in a terminal, nothing in a pipe; at the end which jobs failed, and why."""
+
+    def __init__(self, *, live: bool) -> None:
+        self.wanted, self.view = live, None
+
+    def __getstate__(self) -> dict:
+        """Without the view: parallel launchers send the callbacks to their processes, and a terminal stays here."""
+        return self.__dict__ | {"view": None}
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        """Start to watch the sweep's folder; Hydra, which makes the sweeper next, takes ours in the place of its basic one."""
+        sweeper = config.hydra.sweeper
+        sweeper._target_ = SWEEPERS.get(sweeper._target_, sweeper._target_)
+        total = sweeper.get("n_trials") or count_jobs(config.hydra.overrides.task, dict(sweeper.get("params") or {}))
+        self.folder, self.total, self.started = Path(config.hydra.sweep.dir), total, time.monotonic()
+        console = Console()  # its own: Lightning's progress bar clears the live displays of the shared one
+        if self.wanted and console.is_terminal:
+            self.view = Live(get_renderable=self._line, console=console, refresh_per_second=1)
+            self.view.start()
+            _VIEWS.append(self.view)
+
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        """The last state, and the failures."""
+        if self.view is not None:
+            self.view.stop()
+            _VIEWS.clear()
+        state = scan(self.folder, self.total)
+        _LAST.append(state)
+        console = Console()
+        if self.view is None:
+            console.print(self._line(), soft_wrap=True)
+        for name, error in state.failed.items():
+            console.print(escape(f"failed: {name}: {error}"), soft_wrap=True)
+        if state.failed:
+            console.print(f"tracebacks: {self.folder}/*/failed.json; the same command again runs only what is not done", soft_wrap=True)
+        console.print(f"compare them: multicrop compare {self.folder}", soft_wrap=True)
+
+    def _line(self) -> str:
+        return escape(scan(self.folder, self.total).line(time.monotonic() - self.started))
+
+
+def _names(folder: Path) -> dict[Path, str]:
+    """The folders of the jobs that have begun, each with its number and the overrides that not all of them share."""
+    words = {p.parent.parent: yaml.safe_load(p.read_text(encoding="utf-8")) or [] for p in folder.glob("*/.hydra/overrides.yaml")}
+    common = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
+    names = {p: " ".join(w for w in its if w not in common and not w.startswith(QUIET)) for p, its in words.items()}
+    return {place: f"{place.name}: {names[place]}" for place in sorted(words, key=lambda p: (len(p.name), p.name))}
+
+
+def _record(place: Path) -> Path | None:
+    """The metrics.json of a job that is done."""
+    if (place / "record.json").is_file():
+        place = place / _read(place / "record.json").get("record", ".")
+    return place / "metrics.json" if (place / "metrics.json").is_file() else None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

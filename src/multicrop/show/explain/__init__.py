@@ -1,0 +1,1 @@
+"""Why an image gets its class: evidence, picture and page."""

@@ -1,0 +1,121 @@
+"""The explanation of one image as one HTML file: everything is inside, all text is escaped, and the page may not use the network."""
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from multicrop.show.explain.evidence import Evidence, Side
+from multicrop.show.explain.picture import MOST_BOXES, headline, matrix_title, words_note, words_title
+from multicrop.show.pictures import colour
+
+LONGEST_SIDE = 900  # pixels of the picture inside the page
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c22; background: #fff; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem }
+h1 { font-size: 1.25rem } h2 { font-size: 1rem; margin: 1.6rem 0 .3rem } p { margin: .3rem 0 .7rem; color: #55555f }
+.top { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start }
+svg { width: min(28rem, 100%); height: auto; flex: none } .sides { flex: 1 1 30rem; min-width: 0 } .scroll { overflow-x: auto }
+rect { fill: transparent; stroke-width: 2; vector-effect: non-scaling-stroke }
+svg.on rect:not(.on) { opacity: .12 }
+rect.weak { opacity: .15 } rect.on { stroke-width: 4; opacity: 1 }
+table { border-collapse: collapse; font-size: .85rem } th, td { padding: .15rem .35rem; text-align: right }
+th.text { text-align: left; font-weight: 500; min-width: 8rem; max-width: 17rem }
+td.cell { min-width: 1.7rem; font-variant-numeric: tabular-nums }
+td.on, th.on { outline: 2px solid #1c1c22 } .key { display: inline-block; width: .7rem; height: .7rem; margin-right: .4rem }
+.bars { width: 100% }
+.bars th { font-weight: 500; text-align: left } .bars th.left { text-align: right } .bars td { text-align: left } .bars .half { width: 22% }
+.bar { height: .8rem } .minus { background: #b3365b; margin-left: auto } .plus { background: #2a7f62 }
+"""
+SCRIPT = """
+const svg = document.querySelector('svg');
+function light(view) {
+  svg.classList.toggle('on', view !== undefined);
+  document.querySelectorAll('[data-view]').forEach(e => e.classList.toggle('on', e.dataset.view === view));
+}
+document.addEventListener('mouseover', e => light(e.target.closest('[data-view]')?.dataset.view));
+"""
+
+
+def page(item: Evidence) -> str:
+    """The HTML. Pointing at a box lights up its column in both matrices, pointing at a column its box."""
+    sides = "".join(_matrix(item, side, role) for side, role in ((item.predicted, "predicted"), (item.runner_up, "runner-up")))
+    title = escape(headline(item))
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style></head><body>'
+        f'<h1>{title}</h1><div class="top">{_boxes(item)}<div class="sides">{sides}</div></div>'
+        f"{_words(item)}<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def write_page(item: Evidence, path: Path) -> None:
+    """Write the page."""
+    path.write_text(page(item), encoding="utf-8")
+
+
+def _boxes(item: Evidence) -> str:
+    """The image with its boxes, each in the colour of the text that it was matched to most."""
+    width, height = item.image.size
+    strong, names = item.prominent(MOST_BOXES), item.crop_names()
+    frames = ""
+    for view, (text, (left, top, right, bottom)) in enumerate(zip(item.best_texts(), item.boxes.tolist(), strict=True)):
+        weak = "" if view in strong else ' class="weak"'
+        place = f'x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}"'
+        title = f"crop {names[view]}: {escape(item.predicted.prompts[text])}"
+        frames += f'<rect data-view="{view}"{weak} {place} stroke="{to_hex(colour(text))}"><title>{title}</title></rect>'
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the image and its crops">'
+        f'<image href="{_data_uri(item.image)}" width="{width}" height="{height}"/>{frames}</svg>'
+    )
+
+
+def _data_uri(image: Image.Image) -> str:
+    small = image.copy()
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    stream = io.BytesIO()
+    small.save(stream, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _matrix(item: Evidence, side: Side, role: str) -> str:
+    """One class's matrix: a row a text, a column a view."""
+    values = side.mass * len(side.mass) if item.is_plan else side.scores
+    low, high = (0.0, 1.0) if item.is_plan else (float(values.min()), float(values.max()))
+    head = "".join(f'<th data-view="{view}">{name}</th>' for view, name in enumerate(item.crop_names()))
+    rows = ""
+    for text, prompt in enumerate(side.prompts):
+        cells = "".join(_cell(view, value, low, high) for view, value in enumerate(values[:, text].tolist()))
+        key = f'<span class="key" style="background:{to_hex(colour(text))}"></span>'
+        rows += f'<tr><th class="text">{key}{escape(prompt)}</th>{cells}</tr>'
+    return (
+        f"<h2>{role}: {escape(side.name)}, logit {side.logit:.2f}</h2><p>{escape(matrix_title(item))}</p>"
+        f'<div class="scroll"><table><tr><th class="text">text \\ crop</th>{head}</tr>{rows}</table></div>'
+    )
+
+
+def _cell(view: int, value: float, low: float, high: float) -> str:
+    share = min(max((value - low) / max(high - low, 1e-9), 0.0), 1.0)
+    ink = "#fff" if share > 0.6 else "#1c1c22"
+    return f'<td class="cell" data-view="{view}" style="background:rgba(74,38,140,{share:.2f});color:{ink}">{value:.2f}</td>'
+
+
+def _words(item: Evidence) -> str:
+    """All texts, most decisive first, as bars left and right of zero."""
+    longest = max((abs(word.contribution) for word in item.words), default=0.0) or 1.0
+    rows = ""
+    for word in item.words:
+        bar = f'<div class="bar {{}}" style="width:{100 * abs(word.contribution) / longest:.0f}%"></div>'
+        minus, plus = (bar.format("minus"), "") if word.contribution < 0 else ("", bar.format("plus"))
+        rows += (
+            f'<tr><th class="text">{escape(word.text)}</th><th class="text">{escape(word.side)}</th><td>{word.contribution:+.2f}</td>'
+            f'<td class="half">{minus}</td><td class="half">{plus}</td></tr>'
+        )
+    head = f'<tr><th class="text">text</th><th class="text">class</th><th></th><th class="left">for {escape(item.runner_up.name)}</th>'
+    return (
+        f"<h2>The words that decided</h2><p>{escape(words_title(item))}. {escape(words_note(item))}</p>"
+        f'<table class="bars">{head}<th>for {escape(item.predicted.name)}</th></tr>{rows}</table>'
+    )

@@ -1,0 +1,28 @@
+"""Class names -> prompts: slot 0 of a class is its label prompt, further texts follow. Counts stay ragged."""
+
+from collections.abc import Callable
+
+from multicrop.text.bank import Mean, TextBank, members, text_bank
+from multicrop.text.prompts import described, mixed, prompts_of, sentences
+from multicrop.text.sources import read_descriptions
+from multicrop.text.templates import ensemble, fill, template
+from multicrop.text.waffle import waffle
+
+Prompts = Callable[..., list[list[str]]]
+
+__all__ = [
+    "Mean",
+    "Prompts",
+    "TextBank",
+    "described",
+    "ensemble",
+    "fill",
+    "members",
+    "mixed",
+    "prompts_of",
+    "read_descriptions",
+    "sentences",
+    "template",
+    "text_bank",
+    "waffle",
+]

@@ -1,0 +1,1 @@
+"""Checks of descriptions: class names that leak, phrases without content, missing classes."""

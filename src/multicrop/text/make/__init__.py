@@ -1,0 +1,1 @@
+"""Descriptions written by a language model of the user's."""

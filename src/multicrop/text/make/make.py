@@ -1,0 +1,166 @@
+"""Has a language model write phrases about the parts of each class: asked, parsed, cached class by class, and put into one bank file."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from multicrop.text.audit.check import REFUSAL, tidied
+from multicrop.text.audit.leaks import dropped
+
+Ask = Callable[[list[str], int], list[str]]  # questions and a seed -> answers
+MOST_WORDS = 8  # of a phrase; longer lines are explanations
+QUESTIONS = (
+    "List the parts of {article} {class} that can be seen in a photo, each with its colour, shape or texture.",
+    "You look at a close-up photo of one part of {article} {class}. List what such close-ups can show.",
+    "List the visual features that tell {article} {class} from things that look alike.",
+)
+INSTRUCTION = (
+    'Answer with one phrase a line, of two to eight words, such as "long striped tail". Name no class, no negation, no sound or smell. '
+    "Write nothing else."
+)
+BULLET = re.compile(r"^\s*(?:[-*•\u2013—·▪]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+|^\s*#+\s*")
+LEAD_IN = re.compile(r"^(?:it|they|this|these|the \w+)\s+(?:has|have|is|are)\s+(?:an?\s+|the\s+)?|^(?:has|have|an?|the)\s+", re.IGNORECASE)
+CHATTER = re.compile(r"^(?:sure|certainly|of course|okay|ok|here (?:is|are)|note)\b|[:?]$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the phrases of a class: a changed job starts anew, an equal one goes on where it stopped."""
+
+    model: str
+    questions: Sequence[str] = QUESTIONS
+    instruction: str = INSTRUCTION
+    seed: int = 0
+    settings: Mapping[str, object] = field(default_factory=dict)
+    version: str = ""  # tells weights of one name apart; no part of the bank file
+
+    @property
+    def key(self) -> str:
+        """A hash of the job."""
+        facts = [self.model, list(self.questions), self.instruction, self.seed, dict(self.settings), self.version]
+        return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    def prompts(self, name: str) -> list[str]:
+        """The questions about one class."""
+        article = "an" if name[:1].lower() in set("aeiou") else "a"
+        return [question.replace("{class}", name).replace("{article}", article) + "\n" + self.instruction for question in self.questions]
+
+
+def make(classes: Mapping[str, str], ask: Ask, job: Job, folder: Path, *, keep_leaks: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """(key, phrases) of each class in order; every class that is done is written to `folder` and not asked about again.
+
+    `classes` maps the stable key to the class name. Phrases that name their class are left out unless `keep_leaks`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, name in classes.items():
+        path = folder / f"{hashlib.blake2b(f'{job.key} {key} {name}'.encode(), digest_size=12).hexdigest()}.json"
+        answers = _cached(path)
+        if answers is None:
+            seed = int(hashlib.blake2b(f"{job.seed} {key}".encode(), digest_size=4).hexdigest(), 16)
+            answers = ask(job.prompts(name), seed)
+            write_atomically(path, json.dumps({"key": key, "name": name, "job": job.key, "answers": answers}, ensure_ascii=False))
+        phrases = distinct(phrase for answer in answers for phrase in phrases_of(answer))
+        yield key, phrases if keep_leaks else dropped(phrases, name)
+
+
+def _cached(path: Path) -> list[str] | None:
+    """The answers in a cache file; None where there is none, or it cannot be read."""
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))["answers"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return answers if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers) else None
+
+
+def phrases_of(answer: str) -> list[str]:
+    """The short phrases in a model's answer: bullets, numbers, markdown, quotes and lead-ins taken off, other talk left out."""
+    if REFUSAL.search(answer):
+        return []
+    lines = [part for line in answer.splitlines() for part in line.split(";")]
+    if len([line for line in lines if line.strip()]) == 1:
+        lines = lines[0].split(",") if lines[0].count(",") > 1 else lines
+    return [phrase for line in lines if (phrase := _phrase(line))]
+
+
+def _phrase(line: str) -> str | None:
+    """The phrase of one line, or None where the line is no phrase."""
+    text = re.sub(r"[*_`#]+", " ", BULLET.sub("", line))
+    text = tidied(text).strip(" \t\"'“”\u2018\u2019.,!-")
+    if CHATTER.search(tidied(line)) or CHATTER.search(text):
+        return None
+    text = LEAD_IN.sub("", text, count=1).strip(" \"'.")
+    if not 2 <= len(text.split()) <= MOST_WORDS or not re.search(r"[^\W\d_]{2}", text) or not text.isprintable():
+        return None
+    return text[0].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+
+
+def distinct(phrases: Iterator[str] | Sequence[str]) -> list[str]:
+    """The phrases without those that repeat an earlier one, case aside."""
+    kept: dict[str, str] = {}
+    for phrase in phrases:
+        kept.setdefault(phrase.casefold(), phrase)
+    return list(kept.values())
+
+
+def bank_table(name: str, classes: Mapping[str, str], phrases: Mapping[str, list[str]], job: Job, classes_from: str) -> dict:
+    """The content of a bank file: the header of packaged banks, and what was asked of which model, with which settings, when."""
+    table: dict[str, object] = {
+        "set": name,
+        "classes_from": classes_from,
+        "author": f"the language model {job.model}, through multicrop describe make",
+        "date": datetime.now(UTC).date().isoformat(),
+        "licence": "as the model's terms say",
+        "how": "phrases parsed from the model's answers, class by class; not checked against photographs",
+        "model": job.model,
+        "questions": list(job.questions),
+        "instruction": job.instruction,
+        "settings": {**job.settings, "seed": job.seed},
+    }
+    if any(key != title for key, title in classes.items()):
+        table["names"] = dict(classes)
+    return {**table, "descriptions": dict(phrases)}
+
+
+def write_bank(path: Path, table: Mapping[str, object]) -> None:
+    """Write a bank file at once or not at all, one class a line."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table.items() if k != "descriptions"]
+    rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table["descriptions"].items()]
+    lines.append('  "descriptions": {\n' + ",\n".join(rows) + "\n  }")
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name beside the file, then rename: a killed run leaves the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_questions(file: str) -> list[str]:
+    """Questions in a JSON or YAML list, each with `{class}` where the class name goes; raises ValueError for anything else."""
+    import yaml
+
+    path, wanted = (
+        Path(file).expanduser(),
+        'it wants a JSON or YAML list of questions, each with {class}, such as "What does a {class} look like?"',
+    )
+    if not path.is_file():
+        raise ValueError(f"--questions {path} does not exist; {wanted}")
+    try:
+        questions = yaml.safe_load(path.read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--questions {path} cannot be read ({str(error).splitlines()[0]}); {wanted}") from error
+    if not isinstance(questions, list) or not questions or not all(isinstance(q, str) and "{class}" in q for q in questions):
+        raise ValueError(f"--questions {path} holds something else; {wanted}")
+    return questions

@@ -1,0 +1,114 @@
+"""The texts of each class for a run, by position in the class list: where they come from, their audit, and what is done about leaks."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from multicrop.text.audit.check import RULES, check, grouped, summary
+from multicrop.text.audit.leaks import LEAK, dropped, leakage, masked
+from multicrop.text.descriptions import available, load_bank
+from multicrop.text.descriptions.files import ClassTexts, match, read_texts
+
+log = logging.getLogger(__name__)
+Rows = list[list[str]]
+
+
+def class_texts(
+    class_names: Sequence[str],
+    descriptions: Mapping[str, list[str]],
+    *,
+    bank: str | None = None,
+    file: str | None = None,
+    extend: str | None = None,
+    class_keys: Sequence[str] | None = None,
+) -> Rows:
+    """The texts of each class, in the order of the class list.
+
+    A `file` stands for all other sources; without one the data set's own descriptions are overlaid, class by class, by those of a packaged
+    `bank`. `extend`, a second file, adds its texts behind them. Classes are matched by stable key, else by name (case, "_", "-" aside).
+    Raises ValueError for a file that fails its audit, for a bank that does not exist, and for classes that are left without any text.
+    """
+    unknown: list[str] = []
+    if file:
+        rows = _file_rows(file, "prompt.file", class_names, class_keys, unknown)
+    else:
+        rows = [list(descriptions.get(name, ())) for name in class_names]
+        unknown += sorted(set(descriptions) - set(class_names))
+        if bank:
+            packaged = load_bank(bank)
+            texts = ClassTexts(packaged.descriptions, packaged.classes)
+            keys = match(texts, class_names, class_keys)
+            rows = [texts.texts[key] if key is not None else row for key, row in zip(keys, rows, strict=True)]
+    if extend:
+        more = _file_rows(extend, "prompt.extend", class_names, class_keys, unknown)
+        rows = [list(dict.fromkeys([*row, *added])) for row, added in zip(rows, more, strict=True)]
+    _all_have_some(class_names, rows, unknown)
+    return rows
+
+
+def read_descriptions(file: str) -> dict[str, list[str]]:
+    """A JSON file of {class: [phrase, ...]}, or of the packaged format; raises ValueError when it is another, or has an empty text."""
+    texts = read_texts(file).texts
+    if empty := [name for name, row in texts.items() if not all(text.strip() for text in row)]:
+        raise ValueError(
+            f"the description file {file} must be a JSON object {{class: [phrase, ...]}} of non-empty strings; {len(empty)} classes have "
+            f"an empty one: {', '.join(empty[:3])}. Remove it, or: multicrop describe audit {file} --fix OUT.json"
+        )
+    return texts
+
+
+def leak_handled(class_names: Sequence[str], rows: Rows, leak: str, *, hidden: bool) -> Rows:
+    """The texts with `leak` done about class names in them: `keep`, `drop` the text, or `mask` the name ("it", "they", "its", "this").
+
+    The leakage is measured and logged; where the label is to be `hidden` and some is left, as a warning. Raises ValueError for another
+    `leak`, and when dropping leaves a class without texts.
+    """
+    if leak not in LEAK:
+        raise ValueError(f"prompt.leak is one of {', '.join(LEAK)}, got {leak!r}")
+    before = leakage(zip(class_names, rows, strict=True))
+    if leak == "drop":
+        rows = [dropped(row, name) for name, row in zip(class_names, rows, strict=True)]
+    elif leak == "mask":
+        rows = [list(dict.fromkeys(masked(text, name) for text in row)) for name, row in zip(class_names, rows, strict=True)]
+    if bare := [name for name, row in zip(class_names, rows, strict=True) if not row]:
+        raise ValueError(
+            f"every text of {len(bare)} classes names its class: {', '.join(bare[:3])}{', ...' if len(bare) > 3 else ''}; prompt.leak=drop "
+            "leaves them none. Use prompt.leak=mask, or give texts that do not name the class (prompt.extend=FILE)"
+        )
+    told = log.warning if hidden and leak == "keep" and before.whole + before.part else log.info
+    advice = "; the texts are to stand without the label: prompt.leak=drop or mask takes care of it" if told == log.warning else ""
+    told("texts: %s; prompt.leak=%s%s", before, leak, advice)
+    return rows
+
+
+def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Sequence[str] | None, unknown: list[str]) -> Rows:
+    """The rows of a file that passed its audit; a class that it does not have gets an empty row."""
+    texts = read_texts(file, knob)
+    findings = check(texts, class_names, class_keys)
+    errors = [finding for finding in findings if finding.severity == "error" and finding.defect != "no_texts"]
+    if errors:
+        raise ValueError(
+            f"{knob}={file} fails its audit: {' | '.join(summary(errors))}. See all of it with: multicrop describe audit {file}"
+            + (f" ; mend it with --fix OUT.json and pass {knob}=OUT.json" if any(RULES[f.defect].fixable for f in errors) else "")
+        )
+    warnings = {
+        defect: len(found) for defect, found in grouped(findings).items() if defect not in ("no_texts", "names_class", "names_part")
+    }
+    if warnings:
+        told = ", ".join(f"{defect} {count}" for defect, count in warnings.items())
+        log.warning("%s=%s has warnings: %s (multicrop describe audit %s shows them)", knob, file, told, file)
+    unknown += [finding.key for finding in findings if finding.defect == "unknown_class"]
+    keys = match(texts, class_names, class_keys)
+    return [list(texts.texts[key]) if key is not None else [] for key in keys]
+
+
+def _all_have_some(class_names: Sequence[str], rows: Rows, unknown: Sequence[str]) -> None:
+    """Raise ValueError when classes have no text."""
+    missing = [name for name, row in zip(class_names, rows, strict=True) if not row]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(class_names)} classes have no descriptions: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''}"
+            + (f"; the descriptions name {len(unknown)} other classes: {', '.join(unknown[:3])}" if unknown else "")
+            + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH (alone) or prompt.extend=PATH (on top), name a "
+            f"packaged bank (prompt.bank={'|'.join(available())}), or use prompt=template"
+        )
