@@ -15,7 +15,7 @@ from multicrop import aggregators
 from multicrop.aggregators.score import Scorer
 from multicrop.config import PACKAGE, register_resolvers
 from multicrop.methods.base import Method
-from multicrop.runs.session import given
+from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
 METHODS = ("tda", "dmn", "bca", "mta", "zero", "boost", "tent")  # TPT and C-TPT: bench_prompt_tuning
@@ -34,7 +34,7 @@ def full(name: str, text: TextBank) -> Method:
     register_resolvers()
     with initialize_config_dir(str(PACKAGE.parent.parent / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={name}", "task=tta"])
-    method = given(instantiate(cfg.method), text=text, logit_scale=SCALE, score=scorer(text))
+    method = inject(instantiate(cfg.method), text=text, logit_scale=SCALE, score=scorer(text))
     for buffer, value in method.named_buffers():
         if "entrop" in buffer:
             value.fill_(1.0)

@@ -46,6 +46,14 @@ def composed(*overrides: str):
         return compose("config", overrides=["logger=none", *overrides])
 
 
+def session_of(*overrides):
+    """The parts of a run, as these overrides configure it."""
+    from multicrop.runs.session import Session
+    from multicrop.runs.settings import settings_of
+
+    return Session(settings_of(composed(*overrides)))
+
+
 @cache
 def tiny_encoder() -> Encoder:
     return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))

@@ -2,15 +2,13 @@
 
 import base64
 import io
-import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
-from multicrop import record as results
 from multicrop.compare.statistics import compare
+from multicrop.record import Predictions, write_record
 
 NAMES = ["okapi", "dugong", "axolotl", "quokka"]
 
@@ -60,8 +58,8 @@ def write(
     rows = {row: predicted(labels, base, np.random.default_rng(5), len(names)) for row in ("global", "crops_mean")}
     rows["final"] = rows["aggregated"] = predicted(labels, accuracy, rng, len(names))
     order = np.random.default_rng(draw).permutation(images)  # streams come in any order
-    table = {"image_id": [f"image-{i:05d}" for i in order], "domain": [domains[i % len(domains)] for i in order], "label": labels[order]}
-    table |= {f"{row}_prediction": values[order] for row, values in rows.items()}
+    own = [domains[i % len(domains)] for i in order]
+    predictions = Predictions([f"image-{i:05d}" for i in order], labels[order], {row: v[order] for row, v in rows.items()}, own)
     numbers = {}
     for row, values in rows.items():
         compared = compare(values == labels, rows["global"] == labels)
@@ -69,12 +67,12 @@ def write(
     choices = {"task": task, "crop": crop, "aggregator": aggregator, "model": "tiny", "dataset": "zoo", "adapter": "tip", "method": "tda"}
     config = {"seed": seed, "split": split, "task": {"name": task, **(knobs or {})}, "crop": {"_target_": f"x.{crop}"}}
     config["aggregator"] = {"_target_": f"x.{aggregator}"}
-    results.write_record(
+    write_record(
         folder,
-        config=json.dumps(config),
+        config=config,
         metrics={"rows": numbers, "views_per_image": views, "row_seconds": {"aggregated": 0.5, "final": 0.25}, "images": images},
-        predictions=pa.table(table),
-        facts={"choices": choices, **(facts or {})},
+        predictions=predictions,
+        environment={"choices": choices, **(facts or {})},
         data={"dataset": "zoo", "split": split, "fingerprint": fingerprint, "class_names": list(names)},
         examples=list(examples),
     )

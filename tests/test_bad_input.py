@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CONF, ROOT, composed
+from conftest import CONF, ROOT, session_of
 from PIL import Image
 from refusals import refused
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
@@ -17,7 +17,6 @@ from multicrop.data.few_shot import few_shot_split
 from multicrop.data.sources.folder import folder
 from multicrop.encoder import load_encoder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
-from multicrop.runs.session import Session
 from multicrop.text import described, fill, read_descriptions, template, text_bank
 
 TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -202,13 +201,13 @@ class TestBank:
     def session(self, tmp_path, random_checkpoint):
         """Makes the session of a folder of two classes, of which some pictures are spoilt."""
 
-        def make(spoilt: list[str], *overrides: str) -> Session:
+        def make(spoilt: list[str], *overrides: str):
             root = write_images(tmp_path / "zoo" / "test", cat=2, dog=2).parent
             for name in spoilt:
                 (root / "test" / name).write_text("no picture")
             model = ["model=local", f"model.path={random_checkpoint}"]
             places = [f"dataset.root={root}", f"paths.cache={tmp_path / 'banks'}"]
-            return Session(composed("dataset=folder", "crop=random_k1", "trainer.progress=false", *model, *places, *overrides))
+            return session_of("dataset=folder", "crop=random_k1", "trainer.progress=false", *model, *places, *overrides)
 
         return make
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, composed, pictures
+from conftest import ROOT, composed, pictures, session_of
 from PIL import Image
 from test_bank import SAMPLER, fill, shard_bytes
 
@@ -23,7 +23,6 @@ from multicrop.encoder import Encoder, load_encoder
 from multicrop.features import PassingBank, StreamedBank, count_views
 from multicrop.features.fill import group_size
 from multicrop.model import MultiCropCLIP
-from multicrop.runs.session import Session
 
 image_bank_module = importlib.import_module("multicrop.features.on_disk")
 # Forks children that fill one bank, kills each after a random time, and starts a new folder whenever one got to the end.
@@ -224,7 +223,7 @@ def test_what_cannot_fill_a_bank_is_refused(tmp_path):
     with pytest.raises(ValueError, match="power of two"):
         fill(pictures(2), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), tmp_path, shard_images=100)
     with pytest.raises(ValueError, match="disk, off"):
-        Session(composed("bank=memory")).bank(pictures(2))
+        session_of("bank=memory").bank(pictures(2))
 
 
 def test_a_stream_is_scored_in_passing_and_each_image_once(encoder):
@@ -248,7 +247,7 @@ def test_a_stream_is_scored_in_passing_and_each_image_once(encoder):
     with pytest.raises(ImageError, match="streaming=false"):
         bank.images.open(0)
     with pytest.raises(ValueError, match="bank=off"):
-        Session(composed()).bank(StreamedImages("s", ["a"], source, "f"))
+        session_of().bank(StreamedImages("s", ["a"], source, "f"))
 
 
 def _unreadable():

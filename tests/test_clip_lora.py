@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import composed, options, pictures, random_encoder, random_text, unit
+from conftest import composed, options, pictures, random_encoder, random_text, session_of, unit
 from few_shot_problem import die_after
 from hydra.utils import instantiate
 from refusals import refused
@@ -15,9 +15,8 @@ from multicrop.adapters import training
 from multicrop.adapters.clip_lora import ClipLora, Held, Iterations, LabelTexts, random_view
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.features import StreamedBank
-from multicrop.runs import sweep_cache as shared
-from multicrop.runs.session import Session, few_shot
-from multicrop.runs.tasks import TunedTask
+from multicrop.runs.few_shot import TunedTask, build
+from multicrop.runs.sweep_cache import SweepCache
 from multicrop.text import TextBank
 
 PROMPTS = [["a photo of a dog.", "a dog barks"], ["a photo of a cat.", "a cat purrs"]]
@@ -165,12 +164,12 @@ LORA = ["adapter=clip_lora", "adapter.iterations_per_shot=4", "adapter.batch_siz
 
 def run_session(tmp_path, *overrides):
     quick = ["trainer.progress=false", f"paths.cache={tmp_path}", "crop=random_k4", "task=few_shot", "task.shots=1"]
-    return Session(composed(*SMALL, *LORA, *quick, *overrides))
+    return session_of(*SMALL, *LORA, *quick, *overrides)
 
 
 def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tmp_path):
     session = run_session(tmp_path)
-    task = few_shot(session, fusion_weight=1.0, shots=1, few_shot_file=None)
+    task = build(session, shots=1, few_shot_file=None)
     bank = session.bank(session.dataset.test)
     views, labels = bank.tensors()
     indices = torch.tensor([bank[i][2] for i in range(len(bank))])
@@ -185,17 +184,17 @@ def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tm
     assert task.tuned_bank.manifest["recipe"]["model"] != bank.manifest["recipe"]["model"]
 
 
-def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "in_sweep", lambda: True)
-    shared.forget()
+def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path):
+    cache = SweepCache()
     same = ("crop=global", "aggregator=mean_feature", "task.fusion_weight=0.5")
     hosts = [run_session(tmp_path, *some) for some in ((), same, ("seed=2",), ("adapter.rank=1",))]
-    tasks = [few_shot(session, fusion_weight=1.0, shots=1, few_shot_file=None) for session in hosts]
+    for session in hosts:
+        session.cache = cache
+    tasks = [build(session, shots=1, few_shot_file=None) for session in hosts]
     fits = [task.adapter for task in tasks]
     assert fits[0] is fits[1] and len({id(fit) for fit in fits}) == 3
     assert len({task.tuned_bank.manifest["recipe"]["model"] for task in tasks}) == 3
     assert tasks[0].tuned_bank.tensors()[0].shape[1] == 5 and tasks[1].tuned_bank.tensors()[0].shape[1] == 1
-    shared.forget()
 
 
 @pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])
@@ -203,7 +202,7 @@ def test_every_aggregator_scores_what_the_tuned_encoder_sees(aggregator, generat
     text, tuned_text = random_text(generator, classes=3), random_text(generator, classes=3)
     views, seen, labels = unit(6, 4, 16, generator=generator), unit(6, 4, 16, generator=generator), torch.arange(6) % 3
     scorer = Scorer(text, 10.0, instantiate(composed(f"aggregator={aggregator}").aggregator), 1.0)
-    task = TunedTask(scorer, adapter(), tuned_text, Seen(seen))
+    task = TunedTask(scorer, adapter(), {}, tuned_text, Seen(seen))
     with torch.inference_mode():
         task.test_step((views[2:5], labels[2:5], torch.tensor([2, 3, 4])), 0)
     results = task.results()
@@ -231,4 +230,4 @@ def test_refuses_what_it_cannot_do():
     with refused("adapter=clip_lora", "model=clip_vit_b32"):
         learner.fit(*shots())
     with refused("bank=disk"):
-        few_shot(Session(composed("adapter=clip_lora", "bank=off", "task=few_shot")), fusion_weight=1.0, shots=1, few_shot_file=None)
+        build(session_of("adapter=clip_lora", "bank=off", "task=few_shot"), shots=1, few_shot_file=None)

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import records
+import yaml
 from refusals import refused
 
 from multicrop import cli
+from multicrop.compare import collect as reading
 from multicrop.compare import details, leaderboard, tables
-from multicrop.compare import records as reading
 from multicrop.compare.page import page_data
 from multicrop.compare.plots import save_figures
 from multicrop.compare.statistics import compare, compare_runs, holm
-from multicrop.runs import tasks
 
 
 def compared(capsys, *arguments, status=0):
@@ -41,10 +41,6 @@ def by_hand(folder):
     table = pq.read_table(folder / "predictions.parquet").to_pylist()
     lines = sorted(table, key=lambda row: row["image_id"])
     return [np.array([line[f"{row}_prediction"] == line["label"] for line in lines]) for row in ("final", "global")]
-
-
-def test_rows_are_those_that_tasks_score():
-    assert reading.ROWS == tasks.ROWS
 
 
 def test_the_leaderboard_is_what_a_loop_over_the_files_finds(three):
@@ -110,7 +106,7 @@ def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp
 def test_an_adapters_seed_that_follows_the_runs_makes_no_method_of_its_own(tmp_path):
     for seed, own in ((1, 1), (2, 2), (3, 7)):
         folder = records.write(tmp_path / str(seed), seed=seed, draw=seed, task="few_shot")
-        config = json.loads((folder / "config.yaml").read_text()) | {"adapter": {"_target_": "x.tip", "seed": own}}
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"adapter": {"_target_": "x.tip", "seed": own}}
         (folder / "config.yaml").write_text(json.dumps(config))
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
     assert sorted(len(entry.records) for entry in block.entries) == [1, 2]  # a seed of the adapter's own is a knob
@@ -141,7 +137,7 @@ def test_classes_and_domains_are_compared_on_their_own_images(three):
     (block,) = leaderboard.blocks(reading.collect([three])[0])
     entry = block.entries[0]
     final, base = by_hand(entry.records[0].folder)
-    labels = entry.records[0].table["label"]
+    labels = entry.records[0].predictions.label
     parts = {part.name: part for part in details.by_class(entry)}
     assert set(parts) == set(records.NAMES)
     for c, name in enumerate(records.NAMES):
@@ -157,7 +153,7 @@ def test_agreement_and_rescues_are_counted_image_by_image(three):
     for i, one in enumerate(block.entries):
         for j, two in enumerate(block.entries):
             a, b = one.records[0], two.records[0]
-            pairs = list(zip(a.predictions(), b.predictions(), a.table["label"], strict=True))
+            pairs = list(zip(a.predictions.rows["final"], b.predictions.rows["final"], a.predictions.label, strict=True))
             assert agree[i, j] == pytest.approx(sum(p == q for p, q, _ in pairs) / len(pairs))
             assert rescue[i, j] == sum(p == label != q for p, q, label in pairs)
 

@@ -13,7 +13,7 @@ from multicrop.aggregators.score import Scorer
 from multicrop.crops import at_image, boxes_of
 from multicrop.encoder import sighted
 from multicrop.model import MultiCropCLIP, image_views
-from multicrop.runs.session import given
+from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
 SIZES = [(96, 96), (240, 180), (37, 200), (3, 2)]
@@ -148,7 +148,7 @@ class TestAdapters:
         scorer = Scorer(text, scale, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         logits = scorer(views)
         parts = [Examples(views[a:b], logits[a:b], labels[a:b]) for a, b in ((0, 16), (16, 32), (32, 96))]
-        adapter = given(make, text=text, logit_scale=scale, score=scorer, encoder=tiny_encoder())
+        adapter = inject(make, text=text, logit_scale=scale, score=scorer, encoder=tiny_encoder())
         adapter.fit(parts[0], parts[1])
         return adapter, parts[2]
 
@@ -185,7 +185,7 @@ class TestMethods:
         text = random_text(torch.Generator().manual_seed(5), classes=4)
         score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         made = instantiate(composed(f"method={option}").method)
-        return given(made, text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
+        return inject(made, text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
 
     @pytest.mark.parametrize("n_views", [1, 2, 9])
     def test_logits_are_finite_and_inputs_stay(self, option, n_views, generator):

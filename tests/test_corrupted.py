@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import composed, pictures
+from conftest import composed, pictures, session_of
 from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
@@ -13,7 +13,6 @@ from refusals import refused
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.corruptions import FURTHER, IMAGENET_C, common
 from multicrop.data.images import ImageError
-from multicrop.runs.session import Session
 
 EVERY = (*IMAGENET_C, *FURTHER)
 
@@ -98,8 +97,8 @@ def test_what_cannot_be_corrupted_is_named():
 
 def test_any_data_set_is_corrupted_by_one_word(encoder):
     words = ["dataset=scenes", "dataset.n_classes=4", "dataset.family_size=2", "dataset.test_images=1"]
-    clean = Session(composed(*words)).dataset
-    fog = Session(composed(*words, "corruption=common", "corruption.kind=fog", "corruption.severity=5")).dataset
+    clean = session_of(*words).dataset
+    fog = session_of(*words, "corruption=common", "corruption.kind=fog", "corruption.severity=5").dataset
     assert fog.name == f"{clean.name}-fog-5" and fog.train.fingerprint == clean.train.fingerprint
     assert np.abs(pixels(fog) - pixels(clean)).mean() > 10
     assert instantiate(composed().corruption)(clean) is clean

@@ -149,7 +149,7 @@ def test_the_live_view_stays_in_the_process_that_shows_it():
 def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path):
     from multicrop.runs import experiment
 
-    def broken(cfg):
+    def broken(cfg, cache=None):
         raise RuntimeError("no")
 
     monkeypatch.setattr(experiment, "run", broken)

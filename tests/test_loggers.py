@@ -11,10 +11,10 @@ import yaml
 from conftest import CONF
 
 from multicrop import cli
-from multicrop import files as redaction
-from multicrop import record as results
 from multicrop.config import check_overrides
+from multicrop.files import redacted
 from multicrop.runs import sweep
+from multicrop.runs.environment import environment
 from multicrop.show import wandb_logger as loggers
 
 KEY = "f" * 40
@@ -69,7 +69,7 @@ def test_a_run_read_back_holds_its_metrics_panels_record_and_group_and_no_key(mo
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
     shown = [records.example("rescued"), records.example("lost", image_id="image-7")]
     monkeypatch.setattr(sys, "argv", ["run.py", f"note={KEY}"])
-    facts = results.environment(seed=1, seconds=2.0)
+    facts = environment(seed=1, seconds=2.0)
     ids, made = [], []
     for job in ("one", "two"):
         record = records.write(tmp_path / "sweep-7" / job, examples=shown, facts=facts)
@@ -104,7 +104,7 @@ def test_the_values_of_secret_variables_are_left_out_and_others_kept(monkeypatch
     monkeypatch.setenv("MY_PASSWORD", "hunter2-hunter2")
     monkeypatch.setenv("SHORT_KEY", "a")
     monkeypatch.setenv("FLAVOUR", "vanilla-vanilla")
-    said = redaction.redacted(f"a {KEY} hunter2-hunter2 vanilla-vanilla")
+    said = redacted(f"a {KEY} hunter2-hunter2 vanilla-vanilla")
     assert said == "a <WANDB_API_KEY> <MY_PASSWORD> vanilla-vanilla"
 
 

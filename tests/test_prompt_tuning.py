@@ -17,7 +17,7 @@ from multicrop.encoder import prompt_tuning
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.c_tpt import CTpt, dispersion
 from multicrop.methods.tpt import Tpt
-from multicrop.runs.session import given
+from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
 WORDS = "a photo of a"
@@ -255,8 +255,8 @@ def test_works_in_the_inference_mode_of_the_test_loop_and_keeps_no_state(generat
     assert not method.state_dict() and all(p.grad is None for p in problem.encoder.parameters())
 
 
-def test_what_the_constructor_names_is_given():
-    seen = given(lambda *, text, encoder: (text, encoder), text=1, encoder=2, score=3, logit_scale=4.0)
+def test_what_the_constructor_names_is_inject():
+    seen = inject(lambda *, text, encoder: (text, encoder), text=1, encoder=2, score=3, logit_scale=4.0)
     assert seen == (1, 2)
 
 

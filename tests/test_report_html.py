@@ -9,8 +9,8 @@ import records
 
 from multicrop import cli
 from multicrop.compare import page as pages
+from multicrop.compare.collect import collect
 from multicrop.compare.leaderboard import blocks
-from multicrop.compare.records import collect
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 EVIL = ["<script>window.hurt=1</script>", "<img src=x onerror='window.hurt=1'>", "a & b", "</span></script>"]
@@ -153,7 +153,7 @@ def test_a_thousand_runs_make_a_page_that_opens_and_stays_small(tmp_path, browse
     made = records.write(tmp_path / "0", images=80)
     for number in range(1, 1000):
         shutil.copytree(made, tmp_path / str(number))
-        config = (made / "config.yaml").read_text().replace('"x.dnd"', f'"x.dnd", "epsilon": {number}')
+        config = (made / "config.yaml").read_text().replace("x.dnd", f"x.dnd\n  epsilon: {number}")
         (tmp_path / str(number) / "config.yaml").write_text(config)
     path = report(tmp_path)
     assert path.stat().st_size < 2**20
@@ -182,9 +182,9 @@ def test_accuracy_by_class_is_the_mean_over_runs_and_empty_classes_are_blank(tmp
         records.write(tmp_path / str(seed), seed=seed, draw=seed)
     data = pages.page_data(blocks(collect([tmp_path])[0]), "global", 0)
     entry = blocks(collect([tmp_path])[0])[0].entries[0]
-    labels = entry.records[0].table["label"]
+    labels = entry.records[0].predictions.label
     for c in range(4):
-        by_hand = sum(r.correct()[labels == c].sum() for r in entry.records) / (2 * (labels == c).sum())
+        by_hand = sum(r.predictions.correct()[labels == c].sum() for r in entry.records) / (2 * (labels == c).sum())
         assert data["entries"][0]["classes"][c] == round(1000 * by_hand)
     more = records.write(tmp_path / "more", names=[*records.NAMES, "unseen"], images=4, draw=3)
     assert pages.page_data(blocks([collect([more])[0][0]]), "global", 0)["entries"][0]["classes"][4] is None

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import composed, options, pictures, random_encoder, random_text, unit
+from conftest import composed, options, pictures, random_encoder, random_text, session_of, unit
 from few_shot_problem import Problem, mean_feature
 from hydra.utils import instantiate
 from refusals import refused
@@ -14,7 +14,8 @@ from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, accuracy,
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.aggregators.score import Scorer
 from multicrop.data.base import Dataset, LabelledImages
-from multicrop.runs import session as session_module
+from multicrop.runs import few_shot
+from multicrop.runs.session import inject
 
 ADAPTERS = [o for o in options("adapter") if not issubclass(instantiate(composed(f"adapter={o}").adapter).func, EncoderAdapter)]
 SELECTED = [o for o in ADAPTERS if "search" in composed(f"adapter={o}").adapter]
@@ -99,7 +100,7 @@ def few_shot_session(option, generator, **cfg):
         return SimpleNamespace(tensors=lambda: (views, torch.tensor(images.labels)))
 
     names = [f"{name}={value}" for name, value in cfg.items()]
-    session = session_module.Session(composed(f"adapter={option}", "task=few_shot", *names))
+    session = session_of(f"adapter={option}", "task=few_shot", *names)
     session.dataset, session.encoder = Dataset("pictures", ["zero", "one"], {}, train, train.subset([]), sealed), random_encoder(16)
     text = session.encoder.encode_prompts([["a photo of a dog.", "a dog that barks"], ["a photo of a cat.", "a cat that purrs"]])
     session.scorer, session.bank = Scorer(text, 10.0, mean_feature, 1.0), bank
@@ -110,8 +111,9 @@ def few_shot_session(option, generator, **cfg):
 @pytest.mark.parametrize("option", ADAPTERS)
 def test_test_images_and_their_labels_are_out_of_reach_until_the_fit_has_ended(option, generator):
     session, bank, sealed = few_shot_session(option, generator)
-    session.cfg.adapter.update({name: value for name, value in SHORT.items() if name in session.cfg.adapter})
-    task = session_module.few_shot(session, fusion_weight=1.0, shots=2, few_shot_file=None)
+    node = session.settings.config["adapter"]
+    node.update({name: value for name, value in SHORT.items() if name in node})
+    task = few_shot.build(session, shots=2, few_shot_file=None)
     assert task.adapter.selection["images"] == 4 and task.adapter.selection["fit_seconds"] > 0
     with pytest.raises(PermissionError, match="before the fit had ended"):
         bank(sealed)
@@ -119,10 +121,10 @@ def test_test_images_and_their_labels_are_out_of_reach_until_the_fit_has_ended(o
 
 def test_task_selection_fixed_reaches_the_adapter_and_other_words_are_refused(generator):
     session, *_ = few_shot_session("tip_adapter", generator)
-    task = session_module.few_shot(session, fusion_weight=1.0, shots=2, few_shot_file=None, selection="fixed")
+    task = few_shot.build(session, shots=2, few_shot_file=None, selection="fixed")
     assert task.adapter.selection["how"] == "fixed" and task.adapter.selection["chosen"]["alpha"] == 1.17
     with refused("task.selection is validation or fixed", "'test'"):
-        session_module.few_shot(session, fusion_weight=1.0, shots=2, few_shot_file=None, selection="test")
+        few_shot.build(session, shots=2, few_shot_file=None, selection="test")
 
 
 class TestHosts:
@@ -140,7 +142,7 @@ class TestHosts:
     def test_a_pair_fits_and_scores_or_says_why_not(self, option, aggregator, generator):
         scorer, examples = self.host(aggregator, generator)
         make = short(option)
-        adapter = session_module.given(make, text=scorer.text, logit_scale=10.0, score=scorer)
+        adapter = inject(make, text=scorer.text, logit_scale=10.0, score=scorer)
         if aggregator == "vote" and option in ("taskres", "clip_adapter"):  # all that they learn goes through the aggregator
             with refused("logits with a gradient", "vote counts votes", "tip_adapter"):
                 adapter.fit(examples, examples)
@@ -153,9 +155,9 @@ class TestHosts:
 
     @pytest.mark.parametrize("option", options("adapter"))
     def test_a_pruning_aggregator_is_refused_with_the_reason(self, option):
-        session = session_module.Session(composed("task=few_shot", f"adapter={option}", "aggregator=dnd_exact"))
+        session = session_of("task=few_shot", f"adapter={option}", "aggregator=dnd_exact")
         with refused("aggregator.prune=true", "aggregator.prune=false"):
-            _ = session.offers
+            _ = session.injectables
 
     def test_what_an_adapter_asks_for_is_offered(self):
         offered = {"text", "logit_scale", "score", "encoder"}

@@ -11,7 +11,7 @@ import lightning as L
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import composed, options, random_encoder, random_text, unit
+from conftest import composed, options, random_encoder, random_text, session_of, unit
 from hydra.utils import instantiate
 from refusals import refused
 from torch.nn.functional import normalize
@@ -20,10 +20,12 @@ from multicrop.aggregators.score import Scorer
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.features import ImageBank
-from multicrop.runs.experiment import evaluate
-from multicrop.runs.session import Session, given
-from multicrop.runs.stream import StreamSaves, curve, in_order, measures, saves_of, stream
-from multicrop.runs.tasks import ROWS, AdaptationTask
+from multicrop.record import ROWS, STREAM
+from multicrop.runs.experiment import run, saves_of, stream
+from multicrop.runs.session import inject
+from multicrop.runs.settings import settings_of
+from multicrop.runs.stream_saves import StreamSaves
+from multicrop.runs.tta import AdaptationTask, in_order
 
 IMAGES, BATCH = 30, 4
 
@@ -51,8 +53,9 @@ def settings(option, *more):
 def task_of(cfg):
     text = random_text(torch.Generator().manual_seed(5), classes=4)
     score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
-    method = given(instantiate(cfg.method), text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
-    return AdaptationTask(score, method)
+    method = inject(instantiate(cfg.method), text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
+    task = settings_of(cfg).task_knobs
+    return AdaptationTask(score, method, **task)
 
 
 class Dies(L.Callback):
@@ -71,11 +74,12 @@ class Dies(L.Callback):
 def scored(cfg, folder, *callbacks, bank=None):
     """The task after its stream, and where it began."""
     bank = bank or bank_of()
-    task, saves = task_of(cfg), saves_of(cfg, bank, "key")
+    task = task_of(cfg)
+    saves = saves_of(settings_of(cfg), task, bank, "key")
     saves.folder = Path(folder) / saves.folder.name
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = L.Trainer(accelerator="cpu", callbacks=[saves, *callbacks], **quiet)
-    trainer.test(task, stream(bank, cfg, saves.resume(task)), verbose=False)
+    trainer.test(task, stream(task, bank, BATCH, saves.resume(task)), verbose=False)
     return task, saves, task.measured
 
 
@@ -113,7 +117,8 @@ def test_a_killed_run_goes_on_to_the_same_predictions_and_state(option, how, tmp
 def test_another_configuration_finds_no_foreign_state(changed, tmp_path):
     """save_every is part of a run's identity; the batch and the place of cutting, which are not, enter the name of the saves."""
     bank, cfg, other = bank_of(), settings("tda"), settings("tda", changed)
-    names = {saves_of(cfg, bank, "key").folder, saves_of(cfg, bank, "another").folder, saves_of(other, bank, "key").folder}
+    folder = lambda cfg, key: saves_of(settings_of(cfg), task_of(cfg), bank, key).folder  # noqa: E731
+    names = {folder(cfg, "key"), folder(cfg, "another"), folder(other, "key")}
     assert len(names) == (2 if "save_every" in changed else 3)
 
 
@@ -155,13 +160,13 @@ def test_the_orders_are_what_they_say():
 def test_an_order_that_cannot_be_is_named():
     with refused("task.order is one of shuffled, sorted_by_class, by_domain, got 'sideways'"):
         in_order(bank_of(), order="sideways", order_seed=1)
-    with refused("by_domain wants images with domains", "made-up", "dataset=emoji"):
+    with refused("by_domain needs images with domains", "made-up", "dataset=emoji"):
         in_order(bank_of(), order="by_domain", order_seed=1)
 
 
 def test_emoji_streams_its_vendors_as_domains():
-    images = Session(composed("dataset=emoji", "dataset.group=food")).dataset.test
-    one = Session(composed("dataset=emoji", "dataset.group=food", "dataset.vendors=[noto-v1]")).dataset.test
+    images = session_of("dataset=emoji", "dataset.group=food").dataset.test
+    one = session_of("dataset=emoji", "dataset.group=food", "dataset.vendors=[noto-v1]").dataset.test
     assert set(images.domains) == {"fluent-3d", "noto-v1"} and set(one.domains) == {"noto-v1"} and len(one) < len(images)
 
 
@@ -177,18 +182,19 @@ def test_the_measures_are_counted_in_plain_loops(generator):
     results = {row: torch.randn(47, 4, generator=generator) for row in ROWS}
     task.collect({**results, "label": torch.randint(0, 4, (47,), generator=generator), "index": torch.arange(47)})
     results = task.results()
-    found = measures(task, n_views=17, resumed=8)
+    predictions = task.predictions([str(i) for i in range(47)])
+    found = task.recorded(predictions, n_views=17, resumed=8)["stream"]
     for row in ROWS:
         assert found["first_tenth"][row] == pytest.approx(plain_curve(results, row, 4, 4)[0])
         assert found["last_tenth"][row] == pytest.approx(plain_curve(results, row, 47, 4)[1])
-    lines = [line.split(",") for line in curve(results).splitlines()]
+    lines = [line.split(",") for line in task.files(predictions)[STREAM].splitlines()]
     assert [line[0] for line in lines[1:]] == [str(i) for i in range(1, 48)]
     for line in lines[1:]:
         for row in ROWS:
             got = [float(line[lines[0].index(name)]) for name in (row, f"{row}_recent")]
             assert got == pytest.approx(plain_curve(results, row, int(line[0]), 4), abs=1e-5)
     assert found["state_bytes"] == sum(v.numel() * v.element_size() for v in task.method.state_dict().values()) > 0
-    assert (found["encoder_calls_an_image"], found["resumed_after_images"]) == (17, 8)
+    assert (found["encoder_calls_per_image"], found["resumed_after_images"]) == (17, 8)
     brier = [
         sum((p - (c == label)) ** 2 for c, p in enumerate(scores.double().softmax(0).tolist()))
         for scores, label in zip(results["final"], results["label"].tolist(), strict=True)
@@ -208,7 +214,7 @@ def test_an_experiment_that_died_goes_on_and_leaves_nothing_behind(tmp_path, mon
     words = ["task=tta", "method=tda", "crop=random_k1", "dataset.n_classes=4", "dataset.test_images=5", "trainer.batch_size=3"]
     words += ["task.save_every=4", "examples=0", "pictures=0", "trainer.progress=false", f"paths.cache={tmp_path}/banks"]
     cfg = composed(*words, f"paths.output={tmp_path}/one")
-    expected = evaluate(cfg)
+    expected = run(cfg)
     died = composed(*words, f"paths.output={tmp_path}/two")
     step, seen = AdaptationTask.test_step, []
 
@@ -220,11 +226,11 @@ def test_an_experiment_that_died_goes_on_and_leaves_nothing_behind(tmp_path, mon
 
     monkeypatch.setattr(AdaptationTask, "test_step", dying)
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        evaluate(died)
+        run(died)
     assert len(list((tmp_path / "two/.streams").iterdir())) == 1 and not (tmp_path / "two/metrics.json").exists()
-    assert evaluate(composed(*words, "task.order_seed=2", f"paths.output={tmp_path}/two")) >= 0
+    assert run(composed(*words, "task.order_seed=2", f"paths.output={tmp_path}/two")) >= 0
     assert json.loads((tmp_path / "two/metrics.json").read_text())["stream"]["resumed_after_images"] == 0
-    assert evaluate(died) == expected
+    assert run(died) == expected
     one, two = (json.loads((tmp_path / f"{name}/metrics.json").read_text()) for name in ("one", "two"))
     assert one["test"] == two["test"] and one["rows"] == two["rows"] and two["stream"]["resumed_after_images"] == 12
     tables = [pq.read_table(tmp_path / f"{name}/predictions.parquet") for name in ("one", "two")]

@@ -11,9 +11,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import records
 import torch
 import yaml
-from conftest import CONF, ROOT, options
+from conftest import CONF, ROOT, composed, options
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -26,9 +27,10 @@ from hydra_plugins.multicrop_sweeper import KnobLoader
 from multicrop.aggregators.logits_cache import KeptScorer
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
-from multicrop.runs import finished_runs as finished
-from multicrop.runs import sweep
-from multicrop.runs import sweep_cache as shared
+from multicrop.runs import finished_runs, sweep
+from multicrop.runs.session import Session
+from multicrop.runs.settings import settings_of
+from multicrop.runs.sweep_cache import MOST, SweepCache
 from multicrop.text import TextBank
 
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
@@ -153,7 +155,6 @@ def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(name):
 def fake(monkeypatch, tmp_path=None, *, multirun=True, chosen=None):
     """A job of a sweep, without Hydra."""
     monkeypatch.setattr(sweep, "in_sweep", lambda: multirun)
-    monkeypatch.setattr(shared, "in_sweep", lambda: multirun)
     monkeypatch.setattr(sweep, "choices", lambda: chosen or {})
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), job=SimpleNamespace(num=3))
     monkeypatch.setattr(sweep.HydraConfig, "get", staticmethod(lambda: hydra))
@@ -164,7 +165,7 @@ def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_j
 
     from multicrop.runs import experiment
 
-    def broken(cfg):
+    def broken(cfg, cache=None):
         raise RuntimeError("the disk of user sk-very-secret is full")
 
     monkeypatch.setenv("SOME_API_KEY", "sk-very-secret")
@@ -173,7 +174,7 @@ def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_j
     assert math.isnan(sweep.job(OmegaConf.create()))
     left = json.loads((tmp_path / "failed.json").read_text())
     assert left["error"] == "RuntimeError: the disk of user <SOME_API_KEY> is full" and "sk-very-secret" not in json.dumps(left)
-    monkeypatch.setattr(experiment, "run", lambda cfg: 0.5)
+    monkeypatch.setattr(experiment, "run", lambda cfg, cache=None: 0.5)
     assert sweep.job(OmegaConf.create()) == 0.5 and not (tmp_path / "failed.json").exists()
     monkeypatch.setattr(experiment, "run", broken)
     fake(monkeypatch, tmp_path, multirun=False)
@@ -184,32 +185,37 @@ def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_j
         sweep.job(OmegaConf.create())
 
 
-def test_parts_are_shared_by_equal_configurations_in_a_sweep_only(monkeypatch):
-    shared.forget()
-    fake(monkeypatch, multirun=False)
-    assert shared.shared("x", [1], object) is not shared.shared("x", [1], object)
-    fake(monkeypatch)
-    one = shared.shared("x", [1], object)
-    assert (
-        shared.shared("x", [1], object) is one and shared.shared("x", [2], object) is not one and shared.shared("y", [1], object) is not one
-    )
-    for other in range(shared.MOST):
-        shared.shared("x", [10 + other], object)
-    assert shared.shared("x", [1], object) is not one
-    shared.forget()
+def test_parts_are_made_once_for_equal_values_and_the_oldest_is_released():
+    cache = SweepCache()
+    one = cache.get("x", [1], object)
+    assert cache.get("x", [1], object) is one and cache.get("x", [2], object) is not one and cache.get("y", [1], object) is not one
+    for other in range(MOST):
+        cache.get("x", [10 + other], object)
+    assert cache.get("x", [1], object) is not one
+    one = cache.get("y", [1], object)
+    cache.clear()
+    assert cache.get("y", [1], object) is not one
 
 
-def test_what_was_made_with_a_model_is_made_anew_with_another_or_a_changed_one(monkeypatch):
-    shared.forget()
-    fake(monkeypatch)
-    model = torch.nn.Linear(2, 2)
-    text = shared.shared("text", ["t"], object, of=model)
-    assert shared.shared("text", ["t"], object, of=model) is text
-    torch.nn.init.zeros_(model.weight)
-    changed = shared.shared("text", ["t"], object, of=model)
-    assert changed is not text and shared.shared("text", ["t"], object, of=model) is changed
-    assert shared.shared("text", ["t"], object, of=torch.nn.Linear(2, 2)) is not changed
-    shared.forget()
+def test_a_loop_of_the_users_own_shares_what_it_is_given(tmp_path):
+    words = ["crop=random_k1", "dataset.n_classes=4", "dataset.test_images=3", "examples=0", "pictures=0", "trainer.progress=false"]
+    words += [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/out"]
+    cache = SweepCache()
+    one, two = (Session(settings_of(composed(*words, f"task.fusion_weight={weight}")), cache) for weight in (0.5, 1.0))
+    assert one.encoder is two.encoder and one.text is two.text and one.dataset.test is two.dataset.test
+    alone = Session(settings_of(composed(*words)))
+    assert alone.encoder is not one.encoder
+
+
+def test_what_was_made_with_a_model_is_made_anew_with_another_or_a_changed_one():
+    cache, model = SweepCache(), torch.nn.Linear(2, 2)
+    text = cache.get("text", ["t"], object, of=model)
+    assert cache.get("text", ["t"], object, of=model) is text
+    with torch.no_grad():
+        model.weight.data[0, 0] += 1  # in place, past autograd's counter
+    changed = cache.get("text", ["t"], object, of=model)
+    assert changed is not text and cache.get("text", ["t"], object, of=model) is changed
+    assert cache.get("text", ["t"], object, of=torch.nn.Linear(2, 2)) is not changed
 
 
 class Counted:
@@ -275,11 +281,11 @@ def test_a_sweeps_loader_composes_what_hydras_does(monkeypatch):
             ours.load_sweep_config(master, [*JOBS[0], "task.fusion_wight=1"])
 
 
-def test_a_model_that_a_job_has_changed_is_made_anew(monkeypatch):
-    shared.forget()
-    fake(monkeypatch)
-    made = shared.shared("model", ["m"], lambda: torch.nn.Linear(2, 2))
-    assert shared.shared("model", ["m"], lambda: torch.nn.Linear(2, 2)) is made
+def test_a_model_that_a_job_has_changed_is_made_anew():
+    cache = SweepCache()
+    make = lambda: torch.nn.Linear(2, 2)  # noqa: E731
+    made = cache.get("model", ["m"], make)
+    assert cache.get("model", ["m"], make) is made
     for change in (
         lambda m: torch.nn.init.zeros_(m.weight),
         lambda m: setattr(m, "more", torch.nn.Linear(1, 1)),
@@ -287,21 +293,19 @@ def test_a_model_that_a_job_has_changed_is_made_anew(monkeypatch):
         lambda m: setattr(m, "weight", torch.nn.Parameter(torch.ones(2, 2))),
     ):
         change(made)
-        fresh = shared.shared("model", ["m"], lambda: torch.nn.Linear(2, 2))
+        fresh = cache.get("model", ["m"], make)
         assert fresh is not made
         made = fresh
-    shared.forget()
 
 
 def test_the_index_survives_a_torn_entry_and_a_move(tmp_path):
-    record = tmp_path / "out" / "run"
-    record.mkdir(parents=True)
-    (record / "metrics.json").write_text('{"rows": {}}')
-    finished.mark(tmp_path / "out", "k", record)
-    assert finished.find(tmp_path / "out", "k") == record
+    records.write(tmp_path / "out" / "run")
+    find, key = finished_runs.find, "k"
+    finished_runs.enter(tmp_path / "out", key, tmp_path / "out" / "run")
+    assert find(tmp_path / "out", key).folder == tmp_path / "out" / "run"
     (tmp_path / "out").rename(tmp_path / "moved")
-    assert finished.find(tmp_path / "moved", "k") == tmp_path / "moved" / "run"
+    assert find(tmp_path / "moved", key).folder == tmp_path / "moved" / "run"
     (tmp_path / "moved" / "run" / "metrics.json").write_text('{"ro')
-    assert finished.find(tmp_path / "moved", "k") is None
+    assert find(tmp_path / "moved", key) is None
     (tmp_path / "moved" / ".by_config" / "k.json").write_text('{"rec')
-    assert finished.find(tmp_path / "moved", "k") is None and finished.find(tmp_path / "moved", "other") is None
+    assert find(tmp_path / "moved", key) is None and find(tmp_path / "moved", "other") is None

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import composed, options, random_text, unit
+from conftest import composed, options, random_text, session_of, unit
 from hydra.utils import instantiate
 from scipy.optimize import linprog
 from torch.nn.functional import normalize
@@ -14,7 +14,6 @@ from multicrop import transport
 from multicrop.aggregators import fuse, global_view, marginals, optimal_transport
 from multicrop.config import without
 from multicrop.features import image_bank
-from multicrop.runs.session import Session
 from multicrop.text import TextBank
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.pruning import SLACK, TOP, Problems, certified_scores
@@ -124,7 +123,7 @@ def test_pruning_is_for_exact_transport_without_gradients(generator):
 @pytest.mark.parametrize("task", ["few_shot", "tta"])
 def test_adapters_and_methods_refuse_bounds_for_logits(task):
     with pytest.raises(ValueError, match=r"aggregator\.prune=false, or task=zero_shot"):
-        _ = Session(composed(f"task={task}", "aggregator=dnd_exact")).offers
+        _ = session_of(f"task={task}", "aggregator=dnd_exact").injectables
 
 
 def test_on_the_embedded_bank(encoder, tmp_path):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SHORTEST = 8  # characters: shorter values are part of too many words
 
@@ -34,6 +36,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def as_yaml(values: dict) -> str:
+    """Plain values as YAML, written by libyaml where PyYAML has it (ten times faster)."""
+    return yaml.dump(values, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True)
 
 
 def make_folder(folder: Path, knob: str) -> None:

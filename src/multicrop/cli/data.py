@@ -57,6 +57,7 @@ def _dataset(overrides: list[str]):  # noqa: ANN202
 
     from multicrop.config import PACKAGE, check_overrides, register_resolvers
     from multicrop.runs.session import Session
+    from multicrop.runs.settings import settings_of
 
     conf = PACKAGE.parent.parent / "conf"
     if not conf.is_dir():
@@ -64,7 +65,7 @@ def _dataset(overrides: list[str]):  # noqa: ANN202
     check_overrides(overrides, conf)
     register_resolvers()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        session = Session(compose("config", overrides=overrides))
+        session = Session(settings_of(compose("config", overrides=overrides)))
     try:
         return session.dataset
     except InstantiationException as error:

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from multicrop.compare.collect import collect
 from multicrop.compare.leaderboard import Block, blocks
-from multicrop.compare.records import ROWS, Record, collect
+from multicrop.record import ROWS, Record
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:

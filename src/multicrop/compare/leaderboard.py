@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from multicrop.compare.records import ROWS, SEEDS, Record
 from multicrop.compare.statistics import Comparison, compare_runs, holm_family
+from multicrop.record import ROWS, SEEDS, Record
 
 PARTS = {"zero_shot": (), "few_shot": ("adapter",), "tta": ("method",)}
 
@@ -29,7 +29,7 @@ class Entry:
     @property
     def correct(self) -> np.ndarray:
         """Correctness (runs, images)."""
-        return np.stack([record.correct() for record in self.records])
+        return np.stack([record.predictions.correct() for record in self.records])
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Block:
     @property
     def data(self) -> str:
         """The data set and its size."""
-        return f"{self.first.dataset} ({self.split}): {len(self.first.table['label'])} images, {len(self.first.class_names)} classes"
+        return f"{self.first.dataset} ({self.split}): {len(self.first.predictions)} images, {len(self.first.class_names)} classes"
 
     @property
     def name(self) -> str:
@@ -151,7 +151,7 @@ def _entry(name: str, runs: list[Record], baseline: str | Sequence[Record], note
     runs = sorted(unique.values(), key=lambda record: str(record.seeds))
     paired = [(record, base) for record in runs if (base := _base(record, baseline, notes)) is not None]
     runs = [record for record, _ in paired] or runs
-    correct = np.stack([record.correct() for record in runs])
+    correct = np.stack([record.predictions.correct() for record in runs])
     accuracies = correct.mean(1)
     spread = float(accuracies.std(ddof=1)) if len(runs) > 1 else 0.0
     times = [record.metrics.get("row_seconds", {}) for record in runs]
@@ -167,7 +167,7 @@ def _entry(name: str, runs: list[Record], baseline: str | Sequence[Record], note
 def _base(record: Record, baseline: str | Sequence[Record], notes: list[str]) -> np.ndarray | None:
     """The baseline's correctness for one run: its own row, or the baseline run of the same seeds."""
     if isinstance(baseline, str):
-        return record.correct(baseline)
+        return record.predictions.correct(baseline)
     usable = [b for b in baseline if b.same_images(record)]
     if not usable:
         notes.append(f"the baseline {baseline[0].folder} was scored on other images or labels: not paired with these")
@@ -176,7 +176,7 @@ def _base(record: Record, baseline: str | Sequence[Record], notes: list[str]) ->
     if match is None:
         notes.append(f"the baseline has no run with the seeds {record.seeds} of {record.folder}: that run is left out of the comparison")
         return None
-    return match.correct()
+    return match.predictions.correct()
 
 
 def _front(entries: Sequence[Entry]) -> set[str]:

@@ -75,8 +75,8 @@ def class_accuracy(entry: Entry, correct: np.ndarray | None) -> list[int | None]
     count = len(record.class_names)
     if correct is None:
         return [None] * count
-    images = np.bincount(record.table["label"], minlength=count)
-    right = np.bincount(record.table["label"], weights=correct.mean(0), minlength=count)
+    images = np.bincount(record.predictions.label, minlength=count)
+    right = np.bincount(record.predictions.label, weights=correct.mean(0), minlength=count)
     return [round(1000 * r / n) if n else None for r, n in zip(right.tolist(), images.tolist(), strict=True)]
 
 

@@ -1,6 +1,7 @@
 """`task=pretrain`: train the embedded CLIP on the training vendors' drawings and export it as a HuggingFace checkpoint."""
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -8,12 +9,10 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
-from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
-from multicrop.config import without
 from multicrop.data.embedded.artwork import Drawing, load_concepts, training_drawings
 from multicrop.files import make_folder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
@@ -100,14 +99,26 @@ def pretrain(
     return trainer, output / "checkpoint"
 
 
-def run(cfg: DictConfig) -> float:
-    """The Hydra entry of `task=pretrain`; returns the last training accuracy."""
-    output = Path(cfg.task.output)
+class Configured(Protocol):
+    """What the entry reads of a run's settings."""
+
+    @property
+    def task_knobs(self) -> dict[str, Any]:
+        """The values of the task's file."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration."""
+
+
+def run(settings: Configured, cache: object = None) -> float:
+    """The entry of `task=pretrain`; returns the last training accuracy, from 0 to 1."""
+    knobs = dict(settings.task_knobs)
+    output = Path(knobs.pop("output"))
     make_folder(output, "task.output")
-    knobs = dict(without(cfg.task, "name", "run", "output"))
-    logger = instantiate(cfg.logger) if "_target_" in cfg.logger else CSVLogger(output, name="curves")
+    logger = instantiate(settings.config["logger"]) if settings.config["logger"] else CSVLogger(output, name="curves")
     try:
-        trainer, folder = pretrain(output=output, seed=cfg.seed, logger=logger, **knobs)
+        trainer, folder = pretrain(output=output, seed=settings.config["seed"], logger=logger, **knobs)
     finally:
         finish(logger)
     Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.template=\"{{}}\"')")

@@ -1,173 +1,204 @@
-"""One experiment, the whole flow on one screen: data -> prompts -> bank -> task -> record, table, pictures, W&B."""
+"""The entries of the application: run one experiment from data to record, or fill feature banks ahead of experiments."""
 
-import json
 import logging
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import lightning as L
 import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
-from multicrop import record as results
-from multicrop.config import choices, in_sweep, threads_of_job, without
-from multicrop.features import Bank, BankProgress, local_rank
-from multicrop.files import make_folder, redacted, write_text
-from multicrop.runs import finished_runs as finished
+from multicrop.compare.details import class_table
+from multicrop.config import threads_of_job
+from multicrop.features import Bank, BankProgress, PassingBank, StreamedBank, local_rank
+from multicrop.files import content_hash, make_folder
+from multicrop.record import Record, write_pointer, write_record
+from multicrop.runs import finished_runs, results
+from multicrop.runs.environment import environment
 from multicrop.runs.session import Session, split_of
-from multicrop.runs.stream import curve, measures, saves_of, stream
-from multicrop.runs.tasks import AdaptationTask, BankTask, FewShotTask
-from multicrop.show import wandb_logger as loggers
-from multicrop.show.terminal import console, draw, keep_examples, show
+from multicrop.runs.settings import Settings, settings_of
+from multicrop.runs.stream_saves import StreamSaves
+from multicrop.runs.sweep_cache import SweepCache
+from multicrop.runs.task import BankTask
+from multicrop.show import terminal, wandb_logger
 
 SPLITS = ("train", "validation", "test")
 
 
-def evaluate(cfg: DictConfig) -> float:
-    """Run one task on the bank of the test images, write its record, print its table; returns the accuracy."""
+def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
+    """Do what the task says.
+
+    Args:
+        cfg: The composed configuration.
+        cache: What this run shares with others in the process, such as the jobs of a sweep.
+
+    Returns:
+        The number that a sweep compares, for most tasks the accuracy from 0 to 1.
+
+    """
+    torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")  # notes on loaders and deprecations, for Lightning's developers
+    L.seed_everything(cfg.seed, verbose=False)
+    settings = settings_of(cfg)
+    entry: Callable[[Settings, SweepCache | None], float] = instantiate(settings.task["run"])
+    return entry(settings, cache)
+
+
+def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
+    """Run one task on the feature bank of the scored images, write its record, and print its table.
+
+    Returns:
+        The accuracy of the final row, from 0 to 1.
+
+    """
     started = time.perf_counter()
-    output = output_folder(cfg)
-    if cfg.trainer.devices > 1:
+    make_folder(settings.output, "paths.output")
+    if settings.compute.devices > 1:
         raise ValueError(
             "several devices fill banks, one process scores them: python run.py task=encode trainer.devices=N ..., "
             "then this with trainer.devices=1"
         )
-    session = Session(cfg)
-    key = finished.identity(cfg, session.dataset)
-    if (done := _finished(cfg, key, output)) is not None:
-        return done
-    task: BankTask = instantiate(cfg.task.build)(session, **without(cfg.task, "name", "run", "build"))
-    bank = session.bank(split_of(session.dataset, cfg.split))
-    saves = saves_of(cfg, bank, key)
-    logger = instantiate(cfg.logger) if "_target_" in cfg.logger else False
-    try:
-        trainer = L.Trainer(
-            accelerator="cpu",
-            logger=logger,
-            callbacks=[saves, *([BankProgress()] if cfg.trainer.progress else [])],
-            enable_progress_bar=cfg.trainer.progress,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-        )
-        scoring = time.perf_counter()
-        trainer.test(task, stream(bank, cfg, saves.resume(task)), verbose=False)
-        scoring = time.perf_counter() - scoring
+    session = Session(settings, cache)
+    key = finished_runs.run_key(settings, session.dataset)
+    if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, key)) is not None:
+        return _skip(settings, record)
+    task: BankTask = instantiate(settings.task["build"])(session, **settings.task_knobs)
+    bank = session.bank(session.scored_images)
+    saves = saves_of(settings, task, bank, key)
+    with _logger(settings) as logger:
+        seconds = _score(task, bank, settings, saves, logger)
         session.report_unreadable(bank)
-        metrics = _metrics(task, bank, scoring)
-        facts = results.environment(seed=cfg.seed, seconds=time.perf_counter() - started)
-        facts |= {"config_hash": key, "choices": choices()}
-        if isinstance(task, FewShotTask):
-            metrics["selection"] = task.adapter.selection
-            write_text(output / "splits.json", json.dumps(task.splits, indent=1))
-        collected = task.results()
-        if isinstance(task, AdaptationTask):
-            metrics["stream"] = measures(task, bank.n_views, saves.resumed)
-            write_text(output / "stream.csv", curve(collected))
-        picture = draw(session, bank, collected, output)
-        kept = keep_examples(session, bank, collected)
-        results.write_record(
-            output,
-            config=results.as_yaml(OmegaConf.to_container(cfg, resolve=True)),
-            metrics=metrics,
-            predictions=results.predictions_table(collected, bank),
-            facts=facts,
-            data=_data(session, bank),
-            examples=kept,
-        )
-        finished.mark(Path(cfg.paths.output), key, output)
-        saves.remove()
-        if logger:
-            loggers.log_run(
-                logger,
-                config=_flat_config(cfg),
-                summary=_summary(metrics),
-                classes=results.class_table(collected, session.dataset.class_names),
-                examples=kept,
-                record=output,
-                picture=picture,
-            )
-    finally:
-        loggers.finish(logger)
-    show(cfg, session, metrics, facts, bank, output, picture)
+        facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
+        facts |= {"config_hash": key, "choices": settings.choices}
+        metrics = _record(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed, logger=logger)
+    finished_runs.enter(settings.outputs, key, settings.output)
+    saves.remove()
     return metrics["rows"]["final"]["accuracy"]
 
 
-def encode(cfg: DictConfig) -> float:
-    """Fill the banks of the named splits ahead of experiments, on all devices of the trainer; returns the images encoded or found."""
-    if cfg.trainer.devices > 1 and in_sweep():
+def encode(settings: Settings, cache: SweepCache | None = None) -> float:
+    """Fill the feature banks of the named splits ahead of experiments, on all devices of the trainer.
+
+    Returns:
+        The number of images encoded or found.
+
+    """
+    if settings.compute.devices > 1 and settings.in_sweep:
         raise ValueError(
             "trainer.devices above 1 starts processes of its own, which would each run the sweep again. Leave -m out and fill one bank a "
             "command, or let jobs of one device share a bank: python run.py -m hydra/launcher=submitit_slurm task=encode seed=1,2,3,4"
         )
-    session, found = Session(cfg), 0
-    for images in [split_of(session.dataset, split, among=SPLITS) for split in cfg.task.splits]:  # all looked at before one is encoded
+    make_folder(settings.output, "paths.output")
+    session, found = Session(settings, cache), 0
+    for images in [split_of(session.dataset, split, among=SPLITS) for split in settings.task["splits"]]:  # all before one is encoded
         bank = session.bank(images)
         found += len(bank)
         if local_rank() == 0:
-            how = "found whole" if bank.reused else f"encoded at {bank.manifest['crops_per_second']:,.0f} crops a second"
-            console.print(f"{bank.images.name}: {len(bank):,} images x {bank.n_views} views {how}", soft_wrap=True)
+            terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.manifest["crops_per_second"])
     return float(found)
 
 
-def run(cfg: DictConfig) -> float:
-    """Do what the task says; returns the number that a sweep compares."""
-    torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")  # its notes on loaders and deprecations are for its own developers
-    L.seed_everything(cfg.seed, verbose=False)
-    entry: Callable[[DictConfig], float] = instantiate(cfg.task.run)
-    return entry(cfg)
+def _skip(settings: Settings, record: Record) -> float:
+    """The accuracy of a finished run of the same configuration, whose record this job's folder points to."""
+    if record.folder != settings.output.resolve():
+        write_pointer(settings.output, record.folder)
+    terminal.show_skipped(record.folder)
+    return record.accuracy
 
 
-def output_folder(cfg: DictConfig) -> Path:
-    """The folder of this run, made; raises PermissionError that names the knob when it cannot be."""
-    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path(cfg.paths.output)
-    make_folder(output, "paths.output")
-    return output
+def saves_of(settings: Settings, task: BankTask, bank: Bank, key: str) -> StreamSaves:
+    """The saves of a run; another configuration, data, code, batch size or place of cutting never finds them."""
+    name = content_hash(key, settings.compute.batch_size, settings.compute.cut)
+    return StreamSaves(settings.outputs / ".streams" / name, every=None if isinstance(bank, PassingBank) else task.save_every)
 
 
-def _finished(cfg: DictConfig, key: str, output: Path) -> float | None:
-    """The accuracy of a finished run of the same configuration, in a sweep that does not ask for `rerun=true`."""
-    if cfg.rerun or not in_sweep() or (record := finished.find(Path(cfg.paths.output), key)) is None:
-        return None
-    if record != output.resolve():
-        finished.point(output, record)
-    console.print(f"already done, skipped (rerun=true does it again): {record}", soft_wrap=True)
-    return json.loads((record / "metrics.json").read_text(encoding="utf-8"))["rows"]["final"]["accuracy"]
+@contextmanager
+def _logger(settings: Settings) -> Iterator[Logger | None]:
+    """The logger that the configuration names, which ends with the run."""
+    logger = settings.part("logger").make() if settings["logger"] else None
+    try:
+        yield logger
+    finally:
+        wandb_logger.finish(logger)
 
 
-def _data(session: Session, bank: Bank) -> dict:
-    """What was scored, for those who read the record without the data."""
-    dataset = session.dataset
-    return {"dataset": dataset.name, "split": session.cfg.split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
+def _score(task: BankTask, bank: Bank, settings: Settings, saves: StreamSaves, logger: Logger | None) -> float:
+    """Test the task over the bank, after what an earlier process scored; returns the seconds that it took."""
+    progress = settings.compute.progress
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=logger or False,
+        callbacks=[saves, *([BankProgress()] if progress else [])],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    started = time.perf_counter()
+    trainer.test(task, stream(task, bank, settings.compute.batch_size, saves.resume(task)), verbose=False)
+    return time.perf_counter() - started
 
 
-def _metrics(task: BankTask, bank: Bank, scoring_seconds: float) -> dict:
-    return {
-        "rows": results.row_metrics(task.results()),
-        "test": task.measured,
-        "images": len(bank),
-        "skipped_images": int((~bank.readable).sum()),
-        "views_per_image": bank.n_views,
-        "encoder_calls": len(bank) * bank.n_views,
-        "bank_reused": bank.reused,
-        "crops_per_second": bank.manifest["crops_per_second"],
-        "encode_seconds": bank.manifest["seconds"],
-        "scoring_seconds": scoring_seconds,
-        "row_seconds": task.seconds,
-        "spared_seconds": task.scorer.spared,
-    }
+def stream(task: BankTask, bank: Bank, batch_size: int, done: Sequence[int] = ()) -> Iterable[Sequence[Tensor]]:
+    """Batches of (views, labels, image indices) in the order of the task, after the images that are ``done``, in their order."""
+    if isinstance(bank, PassingBank):
+        return bank.batches()
+    rows = task.order(bank) or list(range(len(bank)))
+    if done:
+        indices = [bank.positions[row] for row in rows]
+        place = indices.index(done[-1]) + 1
+        if unread := sorted(set(indices[:place]) - set(done)):  # tried before the kill; a bank on disk knows by itself
+            bank.readable[unread] = False
+        rows = rows[place:]
+    if isinstance(bank, StreamedBank):
+        return bank.batches(rows)
+    return DataLoader(Subset(bank, rows), batch_size=batch_size)
 
 
-def _summary(metrics: dict) -> dict[str, float]:
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-    final = metrics["rows"]["final"]
-    return metrics["test"] | numbers | {f"test/vs_global/{k}": final[k] for k in ("difference", "low", "high", "p_value")}
-
-
-def _flat_config(cfg: DictConfig) -> dict:
-    return json.loads(redacted(json.dumps({**OmegaConf.to_container(cfg, resolve=True), "choices": choices()})))
+def _record(
+    session: Session,
+    task: BankTask,
+    bank: Bank,
+    facts: dict[str, Any],
+    *,
+    scoring_seconds: float,
+    resumed: int,
+    logger: Logger | None,
+) -> dict[str, Any]:
+    """Write the record, log it, and show it; returns the metrics."""
+    settings, dataset = session.settings, session.dataset
+    predictions = task.predictions(bank.images.ids, bank.images.domains)
+    metrics = results.metrics_of(task, bank, predictions, scoring_seconds=scoring_seconds, resumed=resumed)
+    picture = results.draw_explanations(session, bank, task, settings.output)
+    examples = results.keep_examples(session, bank, task)
+    write_record(
+        settings.output,
+        config=settings.config,
+        metrics=metrics,
+        predictions=predictions,
+        environment=facts,
+        data=results.data_of(session, bank),
+        examples=examples,
+        files=task.files(predictions),
+    )
+    if logger:
+        wandb_logger.log_run(
+            logger,
+            config=results.logged_config(settings),
+            summary=results.summary_of(metrics),
+            classes=class_table(predictions, dataset.class_names),
+            examples=examples,
+            record=settings.output,
+            picture=picture,
+        )
+    size = f"{len(bank)} images, {len(dataset.class_names)} classes"
+    title = f"{settings.task['name']} on {dataset.name} ({settings['split']}): {size}, top-1 %"
+    terminal.show_run(title, terminal.row_labels(settings.choices, task.component, bank.n_views), metrics, facts, settings.output, picture)
+    return metrics

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from multicrop.config import without
 from multicrop.data.images import ImageError, open_image
 from multicrop.data.sources.folder import SUFFIXES
+from multicrop.files import make_folder
 from multicrop.model import MultiCropCLIP, image_views
-from multicrop.runs.experiment import output_folder
 from multicrop.runs.session import Session
+from multicrop.runs.settings import Settings
+from multicrop.runs.sweep_cache import SweepCache
 from multicrop.show.explain.evidence import Evidence, evidence
 from multicrop.show.explain.page import write_page
 from multicrop.show.explain.picture import MOST_WORDS, draw_evidence, headline, words_title
@@ -27,17 +27,18 @@ log = logging.getLogger(__name__)
 USAGE = "pass image=PATH, a file or a folder, or several as image=[a.jpg,b.png]"
 
 
-def run(cfg: DictConfig) -> float:
+def run(settings: Settings, cache: SweepCache | None = None) -> float:
     """Explain each image: a table, NAME.png and NAME.html in the run's folder; returns the mean probability of the predicted classes."""
-    paths, named = image_files(cfg.image)
-    output = output_folder(cfg)
-    session = Session(cfg)
+    paths, named = image_files(settings["image"])
+    output = settings.output
+    make_folder(output, "paths.output")
+    session = Session(settings, cache)
     explained: list[Evidence] = []
     for path in paths:
         try:
             image = open_image(path)
         except ImageError as error:
-            if path in named or cfg.on_unreadable == "raise":
+            if path in named or settings["on_unreadable"] == "raise":
                 raise
             log.warning("%s; skipped", error)
             continue
@@ -78,9 +79,9 @@ def image_files(image: str | Sequence[str] | None) -> tuple[list[Path], set[Path
 def explain(session: Session, name: str, image: Image.Image) -> Evidence:
     """Encode one RGB image and say why it gets its class; its crops are keyed by the name."""
     encoder = session.encoder
-    pixels, boxes = image_views(image, name, session.sampler, encoder.spec, session.cfg.crop_seed)
+    pixels, boxes = image_views(image, name, session.sampler, encoder.spec, session.settings["crop_seed"])
     views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])
-    knobs = without(session.cfg.aggregator, "_target_", "_partial_")
+    knobs = session.settings.part("aggregator").without("_target_", "_partial_").values
     return evidence(name, image, views, boxes, session.scorer, session.dataset.class_names, knobs)
 
 

@@ -1,48 +1,40 @@
-"""Which runs are finished: an index from what decides a run's numbers to its record, so that a sweep continues where it was."""
+"""The index of finished runs: from what decides a run's numbers to its record, so that a sweep continues where it stopped."""
 
 import json
 import os
 from functools import cache
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from multicrop.config import PACKAGE
 from multicrop.data.base import Dataset
 from multicrop.files import content_hash, write_text
+from multicrop.record import NOT_DECISIVE, Record, RecordError, read_record
+from multicrop.runs.settings import Settings
 
-NO_PART = ("paths", "logger", "trainer", "rerun", "pictures", "examples")  # they do not decide a run's numbers
 
-
-def identity(cfg: DictConfig, dataset: Dataset) -> str:
+def run_key(settings: Settings, dataset: Dataset) -> str:
     """A hash of all that decides a run's numbers: configuration, data, and this package's code."""
-    decisive = {key: node for key, node in OmegaConf.to_container(cfg, resolve=True).items() if key not in NO_PART}
+    decisive = {name: values for name, values in settings.config.items() if name not in NOT_DECISIVE}
     return content_hash(json.dumps(decisive), dataset.train.fingerprint, dataset.test.fingerprint, _code())
 
 
-def find(output: Path, key: str) -> Path | None:
-    """The record of a finished run below `output`; None when there is none, or when it is gone or torn."""
+def find(outputs: Path, key: str) -> Record | None:
+    """The record of a finished run below ``outputs``; None when there is none that can be read."""
     try:
-        record = Path(output, json.loads(_entry(output, key).read_text(encoding="utf-8"))["record"]).resolve()
-        return record if "rows" in json.loads((record / "metrics.json").read_text(encoding="utf-8")) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_record(Path(outputs, json.loads(_entry(outputs, key).read_text(encoding="utf-8"))["record"]).resolve())
+    except (OSError, ValueError, KeyError, TypeError, RecordError):
         return None
 
 
-def mark(output: Path, key: str, record: Path) -> None:
-    """Enter a finished run, relative to `output`, so that the folder can be moved."""
-    entry = _entry(output, key)
+def enter(outputs: Path, key: str, record: Path) -> None:
+    """Enter a finished run, relative to ``outputs``, so that the folder can be moved."""
+    entry = _entry(outputs, key)
     entry.parent.mkdir(parents=True, exist_ok=True)
-    write_text(entry, json.dumps({"record": os.path.relpath(record, output)}))
+    write_text(entry, json.dumps({"record": os.path.relpath(record, outputs)}))
 
 
-def point(folder: Path, record: Path) -> None:
-    """Say in a skipped job's folder where its record is, so that a comparison of the sweep finds it."""
-    write_text(folder / "record.json", json.dumps({"record": os.path.relpath(record, folder)}))
-
-
-def _entry(output: Path, key: str) -> Path:
-    return output / ".by_config" / f"{key}.json"
+def _entry(outputs: Path, key: str) -> Path:
+    return outputs / ".by_config" / f"{key}.json"
 
 
 @cache

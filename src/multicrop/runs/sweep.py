@@ -1,6 +1,5 @@
 """A sweep: one job after the other, failures kept and told at the end, and a live view that reads what the jobs leave in their folders."""
 
-import json
 import logging
 import math
 import time
@@ -20,6 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
+from multicrop.record import clear_failure, folder_state, write_failure
 
 log = logging.getLogger(__name__)
 SWEEPERS = {  # Hydra's, and ours that is the same but for its speed
@@ -33,17 +33,18 @@ _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 def job(cfg: DictConfig) -> float:
     """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
     from multicrop.runs.experiment import run
+    from multicrop.runs.sweep_cache import process_cache
 
     if not in_sweep():
         if choices().get("sweep"):
             raise ValueError(f"sweep={choices()['sweep']} is a sweep of many runs: put -m before the overrides, python run.py -m sweep=...")
         return run(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    (folder / "failed.json").unlink(missing_ok=True)
+    clear_failure(folder)
     if _VIEWS or in_parallel():  # two live displays would write over each other
         cfg.trainer.progress = False
     try:
-        return run(cfg)
+        return run(cfg, process_cache())
     except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
         leave_failure(folder, error)
         log.error("job %s failed: %s", HydraConfig.get().job.num, error)
@@ -53,11 +54,8 @@ def job(cfg: DictConfig) -> float:
 
 
 def leave_failure(folder: Path, error: Exception) -> None:
-    """Write failed.json: the error, and the traceback for who wants to mend it; secrets are left out."""
-    from multicrop.files import redacted, write_text
-
-    lines = traceback.format_exception(error)
-    write_text(folder / "failed.json", redacted(json.dumps({"error": f"{type(error).__name__}: {error}", "traceback": lines}, indent=1)))
+    """Write the error and its traceback into the folder of a failed job."""
+    write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exception(error))
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,15 @@ def scan(folder: Path, total: int | None) -> State:
     """The state that the jobs' folders show: each holds metrics.json (or a pointer to it) when done, failed.json when failed."""
     done, running, failed, best = 0, [], {}, None
     for place, name in _names(folder).items():
-        if (place / "failed.json").is_file():
-            failed[name] = _read(place / "failed.json").get("error", "unknown")
-        elif (record := _record(place)) is not None:
-            done += 1
-            accuracy = _read(record).get("rows", {}).get("final", {}).get("accuracy")
-            if accuracy is not None and (best is None or accuracy > best[0]):
-                best = (accuracy, name)
-        else:
+        state = folder_state(place)
+        if state.failed is not None:
+            failed[name] = state.failed
+        elif not state.done:
             running.append(place.name)
+        else:
+            done += 1
+            if state.accuracy is not None and (best is None or state.accuracy > best[0]):
+                best = (state.accuracy, name)
     return State(total, done, tuple(running), failed, best)
 
 
@@ -168,17 +166,3 @@ def _names(folder: Path) -> dict[Path, str]:
     common = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
     names = {p: " ".join(w for w in its if w not in common and not w.startswith(QUIET)) for p, its in words.items()}
     return {place: f"{place.name}: {names[place]}" for place in sorted(words, key=lambda p: (len(p.name), p.name))}
-
-
-def _record(place: Path) -> Path | None:
-    """The metrics.json of a job that is done."""
-    if (place / "record.json").is_file():
-        place = place / _read(place / "record.json").get("record", ".")
-    return place / "metrics.json" if (place / "metrics.json").is_file() else None
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

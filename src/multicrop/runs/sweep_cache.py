@@ -1,47 +1,78 @@
-"""What the jobs of a sweep share in one process: data set, model, texts and banks of equal configurations are made once."""
+"""What several runs in one process share: data set, model, texts, banks and logits of equal configurations are made once."""
 
-import json
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 from weakref import ref
 
-from omegaconf import DictConfig, OmegaConf
+import torch
+import xxhash
 from torch import nn
 
-from multicrop.config import in_sweep
 from multicrop.files import content_hash
 
 MOST = 4  # of each kind, the latest used
 Part = TypeVar("Part")
-_KEPT: dict[str, dict[str, tuple[object, object, object]]] = {}
+Mark = list[tuple[object, ...]] | None
 
 
-def shared(kind: str, node: DictConfig | list, make: Callable[[], Part], *, of: nn.Module | None = None) -> Part:
-    """What `make` gives for the configuration `node`; in a sweep the one that an earlier job made.
+class SweepCache:
+    """Parts of runs by kind and content, for jobs of a sweep or for a loop of one's own.
 
-    A model whose weights a job has changed is made anew, and so is what was made with a model, `of`, that is another one now or has
-    changed. A single run keeps nothing.
+    Example:
+        >>> cache = SweepCache()
+        >>> cache.get("texts", ["a cat"], list) is cache.get("texts", ["a cat"], list)
+        True
+
+    Args:
+        most: How many parts of each kind are kept, the latest used.
+
     """
-    if not in_sweep():
-        return make()
-    kept = _KEPT.setdefault(kind, {})
-    key = content_hash(json.dumps(OmegaConf.to_container(node, resolve=True)) if isinstance(node, DictConfig) else node)
-    part, source, mark = kept.pop(key, (None, None, None))
-    if part is None or (source and source()) is not of or mark != (_mark(part), _mark(of)):
-        part = make()
-    kept[key] = (part, ref(of) if of is not None else None, (_mark(part), _mark(of)))
-    while len(kept) > MOST:
-        kept.pop(next(iter(kept)))
-    return part
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most = most
+        self._parts: dict[str, dict[str, tuple[object, ref[nn.Module] | None, tuple[Mark, Mark]]]] = {}
+
+    def get(self, kind: str, key: object, make: Callable[[], Part], *, of: nn.Module | None = None) -> Part:
+        """The part that an earlier run made, or a new one.
+
+        A model whose weights were changed since is made anew, and so is what was made with it.
+
+        Args:
+            kind: What the part is, such as ``"model"``.
+            key: The values that decide it.
+            make: Makes the part.
+            of: The model that the part is made with, if any.
+
+        """
+        parts = self._parts.setdefault(kind, {})
+        name = content_hash(key)
+        part, source, marks = parts.pop(name, (None, None, (None, None)))
+        if part is None or (source and source()) is not of or marks != (weights_mark(part), weights_mark(of)):
+            part = make()
+        parts[name] = (part, ref(of) if of is not None else None, (weights_mark(part), weights_mark(of)))
+        while len(parts) > self.most:
+            parts.pop(next(iter(parts)))
+        return part  # type: ignore[return-value]
+
+    def clear(self) -> None:
+        """Release everything."""
+        self._parts.clear()
 
 
-def forget() -> None:
-    """Let go of everything."""
-    _KEPT.clear()
+@cache
+def process_cache() -> SweepCache:
+    """The cache that the jobs of a Hydra sweep are given in this process."""
+    return SweepCache()
 
 
-def _mark(part: object) -> object:
-    """What changes when the weights of a module are changed in place, replaced or renamed; None of anything else."""
+def weights_mark(part: object) -> Mark:
+    """Name, type, shape and content of each parameter of a module, which change when the weights do; None for anything else."""
     if not isinstance(part, nn.Module):
         return None
-    return [(name, id(p), p.data_ptr(), p._version, p.requires_grad) for name, p in part.named_parameters()]
+    return [(name, id(p), p.dtype, p.shape, p.requires_grad, _digest(p)) for name, p in part.named_parameters()]
+
+
+def _digest(values: torch.Tensor) -> int:
+    content = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return xxhash.xxh3_64_intdigest(content.numpy())

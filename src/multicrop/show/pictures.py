@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
-from rich.table import Table
 from torch import Tensor
 
 from multicrop.aggregators import transport_plan
@@ -23,19 +22,6 @@ from multicrop.text import TextBank
 matplotlib.use("Agg")
 MOST_TICKS = 24  # crop numbers below a heat map
 COLOURS = matplotlib.colormaps["tab20"].colors
-
-
-def results_table(title: str, rows: dict[str, dict[str, float]], labels: dict[str, str], seconds: dict[str, float]) -> Table:
-    """A rich table: accuracy, paired difference to the global view with its 95 % interval, rescued and lost images, scoring time."""
-    table = Table(title=title, title_justify="left")
-    for column in ("", "top-1", r"vs global \[95 %]", "rescued/lost", "seconds"):
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    for row, label in labels.items():
-        values = rows[row]
-        interval = f"{100 * values['difference']:+.1f} \\[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
-        compared = ("", "") if row == "global" else (interval, f"{values['rescued']}/{values['lost']}")
-        table.add_row(label, f"{100 * values['accuracy']:.1f}", *compared, f"{seconds[row]:.2f}")
-    return table
 
 
 @dataclass(frozen=True)

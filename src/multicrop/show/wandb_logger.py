@@ -11,12 +11,12 @@ from lightning.pytorch.loggers import WandbLogger
 
 from multicrop.config import in_sweep
 from multicrop.files import redacted
+from multicrop.record import FILES
 from multicrop.show.examples import unpacked
 
 TAGGED = ("dataset", "crop", "aggregator", "prompt", "model")
 LONGEST_TAG = 64  # of W&B
 TASK_PARTS = {"few_shot": ("adapter",), "tta": ("method",)}
-RECORD_FILES = ("config.yaml", "data.json", "predictions.parquet", "examples.json", "environment.json", "metrics.json", "explanations.png")
 SMALLER_IS_BETTER = ("ece", "seconds", "p_value", "lost", "skipped_images", "encoder_calls")
 
 
@@ -127,7 +127,7 @@ def _with_boxes(example: Mapping) -> wandb.Image:
 def record_artifact(record: Path, run_id: str) -> wandb.Artifact:
     """The files of the record; they stay where they are, no second copy is made."""
     artifact = wandb.Artifact(f"record-{run_id}", type="record")
-    for name in RECORD_FILES:
+    for name in FILES:
         if (record / name).is_file():
             artifact.add_file(str(record / name), name=name, policy="immutable", skip_cache=True)
     return artifact

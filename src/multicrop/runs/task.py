@@ -1,35 +1,41 @@
-"""The three tasks as LightningModules over a bank: zero-shot, few-shot adapter, test-time adaptation.
+"""The base of all tasks: a LightningModule that tests over a feature bank.
 
 Every task scores four rows on the same views, so that a run is a paired comparison with its own baselines: `global` (CLIP),
 `crops_mean` (the crops averaged, label prompts), `aggregated` (the chosen aggregator, fused with the global logits) and `final` (what
-the task predicts).
+the task predicts with).
 """
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from multicrop.adapters.base import Adapter, EncoderAdapter, Examples
 from multicrop.aggregators import Logits, Views, mean_feature
-from multicrop.aggregators.score import Scorer, with_text
+from multicrop.aggregators.score import Scorer
 from multicrop.features import Bank
-from multicrop.methods.base import Method
-from multicrop.text import TextBank
+from multicrop.record import ROWS, Predictions
 
-SCORED_AT_ONCE = 64  # support images
-ROWS = ("global", "crops_mean", "aggregated", "final")
+TOP_LOGITS = 5  # of the final row, per image, that the record keeps
 
 
 class BankTask(L.LightningModule):
-    """Tests over a bank; subclasses say what the final logits are."""
+    """Tests over a feature bank. A subclass says what the final logits are, and what else the run reads, saves and records.
+
+    Args:
+        scorer: Class logits of views: the aggregator's, fused with the global view's.
+
+    """
+
+    component: ClassVar[str | None] = None  # the config group of what the task adds to the aggregator
+    save_every: int | None = None  # images between saves from which a killed run is resumed; None: no saves
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()
@@ -42,7 +48,31 @@ class BankTask(L.LightningModule):
 
     @abstractmethod
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
-        """The logits that the task predicts with."""
+        """The logits that the task predicts with, shape (batch, classes)."""
+
+    @property
+    def state(self) -> nn.Module | None:
+        """The module whose buffers change with the stream and are saved; None where nothing does."""
+        return None
+
+    def order(self, bank: Bank) -> list[int] | None:
+        """The rows of the bank in the order in which they are scored; None: as they lie."""
+        return None
+
+    def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
+        """What the task adds to the record's metrics.
+
+        Args:
+            predictions: What was predicted, in the order of the stream.
+            n_views: Views per image.
+            resumed: Images that an earlier process scored.
+
+        """
+        return {}
+
+    def files(self, predictions: Predictions) -> dict[str, str]:
+        """Text files that the task adds to the record, by name."""
+        return {}
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Score all rows of one batch of (views, labels, image indices)."""
@@ -73,7 +103,22 @@ class BankTask(L.LightningModule):
         """What was tested, in the order of the stream: label, index, and the logits of each row."""
         return {name: torch.cat(parts) for name, parts in self.collected.items()}
 
-    def _timed(self, row: str, function: object, *args: Tensor) -> Tensor:
+    def predictions(self, ids: Sequence[str], domains: Sequence[str] | None = None) -> Predictions:
+        """What each row predicted, in the order of the stream.
+
+        Args:
+            ids: The id of each image of the data set.
+            domains: The domain of each image of the data set, if it has domains.
+
+        """
+        found = self.results()
+        indices = found["index"].tolist()
+        top = found["final"].topk(min(TOP_LOGITS, found["final"].shape[1]))
+        rows = {row: found[row].argmax(1).numpy() for row in ROWS}
+        own = [domains[i] for i in indices] if domains else [""] * len(indices)
+        return Predictions([ids[i] for i in indices], found["label"].numpy(), rows, own, top.indices.tolist(), top.values.tolist())
+
+    def _timed(self, row: str, function: Callable[..., Tensor], *args: Tensor) -> Tensor:
         started, spared = time.perf_counter(), self.scorer.spared
         value = function(*args)
         self.seconds[row] += time.perf_counter() - started + self.scorer.spared - spared
@@ -96,63 +141,3 @@ class BrierScore(MeanMetric):
     def update(self, probability: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"]) -> None:
         """Count a batch."""
         super().update((probability - one_hot(label, probability.shape[1])).square().sum(1))
-
-
-class ZeroShotTask(BankTask):
-    """Predicts with the aggregator."""
-
-    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
-        """The aggregator's logits."""
-        return aggregated
-
-
-class FewShotTask(BankTask):
-    """Predicts with an adapter that was fitted on the support set and selected on validation images before any test label is here."""
-
-    def __init__(self, scorer: Scorer, adapter: Adapter | EncoderAdapter) -> None:
-        super().__init__(scorer)
-        self.adapter = adapter
-        self.splits: dict[str, list[str]] = {}  # the ids of the support and the validation images, for the record
-
-    def examples(self, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
-        """Labelled views with the scorer's logits, as adapters take them."""
-        return Examples(views, torch.cat([self.scorer(part) for part in views.split(SCORED_AT_ONCE)]), labels)
-
-    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
-        """The adapter's logits."""
-        return self.adapter(views, aggregated)
-
-
-class TunedTask(FewShotTask):
-    """Predicts with the aggregator on views and prompts as a tuned encoder sees them; the other rows are those of the encoder before."""
-
-    def __init__(self, scorer: Scorer, adapter: EncoderAdapter, tuned_text: TextBank, tuned_bank: Bank) -> None:
-        super().__init__(scorer, adapter)
-        self.tuned_scorer, self.tuned_bank = with_text(scorer, tuned_text), tuned_bank
-        self.row_of = {index: row for row, index in enumerate(tuned_bank.positions)}
-
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Fetch what the tuned encoder saw of the batch, then score it."""
-        self.tuned_views = torch.stack([self.tuned_bank[self.row_of[index]][0] for index in batch[2].tolist()])
-        super().test_step(batch, batch_idx)
-
-    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
-        """The aggregator's logits of the tuned views against the tuned prompts."""
-        return self.tuned_scorer(self.tuned_views)
-
-
-class AdaptationTask(BankTask):
-    """Predicts with a method that changes with the stream; images are taken one after the other."""
-
-    def __init__(self, scorer: Scorer, method: Method) -> None:
-        super().__init__(scorer)
-        self.method = method
-
-    def on_test_start(self) -> None:
-        """A new stream starts from the unchanged model; one that is resumed, from the state that was saved."""
-        if not self.collected:
-            self.method.reset()
-
-    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
-        """The method's logits after it has seen the stream so far."""
-        return self.method(views, aggregated)

@@ -1,0 +1,51 @@
+"""Finding records below folders, with the reason for each folder that holds none that can be read."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from multicrop.record import CONFIG, ENVIRONMENT, FAILURE, METRICS, POINTER, Record, RecordError, read_record
+
+
+def collect(places: Sequence[str | Path]) -> tuple[list[Record], list[str]]:
+    """Read all records in some folders or globs, each once.
+
+    Args:
+        places: Folders of records or of sweeps, or globs of them.
+
+    Returns:
+        The records, and one line per folder that could not be used.
+
+    Raises:
+        ValueError: If a place does not exist or there is no record at all.
+
+    """
+    records: dict[Path, Record] = {}
+    problems = []
+    for folder in (f for place in places for f in _folders(str(place))):
+        try:
+            record = read_record(folder)
+            _ = record.predictions  # a damaged file is found here
+            records.setdefault(record.folder.resolve(), record)
+        except RecordError as error:
+            problems.append(str(error))
+    if not records:
+        raise ValueError("\n".join([f"no record could be read in {', '.join(map(str, places))}", *problems]))
+    return list(records.values()), list(dict.fromkeys(problems))
+
+
+def _folders(place: str) -> list[Path]:
+    """The folders at or below a place that hold, or should hold, a record."""
+    names = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]  # noqa: PTH207 - absolute patterns too
+    matched = [Path(name) for name in names]
+    if not matched or not all(path.exists() for path in matched):
+        raise ValueError(f"{place} does not exist; pass folders of records, globs of them, or the folder of a sweep")
+    found: list[Path] = []
+    for path in matched:
+        top = path.parent if path.name == METRICS else path
+        inside = [p for name in (METRICS, POINTER, FAILURE) for p in top.rglob(name)]
+        inside += [p for p in top.rglob(ENVIRONMENT) if (p.parent / CONFIG).is_file()]
+        found += dict.fromkeys(sorted(p.parent for p in inside if "wandb" not in p.relative_to(top).parts))
+    if not found:
+        raise ValueError(f"{place} holds no record: a record is a folder with {METRICS}, as python run.py writes it")
+    return found

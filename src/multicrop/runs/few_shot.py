@@ -1,0 +1,153 @@
+"""Few-shot classification: an adapter is fitted on the support set and selected on validation images before any test label is read."""
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from multicrop.adapters.base import Adapter, EncoderAdapter, Examples
+from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.score import Scorer, with_text
+from multicrop.data.base import LabelledImages
+from multicrop.data.few_shot import few_shot_from_file, few_shot_split
+from multicrop.encoder import Encoder
+from multicrop.features import Bank
+from multicrop.record import SPLITS, Predictions
+from multicrop.runs.finished_runs import run_key
+from multicrop.runs.session import Session, inject
+from multicrop.runs.task import BankTask
+from multicrop.text import TextBank
+
+SCORED_AT_ONCE = 64  # support images
+SELECTIONS = ("validation", "fixed")
+
+
+class FewShotTask(BankTask):
+    """Predicts with a fitted adapter.
+
+    Args:
+        scorer: Class logits of views.
+        adapter: The fitted adapter.
+        splits: Ids of the support (``train``) and the validation images (``val``), for the record.
+
+    """
+
+    component = "adapter"
+
+    def __init__(self, scorer: Scorer, adapter: Adapter | EncoderAdapter, splits: dict[str, list[str]]) -> None:
+        super().__init__(scorer)
+        self.adapter, self.splits = adapter, splits
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The adapter's logits."""
+        return self.adapter(views, aggregated)
+
+    def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
+        """How the hyper-parameters were chosen."""
+        return {"selection": self.adapter.selection}
+
+    def files(self, predictions: Predictions) -> dict[str, str]:
+        """The ids of the support and the validation images."""
+        return {SPLITS: json.dumps(self.splits, indent=1)}
+
+
+class TunedTask(FewShotTask):
+    """Predicts with the aggregator on views and prompts as a tuned encoder sees them; the other rows are those of the encoder before.
+
+    Args:
+        scorer: Class logits of views.
+        adapter: The fitted adapter.
+        splits: Ids of the support and the validation images.
+        text: The prompts as the tuned encoder encodes them.
+        bank: The scored images as the tuned encoder encodes them.
+
+    """
+
+    def __init__(self, scorer: Scorer, adapter: EncoderAdapter, splits: dict[str, list[str]], text: TextBank, bank: Bank) -> None:
+        super().__init__(scorer, adapter, splits)
+        self.tuned_scorer, self.tuned_bank = with_text(scorer, text), bank
+        self.row_of = {index: row for row, index in enumerate(bank.positions)}
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Fetch the tuned encoder's views of the batch, then score it."""
+        self.tuned_views = torch.stack([self.tuned_bank[self.row_of[index]][0] for index in batch[2].tolist()])
+        super().test_step(batch, batch_idx)
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The aggregator's logits of the tuned views against the tuned prompts."""
+        return self.tuned_scorer(self.tuned_views)
+
+
+def build(session: Session, *, shots: int, few_shot_file: str | None, selection: str = "validation") -> FewShotTask:
+    """Draw the support and validation images, fit the adapter that the configuration names, and make the task.
+
+    Args:
+        session: The parts of the run.
+        shots: Support images per class.
+        few_shot_file: A JSON file ``{train: [image id, ...], val: [...]}`` instead of a draw.
+        selection: ``"validation"`` chooses the adapter's knobs on validation images, ``"fixed"`` leaves them.
+
+    Raises:
+        ValueError: If ``selection`` is neither, or the images do not suffice.
+
+    """
+    if selection not in SELECTIONS:
+        raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")
+    if few_shot_file:
+        support, validation = few_shot_from_file(session.dataset, few_shot_file)
+    else:
+        support, validation = few_shot_split(session.dataset, shots=shots, seed=session.settings["seed"])
+    part = session.settings.part("adapter")
+    adapter = inject(part.make() if selection == "validation" else part.without("search").make(), **session.injectables)
+    make = _tuned if isinstance(adapter, EncoderAdapter) else _fitted
+    return make(session, adapter, support, validation)
+
+
+def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages) -> FewShotTask:
+    """The task of an adapter that learns on the features of the banks."""
+    with torch.no_grad():
+        examples = [_examples(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
+    _fit(session, adapter, *examples)
+    return FewShotTask(session.scorer, adapter, _splits(support, validation))
+
+
+def _tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, validation: LabelledImages) -> TunedTask:
+    """The task of an adapter that changes the encoder, which is fitted before it encodes the scored images.
+
+    The fit reads neither crops nor aggregator, so that a sweep over these fits once.
+    """
+    if session.settings["bank"] == "off":
+        raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
+    scorer, changed = session.scorer, copy.copy(session)
+    key = [session.settings.part("adapter").values, [row[:1] for row in scorer.text.prompts]]
+    key += [[images.fingerprint, images.ids] for images in (support, validation)]
+    fitted = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, support, validation)), of=session.encoder)
+    adapter, changed.encoder = fitted
+    bank = changed.bank(session.scored_images)
+    if adapter.checkpoint:
+        adapter.checkpoint.unlink(missing_ok=True)
+    return TunedTask(scorer, adapter, _splits(support, validation), changed.encoder.encode_prompts(scorer.text.prompts), bank)
+
+
+def _fit(session: Session, adapter: Adapter | EncoderAdapter, *examples: Any) -> Encoder | None:
+    """What the adapter's fit returns; a killed fit is resumed by the next run of the same configuration."""
+    adapter.checkpoint = session.settings.cache / "fits" / f"{run_key(session.settings, session.dataset)}.ckpt"
+    adapter.progress = session.settings.compute.progress
+    started = time.perf_counter()
+    learned = adapter.fit(*examples)
+    adapter.selection["fit_seconds"] = time.perf_counter() - started
+    return learned
+
+
+def _examples(scorer: Scorer, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
+    """Labelled views with the scorer's logits, as adapters take them."""
+    return Examples(views, torch.cat([scorer(part) for part in views.split(SCORED_AT_ONCE)]), labels)
+
+
+def _splits(support: LabelledImages, validation: LabelledImages) -> dict[str, list[str]]:
+    return {"train": support.ids, "val": validation.ids}

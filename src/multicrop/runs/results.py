@@ -1,0 +1,90 @@
+"""What a run found, as plain values: its metrics, predictions, examples and the picture of explanations."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from multicrop.compare.statistics import compare
+from multicrop.features import Bank
+from multicrop.files import redacted
+from multicrop.record import PICTURE, ROWS, Predictions
+from multicrop.runs.session import Session
+from multicrop.runs.settings import Settings
+from multicrop.runs.task import BankTask
+from multicrop.show import examples, pictures
+
+
+def row_metrics(predictions: Predictions) -> dict[str, dict[str, float]]:
+    """Accuracy of each row, and its paired difference to the global view."""
+    correct = {row: predictions.correct(row) for row in ROWS}
+    return {row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
+
+
+def metrics_of(task: BankTask, bank: Bank, predictions: Predictions, *, scoring_seconds: float, resumed: int) -> dict[str, Any]:
+    """The numbers of a run, for metrics.json."""
+    return {
+        "rows": row_metrics(predictions),
+        "test": task.measured,
+        "images": len(bank),
+        "skipped_images": int((~bank.readable).sum()),
+        "views_per_image": bank.n_views,
+        "encoder_calls": len(bank) * bank.n_views,
+        "bank_reused": bank.reused,
+        "crops_per_second": bank.manifest["crops_per_second"],
+        "encode_seconds": bank.manifest["seconds"],
+        "scoring_seconds": scoring_seconds,
+        "row_seconds": task.seconds,
+        "spared_seconds": task.scorer.spared,
+        **task.recorded(predictions, n_views=bank.n_views, resumed=resumed),
+    }
+
+
+def data_of(session: Session, bank: Bank) -> dict[str, Any]:
+    """What was scored, for those who read the record without the data."""
+    dataset, split = session.dataset, session.settings["split"]
+    return {"dataset": dataset.name, "split": split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
+
+
+def plan_knobs(session: Session) -> dict[str, Any] | None:
+    """The knobs of the transport plan; None where the aggregator has none."""
+    knobs = dict(session.settings.part("aggregator").without("_target_", "_partial_").values)
+    return {**knobs, "logit_scale": session.scorer.logit_scale} if "solver" in knobs else None
+
+
+def draw_explanations(session: Session, bank: Bank, task: BankTask, folder: Path) -> Path | None:
+    """Draw the picture of boxes and transport plans; None where the aggregator has no plan or the images cannot be opened again."""
+    if not session.settings["pictures"] or not bank.openable or (knobs := plan_knobs(session)) is None:
+        return None
+    names, row_of, found = session.dataset.class_names, {index: row for row, index in enumerate(bank.positions)}, task.results()
+    explanations = []
+    for position in pictures.chosen_examples(found, session.settings["pictures"]):
+        index, label, prediction = (int(x[position]) for x in (found["index"], found["label"], found["final"].argmax(1)))
+        before = names[int(found["global"][position].argmax())]
+        title = f"{names[prediction]}: right" if prediction == label else f"{names[prediction]}: wrong, it is {names[label]}"
+        title += "" if before == names[prediction] else f" (global view: {before})"
+        explanations.append(pictures.explain(bank, row_of[index], session.scorer.text, prediction, title, knobs))
+    if not explanations:
+        return None
+    pictures.draw_explanations(explanations, folder / PICTURE)
+    return folder / PICTURE
+
+
+def keep_examples(session: Session, bank: Bank, task: BankTask) -> list[dict]:
+    """The rescued, lost and wrong images that the record keeps (``examples`` of them)."""
+    if not bank.openable:
+        return []
+    wanted = {"count": session.settings["examples"], "plan_knobs": plan_knobs(session)}
+    return examples.collect(bank, task.results(), session.scorer.text, session.dataset.class_names, **wanted)
+
+
+def summary_of(metrics: dict[str, Any]) -> dict[str, float]:
+    """The metrics that W&B shows for a run, flat."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    final = metrics["rows"]["final"]
+    return metrics["test"] | numbers | {f"test/vs_global/{name}": final[name] for name in ("difference", "low", "high", "p_value")}
+
+
+def logged_config(settings: Settings) -> dict[str, Any]:
+    """The configuration that W&B shows, without secrets."""
+    return json.loads(redacted(json.dumps({**settings.config, "choices": settings.choices})))

@@ -1,0 +1,105 @@
+"""The plain values of a run's configuration. Nothing below the entry functions of this package reads a DictConfig."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from multicrop.config import choices, in_sweep
+
+FACTS = ("crop_side", "description_prompt", "bank", "template")  # of a data set or model, read by crop policies and prompts
+OF_SESSION = ("name", "run", "build", "fusion_weight")  # entries of a task file that its builder does not take
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component of a run: the plain values that decide it; ``_target_`` names what makes it."""
+
+    values: Mapping[str, Any]
+
+    def make(self, *args: Any, **kwargs: Any) -> Any:
+        """The component; for a file with ``_partial_``, a function that takes the remaining arguments."""
+        return instantiate(dict(self.values), *args, **kwargs)
+
+    def without(self, *keys: str) -> "Part":
+        """The component less some values."""
+        return Part({key: value for key, value in self.values.items() if key not in keys})
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a run computes, which does not decide its numbers: the group ``trainer``."""
+
+    accelerator: str
+    devices: int
+    threads: int | None
+    cut: str
+    shard_images: int
+    num_workers: int
+    batch_size: int
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run's configuration as plain values and components.
+
+    ``config`` is the whole of it, resolved, for the record; ``output`` is the run's own folder, ``outputs`` that of all runs.
+    """
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    output: Path
+    outputs: Path
+    in_sweep: bool
+    compute: Compute
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The values of the task's file."""
+        return self.config["task"]
+
+    @property
+    def task_knobs(self) -> dict[str, Any]:
+        """What the task's builder takes."""
+        return {key: value for key, value in self.task.items() if key not in OF_SESSION}
+
+    @property
+    def cache(self) -> Path:
+        """The folder of feature banks and of fits that were killed."""
+        return Path(self.config["paths"]["cache"])
+
+    def part(self, group: str) -> Part:
+        """The component that a config group chose, less the facts that other groups read.
+
+        Raises:
+            ValueError: If the configuration chose none.
+
+        """
+        values = self.config.get(group)
+        if not values or "_target_" not in values:
+            raise ValueError(f"the configuration has no {group}; choose one with {group}=NAME")
+        return Part(values).without(*FACTS) if group in ("dataset", "model") else Part(values)
+
+    def __getitem__(self, name: str) -> Any:
+        """A value at the top level of the configuration, such as ``seed``."""
+        return self.config[name]
+
+
+def settings_of(cfg: DictConfig) -> Settings:
+    """The plain values of a composed configuration."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    outputs = Path(config["paths"]["output"])
+    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else outputs
+    known = Compute.__dataclass_fields__
+    compute = Compute(**{name: value for name, value in config["trainer"].items() if name in known})
+    return Settings(config, choices() or _targets(config), output, outputs, in_sweep(), compute)
+
+
+def _targets(config: dict[str, Any]) -> dict[str, str]:
+    """The option of each group outside Hydra: the last part of its ``_target_``."""
+    return {k: v["_target_"].rsplit(".", 1)[-1] for k, v in config.items() if isinstance(v, dict) and "_target_" in v}

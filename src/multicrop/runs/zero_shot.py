@@ -1,0 +1,18 @@
+"""Zero-shot classification: the aggregator decides."""
+
+from multicrop.aggregators import Logits, Views
+from multicrop.runs.session import Session
+from multicrop.runs.task import BankTask
+
+
+class ZeroShotTask(BankTask):
+    """Predicts with the aggregator."""
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The aggregator's logits."""
+        return aggregated
+
+
+def build(session: Session) -> ZeroShotTask:
+    """The task over the parts of a run."""
+    return ZeroShotTask(session.scorer)
