@@ -50,7 +50,7 @@ def test_offline_by_default_and_online_when_a_project_a_key_or_a_login_is_there(
 def test_a_run_starts_without_a_word_of_warning(monkeypatch, tmp_path):
     """Lightning passes `anonymous` on its own account, of which W&B warns once a process: this is a process of its own."""
     knobs = "project=None, entity=None, group=None, job_type='tta', choices={}, tags=[], name=None"
-    start = f"from multicrop import loggers; made = loggers.wandb_logger({knobs}, folder='.'); made.experiment; loggers.finish(made)"
+    start = f"from multicrop.show import wandb_logger as loggers; made = loggers.wandb_logger({knobs}, folder='.'); made.experiment; loggers.finish(made)"
     monkeypatch.setenv("WANDB_MODE", "offline")
     done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
     assert list(tmp_path.rglob("*.wandb")) and "WARNING" not in done.stdout + done.stderr

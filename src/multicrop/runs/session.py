@@ -98,7 +98,8 @@ class Session:
                 "aggregator.prune=true gives exact logits to the five best classes alone, and an adapter or method reads all of them: "
                 "use aggregator.prune=false, or task=zero_shot"
             )
-        return {"text": self.text, "logit_scale": self.encoder.logit_scale, "score": self.scorer, "encoder": self.encoder}
+        scorer = self.scorer
+        return {"text": scorer.text, "logit_scale": scorer.logit_scale, "score": scorer, "encoder": self.encoder}
 
     @property
     def scored_images(self) -> LabelledImages | StreamedImages:

@@ -37,19 +37,18 @@ def wandb_logger(
     """
     command = " ".join(sys.argv)  # W&B keeps it; where it holds a secret nothing about the machine is sent, the record still says it
     sweep = Path(folder).parent.name if in_sweep() else choices.get("dataset")
-    logger = WandbLogger(
+    run = wandb.init(
         project=project or "multicrop",
         entity=entity,
         group=group or sweep,
         job_type=job_type,
         tags=[*run_tags(choices), *tags],
-        save_dir=folder,
+        dir=folder,
         name=name,
         mode=wandb_mode(project),
         settings=wandb.Settings(console="off", silent=True, x_disable_meta=command != redacted(command)),
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns of every value: it does nothing any more
-    return logger
+    return WandbLogger(experiment=run, save_dir=folder)
 
 
 def run_tags(choices: Mapping[str, str]) -> list[str]:
