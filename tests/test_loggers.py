@@ -13,6 +13,7 @@ from conftest import CONF
 from multicrop import cli
 from multicrop.config import check_overrides
 from multicrop.files import redacted
+from multicrop.record import FILES
 from multicrop.runs import sweep
 from multicrop.runs.environment import environment
 from multicrop.show import wandb_logger as loggers
@@ -48,9 +49,10 @@ def test_offline_by_default_and_online_when_a_project_a_key_or_a_login_is_there(
 
 
 def test_a_run_starts_without_a_word_of_warning(monkeypatch, tmp_path):
-    """Lightning passes `anonymous` on its own account, of which W&B warns once a process: this is a process of its own."""
+    """Lightning passes `anonymous` to W&B by default, which warns of it once per process: this is a process of its own."""
     knobs = "project=None, entity=None, group=None, job_type='tta', choices={}, tags=[], name=None"
-    start = f"from multicrop.show import wandb_logger as loggers; made = loggers.wandb_logger({knobs}, folder='.'); made.experiment; loggers.finish(made)"
+    use = f"made = wandb_logger.wandb_logger({knobs}, folder='.'); made.experiment; wandb_logger.finish(made)"
+    start = f"from multicrop.show import wandb_logger; {use}"
     monkeypatch.setenv("WANDB_MODE", "offline")
     done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
     assert list(tmp_path.rglob("*.wandb")) and "WARNING" not in done.stdout + done.stderr
@@ -124,7 +126,7 @@ def test_the_direction_of_each_metric_is_said(monkeypatch, tmp_path):
     assert run.summary == numbers
     assert run.said == {n: "max" if n in ("test/accuracy", "test/vs_global/difference") else "min" for n in numbers}
     artifact = loggers.record_artifact(record, "x")
-    assert sorted(artifact.manifest.entries) == sorted(n for n in loggers.RECORD_FILES if (record / n).is_file()) != []
+    assert sorted(artifact.manifest.entries) == sorted(n for n in FILES if (record / n).is_file()) != []
 
 
 def test_the_dashboard_is_built_in_code_and_written_as_json_without_a_login(tmp_path, capsys):
