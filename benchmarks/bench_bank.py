@@ -26,8 +26,8 @@ from multicrop.crops.pixels import PixelSpec
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import open_image
 from multicrop.encoder import Encoder, load_encoder
-from multicrop.features import ShardFolder, image_bank
-from multicrop.model import ViewDataset
+from multicrop.features import ShardFolder, feature_bank
+from multicrop.features.view_dataset import ViewCutter, ViewDataset
 from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
 from multicrop.text import TextBank
 
@@ -152,14 +152,14 @@ def fill(encoder: Encoder, images: LabelledImages, sampler: crops.CropSampler = 
     """A bank from nothing."""
     with tempfile.TemporaryDirectory() as cache:
         where = {"accelerator": ACCELERATOR, "cut": "device" if GPU else "worker", "num_workers": 0}
-        image_bank(images, sampler, encoder, seed=0, cache=Path(cache), progress=False, **where)
+        feature_bank(images, sampler, encoder, seed=0, cache=Path(cache), progress=False, **where)
 
 
 def pipeline(files: list[bytes]) -> list[Row]:
     """Decode, crop and resample alone, one core, at 224 pixels."""
     threads, rng = torch.get_num_threads(), np.random.default_rng(0)
     torch.set_num_threads(1)
-    dataset = ViewDataset(labelled(files, "bench"), RANDOM, OPENAI, 0, group_size=1)
+    dataset = ViewDataset(labelled(files, "bench"), ViewCutter(RANDOM, OPENAI, seed=0), group_size=1)
     ways = {
         "ours": lambda: [dataset[i] for i in range(len(files))],
         "pil": lambda: [published_loop.views(data, 224, CROPS, rng) for data in files],

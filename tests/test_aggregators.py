@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 
 from multicrop import aggregators, transport
 from multicrop.aggregators import marginals
-from multicrop.features import ImageBank
+from multicrop.features import DiskBank
 from multicrop.show import pictures as report
 from multicrop.text import TextBank
 
@@ -500,7 +500,7 @@ def test_identical_crops_are_one_crop(option, generator):
     torch.testing.assert_close(aggregate(view.expand(-1, 4, -1), text, 10.0), aggregate(view, text, 10.0), atol=5e-3, rtol=0)
 
 
-class OneImage(ImageBank):
+class OneImage(DiskBank):
     """A bank of one image with six views."""
 
     def __init__(self, views):

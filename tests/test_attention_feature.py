@@ -16,12 +16,13 @@ from multicrop import crops
 from multicrop.crops import GlobalView, Sighted, at_image
 from multicrop.crops.base import crop_generator
 from multicrop.crops.pixels import global_pixels, shares_of_view, shown
-from multicrop.data.images import to_tensor
+from multicrop.crops.views import image_views
+from multicrop.data.images import shared_pixels, to_tensor
 from multicrop.encoder import Encoder, load_encoder, sighted
 from multicrop.encoder.looking import Attention
 from multicrop.encoder.token_grid import resized_tokens
-from multicrop.features import image_bank
-from multicrop.model import MultiCropCLIP, image_views
+from multicrop.features import feature_bank
+from multicrop.model import MultiCropCLIP
 
 KNOBS = {"min_side": 0.6, "max_side": 0.9, "top_patches": 20, "temperature": 0.03}
 ATTENTION, FEATURE = partial(crops.attention, n_crops=5, **KNOBS), partial(crops.feature, n_crops=5, min_side=0.3, max_side=0.8)
@@ -153,24 +154,26 @@ class TestBothInTheBank:
     def test_neighbours_workers_and_the_number_of_crops_change_no_box(self, sampler, encoder, tmp_path):
         images = pictures(6)
         knobs = {"seed": 0, "progress": False}
-        one = image_bank(images, sampler, encoder, cache=tmp_path / "a", **knobs)
+        one = feature_bank(images, sampler, encoder, cache=tmp_path / "a", **knobs)
         bound = pickle.loads(pickle.dumps(sighted(sampler, encoder)))  # noqa: S301 - as a spawned worker gets it
         for index in range(6):
-            assert torch.equal(one.boxes(index), image_views(images.open(index), images.ids[index], bound, encoder.spec, 0)[1])
-        wide = image_bank(images, partial(sampler, n_crops=9), encoder, cache=tmp_path / "c", **knobs)
-        few = image_bank(images, sampler, encoder, cache=tmp_path / "c", **knobs)
+            assert torch.equal(
+                one.boxes(index), image_views(shared_pixels(images.open(index)), images.ids[index], bound, encoder.spec, 0)[1]
+            )
+        wide = feature_bank(images, partial(sampler, n_crops=9), encoder, cache=tmp_path / "c", **knobs)
+        few = feature_bank(images, sampler, encoder, cache=tmp_path / "c", **knobs)
         assert few.reused and torch.equal(few.tensors()[0], wide.tensors()[0][:, :6])
         torch.testing.assert_close(few.tensors()[0], one.tensors()[0], atol=2e-3, rtol=0)
 
     def test_view_0_is_the_true_global_view(self, sampler, encoder, tmp_path):
         images = pictures(2)
-        views = image_bank(images, sampler, encoder, seed=0, cache=tmp_path, progress=False).tensors()[0]
-        plain = image_bank(images, crops.global_view, encoder, seed=0, cache=tmp_path, progress=False).tensors()[0]
+        views = feature_bank(images, sampler, encoder, seed=0, cache=tmp_path, progress=False).tensors()[0]
+        plain = feature_bank(images, crops.global_view, encoder, seed=0, cache=tmp_path, progress=False).tensors()[0]
         torch.testing.assert_close(views[:, 0], plain[:, 0], atol=1e-3, rtol=0)
 
     def test_without_eyes_it_is_refused(self, sampler, encoder):
         with refused("looks at the image", "sighted"):
-            image_views(pictures(1).open(0), "a", sampler, encoder.spec, 0)
+            image_views(shared_pixels(pictures(1).open(0)), "a", sampler, encoder.spec, 0)
         bound = sighted(sampler, encoder)
         assert isinstance(bound, Sighted) and sighted(bound, encoder) is bound
         assert sighted(crops.global_view, encoder) is crops.global_view
@@ -224,7 +227,7 @@ class TestFeatureCrops:
         for number, layer in enumerate(tower.encoder.layers[:-1]):
             monkeypatch.setattr(layer, "forward", lambda x, *rest, f=layer.forward, n=number: seen.update({n: len(x)}) or f(x, *rest))
         monkeypatch.setattr(Encoder, "encode_images", lambda *args: pytest.fail("crops are not encoded as images"))
-        pixels, boxes = image_views(pictures(1).open(0), "a", sighted(FEATURE, encoder), encoder.spec, 0)
+        pixels, boxes = image_views(shared_pixels(pictures(1).open(0)), "a", sighted(FEATURE, encoder), encoder.spec, 0)
         assert pixels.shape[0] == 1 and len(boxes) == 6
         with torch.inference_mode():
             MultiCropCLIP(encoder, FEATURE).features(pixels, boxes[None])

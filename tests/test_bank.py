@@ -1,5 +1,6 @@
 """The bank: exact, keyed by content, resumable, safe against faults and against a second process."""
 
+import doctest
 import importlib
 import json
 import multiprocessing
@@ -16,24 +17,25 @@ from PIL import Image
 from multicrop import crops
 from multicrop.config import PACKAGE
 from multicrop.crops.pixels import global_pixels
-from multicrop.data.images import open_image
-from multicrop.features import ShardFolder, image_bank, recipe_of
-from multicrop.model import MultiCropCLIP, ViewDataset, image_views
+from multicrop.crops.views import image_views
+from multicrop.data.images import open_image, shared_pixels
+from multicrop.features import ShardFolder, bank_identity, feature_bank
+from multicrop.features.view_dataset import ViewCutter, ViewDataset
+from multicrop.model import MultiCropCLIP
 
-image_bank_module = importlib.import_module("multicrop.features.on_disk")
-fill_module = importlib.import_module("multicrop.features.fill")
-recipe_module = importlib.import_module("multicrop.features.identity")
+disk_module = importlib.import_module("multicrop.features.disk")
+identity_module = importlib.import_module("multicrop.features.identity")
 shards_module = importlib.import_module("multicrop.features.shards")
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.4, max_side=0.8)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(image_bank_module, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(disk_module, "SHARD_IMAGES", 4)
 
 
 def fill(images, encoder, cache, sampler=SAMPLER, **knobs):
-    return image_bank(images, sampler, encoder, seed=0, cache=cache, progress=False, **knobs)
+    return feature_bank(images, sampler, encoder, seed=0, cache=cache, progress=False, **knobs)
 
 
 def shard_bytes(cache):
@@ -45,7 +47,7 @@ def test_features_are_the_models_called_by_hand(encoder, tmp_path):
     bank = fill(images, encoder, tmp_path)
     views, labels = bank.tensors()
     assert views.shape[:2] == (6, 4) and labels.tolist() == images.labels
-    pixels, boxes = image_views(images.open(4), images.ids[4], SAMPLER, encoder.spec, 0)
+    pixels, boxes = image_views(shared_pixels(images.open(4)), images.ids[4], SAMPLER, encoder.spec, 0)
     normalised = (pixels.float() / 255 - torch.tensor(encoder.spec.mean)[:, None, None]) / torch.tensor(encoder.spec.std)[:, None, None]
     with torch.no_grad():
         by_hand = encoder.model.get_image_features(pixel_values=normalised).pooler_output
@@ -66,7 +68,7 @@ def test_the_global_view_is_the_processors(encoder):
 
 def test_a_crop_is_pil_bicubic(encoder):
     image = pictures(3).open(2)
-    pixels, boxes = image_views(image, "a", SAMPLER, encoder.spec, 0)
+    pixels, boxes = image_views(shared_pixels(image), "a", SAMPLER, encoder.spec, 0)
     side = encoder.spec.side
     for view, box in zip(pixels[1:], boxes[1:].int().tolist(), strict=True):
         expected = np.asarray(image.crop(box).resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1).astype(int)
@@ -85,10 +87,10 @@ def test_images_read_side_by_side_keep_their_places(encoder, monkeypatch):
     whole = pictures(8)
     images = replace(whole, open=lambda i: open_image(b"no image") if i == 5 else whole.open(i))
     monkeypatch.setattr(ViewDataset, "threads", 4)
-    group = ViewDataset(images, SAMPLER, encoder.spec, 0, group_size=8)[0]
+    group = ViewDataset(images, ViewCutter(SAMPLER, encoder.spec, seed=0), group_size=8)[0]
     readable = [i for i in range(8) if i != 5]
     assert group["readable"].tolist() == [i != 5 for i in range(8)]
-    alone = [image_views(whole.open(i), whole.ids[i], SAMPLER, encoder.spec, 0) for i in readable]
+    alone = [image_views(shared_pixels(whole.open(i)), whole.ids[i], SAMPLER, encoder.spec, 0) for i in readable]
     assert torch.equal(group["pixels"], torch.cat([pixels for pixels, _ in alone]))
     assert torch.equal(group["boxes"][readable], torch.stack([boxes for _, boxes in alone]))
 
@@ -104,44 +106,49 @@ def test_more_crops_answer_for_fewer(encoder, tmp_path):
 
 def test_every_ingredient_of_the_key_changes_it(encoder, monkeypatch):
     images = pictures(4)
-    base = recipe_of(images, SAMPLER, encoder, 0)
+    base = bank_identity(images, SAMPLER, encoder, 0)
     others = [
-        recipe_of(pictures(5), SAMPLER, encoder, 0),
-        recipe_of(replace(images, fingerprint="another"), SAMPLER, encoder, 0),
-        recipe_of(images, partial(SAMPLER, min_side=0.41), encoder, 0),
-        recipe_of(images, crops.global_view, encoder, 0),
-        recipe_of(images, SAMPLER, encoder, 1),
+        bank_identity(pictures(5), SAMPLER, encoder, 0),
+        bank_identity(replace(images, fingerprint="another"), SAMPLER, encoder, 0),
+        bank_identity(images, partial(SAMPLER, min_side=0.41), encoder, 0),
+        bank_identity(images, crops.global_view, encoder, 0),
+        bank_identity(images, SAMPLER, encoder, 1),
     ]
     with monkeypatch.context() as patch:
         patch.setattr(encoder, "precision", "bf16")
-        others.append(recipe_of(images, SAMPLER, encoder, 0))
+        others.append(bank_identity(images, SAMPLER, encoder, 0))
     with monkeypatch.context() as patch:
         patch.setattr(encoder, "spec", replace(encoder.spec, mean=(0.5, 0.5, 0.5)))
-        others.append(recipe_of(images, SAMPLER, encoder, 0))
+        others.append(bank_identity(images, SAMPLER, encoder, 0))
     weight = encoder.model.visual_projection.weight
     with torch.no_grad():
         before = weight[0, 0].clone()
         weight[0, 0] += 1
-        others.append(recipe_of(images, SAMPLER, encoder, 0))
+        others.append(bank_identity(images, SAMPLER, encoder, 0))
         weight[0, 0] = before
-    keys = [recipe.key for recipe in others]
+    keys = [identity.key for identity in others]
     assert base.key not in keys and len(set(keys)) == len(keys)
-    assert recipe_of(images, partial(SAMPLER, n_crops=9), encoder, 0).key == base.key
+    assert bank_identity(images, partial(SAMPLER, n_crops=9), encoder, 0).key == base.key
 
 
 def test_a_change_of_any_file_that_makes_views_changes_the_key(encoder, monkeypatch, tmp_path):
-    for name in ("crops", "encoder"):
-        shutil.copytree(PACKAGE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in PACKAGE.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    monkeypatch.setattr(recipe_module, "PACKAGE", tmp_path)
-    keys = {recipe_of(pictures(4), SAMPLER, encoder, 0).key}
-    files = ["views.py", "resampling.py", "images.py", "model.py"]
+    for name in ("crops", "data", "encoder", "features"):
+        shutil.copytree(PACKAGE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "embedded", "tiny_clip"))
+    shutil.copy(PACKAGE / "model.py", tmp_path)
+    monkeypatch.setattr(identity_module, "PACKAGE", tmp_path)
+    keys = {bank_identity(pictures(4), SAMPLER, encoder, 0).key}
+    files = ["data/images.py", "data/corruptions.py", "model.py", "features/view_dataset.py", "features/fill.py"]
+    assert {"pixels.py", "resampling.py", "views.py"} <= {path.name for path in (tmp_path / "crops").glob("*.py")}
     files += [f"{path.parent.name}/{path.name}" for name in ("crops", "encoder") for path in (tmp_path / name).glob("*.py")]
     for name in files:
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n# changed\n")
-        keys.add(recipe_of(pictures(4), SAMPLER, encoder, 0).key)
+        keys.add(bank_identity(pictures(4), SAMPLER, encoder, 0).key)
     assert len(keys) == len(files) + 1
+
+
+@pytest.mark.parametrize("pattern", identity_module.CODE_FILES)
+def test_every_pattern_of_the_code_in_a_key_names_a_file(pattern):
+    assert [path for path in PACKAGE.glob(pattern) if path.is_file()]
 
 
 def test_a_killed_run_continues_and_gives_the_same_bytes(encoder, tmp_path, monkeypatch):
@@ -192,7 +199,7 @@ def _fill_elsewhere(cache, queue):
     from multicrop.encoder import load_encoder
 
     torch.set_num_threads(1)
-    image_bank_module.SHARD_IMAGES = 4
+    disk_module.SHARD_IMAGES = 4
     written, write = [], ShardFolder.write
     ShardFolder.write = lambda self, index, tensors: written.append(self.shard(index).name) or write(self, index, tensors)
     fill(pictures(23), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), cache)
@@ -226,7 +233,12 @@ def test_forward_gives_class_logits_of_pictures(encoder, generator):
 
 def test_a_view_dataset_item_does_not_depend_on_its_neighbours(encoder):
     images = pictures(5)
-    one = ViewDataset(images, SAMPLER, encoder.spec, 0, group_size=1)[3]
-    group = ViewDataset(images, SAMPLER, encoder.spec, 0, group_size=2)[1]
+    one = ViewDataset(images, ViewCutter(SAMPLER, encoder.spec, seed=0), group_size=1)[3]
+    group = ViewDataset(images, ViewCutter(SAMPLER, encoder.spec, seed=0), group_size=2)[1]
     assert group["index"].tolist() == [2, 3] and torch.equal(one["pixels"], group["pixels"][4:])
     assert torch.equal(one["boxes"][0], group["boxes"][1])
+
+
+def test_the_example_in_the_docstring_of_the_model_runs():
+    found = doctest.testmod(importlib.import_module("multicrop.model"))
+    assert found.attempted > 8 and not found.failed

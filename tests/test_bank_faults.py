@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,17 +21,17 @@ from multicrop.data.base import StreamedImages
 from multicrop.data.images import ImageError
 from multicrop.data.sources.folder import folder as image_folder
 from multicrop.encoder import Encoder, load_encoder
-from multicrop.features import PassingBank, StreamedBank, count_views
-from multicrop.features.fill import group_size
+from multicrop.features import DiskBank, OnePassBank, OnTheFlyBank, feature_bank
+from multicrop.features.view_dataset import group_size
 from multicrop.model import MultiCropCLIP
 
-image_bank_module = importlib.import_module("multicrop.features.on_disk")
+disk_module = importlib.import_module("multicrop.features.disk")
 # Forks children that fill one bank, kills each after a random time, and starts a new folder whenever one got to the end.
 KILLER = """
 import importlib, os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-importlib.import_module("multicrop.features.on_disk").SHARD_IMAGES = 4
+importlib.import_module("multicrop.features.disk").SHARD_IMAGES = 4
 from conftest import PACKAGE, load_encoder, pictures
 from test_bank import fill
 top, rng, kills, folder = Path({top!r}), random.Random(5), 0, 0
@@ -48,7 +49,7 @@ while kills < 20:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(image_bank_module, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(disk_module, "SHARD_IMAGES", 4)
 
 
 def test_twenty_kills_at_random_points_lose_no_byte(encoder, tmp_path):
@@ -147,12 +148,15 @@ def test_a_streamed_bank_gives_what_the_bank_gives(workers, encoder, tmp_path):
     images, order = pictures(7), [4, 0, 6, 1, 2, 3, 5]
     bank = fill(images, encoder, tmp_path)
     module = MultiCropCLIP(encoder, SAMPLER, seed=0)
-    streamed = StreamedBank(images, module, n_views=count_views(SAMPLER), num_workers=workers, accelerator="cpu")
-    views, labels, indices = (torch.cat(parts) for parts in zip(*streamed.batches(order), strict=True))
+    streamed = OnTheFlyBank(images, module, num_workers=workers)
+    views, labels, indices = (torch.cat(parts) for parts in zip(*streamed.batches(order, batch_size=9), strict=True))
     assert indices.tolist() == order and labels.tolist() == [images.labels[i] for i in order]
     torch.testing.assert_close(views, bank.tensors()[0][order], atol=1e-3, rtol=0)
     assert torch.equal(streamed.boxes(3), bank.boxes(3)) and streamed[3][1] == bank[3][1]
-    assert len(streamed.batches(order)) == len(list(streamed.batches(order))) and streamed.manifest["crops_per_second"] > 0
+    assert (
+        len(streamed.batches(order, batch_size=9)) == len(list(streamed.batches(order, batch_size=9)))
+        and streamed.cost.crops_per_second > 0
+    )
 
 
 def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tmp_path):
@@ -172,9 +176,9 @@ def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tm
 def test_groups_divide_shards():
     for views in (1, 2, 5, 17, 33, 65):
         for accelerator in ("cpu", "gpu"):
-            size = group_size(views, 256, accelerator)
+            size = group_size(views, accelerator, shard_size=256)
             assert 256 % size == 0 and (size == 1 or size * views <= 1024)
-    assert group_size(17, 256, "cpu") == 4 and group_size(17, 256, "gpu") == 32
+    assert group_size(17, "cpu", shard_size=256) == 4 and group_size(17, "gpu", shard_size=256) == 32
 
 
 def test_a_support_set_reads_the_bank_of_its_training_set(encoder, tmp_path):
@@ -224,30 +228,94 @@ def test_what_cannot_fill_a_bank_is_refused(tmp_path):
         fill(pictures(2), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), tmp_path, shard_images=100)
     with pytest.raises(ValueError, match="disk, off"):
         session_of("bank=memory").bank(pictures(2))
+    with pytest.raises(ValueError, match="worker, device"):
+        session_of("trainer.cut=anywhere").bank(pictures(2))
 
 
-def test_a_stream_is_scored_in_passing_and_each_image_once(encoder):
-    images = pictures(11)
+def streamed(images, unreadable=()):
+    """The images as a stream, of which some cannot be read."""
 
     def source(part, parts):
-        return ((images.ids[i], images.labels[i], partial(images.open, i)) for i in range(part, 11, parts))
+        for i in range(part, len(images), parts):
+            yield images.ids[i], images.labels[i], _unreadable if i in unreadable else partial(images.open, i)
 
-    def broken(part, parts):
-        for image_id, label, opened in source(part, parts):
-            yield image_id, label, _unreadable if image_id == images.ids[4] else opened
+    return StreamedImages("s", ["a", "b"], source, "f")
 
-    module = MultiCropCLIP(encoder, SAMPLER, seed=0)
-    bank = PassingBank(StreamedImages("s", ["a", "b"], broken, "f"), module, n_views=count_views(SAMPLER), num_workers=0, accelerator="cpu")
-    views, labels, indices = (torch.cat(parts) for parts in zip(*bank.batches(), strict=True))
-    kept = [i for i in range(11) if i != 4]
-    assert bank.images.ids == images.ids and len(bank) == 10 and indices.tolist() == kept
-    assert labels.tolist() == [images.labels[i] for i in kept] and bank.readable.tolist() == [i != 4 for i in range(11)]
-    whole = StreamedBank(images, module, n_views=count_views(SAMPLER), num_workers=0, accelerator="cpu").tensors()[0]
-    torch.testing.assert_close(views, whole[kept], atol=1e-3, rtol=0)
-    with pytest.raises(ImageError, match="streaming=false"):
-        bank.images.open(0)
+
+def banks_of(images, encoder, cache, unreadable):
+    """A bank of each kind of the same images."""
+    whole = replace(images, open=lambda i: _unreadable() if i in unreadable else images.open(i))
+    knobs = {"seed": 0, "cache": cache, "progress": False}
+    return {
+        DiskBank: feature_bank(whole, SAMPLER, encoder, storage="disk", **knobs),
+        OnTheFlyBank: feature_bank(whole, SAMPLER, encoder, storage="off", **knobs),
+        OnePassBank: feature_bank(streamed(images, unreadable), SAMPLER, encoder, storage="off", **knobs),
+    }
+
+
+def test_the_three_banks_give_the_same_features(encoder, tmp_path):
+    images = pictures(11)
+    banks, readable = banks_of(images, encoder, tmp_path, unreadable=(4,)), [i for i in range(11) if i != 4]
+    expected = fill(images, encoder, tmp_path / "all").tensors()[0][readable]
+    for kind, bank in banks.items():
+        views, labels, indices = (torch.cat(parts) for parts in zip(*bank.batches(batch_size=3), strict=True))
+        torch.testing.assert_close(views, expected, atol=1e-3, rtol=0)
+        assert type(bank) is kind and (bank.reorderable, bank.can_reopen) == ((False, False) if kind is OnePassBank else (True, True))
+        assert indices.tolist() == readable and labels.tolist() == [images.labels[i] for i in readable]
+        assert bank.images.ids == images.ids and len(bank) == 10 and bank.readable.tolist() == [i != 4 for i in range(11)]
+        assert bank.labels == [images.labels[i] for i in bank.positions] and bank.n_views == 4 and not bank.reused
+        assert bank.cost.seconds > 0 and bank.cost.crops_per_second > 0
+    assert banks[DiskBank].positions == banks[OnePassBank].positions == readable
+    for kind in (DiskBank, OnTheFlyBank):
+        assert torch.equal(banks[kind].tensors()[1], labels)
+        order = [7, 2, 5]
+        views, _, indices = (torch.cat(parts) for parts in zip(*banks[kind].batches(order, batch_size=3), strict=True))
+        assert indices.tolist() == [banks[kind].positions[row] for row in order]
+        torch.testing.assert_close(views, torch.stack([banks[kind][row][0] for row in order]), atol=1e-3, rtol=0)
+
+
+def test_a_bank_on_disk_gives_batches_of_the_size_asked_for(encoder, tmp_path):
+    bank = fill(pictures(7), encoder, tmp_path)
+    assert [len(labels) for _, labels, _ in bank.batches(batch_size=3)] == [3, 3, 1]
+
+
+def test_images_that_an_earlier_process_could_not_read_are_marked(encoder, tmp_path):
+    banks = banks_of(pictures(5), encoder, tmp_path, unreadable=())
+    banks[OnTheFlyBank].mark_unreadable([3])
+    assert banks[OnTheFlyBank].readable.tolist() == [True, True, True, False, True] and len(banks[OnTheFlyBank]) == 4
+    assert banks[OnTheFlyBank].positions == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="streaming=false"):
+        banks[OnePassBank].mark_unreadable([3])
+
+
+def test_a_stream_is_read_once_in_its_own_order(encoder, tmp_path):
+    bank = feature_bank(streamed(pictures(3)), SAMPLER, encoder, storage="off", seed=0, cache=tmp_path)
+    with pytest.raises(ValueError, match="order of 2 images"):
+        bank.batches([1, 0], batch_size=1)
+    views, labels = bank.tensors()
+    assert views.shape[:2] == (3, 4) and labels.tolist() == pictures(3).labels
+    with pytest.raises(ValueError, match="has been read"):
+        list(bank.batches(batch_size=1))
+    for refused in (lambda: bank.images.open(0), lambda: bank[0], lambda: bank.boxes(0)):
+        with pytest.raises(ImageError, match="streaming=false"):
+            refused()
     with pytest.raises(ValueError, match="bank=off"):
-        session_of().bank(StreamedImages("s", ["a"], source, "f"))
+        session_of().bank(streamed(pictures(3)))
+    with pytest.raises(ValueError, match="bank=off"):
+        feature_bank(streamed(pictures(3)), SAMPLER, encoder, storage="disk", seed=0, cache=tmp_path)
+
+
+def test_a_bank_that_encodes_while_it_is_read_can_cut_on_the_device(encoder, tmp_path):
+    for images in (pictures(5), streamed(pictures(5))):
+        where = {"storage": "off", "seed": 0, "cache": tmp_path}
+        by_worker, by_device = (feature_bank(images, SAMPLER, encoder, cut=cut, **where).tensors()[0] for cut in ("worker", "device"))
+        assert not torch.equal(by_worker, by_device) and (by_worker * by_device).sum(-1).min() > 0.999
+
+
+@pytest.mark.parametrize("knobs", [{"storage": "memory"}, {"cut": "anywhere"}])
+def test_an_unknown_way_to_store_or_cut_is_refused(knobs, encoder, tmp_path):
+    with pytest.raises(ValueError, match=next(iter(knobs.values()))):
+        feature_bank(pictures(2), SAMPLER, encoder, **({"storage": "off", "seed": 0, "cache": tmp_path} | knobs))
 
 
 def _unreadable():

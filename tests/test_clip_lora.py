@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from multicrop.adapters import training
 from multicrop.adapters.clip_lora import ClipLora, Held, Iterations, LabelTexts, random_view
 from multicrop.aggregators.score import Scorer, with_text
-from multicrop.features import StreamedBank
+from multicrop.features import OnTheFlyBank
 from multicrop.runs.few_shot import TunedTask, build
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.text import TextBank
@@ -181,7 +181,7 @@ def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tm
     torch.testing.assert_close(results["final"], task.tuned_scorer(seen[3:6]))
     assert (seen - views).abs().max() > 1e-3 and (results["final"] - results["aggregated"]).abs().max() > 1e-2
     assert task.adapter.selection["fit_seconds"] > 0 and not list(tmp_path.rglob("*.ckpt"))
-    assert task.tuned_bank.manifest["recipe"]["model"] != bank.manifest["recipe"]["model"]
+    assert task.tuned_bank.manifest["identity"]["model"] != bank.manifest["identity"]["model"]
 
 
 def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path):
@@ -193,7 +193,7 @@ def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path):
     tasks = [build(session, shots=1, few_shot_file=None) for session in hosts]
     fits = [task.adapter for task in tasks]
     assert fits[0] is fits[1] and len({id(fit) for fit in fits}) == 3
-    assert len({task.tuned_bank.manifest["recipe"]["model"] for task in tasks}) == 3
+    assert len({task.tuned_bank.manifest["identity"]["model"] for task in tasks}) == 3
     assert tasks[0].tuned_bank.tensors()[0].shape[1] == 5 and tasks[1].tuned_bank.tensors()[0].shape[1] == 1
 
 
@@ -210,7 +210,7 @@ def test_every_aggregator_scores_what_the_tuned_encoder_sees(aggregator, generat
     torch.testing.assert_close(results["final"], with_text(scorer, tuned_text)(seen[2:5]))
 
 
-class Seen(StreamedBank):
+class Seen(OnTheFlyBank):
     """A bank of the views that an encoder saw."""
 
     positions = range(6)

@@ -11,8 +11,10 @@ from hydra.utils import instantiate
 from multicrop.adapters.base import EncoderAdapter, Examples
 from multicrop.aggregators.score import Scorer
 from multicrop.crops import at_image, boxes_of
+from multicrop.crops.views import image_views
+from multicrop.data.images import shared_pixels
 from multicrop.encoder import sighted
-from multicrop.model import MultiCropCLIP, image_views
+from multicrop.model import MultiCropCLIP
 from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
@@ -56,7 +58,7 @@ class TestCrops:
 
     def test_pixels_have_the_models_side_and_every_box_gets_a_feature(self, option, encoder):
         sampler = sighted(instantiate(composed(f"crop={option}").crop), encoder)
-        pixels, boxes = image_views(pictures(1).open(0), "a", sampler, encoder.spec, 0)
+        pixels, boxes = image_views(shared_pixels(pictures(1).open(0)), "a", sampler, encoder.spec, 0)
         assert pixels.shape[1:] == (3, encoder.spec.side, encoder.spec.side)
         with torch.inference_mode():
             features = MultiCropCLIP(encoder, sampler).features(pixels, boxes[None])

@@ -18,8 +18,8 @@ from torchvision.transforms.v2 import functional as F
 
 from multicrop import crops
 from multicrop.crops.pixels import unmirrored, view_pixels
-from multicrop.data.images import to_tensor
-from multicrop.model import image_views
+from multicrop.crops.views import image_views
+from multicrop.data.images import shared_pixels, to_tensor
 from multicrop.show import pictures as report
 
 SIDES = {"n_crops": 1, "min_side": 0.4, "max_side": 0.9}
@@ -208,7 +208,7 @@ class TestMirroredCrops:
     def test_pixels_are_pils_mirror(self, encoder):
         """Exactly the mirror of the view that is not flipped; PIL from end to end, as for any crop, within 1 of 255."""
         image, size = pictures(3).open(2), (encoder.spec.side, encoder.spec.side)
-        pixels, boxes = image_views(image, "a", self.SAMPLER, encoder.spec, 0)
+        pixels, boxes = image_views(shared_pixels(image), "a", self.SAMPLER, encoder.spec, 0)
         plain = view_pixels(to_tensor(image), unmirrored(boxes), encoder.spec)
         flipped = boxes[:, 0] > boxes[:, 2]
         assert 0 < flipped.sum() < 12

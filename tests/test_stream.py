@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from multicrop.aggregators.score import Scorer
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
-from multicrop.features import ImageBank
+from multicrop.features import DiskBank
 from multicrop.record import ROWS, STREAM
 from multicrop.runs.experiment import run, saves_of, stream
 from multicrop.runs.session import inject
@@ -43,7 +43,7 @@ def bank_of(images=IMAGES, classes=4, domains=None):
     readable = torch.arange(images) != 3
     data = LabelledImages("made-up", [f"image-{i}" for i in range(images)], labels, gone, "print", domains)
     shards = [{"views": views[a : a + 16], "readable": readable[a : a + 16]} for a in range(0, images, 16)]
-    return ImageBank(data, shards, {}, 5, reused=True)
+    return DiskBank(data, shards, {}, n_views=5, reused=True)
 
 
 def settings(option, *more):

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from multicrop import transport
 from multicrop.aggregators import fuse, global_view, marginals, optimal_transport
 from multicrop.config import without
-from multicrop.features import image_bank
+from multicrop.features import feature_bank
 from multicrop.text import TextBank
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.pruning import SLACK, TOP, Problems, certified_scores
@@ -130,7 +130,7 @@ def test_on_the_embedded_bank(encoder, tmp_path):
     cfg = composed("dataset=emoji", "crop=random_k8")
     dataset = instantiate(without(cfg.dataset, "crop_side", "description_prompt"))
     images = dataset.test.subset(range(0, len(dataset.test), len(dataset.test) // 24))
-    bank = image_bank(images, instantiate(cfg.crop), encoder, seed=0, cache=tmp_path, progress=False)
+    bank = feature_bank(images, instantiate(cfg.crop), encoder, seed=0, cache=tmp_path, progress=False)
     text = encoder.encode_prompts(instantiate(cfg.prompt)(dataset.class_names, dataset.descriptions))
     views, scale = bank.tensors()[0], encoder.logit_scale
     pruned, exact = (

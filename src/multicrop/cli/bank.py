@@ -1,4 +1,4 @@
-"""`multicrop bank list|verify|prune`: what is in the cache of view features, whether it is intact, and how to shrink it."""
+"""`multicrop bank list|verify|prune`: list the banks of view features in a cache, verify their checksums, delete unused ones."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Entry:
-    """One bank in the cache, whole or not; `manifest` is empty where it is not."""
+    """One bank in the cache; `manifest` is empty while it is unfinished."""
 
     path: Path
     manifest: dict
@@ -28,16 +28,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
     parser.add_argument("--cache", type=Path, default=Path(default), help=f"the folder of the banks, as paths.cache (here: {default})")
     parser.add_argument("--json", action="store_true", help="list: print JSON instead of a table")
-    parser.add_argument("--unused-days", type=float, help="prune: banks that nobody has used for so many days")
-    parser.add_argument("--unfinished", action="store_true", help="prune: banks that a killed run left half done")
-    parser.add_argument("--yes", action="store_true", help="prune: really delete; without it, only say what would be deleted")
+    parser.add_argument("--unused-days", type=float, help="prune: banks unused for so many days")
+    parser.add_argument("--unfinished", action="store_true", help="prune: banks that a killed run left unfinished")
+    parser.add_argument("--yes", action="store_true", help="prune: delete; without it, list what would be deleted")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do one action; returns the exit status: 1 where `verify` found damage."""
+    """Do one action; returns the exit status, 1 where `verify` found damage."""
     if not options.cache.is_dir():
-        raise ValueError(f"{options.cache} is no folder; name the banks' folder with --cache (it is paths.cache of your runs)")
+        raise ValueError(f"{options.cache} is not a folder; name the folder of the banks with --cache (paths.cache of your runs)")
     entries = find(options.cache)
     if options.action == "verify":
         return verify(entries)
@@ -66,7 +66,7 @@ def find(cache: Path) -> list[Entry]:
 
 
 def show(entries: list[Entry], cache: Path) -> None:
-    """A table: size, last use, recipe."""
+    """Print a table of sizes, last uses and crop policies."""
     from rich.console import Console
     from rich.table import Table
 
@@ -75,10 +75,10 @@ def show(entries: list[Entry], cache: Path) -> None:
         justify = "right" if column in ("images", "views", "size") else "left"
         table.add_column(column, justify=justify, overflow="fold")
     for entry in entries:
-        facts, recipe = entry.manifest, entry.manifest.get("recipe", {})
-        policy = recipe.get("policy", "").removeprefix("multicrop.crops.").removeprefix("drawn.").removeprefix("fixed.")
+        facts, identity = entry.manifest, entry.manifest.get("identity", {})
+        policy = identity.get("policy", "").removeprefix("multicrop.crops.").removeprefix("drawn.").removeprefix("fixed.")
         cells = [facts.get("dataset", entry.path.parts[-3]), f"{facts.get('images', '')}", f"{facts.get('views', '')}"]
-        cells += [facts.get("model", "unfinished"), f"{policy}, seed {recipe['seed']}" if recipe else "", _megabytes(entry.size)]
+        cells += [facts.get("model", "unfinished"), f"{policy}, seed {identity['seed']}" if identity else "", _megabytes(entry.size)]
         table.add_row(*cells, f"{(time.time() - entry.used) / DAY:.1f} days ago", "/".join(entry.path.parts[-2:]))
     Console().print(table)
 
@@ -95,20 +95,20 @@ def verify(entries: list[Entry]) -> int:
         folder = ShardFolder(entry.path, entry.path.parts[-2], facts["images"], facts["shard_images"])
         damaged += [folder.shard(index) for index in range(folder.count) if folder.read(index) is None]
     for path in damaged:
-        print(f"damaged: {path} (the next run that reads this bank encodes this shard again)")
+        print(f"damaged: {path} (the next run that reads its bank encodes it again)")
     print(f"{len(whole)} banks verified, {len(damaged)} damaged shards, {len(entries) - len(whole)} unfinished banks")
     return 1 if damaged else 0
 
 
 def prune(entries: list[Entry], options: argparse.Namespace) -> int:
-    """Delete what the options name; raises ValueError when they name nothing."""
+    """Delete the banks that the options select; raises ValueError for no option."""
     if options.unused_days is None and not options.unfinished:
         raise ValueError("say what to prune: --unused-days N, --unfinished, or both")
     limit = None if options.unused_days is None else time.time() - options.unused_days * DAY
     chosen = [e for e in entries if (limit is not None and e.used < limit) or (options.unfinished and not e.manifest)]
     busy = [entry for entry in chosen if in_use(entry.path)]
     for entry in busy:
-        print(f"kept, a process is filling it: {entry.path}")
+        print(f"skipped, a process is filling it: {entry.path}")
     chosen = [entry for entry in chosen if entry not in busy]
     for entry in chosen:
         print(f"{'deleted' if options.yes else 'would delete'}: {entry.path} ({_megabytes(entry.size)})")
@@ -121,7 +121,7 @@ def prune(entries: list[Entry], options: argparse.Namespace) -> int:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process holds a claim on a shard of this bank right now."""
+    """Whether a process holds a claim on a shard of this bank."""
     from filelock import FileLock, Timeout
 
     for file in path.glob("*.lock"):

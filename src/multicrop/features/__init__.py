@@ -1,29 +1,27 @@
-"""The bank of view features: encoded once, keyed by content, written in checked shards, read by every experiment."""
+"""Banks of view features: keyed by content, stored in checked shards or encoded while they are read, one protocol for experiments."""
 
-from multicrop.features.fill import BankProgress, encoding_trainer, fill, local_rank
-from multicrop.features.identity import Recipe, count_views, recipe_of
-from multicrop.features.on_disk import ImageBank, SubsetBank, image_bank
-from multicrop.features.on_the_fly import StreamedBank, StreamedBatches
-from multicrop.features.one_pass import PassingBank, PassingBatches
+from multicrop.features.base import Batch, EncodeCost, FeatureBank
+from multicrop.features.disk import DiskBank
+from multicrop.features.factory import check_storage, feature_bank
+from multicrop.features.fill import BankProgress, local_rank
+from multicrop.features.identity import BankIdentity, bank_identity, count_views
+from multicrop.features.on_the_fly import OnTheFlyBank
+from multicrop.features.one_pass import OnePassBank
 from multicrop.features.shards import ShardFolder
 
-Bank = ImageBank | StreamedBank | PassingBank  # what experiments read
-
 __all__ = [
-    "Bank",
+    "BankIdentity",
     "BankProgress",
-    "ImageBank",
-    "PassingBank",
-    "PassingBatches",
-    "Recipe",
+    "Batch",
+    "DiskBank",
+    "EncodeCost",
+    "FeatureBank",
+    "OnTheFlyBank",
+    "OnePassBank",
     "ShardFolder",
-    "StreamedBank",
-    "StreamedBatches",
-    "SubsetBank",
+    "bank_identity",
+    "check_storage",
     "count_views",
-    "encoding_trainer",
-    "fill",
-    "image_bank",
+    "feature_bank",
     "local_rank",
-    "recipe_of",
 ]

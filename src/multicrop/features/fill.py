@@ -1,22 +1,33 @@
-"""Filling a bank: claim a shard, encode its images group by group, write it; the manifest comes last."""
+"""Filling a bank on disk: claim a shard, encode its images group by group, write it; the manifest comes last."""
 
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from multicrop.data.base import LabelledImages
-from multicrop.features.identity import Recipe, count_views
+from multicrop.features.identity import BankIdentity, count_views
 from multicrop.features.shards import Claims, ShardFolder
-from multicrop.model import MultiCropCLIP, ViewDataset
+from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
+from multicrop.model import MultiCropCLIP
 
-VIEWS_AT_ONCE = {"cpu": 68, "cuda": 1024}  # views of a group: on a CPU four images of 17, read side by side
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Where and how views are encoded; none of it changes a feature but `cut`, where crops are resampled ("worker" or "device")."""
+
+    num_workers: int = 0
+    accelerator: str = "cpu"
+    devices: int = 1
+    cut: str = "worker"
+    progress: bool = True
 
 
 class BankProgress(RichProgressBar):
@@ -50,17 +61,8 @@ def encoding_trainer(
     )
 
 
-def group_size(n_views: int, shard_size: int, accelerator: str) -> int:
-    """Images a forward: a power of two that divides a shard, so that a feature does not depend on who encodes it, or after which kill."""
-    wanted = VIEWS_AT_ONCE["cpu" if accelerator == "cpu" else "cuda"] // n_views
-    size = 1
-    while size * 2 <= wanted and shard_size % (size * 2) == 0:
-        size *= 2
-    return size
-
-
 class ShardSampler(Sampler[int]):
-    """The groups of the shards that this process can claim, shard after shard; each process starts elsewhere."""
+    """The groups of the shards that this process can claim, shard after shard; each process starts at another shard."""
 
     def __init__(self, folder: ShardFolder, claims: Claims, groups_per_shard: int, start: int) -> None:
         missing = folder.missing()
@@ -78,15 +80,24 @@ class ShardSampler(Sampler[int]):
 
 
 class ShardWriter(BasePredictionWriter):
-    """Collects the groups of one shard and writes it once it is whole; one shard is all that it holds."""
+    """Collects the groups of one shard and writes it when it is whole; it holds one shard at most."""
 
     def __init__(self, folder: ShardFolder, claims: Claims) -> None:
         super().__init__("batch")
         self.folder, self.claims, self.written = folder, claims, 0
         self.groups: list[dict[str, Tensor]] = []
 
-    def write_on_batch_end(self, trainer, module, prediction, batch_indices, batch, batch_idx, dataloader_idx) -> None:  # noqa: ANN001
-        """Keep one group's features; a whole shard goes to disk."""
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Hold one group's features; write the shard when it is whole."""
         self.groups.append(
             {
                 "views": prediction["views"].half(),
@@ -104,58 +115,41 @@ class ShardWriter(BasePredictionWriter):
             self.written += len(whole["readable"])
 
 
-def fill(
-    images: LabelledImages,
-    module: MultiCropCLIP,
-    recipe: Recipe,
-    folder: ShardFolder,
-    *,
-    num_workers: int = 0,
-    accelerator: str = "cpu",
-    devices: int = 1,
-    cut: str = "worker",
-    progress: bool = True,
-) -> None:
-    """Encode what is missing of a bank, together with whatever other processes work on it, and write the manifest.
+def fill(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
+    """Encode the missing shards of a bank, together with the other processes that work on it, and write the manifest.
 
-    A process that finds all missing shards claimed waits for them, and takes over those of one that died.
+    A process that finds every missing shard claimed waits for them, and encodes those of a process that died.
     """
     n_views, started, encoded = count_views(module.sampler), time.perf_counter(), 0
-    size = group_size(n_views, folder.size, accelerator)
-    dataset = ViewDataset(images, module.sampler, module.encoder.spec, recipe.seed, size, cut=cut == "worker")
-    while missing := folder.missing():
-        claims = Claims(folder)
-        writer = ShardWriter(folder, claims)
-        sampler = ShardSampler(folder, claims, folder.size // size, start=len(missing) * local_rank() // max(devices, 1))
-        loader = view_loader(dataset, sampler, num_workers, accelerator)
-        trainer = encoding_trainer(accelerator=accelerator, devices=devices, progress=progress, callbacks=[writer])
-        try:
-            trainer.predict(module, loader, return_predictions=False)
-        finally:
-            claims.release()
-        encoded += writer.written
-        for shard in folder.missing():
-            claims.wait(shard)
+    while folder.missing():
+        encoded += _encode_missing(images, module, folder, settings)
     seconds = time.perf_counter() - started
     if folder.manifest() is None:
         facts = {"dataset": images.name, "model": module.encoder.name, "images": len(images), "views": n_views, "shard_images": folder.size}
         rate = encoded * n_views / seconds
-        folder.finish({"recipe": asdict(recipe), **facts, "seconds": seconds, "crops_per_second": rate, "precision_on_disk": "fp16"})
+        folder.finish({"identity": asdict(identity), **facts, "seconds": seconds, "crops_per_second": rate, "precision_on_disk": "fp16"})
     folder.tidy()
 
 
-def view_loader(dataset: ViewDataset, sampler: Sampler[int] | None, num_workers: int, accelerator: str) -> DataLoader:
-    """One group an item; workers are spawned, because a fork after torch operations hangs."""
-    return DataLoader(
-        dataset,
-        sampler=sampler,
-        batch_size=None,
-        num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers else None,
-        pin_memory=accelerator != "cpu",
-    )
+def _encode_missing(images: LabelledImages, module: MultiCropCLIP, folder: ShardFolder, settings: EncodeSettings) -> int:
+    """Encode the shards that this process can claim and wait for the others; returns the images encoded here."""
+    claims, accelerator = Claims(folder), settings.accelerator
+    writer = ShardWriter(folder, claims)
+    size = group_size(count_views(module.sampler), accelerator, shard_size=folder.size)
+    dataset = ViewDataset(images, ViewCutter.of(module, settings.cut), size)
+    start = len(folder.missing()) * local_rank() // max(settings.devices, 1)
+    sampler = ShardSampler(folder, claims, folder.size // size, start=start)
+    loader = view_loader(dataset, num_workers=settings.num_workers, accelerator=accelerator, sampler=sampler)
+    trainer = encoding_trainer(accelerator=accelerator, devices=settings.devices, progress=settings.progress, callbacks=[writer])
+    try:
+        trainer.predict(module, loader, return_predictions=False)
+    finally:
+        claims.release()
+    for shard in folder.missing():
+        claims.wait(shard)
+    return writer.written
 
 
 def local_rank() -> int:
-    """The number of this process among those that one trainer started on this machine; 0 where it started none."""
+    """The number of this process among those that one trainer started on this machine; 0 for a single process."""
     return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,4 +1,4 @@
-"""A bank's key: a hash of everything that can change its bytes, and of nothing else."""
+"""The identity of a bank: a hash of everything that can change its bytes, and of nothing else."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,12 +8,15 @@ from multicrop.data.base import LabelledImages
 from multicrop.encoder import Encoder
 from multicrop.files import content_hash
 
-CODE_FILES = ("crops/*.py", "views.py", "resampling.py", "images.py", "encoder/*.py", "model.py")
+CODE_FILES = (
+    *("crops/*.py", "data/images.py", "data/corruptions.py", "encoder/*.py", "model.py"),
+    *("features/view_dataset.py", "features/fill.py"),
+)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that can change the bytes of a bank, but for the number of nested crops."""
+class BankIdentity:
+    """Everything that can change the bytes of a bank, except the number of nested crops."""
 
     model: str
     pixels: str
@@ -25,21 +28,38 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """The bank's name: a hash of the recipe."""
+        """The bank's folder: a hash of the parts."""
         return content_hash(*asdict(self).values())
 
 
-def recipe_of(images: LabelledImages, sampler: CropSampler, encoder: Encoder, seed: int, cut: str = "worker") -> Recipe:
-    """The recipe of these images cut by this sampler (in a worker or on the device) and seen by this encoder."""
+def bank_identity(images: LabelledImages, sampler: CropSampler, encoder: Encoder, seed: int, cut: str = "worker") -> BankIdentity:
+    """Name what decides the bytes of a bank.
+
+    Args:
+        images: The images; their fingerprint and ids count.
+        sampler: The crop policy with its knobs.
+        encoder: The encoder; its weights, pixels and precision count.
+        seed: Seed of the crops.
+        cut: ``"worker"`` or ``"device"``: where crops are resampled.
+
+    Returns:
+        The parts, which also hold a hash of the code that makes views and features.
+
+    """
     function = getattr(sampler, "func", sampler)
     knobs = {k: v for k, v in sorted(getattr(sampler, "keywords", {}).items()) if k != "n_crops"}
     files = sorted(path for pattern in CODE_FILES for path in PACKAGE.glob(pattern))
     code = content_hash(*(path.read_text(encoding="utf-8") for path in files))
     policy = f"{function.__module__}.{function.__qualname__} {knobs}"
     data = content_hash(images.fingerprint, *images.ids)
-    return Recipe(encoder.fingerprint(), f"{encoder.spec} cut={cut}", encoder.precision, data, policy, seed, code)
+    return BankIdentity(encoder.fingerprint(), f"{encoder.spec} cut={cut}", encoder.precision, data, policy, seed, code)
 
 
 def count_views(sampler: CropSampler) -> int:
-    """The views of an image under this policy; their number does not depend on the image."""
+    """Views per image under a crop policy; the number does not depend on the image."""
     return len(boxes_of(sampler, 8, 8, "", 0))
+
+
+def is_nested(sampler: CropSampler) -> bool:
+    """Whether the policy's first crops are the same however many it draws, so that a bank of more crops answers for fewer."""
+    return "n_crops" in getattr(sampler, "keywords", {})

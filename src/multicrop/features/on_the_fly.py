@@ -1,103 +1,128 @@
-"""`bank=off`: the rows of a bank, encoded while they are read and kept nowhere, for data that no disk would hold."""
+"""OnTheFlyBank (`bank=off`): features that are encoded while they are read and not stored, for data that no disk would hold."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
+from multicrop.crops.views import image_views
 from multicrop.data.base import LabelledImages
-from multicrop.data.images import to_rgb
-from multicrop.features.fill import group_size, view_loader
-from multicrop.model import MultiCropCLIP, ViewDataset, image_views
+from multicrop.data.images import shared_pixels, to_rgb
+from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
+from multicrop.features.identity import count_views
+from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
+from multicrop.model import MultiCropCLIP, ViewGroup
 
-GROUPS_PER_SHARD = 1 << 20  # any power of two: there are no shards to divide
 
+class OnTheFlyBank(FeatureBank):
+    """A bank without files: `batches` encodes on the way, `bank[row]` and `boxes(index)` open that image again.
 
-class StreamedBank:
-    """What an ImageBank answers, without one: `batches` encodes as it goes, `bank[i]` and `boxes(i)` open image i again."""
+    Every image has a row, readable or not: ``bank[row]`` and ``boxes`` raise ImageError for one that cannot be read, and ``batches``
+    skips it.
+
+    Args:
+        images: The images.
+        module: Encodes their views.
+        num_workers: Processes that decode and cut; 0 for threads of this process.
+        accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
+        cut: ``"worker"`` or ``"device"``: where crops are resampled.
+
+    """
 
     reused = False
-    openable = True
+    can_reopen = True
+    reorderable = True
 
     def __init__(
-        self, images: LabelledImages, module: MultiCropCLIP, *, n_views: int, num_workers: int, accelerator: str, cut: str = "worker"
+        self, images: LabelledImages, module: MultiCropCLIP, *, num_workers: int = 0, accelerator: str = "cpu", cut: str = "worker"
     ) -> None:
-        self.images, self.module, self.n_views = images, module, n_views
-        self.num_workers, self.accelerator, self.cut = num_workers, accelerator, cut
-        self.readable = torch.ones(len(images), dtype=torch.bool)
-        self.positions = list(range(len(images)))
-        self.seconds, self.encoded = 0.0, 0
-
-    def __len__(self) -> int:
-        return int(self.readable.sum())
+        self.images, self.module, self.n_views = images, module, count_views(module.sampler)
+        self.num_workers, self.accelerator, self.cutter = num_workers, accelerator, ViewCutter.of(module, cut)
+        self.group_size = group_size(self.n_views, accelerator)
+        self._readable = torch.ones(len(images), dtype=torch.bool)
+        self._seconds, self._encoded = 0.0, 0
 
     @property
-    def manifest(self) -> dict[str, float]:
-        """The rate of what was encoded so far."""
-        return rate(self.encoded * self.n_views, self.seconds)
+    def readable(self) -> Tensor:
+        """Which images could be read; true of those that have not been tried."""
+        return self._readable
 
-    def batches(self, order: Sequence[int]) -> "StreamedBatches":
-        """(views, labels, indices) of the readable images in this order, a group of images a batch."""
-        return StreamedBatches(self, order)
+    @property
+    def positions(self) -> list[int]:
+        """The image index of each row, which is the row's own number."""
+        return list(range(len(self.images)))
 
-    @torch.inference_mode()
-    def encoded_batches(self, order: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """What `batches` goes through, once."""
-        module = placed(self.module, self.accelerator)
-        size = group_size(self.n_views, GROUPS_PER_SHARD, self.accelerator)
-        dataset = ViewDataset(self.images.subset(order), module.sampler, module.encoder.spec, module.seed, size, cut=self.cut == "worker")
-        started = time.perf_counter()
-        for batch in view_loader(dataset, None, self.num_workers, self.accelerator):
-            found = module.predict_step(move_data_to_device(batch, module.device), 0)["views"]
-            kept = batch["readable"]
-            indices = torch.tensor([order[i] for i in batch["index"].tolist()])
-            self.readable[indices[~kept]] = False
-            self.encoded += int(kept.sum())
-            self.seconds += time.perf_counter() - started
-            if kept.any():
-                yield found[kept], torch.tensor([self.images.labels[i] for i in indices[kept].tolist()]), indices[kept]
-            started = time.perf_counter()
+    @property
+    def cost(self) -> EncodeCost:
+        """What was spent on encoding so far."""
+        return EncodeCost.of(self._encoded * self.n_views, self._seconds)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, row: int) -> Row:
         with torch.inference_mode():
-            pixels, boxes = (values.to(self.module.device) for values in self._pixels(index))
-            return self.module.features(pixels, boxes[None])[0].cpu(), self.images.labels[index], index
+            pixels, boxes = (values.to(self.module.device) for values in self._image(row))
+            return self.module.features(pixels, boxes[None])[0].cpu(), self.images.labels[row], row
 
     def boxes(self, index: int) -> Tensor:
-        """The boxes of image `index` (views, 4), as an ImageBank's."""
-        return self._pixels(index)[1]
+        """The boxes of an image's views (views, 4); the image is opened for its size."""
+        return self._image(index)[1]
+
+    def batches(self, order: Sequence[int] | None = None, *, batch_size: int = 1) -> "OnTheFlyBatches":
+        """(views, labels, indices) of the readable images in this order, one group per batch whatever `batch_size`."""
+        return OnTheFlyBatches(self, self.positions if order is None else order)
+
+    def encoded(self, order: Sequence[int]) -> Iterator[Batch]:
+        """Encode the images of these rows, group by group."""
+        module = on_device(self.module, self.accelerator)
+        dataset = ViewDataset(self.images.subset(order), self.cutter, self.group_size)
+        started = time.perf_counter()
+        for batch in view_loader(dataset, num_workers=self.num_workers, accelerator=self.accelerator):
+            views, readable = predicted(module, batch), batch["readable"]
+            indices = torch.tensor([order[i] for i in batch["index"].tolist()])
+            self._readable[indices[~readable]] = False
+            self._encoded += int(readable.sum())
+            self._seconds += time.perf_counter() - started
+            if readable.any():
+                read = indices[readable]
+                yield views[readable], torch.tensor([self.images.labels[i] for i in read.tolist()]), read
+            started = time.perf_counter()
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """All views (images, views, dim) and labels (images), in memory."""
-        views, labels, _ = zip(*self.batches(range(len(self.images))), strict=True)
-        return torch.cat(views), torch.cat(labels)
+        """All views and labels, encoded into memory."""
+        return joined(self.batches())
 
-    def _pixels(self, index: int) -> tuple[Tensor, Tensor]:
-        module = self.module
-        return image_views(to_rgb(self.images.open(index)), self.images.ids[index], module.sampler, module.encoder.spec, module.seed)
+    def _image(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels, cutter = shared_pixels(to_rgb(self.images.open(index))), self.cutter
+        return image_views(pixels, self.images.ids[index], cutter.sampler, cutter.spec, cutter.seed)
 
 
-class StreamedBatches:
-    """An iterable of a StreamedBank's batches that knows its length, for Lightning's loops and progress bars."""
+class OnTheFlyBatches:
+    """The batches of an OnTheFlyBank, with a length for Lightning's loops and progress bars."""
 
-    def __init__(self, bank: StreamedBank, order: Sequence[int]) -> None:
+    def __init__(self, bank: OnTheFlyBank, order: Sequence[int]) -> None:
         self.bank, self.order = bank, order
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return self.bank.encoded_batches(self.order)
+    def __iter__(self) -> Iterator[Batch]:
+        return self.bank.encoded(self.order)
 
     def __len__(self) -> int:
-        size = group_size(self.bank.n_views, GROUPS_PER_SHARD, self.bank.accelerator)
-        return -(-len(self.order) // size)
+        return -(-len(self.order) // self.bank.group_size)
 
 
-def placed(module: MultiCropCLIP, accelerator: str) -> MultiCropCLIP:
+def on_device(module: MultiCropCLIP, accelerator: str) -> MultiCropCLIP:
     """The module on the device that the trainer's accelerator names."""
     return module.to("cpu" if accelerator == "cpu" else "cuda")
 
 
-def rate(views: int, seconds: float) -> dict[str, float]:
-    """What stands for a manifest where features are not kept: the time spent so far, and the rate."""
-    return {"seconds": seconds, "crops_per_second": views / seconds if seconds else 0.0}
+@torch.inference_mode()
+def predicted(module: MultiCropCLIP, group: ViewGroup) -> Tensor:
+    """The features of a group's views (images, views, dim), on the CPU."""
+    return cast(Tensor, module.predict_step(move_data_to_device(group, module.device), 0).get("views"))
+
+
+def joined(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """The views and labels of all batches."""
+    views, labels, _ = zip(*batches, strict=True)
+    return torch.cat(views), torch.cat(labels)

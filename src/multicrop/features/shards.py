@@ -1,4 +1,4 @@
-"""The files of a bank: shards that carry their checksum, claims so that each is encoded once, and the manifest, written last."""
+"""The files of a bank: shards with a checksum, claims so that each shard is encoded once, and the manifest, written last."""
 
 import json
 import os
@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from multicrop.files import atomic, write_text
+
 SHARD_IMAGES = 256
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """The folder of one bank: `count` shards of `size` images each, the last one shorter, of the recipe `key`."""
+    """The folder of one bank: `count` shards of `size` images each, the last one shorter; `key` is the bank's identity."""
 
     path: Path
     key: str
@@ -29,7 +31,7 @@ class ShardFolder:
 
     @property
     def count(self) -> int:
-        """How many shards a whole bank has."""
+        """Shards of a whole bank."""
         return -(-self.images // self.size)
 
     def shard(self, index: int) -> Path:
@@ -54,21 +56,18 @@ class ShardFolder:
         return read_manifest(self.manifest_path)
 
     def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write one shard under a temporary name, flush, rename; raises OSError with advice and leaves no half file."""
+        """Write one shard, flushed to the disk before it gets its name; raises OSError when it cannot be written."""
         path = self.shard(index)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
         try:
-            save_file(dict(tensors), partial, metadata={"shard": self.seal(index, tensors)})
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(path)
+            with atomic(path) as partial:
+                save_file(dict(tensors), partial, metadata={"shard": self.seal(index, tensors)})
+                with partial.open("rb") as stream:
+                    os.fsync(stream.fileno())
         except (OSError, SafetensorError) as error:
             raise OSError(f"cannot write {path} ({error}); free some disk space or choose another place with paths.cache") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     def read(self, index: int) -> dict[str, Tensor] | None:
-        """One shard, memory-mapped, or None when it is missing, torn, of another recipe or fails its checksum."""
+        """One shard, memory-mapped, or None when it is missing, truncated, of another identity or fails its checksum."""
         path = self.shard(index)
         try:
             with safe_open(path, "pt") as stream:
@@ -79,11 +78,11 @@ class ShardFolder:
         return tensors if sealed == self.seal(index, tensors) and len(tensors["readable"]) == len(self.rows(index)) else None
 
     def seal(self, index: int, tensors: Mapping[str, Tensor]) -> str:
-        """What a shard says of itself: recipe, place and checksum, in one entry, because safetensors orders entries at random."""
+        """The metadata of a shard: identity, number and checksum, in one entry because safetensors orders entries at random."""
         return f"{self.key} {index} {checksum(tensors)}"
 
     def check(self) -> list[dict[str, Tensor]] | None:
-        """All shards, or None after the bad ones were removed, with a warning, so that they are encoded again."""
+        """All shards; None after the damaged ones were removed, with a warning, so that they are encoded again."""
         shards = [self.read(index) for index in range(self.count)]
         bad = [index for index, shard in enumerate(shards) if shard is None and self.shard(index).is_file()]
         for index in bad:
@@ -94,28 +93,23 @@ class ShardFolder:
         return whole if len(whole) == self.count else None
 
     def finish(self, facts: Mapping[str, object]) -> None:
-        """Write the manifest, last of all."""
-        partial = self.path / f"manifest.partial-{os.getpid()}"
-        try:
-            partial.write_text(json.dumps(dict(facts), indent=1), encoding="utf-8")
-            partial.replace(self.manifest_path)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Write the manifest, after all shards."""
+        write_text(self.manifest_path, json.dumps(dict(facts), indent=1))
 
     def tidy(self) -> None:
-        """Remove what claims left behind; every process does it when nothing is missing any more."""
+        """Remove the lock files of claims; every process does so when no shard is missing."""
         for lock in self.path.glob("*.lock"):
             lock.unlink(missing_ok=True)
 
 
 class Claims:
-    """Locks on shards, so that of several processes each encodes other shards; a killed process's claims are free at once."""
+    """Locks on shards, so that several processes encode different shards; a process that dies releases its locks."""
 
     def __init__(self, folder: ShardFolder) -> None:
         self.folder, self.held = folder, dict[int, FileLock]()
 
     def take(self, index: int) -> bool:
-        """Claim a shard that is still missing; False where another process has it or has written it."""
+        """Claim a missing shard; False where another process has claimed or written it."""
         lock = FileLock(self.folder.shard(index).with_suffix(".lock"))
         try:
             lock.acquire(timeout=0)
@@ -125,7 +119,7 @@ class Claims:
             lock.release()
             return False
         self.held[index] = lock
-        for leftover in self.folder.path.glob(f"{self.folder.shard(index).stem}.partial-*"):  # of a process that was killed in writing it
+        for leftover in self.folder.path.glob(f"{self.folder.shard(index).name}.partial-*"):  # of a killed process
             leftover.unlink()
         return True
 
@@ -141,7 +135,7 @@ class Claims:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and bytes (xxh3: as fast as memory; it guards against accidents, not attackers)."""
+    """A hash of names, types, shapes and bytes (xxh3 is as fast as memory; it detects accidents, not attacks)."""
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
         value = tensors[name].contiguous()
@@ -151,7 +145,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_manifest(path: Path) -> dict | None:
-    """A manifest, or None where there is none or it is torn."""
+    """A manifest; None where it is missing or cannot be parsed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

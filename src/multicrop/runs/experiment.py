@@ -12,12 +12,10 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
 from multicrop.compare.details import class_table
 from multicrop.config import threads_of_job
-from multicrop.features import Bank, BankProgress, PassingBank, StreamedBank, local_rank
+from multicrop.features import BankProgress, Batch, FeatureBank, local_rank
 from multicrop.files import content_hash, make_folder
 from multicrop.record import Record, write_pointer, write_record
 from multicrop.runs import finished_runs, results
@@ -102,7 +100,7 @@ def encode(settings: Settings, cache: SweepCache | None = None) -> float:
         bank = session.bank(images)
         found += len(bank)
         if local_rank() == 0:
-            terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.manifest["crops_per_second"])
+            terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.cost.crops_per_second)
     return float(found)
 
 
@@ -114,10 +112,10 @@ def _skip(settings: Settings, record: Record) -> float:
     return record.accuracy
 
 
-def saves_of(settings: Settings, task: BankTask, bank: Bank, key: str) -> StreamSaves:
+def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) -> StreamSaves:
     """The saves of a run; another configuration, data, code, batch size or place of cutting never finds them."""
     name = content_hash(key, settings.compute.batch_size, settings.compute.cut)
-    return StreamSaves(settings.outputs / ".streams" / name, every=None if isinstance(bank, PassingBank) else task.save_every)
+    return StreamSaves(settings.outputs / ".streams" / name, every=task.save_every if bank.reorderable else None)
 
 
 @contextmanager
@@ -130,7 +128,7 @@ def _logger(settings: Settings) -> Iterator[Logger | None]:
         wandb_logger.finish(logger)
 
 
-def _score(task: BankTask, bank: Bank, settings: Settings, saves: StreamSaves, logger: Logger | None) -> float:
+def _score(task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamSaves, logger: Logger | None) -> float:
     """Test the task over the bank, after what an earlier process scored; returns the seconds that it took."""
     progress = settings.compute.progress
     trainer = L.Trainer(
@@ -146,26 +144,23 @@ def _score(task: BankTask, bank: Bank, settings: Settings, saves: StreamSaves, l
     return time.perf_counter() - started
 
 
-def stream(task: BankTask, bank: Bank, batch_size: int, done: Sequence[int] = ()) -> Iterable[Sequence[Tensor]]:
+def stream(task: BankTask, bank: FeatureBank, batch_size: int, done: Sequence[int] = ()) -> Iterable[Batch]:
     """Batches of (views, labels, image indices) in the order of the task, after the images that are ``done``, in their order."""
-    if isinstance(bank, PassingBank):
-        return bank.batches()
-    rows = task.order(bank) or list(range(len(bank)))
+    if not bank.reorderable:
+        return bank.batches(batch_size=batch_size)
+    rows = task.order(bank) or list(range(len(bank.positions)))
     if done:
         indices = [bank.positions[row] for row in rows]
         place = indices.index(done[-1]) + 1
-        if unread := sorted(set(indices[:place]) - set(done)):  # tried before the kill; a bank on disk knows by itself
-            bank.readable[unread] = False
+        bank.mark_unreadable(sorted(set(indices[:place]) - set(done)))  # tried before the kill
         rows = rows[place:]
-    if isinstance(bank, StreamedBank):
-        return bank.batches(rows)
-    return DataLoader(Subset(bank, rows), batch_size=batch_size)
+    return bank.batches(rows, batch_size=batch_size)
 
 
 def _record(
     session: Session,
     task: BankTask,
-    bank: Bank,
+    bank: FeatureBank,
     facts: dict[str, Any],
     *,
     scoring_seconds: float,

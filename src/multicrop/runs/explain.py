@@ -11,10 +11,11 @@ from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from multicrop.data.images import ImageError, open_image
+from multicrop.crops.views import image_views
+from multicrop.data.images import ImageError, open_image, shared_pixels
 from multicrop.data.sources.folder import SUFFIXES
 from multicrop.files import make_folder
-from multicrop.model import MultiCropCLIP, image_views
+from multicrop.model import MultiCropCLIP
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -79,7 +80,7 @@ def image_files(image: str | Sequence[str] | None) -> tuple[list[Path], set[Path
 def explain(session: Session, name: str, image: Image.Image) -> Evidence:
     """Encode one RGB image and say why it gets its class; its crops are keyed by the name."""
     encoder = session.encoder
-    pixels, boxes = image_views(image, name, session.sampler, encoder.spec, session.settings["crop_seed"])
+    pixels, boxes = image_views(shared_pixels(image), name, session.sampler, encoder.spec, session.settings["crop_seed"])
     views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])
     knobs = session.settings.part("aggregator").without("_target_", "_partial_").values
     return evidence(name, image, views, boxes, session.scorer, session.dataset.class_names, knobs)

@@ -16,7 +16,7 @@ from multicrop.aggregators.score import Scorer, with_text
 from multicrop.data.base import LabelledImages
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.encoder import Encoder
-from multicrop.features import Bank
+from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
 from multicrop.runs.finished_runs import run_key
 from multicrop.runs.session import Session, inject
@@ -68,7 +68,7 @@ class TunedTask(FewShotTask):
 
     """
 
-    def __init__(self, scorer: Scorer, adapter: EncoderAdapter, splits: dict[str, list[str]], text: TextBank, bank: Bank) -> None:
+    def __init__(self, scorer: Scorer, adapter: EncoderAdapter, splits: dict[str, list[str]], text: TextBank, bank: FeatureBank) -> None:
         super().__init__(scorer, adapter, splits)
         self.tuned_scorer, self.tuned_bank = with_text(scorer, text), bank
         self.row_of = {index: row for row, index in enumerate(bank.positions)}

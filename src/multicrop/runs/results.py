@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from multicrop.compare.statistics import compare
-from multicrop.features import Bank
+from multicrop.features import FeatureBank
 from multicrop.files import redacted
 from multicrop.record import PICTURE, ROWS, Predictions
 from multicrop.runs.session import Session
@@ -21,7 +21,7 @@ def row_metrics(predictions: Predictions) -> dict[str, dict[str, float]]:
     return {row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
 
 
-def metrics_of(task: BankTask, bank: Bank, predictions: Predictions, *, scoring_seconds: float, resumed: int) -> dict[str, Any]:
+def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, scoring_seconds: float, resumed: int) -> dict[str, Any]:
     """The numbers of a run, for metrics.json."""
     return {
         "rows": row_metrics(predictions),
@@ -31,8 +31,8 @@ def metrics_of(task: BankTask, bank: Bank, predictions: Predictions, *, scoring_
         "views_per_image": bank.n_views,
         "encoder_calls": len(bank) * bank.n_views,
         "bank_reused": bank.reused,
-        "crops_per_second": bank.manifest["crops_per_second"],
-        "encode_seconds": bank.manifest["seconds"],
+        "crops_per_second": bank.cost.crops_per_second,
+        "encode_seconds": bank.cost.seconds,
         "scoring_seconds": scoring_seconds,
         "row_seconds": task.seconds,
         "spared_seconds": task.scorer.spared,
@@ -40,7 +40,7 @@ def metrics_of(task: BankTask, bank: Bank, predictions: Predictions, *, scoring_
     }
 
 
-def data_of(session: Session, bank: Bank) -> dict[str, Any]:
+def data_of(session: Session, bank: FeatureBank) -> dict[str, Any]:
     """What was scored, for those who read the record without the data."""
     dataset, split = session.dataset, session.settings["split"]
     return {"dataset": dataset.name, "split": split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
@@ -52,9 +52,9 @@ def plan_knobs(session: Session) -> dict[str, Any] | None:
     return {**knobs, "logit_scale": session.scorer.logit_scale} if "solver" in knobs else None
 
 
-def draw_explanations(session: Session, bank: Bank, task: BankTask, folder: Path) -> Path | None:
+def draw_explanations(session: Session, bank: FeatureBank, task: BankTask, folder: Path) -> Path | None:
     """Draw the picture of boxes and transport plans; None where the aggregator has no plan or the images cannot be opened again."""
-    if not session.settings["pictures"] or not bank.openable or (knobs := plan_knobs(session)) is None:
+    if not session.settings["pictures"] or not bank.can_reopen or (knobs := plan_knobs(session)) is None:
         return None
     names, row_of, found = session.dataset.class_names, {index: row for row, index in enumerate(bank.positions)}, task.results()
     explanations = []
@@ -70,9 +70,9 @@ def draw_explanations(session: Session, bank: Bank, task: BankTask, folder: Path
     return folder / PICTURE
 
 
-def keep_examples(session: Session, bank: Bank, task: BankTask) -> list[dict]:
+def keep_examples(session: Session, bank: FeatureBank, task: BankTask) -> list[dict]:
     """The rescued, lost and wrong images that the record keeps (``examples`` of them)."""
-    if not bank.openable:
+    if not bank.can_reopen:
         return []
     wanted = {"count": session.settings["examples"], "plan_knobs": plan_knobs(session)}
     return examples.collect(bank, task.results(), session.scorer.text, session.dataset.class_names, **wanted)

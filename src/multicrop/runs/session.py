@@ -15,16 +15,13 @@ from multicrop.aggregators.score import Scorer
 from multicrop.crops import CropSampler, looks_at
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.encoder import Encoder, sighted
-from multicrop.features import Bank, ImageBank, PassingBank, StreamedBank, count_views, image_bank
-from multicrop.model import MultiCropCLIP
+from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.text import TextBank, prompts_of
 
 log = logging.getLogger(__name__)
 ON_UNREADABLE = ("skip", "raise")
-BANKS = ("disk", "off")
-CUTS = ("worker", "device")
 ONLY_PRUNING = ("certified_fusion_weight",)  # knobs of an aggregator that change nothing where prune=false
 Made = TypeVar("Made")
 
@@ -106,7 +103,7 @@ class Session:
         """The images that the run scores: ``split`` of the data set."""
         return split_of(self.dataset, self.settings["split"])
 
-    def bank(self, images: LabelledImages | StreamedImages) -> Bank:
+    def bank(self, images: LabelledImages | StreamedImages) -> FeatureBank:
         """The feature bank of some images; with ``bank=off`` one that encodes while it is read.
 
         Raises:
@@ -115,35 +112,30 @@ class Session:
         """
         if self.settings["on_unreadable"] not in ON_UNREADABLE:
             raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {self.settings['on_unreadable']!r}")
-        if (storage := self.settings["bank"]) not in BANKS:
-            raise ValueError(f"bank is one of {', '.join(BANKS)}, got {storage!r}")
-        compute = self.settings.compute
-        if compute.cut not in CUTS:
-            raise ValueError(f"trainer.cut is one of {', '.join(CUTS)}, got {compute.cut!r}")
-        where = {"num_workers": compute.num_workers, "accelerator": compute.accelerator, "cut": compute.cut}
-        if isinstance(images, StreamedImages) and storage == "disk":
-            raise ValueError(f"{images.name} is a stream, whose images pass once: pass bank=off, or dataset.streaming=false for a bank")
+        storage, compute = self.settings["bank"], self.settings.compute
+        check_storage(images, storage=storage, cut=compute.cut)
+        how = {
+            "seed": self.settings["crop_seed"],
+            "cache": self.settings.cache,
+            "storage": storage,
+            "num_workers": compute.num_workers,
+            "accelerator": compute.accelerator,
+            "devices": compute.devices,
+            "cut": compute.cut,
+            "shard_images": compute.shard_images,
+            "progress": compute.progress,
+        }
+        make = partial(feature_bank, images, self.sampler, self.encoder, **how)
         if storage == "off":
-            module = MultiCropCLIP(self.encoder, self.sampler, seed=self.settings["crop_seed"])
-            if isinstance(images, StreamedImages):
-                where.pop("cut")
-                return PassingBank(images, module, n_views=count_views(self.sampler), **where)
-            return StreamedBank(images, module, n_views=count_views(self.sampler), **where)
-        where |= {"devices": compute.devices, "shard_images": compute.shard_images, "progress": compute.progress}
-        bank = self._bank_on_disk(images, {"seed": self.settings["crop_seed"], "cache": self.settings.cache, **where})
+            return make()
+        key = [images.fingerprint, images.ids, self.settings.part("crop").values, how]
+        opened = self.share("bank", key, make, of=self.encoder)  # files are opened, and checksums read, once per process in a sweep
+        bank = copy.copy(opened)
+        bank.images, opened.reused = images, True
         self.report_unreadable(bank)
         return bank
 
-    def _bank_on_disk(self, images: LabelledImages, how: dict[str, Any]) -> ImageBank:
-        """The bank in its files, which are opened, and their checksums read, once per process in a sweep."""
-        make = partial(image_bank, images, self.sampler, self.encoder, **how)
-        key = [images.fingerprint, images.ids, self.settings.part("crop").values, how]
-        shared = self.share("bank", key, make, of=self.encoder)
-        bank = copy.copy(shared)
-        bank.images, shared.reused = images, True
-        return bank
-
-    def report_unreadable(self, bank: Bank) -> None:
+    def report_unreadable(self, bank: FeatureBank) -> None:
         """Log the images that could not be read.
 
         Raises:

@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from multicrop.aggregators import Logits, Views, mean_feature
 from multicrop.aggregators.score import Scorer
-from multicrop.features import Bank
+from multicrop.features import FeatureBank
 from multicrop.record import ROWS, Predictions
 
 TOP_LOGITS = 5  # of the final row, per image, that the record keeps
@@ -55,7 +55,7 @@ class BankTask(L.LightningModule):
         """The module whose buffers change with the stream and are saved; None where nothing does."""
         return None
 
-    def order(self, bank: Bank) -> list[int] | None:
+    def order(self, bank: FeatureBank) -> list[int] | None:
         """The rows of the bank in the order in which they are scored; None: as they lie."""
         return None
 

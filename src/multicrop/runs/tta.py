@@ -9,7 +9,7 @@ from torch import nn
 
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer
-from multicrop.features import Bank
+from multicrop.features import FeatureBank
 from multicrop.methods.base import Method
 from multicrop.record import ROWS, STREAM, Predictions
 from multicrop.runs.session import Session, inject
@@ -44,7 +44,7 @@ class AdaptationTask(BankTask):
         """The method."""
         return self.method
 
-    def order(self, bank: Bank) -> list[int]:
+    def order(self, bank: FeatureBank) -> list[int]:
         """The rows of the bank in the order of the stream."""
         return in_order(bank, order=self.order_name, order_seed=self.order_seed)
 
@@ -87,7 +87,7 @@ class AdaptationTask(BankTask):
         return {STREAM: text.getvalue()}
 
 
-def in_order(bank: Bank, *, order: str, order_seed: int) -> list[int]:
+def in_order(bank: FeatureBank, *, order: str, order_seed: int) -> list[int]:
     """The rows of a bank in the order of a stream.
 
     Args:
@@ -103,9 +103,10 @@ def in_order(bank: Bank, *, order: str, order_seed: int) -> list[int]:
     if order not in ORDERS:
         raise ValueError(f"task.order is one of {', '.join(ORDERS)}, got {order!r}")
     generator = torch.Generator().manual_seed(order_seed)
-    rows = torch.randperm(len(bank), generator=generator).tolist()
+    labels, positions = bank.labels, bank.positions
+    rows = torch.randperm(len(positions), generator=generator).tolist()
     if order == "sorted_by_class":
-        rows.sort(key=lambda row: images.labels[bank.positions[row]])
+        rows.sort(key=lambda row: labels[row])
     if order == "by_domain":
         if not images.domains:
             raise ValueError(
@@ -113,7 +114,7 @@ def in_order(bank: Bank, *, order: str, order_seed: int) -> list[int]:
             )
         domains, names = images.domains, sorted(set(images.domains))
         rank = dict(zip(names, torch.randperm(len(names), generator=generator).tolist(), strict=True))
-        rows.sort(key=lambda row: rank[domains[bank.positions[row]]])
+        rows.sort(key=lambda row: rank[domains[positions[row]]])
     return rows
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from multicrop.aggregators import transport_plan
 from multicrop.crops.pixels import unmirrored
 from multicrop.data.base import LabelledImages
+from multicrop.features import FeatureBank
 from multicrop.text import TextBank
 
 SIDE = 200  # pixels of the longer side
@@ -39,11 +40,11 @@ def spread(items: Sequence[int], count: int) -> list[int]:
 
 
 def collect(
-    bank: object, collected: dict[str, Tensor], text: TextBank, class_names: list[str], *, count: int, plan_knobs: dict | None
+    bank: FeatureBank, collected: dict[str, Tensor], text: TextBank, class_names: list[str], *, count: int, plan_knobs: dict | None
 ) -> list[dict]:
     """At most `count` examples, ready for JSON: id, kind, names, picture (base64 JPEG), boxes in 0-1 of the picture, plan and its texts.
 
-    `bank` is an ImageBank or a StreamedBank. `plan_knobs` are those of `transport_plan`, None where the aggregator is no transport; the
+    `plan_knobs` are those of `transport_plan`, None where the aggregator is no transport; the
     plan (crops, prompts) is that of the predicted class and holds shares of each crop's mass.
     """
     picked = pick(collected, count)

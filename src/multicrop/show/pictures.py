@@ -16,7 +16,7 @@ from torch import Tensor
 
 from multicrop.aggregators import transport_plan
 from multicrop.crops.pixels import unmirrored
-from multicrop.features import Bank
+from multicrop.features import FeatureBank
 from multicrop.text import TextBank
 
 matplotlib.use("Agg")
@@ -35,7 +35,7 @@ class Explanation:
     title: str
 
 
-def explain(bank: Bank, position: int, text: TextBank, class_index: int, title: str, knobs: dict) -> Explanation:
+def explain(bank: FeatureBank, position: int, text: TextBank, class_index: int, title: str, knobs: dict) -> Explanation:
     """The transport plan of one image against one class; `knobs` are those of `transport_plan`, and `text` holds all classes."""
     views, _, index = bank[position]
     _, plan, used = transport_plan(views[None], text, **knobs)

@@ -1,0 +1,41 @@
+"""The views of one image: the boxes that a crop policy draws and the pixels inside them."""
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from multicrop.crops.base import CropSampler, boxes_of
+from multicrop.crops.pixels import PixelSpec, view_pixels
+from multicrop.crops.sighted import at_image, looks_at
+
+
+def image_views(
+    pixels: UInt8[Tensor, "channels height width"], image_id: str, sampler: CropSampler, spec: PixelSpec, seed: int
+) -> tuple[UInt8[Tensor, "resampled 3 side side"], Float[Tensor, "views 4"]]:
+    """Cut the views of one image.
+
+    Args:
+        pixels: The decoded image; channels beyond the third are ignored.
+        image_id: The key of the image's crops.
+        sampler: The crop policy.
+        spec: The pixels that the model expects.
+        seed: Seed of the crops.
+
+    Returns:
+        Pixels and boxes of the views. Where crops are cut from the model's tokens, the pixels are those of the global view alone.
+
+    Raises:
+        ValueError: If the policy looks at the image and has no encoder attached.
+
+    """
+    boxes = image_boxes(pixels, image_id, sampler, seed)
+    return view_pixels(pixels, resampled_boxes(boxes, sampler), spec), boxes
+
+
+def image_boxes(pixels: UInt8[Tensor, "channels height width"], image_id: str, sampler: CropSampler, seed: int) -> Float[Tensor, "views 4"]:
+    """The boxes of the views of one image, the global view first."""
+    return boxes_of(at_image(sampler, pixels[:3]), *pixels.shape[1:], image_id, seed)
+
+
+def resampled_boxes(boxes: Float[Tensor, "views 4"], sampler: CropSampler) -> Float[Tensor, "resampled 4"]:
+    """The boxes whose pixels are resampled: all, or the global view alone where crops are cut from its tokens."""
+    return boxes[:1] if looks_at(sampler) == "tokens" else boxes

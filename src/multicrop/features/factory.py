@@ -1,0 +1,75 @@
+"""feature_bank: the one place that decides which bank reads which images."""
+
+from pathlib import Path
+
+from multicrop.crops import CropSampler
+from multicrop.data.base import LabelledImages, StreamedImages
+from multicrop.encoder import Encoder
+from multicrop.features.base import FeatureBank
+from multicrop.features.disk import open_or_fill
+from multicrop.features.fill import EncodeSettings
+from multicrop.features.on_the_fly import OnTheFlyBank
+from multicrop.features.one_pass import OnePassBank
+from multicrop.model import MultiCropCLIP
+
+STORAGES = ("disk", "off")
+CUTS = ("worker", "device")
+
+
+def feature_bank(
+    images: LabelledImages | StreamedImages,
+    sampler: CropSampler,
+    encoder: Encoder,
+    *,
+    seed: int,
+    cache: Path,
+    storage: str = "disk",
+    num_workers: int = 0,
+    accelerator: str = "cpu",
+    devices: int = 1,
+    cut: str = "worker",
+    shard_images: int | None = None,
+    progress: bool = True,
+) -> FeatureBank:
+    """Make the bank of some images: on disk, encoded while it is read, or in one pass over a stream.
+
+    Args:
+        images: The images, indexed or streamed.
+        sampler: The crop policy with its knobs bound.
+        encoder: The encoder.
+        seed: Seed of the crops.
+        cache: The folder of all banks on disk.
+        storage: ``"disk"`` to encode once and read from files, ``"off"`` to encode on each reading.
+        num_workers: Processes that decode and cut; 0 for this process.
+        accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
+        devices: Processes that encode a bank on disk, one per device.
+        cut: ``"worker"`` or ``"device"``: where crops are resampled.
+        shard_images: Images per shard of a new bank on disk; None for 256.
+        progress: Whether a progress bar shows how a bank on disk is filled.
+
+    Returns:
+        A DiskBank, an OnTheFlyBank or an OnePassBank.
+
+    Raises:
+        PermissionError: If `cache` cannot be written to.
+        ValueError: If `storage` or `cut` is unknown, `shard_images` is not a power of two, or a stream is to be stored.
+
+    """
+    check_storage(images, storage=storage, cut=cut)
+    module = MultiCropCLIP(encoder, sampler, seed=seed)
+    if isinstance(images, StreamedImages):
+        return OnePassBank(images, module, num_workers=num_workers, accelerator=accelerator, cut=cut)
+    if storage == "off":
+        return OnTheFlyBank(images, module, num_workers=num_workers, accelerator=accelerator, cut=cut)
+    settings = EncodeSettings(num_workers, accelerator, devices, cut, progress)
+    return open_or_fill(images, module, cache, settings, shard_images=shard_images)
+
+
+def check_storage(images: LabelledImages | StreamedImages, *, storage: str, cut: str) -> None:
+    """Raise ValueError for an unknown storage or cut, and for a stream that is to be stored on disk."""
+    if storage not in STORAGES:
+        raise ValueError(f"bank is one of {', '.join(STORAGES)}, got {storage!r}")
+    if cut not in CUTS:
+        raise ValueError(f"trainer.cut is one of {', '.join(CUTS)}, got {cut!r}")
+    if storage == "disk" and isinstance(images, StreamedImages):
+        raise ValueError(f"{images.name} is a stream, whose images are read once: pass bank=off, or dataset.streaming=false for a bank")

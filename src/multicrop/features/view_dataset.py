@@ -1,0 +1,122 @@
+"""Labelled images as groups of views, decoded and cut in threads or worker processes, ready for the encoder."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from multicrop.crops import CropSampler, boxes_of, looks_at
+from multicrop.crops.pixels import PixelSpec, separate_views
+from multicrop.crops.views import image_boxes, resampled_boxes
+from multicrop.data.base import LabelledImages
+from multicrop.data.images import ImageError, shared_pixels, to_tensor
+from multicrop.model import MultiCropCLIP, ViewGroup
+
+VIEWS_AT_ONCE = {"cpu": 68, "cuda": 1024}  # views of a group: on a CPU four images of 17, read side by side
+Cut = tuple[list[Tensor], Float[Tensor, "views 4"]]  # pictures and boxes of one image; no pictures where it cannot be read
+
+
+@dataclass(frozen=True)
+class ViewCutter:
+    """Cuts decoded images into views, or with `cut="device"` draws their boxes and leaves the cutting to the device."""
+
+    sampler: CropSampler
+    spec: PixelSpec
+    seed: int
+    cut: str = "worker"
+
+    @classmethod
+    def of(cls, module: MultiCropCLIP, cut: str) -> "ViewCutter":
+        """The cutter of the views that a module encodes."""
+        return cls(module.sampler, module.encoder.spec, module.seed, cut)
+
+    def views(self, image: Image.Image | None, image_id: str) -> Cut:
+        """The views of one RGB image, or of None, an image that cannot be read."""
+        if image is None:
+            return [], torch.zeros_like(boxes_of(self.sampler, 8, 8, "", 0))
+        pixels = to_tensor(image) if self.cut == "device" else shared_pixels(image)
+        boxes = image_boxes(pixels, image_id, self.sampler, self.seed)
+        return ([pixels] if self.cut == "device" else separate_views(pixels, resampled_boxes(boxes, self.sampler), self.spec)), boxes
+
+    def group(self, rows: Sequence[Cut]) -> ViewGroup:
+        """Several images as one batch of `MultiCropCLIP.predict_step`."""
+        pictures = [picture for own, _ in rows for picture in own]
+        none = torch.zeros(0, 3, self.spec.side, self.spec.side, dtype=torch.uint8)
+        return {
+            "pixels": pictures if self.cut == "device" else torch.stack(pictures) if pictures else none,
+            "boxes": torch.stack([boxes for _, boxes in rows]),
+            "readable": torch.tensor([bool(own) for own, _ in rows]),
+        }
+
+
+class ViewDataset(Dataset[ViewGroup]):
+    """The views of labelled images; an item is a group of neighbouring images.
+
+    Args:
+        images: The images.
+        cutter: Cuts their views.
+        group_size: Images per item.
+
+    """
+
+    def __init__(self, images: LabelledImages, cutter: ViewCutter, group_size: int) -> None:
+        self.images, self.cutter, self.group_size = replace(images, parent=None), cutter, group_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.group_size)
+
+    def __getitem__(self, group: int) -> ViewGroup:
+        indices = range(group * self.group_size, min((group + 1) * self.group_size, len(self.images)))
+        rows = list(_readers(self.threads).map(self._views, indices))
+        return {**self.cutter.group(rows), "index": torch.tensor(indices)}
+
+    @property
+    def threads(self) -> int:
+        """Images read at once: torch's threads; one where a tower looks at the images first, which is not safe in threads."""
+        return 1 if looks_at(self.cutter.sampler) == "attention" else torch.get_num_threads()
+
+    def _views(self, index: int) -> Cut:
+        try:
+            image = self.images.open(index)
+        except ImageError:
+            image = None
+        return self.cutter.views(image, self.images.ids[index])
+
+
+@cache
+def _readers(threads: int) -> ThreadPoolExecutor:
+    """Threads that read images, made once: new ones per group would cost what they save, in fresh memory."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="views")
+
+
+def group_size(n_views: int, accelerator: str, *, shard_size: int | None = None) -> int:
+    """Images per forward pass: a power of two that divides a shard.
+
+    The groups are then fixed by an image's place in the data set, and features do not depend on the process that encodes them, nor on
+    where an interrupted one continues.
+    """
+    at_once = VIEWS_AT_ONCE["cpu" if accelerator == "cpu" else "cuda"] // n_views
+    size = 1
+    while size * 2 <= at_once and (shard_size is None or shard_size % (size * 2) == 0):
+        size *= 2
+    return size
+
+
+def view_loader(
+    dataset: Dataset | IterableDataset, *, num_workers: int, accelerator: str, sampler: Sampler[int] | None = None
+) -> DataLoader:
+    """One group per item; workers are spawned, because a fork after torch operations hangs."""
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        pin_memory=accelerator != "cpu",
+    )
