@@ -34,7 +34,12 @@ class ViewGroup(TypedDict):
     boxes: Tensor  # (images,views,4)
     readable: Tensor  # (images)
     index: NotRequired[Tensor]  # (images)
-    views: NotRequired[Tensor]  # (images,views,dim), once encoded
+
+
+class EncodedGroup(ViewGroup):
+    """A group with the features of its views."""
+
+    views: Tensor  # (images,views,dim)
 
 
 class MultiCropCLIP(L.LightningModule):
@@ -108,7 +113,7 @@ class MultiCropCLIP(L.LightningModule):
         rows = [image_views(pixels, str(index), self.sampler, self.encoder.spec, self.seed) for index, pixels in enumerate(decoded)]
         return torch.cat([self.features(pixels.to(self.device), boxes[None].to(self.device)) for pixels, boxes in rows])
 
-    def predict_step(self, batch: ViewGroup, batch_idx: int) -> ViewGroup:
+    def predict_step(self, batch: ViewGroup, batch_idx: int) -> EncodedGroup:
         """Add the features of the views to a group of images; the features of an unreadable image are zeros."""
         boxes, readable, pixels = batch["boxes"], batch["readable"], batch["pixels"]
         features = torch.zeros(*boxes.shape[:2], self.encoder.dim)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -119,7 +118,7 @@ def on_device(module: MultiCropCLIP, accelerator: str) -> MultiCropCLIP:
 @torch.inference_mode()
 def predicted(module: MultiCropCLIP, group: ViewGroup) -> Tensor:
     """The features of a group's views (images, views, dim), on the CPU."""
-    return cast(Tensor, module.predict_step(move_data_to_device(group, module.device), 0).get("views"))
+    return module.predict_step(move_data_to_device(group, module.device), 0)["views"]
 
 
 def joined(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
