@@ -33,7 +33,8 @@ def image_views(
 
 def image_boxes(pixels: UInt8[Tensor, "channels height width"], image_id: str, sampler: CropSampler, seed: int) -> Float[Tensor, "views 4"]:
     """The boxes of the views of one image, the global view first."""
-    return boxes_of(at_image(sampler, pixels[:3]), *pixels.shape[1:], image_id, seed)
+    height, width = pixels.shape[1:]
+    return boxes_of(at_image(sampler, pixels[:3]), height, width, image_id, seed)
 
 
 def resampled_boxes(boxes: Float[Tensor, "views 4"], sampler: CropSampler) -> Float[Tensor, "resampled 4"]:
