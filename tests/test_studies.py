@@ -18,11 +18,11 @@ from refusals import refused
 
 from multicrop.config import check_overrides, register_resolvers
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import diagnosis
-import few_shot
-import study
-import zero_shot
+sys.path.insert(0, str(ROOT))
+from experiments import study
+from experiments.diagnosis import tables as diagnosis
+from experiments.few_shot import tables as few_shot
+from experiments.zero_shot import tables as zero_shot
 
 EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
 

@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from multicrop.compare.statistics import holm
 from multicrop.config import register_resolvers
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import tta
-import tta_records
+sys.path.insert(0, str(ROOT))
+from experiments.tta import records as tta_records
+from experiments.tta import tables as tta
 
 ROWS = ("global", "crops_mean", "aggregated", "final")
 

@@ -1,6 +1,6 @@
 """Measure the embedded model (or any checkpoint) on the embedded data sets: the rows of experiments/tiny_clip/README.md.
 
-Usage: python benchmarks/tiny_clip_marks.py [OVERRIDE ...], for instance model=local model.path=FOLDER. Prints a markdown table.
+Usage: python experiments/tiny_clip/marks.py [OVERRIDE ...], for instance model=local model.path=FOLDER. Prints a markdown table.
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ROWS = ("global", "crops_mean", "aggregated")
 GROUPS = ("faces", "animals", "food")
 VENDORS = ("noto-v1", "fluent-3d")

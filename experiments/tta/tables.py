@@ -1,4 +1,4 @@
-"""Tables and pictures of experiments/tta from the records of `sweep=streams*`: python benchmarks/tta.py FOLDER [OUTPUT]."""
+"""Tables and pictures of experiments/tta from the records of `sweep=streams*`: python experiments/tta/tables.py FOLDER [OUTPUT]."""
 
 import sys
 from collections.abc import Iterator
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from study import POINTS, markdown, numbers, points, write_csv
-from tta_pictures import cost, curves
-from tta_records import METHODS, SETTINGS, Cell, Runs, accuracy, gain, mean, read
 
 from multicrop.compare.statistics import Comparison, holm
 
-OUTPUT = Path(__file__).parent.parent / "experiments/tta"
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
+from experiments.study import POINTS, markdown, numbers, points, write_csv
+from experiments.tta.pictures import cost, curves
+from experiments.tta.records import METHODS, SETTINGS, Cell, Runs, accuracy, gain, mean, read
+
+OUTPUT = Path(__file__).parent
 HEADER = (
     *("data", "order", "setting", "views", "method", "orders", "images", "bare", "top1", "lowest", "highest"),
     *("gain", "low", "high", "p", "p_holm", "bare_ece", "ece", "bare_brier", "brier", "gain_first_tenth", "gain_last_tenth"),

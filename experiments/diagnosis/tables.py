@@ -1,4 +1,4 @@
-"""Tables and figure of experiments/diagnosis from the records of `sweep=diagnosis`: python benchmarks/diagnosis.py FOLDER [OUTPUT]."""
+"""Tables and figure of the diagnosis from the records of `sweep=diagnosis`: python experiments/diagnosis/tables.py FOLDER [OUTPUT]."""
 
 import sys
 import textwrap
@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from study import POINTS, accuracy, by_setting, markdown, numbers, points, read_runs, write_csv
 
 from multicrop.compare.statistics import Comparison, compare_runs, holm
 
-OUTPUT = Path(__file__).parent.parent / "experiments/diagnosis"
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
+from experiments.study import POINTS, accuracy, by_setting, markdown, numbers, points, read_runs, write_csv
+
+OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
 TEXTS = {"label": "label", "descriptions": "descriptions", "both": "label + descriptions", "waffle": "label + random"}
 VIEWS = {"full_mean": "full image", "crops_mean": "crops, mean", "crops_dnd": "crops, D&D"}  # on the full image D&D is the mean

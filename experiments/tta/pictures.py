@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from experiments.study import POINTS
+from experiments.tta.records import METHODS, SETTINGS, VIEWS, Cell, Runs, accuracy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from study import POINTS
-from tta_records import METHODS, SETTINGS, VIEWS, Cell, Runs, accuracy
 
 COLOURS = dict(
     zip(METHODS, ("#2a7f62", "#d08a2e", "#3d6fb6", "#b3365b", "#8a8a94", "#6b4fa0", "#4aa5a5", "#a0522d", "#c27ba0"), strict=True)

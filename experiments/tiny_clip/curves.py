@@ -1,4 +1,4 @@
-"""Draw the curves of a pretraining run: python benchmarks/training_curves.py METRICS.csv PICTURE.png."""
+"""Draw the curves of a pretraining run: python experiments/tiny_clip/curves.py METRICS.csv PICTURE.png."""
 
 import csv
 import sys

@@ -1,4 +1,4 @@
-"""Tables and figure of experiments/few_shot from the records of its sweeps: python benchmarks/few_shot.py FOLDER.
+"""Tables and figure of experiments/few_shot from the records of its sweeps: python experiments/few_shot/tables.py FOLDER.
 
 The study takes hours, so it grows by parts: cells that have records below FOLDER are computed from them and take the place of their
 rows in results.csv and comparisons.csv; all other rows stay. Holm's correction is made anew over old and new. To begin from nothing,
@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from study import Run, accuracy, markdown, numbers, read_runs, write_csv
 
 from multicrop.compare.statistics import Comparison, compare_runs, holm
 
-OUTPUT = Path(__file__).parent.parent / "experiments/few_shot"
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
+from experiments.study import Run, accuracy, markdown, numbers, read_runs, write_csv
+
+OUTPUT = Path(__file__).parent
 HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot
 HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
 COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}

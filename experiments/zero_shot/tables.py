@@ -1,4 +1,4 @@
-"""Tables and figures of experiments/zero_shot from its records: python benchmarks/zero_shot.py FOLDER [OUTPUT].
+"""Tables and figures of experiments/zero_shot from its records: python experiments/zero_shot/tables.py FOLDER [OUTPUT].
 
 FOLDER holds the records of `experiment=zero_shot/STUDY`, each study below a folder of its own name.
 """
@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from study import POINTS, Run, accuracy, by_setting, global_view, markdown, numbers, points, read_runs, write_csv
 
 from multicrop.compare.statistics import Comparison, compare_runs
 
-OUTPUT = Path(__file__).parent.parent / "experiments/zero_shot"
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
+from experiments.study import POINTS, Run, accuracy, by_setting, global_view, markdown, numbers, points, read_runs, write_csv
+
+OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
 NAMES = {"dnd": "D&D", "mean_similarity": "mean similarity"}
 COLOURS = {
