@@ -85,7 +85,7 @@ def test_slurm_runs_the_jobs_of_a_sweep(tmp_path):
 def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
     pytest.importorskip("optuna", reason="the extra optuna is not installed")
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
-    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.crop_side=[0.35,0.63]"]
+    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.facts.crop_side=[0.35,0.63]"]
     knobs += ["crop=random_k4", "examples=0", "logger=none"]
     command = [sys.executable, "run.py", "-m", *knobs, *DATA, "trainer.threads=1", *paths]
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"COLUMNS": "200"}

@@ -257,7 +257,7 @@ def test_a_later_job_is_given_the_logits_of_an_earlier_one_to_the_last_bit(monke
 JOBS = [
     ["task=zero_shot", "crop=random_k4", "aggregator=dnd", "task.fusion_weight=0.5", "seed=2"],
     ["task=zero_shot", "crop=random_k4", "aggregator=dnd", "task.fusion_weight=0.25", "seed=3"],
-    ["task.shots=2", "task=few_shot", "crop.n_crops=3", "dataset.crop_side=[0.2,0.4]"],
+    ["task.shots=2", "task=few_shot", "crop.n_crops=3", "dataset.facts.crop_side=[0.2,0.4]"],
     ["experiment=zero_shot/imagenet_b32_dclip", "prompt.max_descriptions=2"],
     ["aggregator=max", "+trainer.extra=1"],
 ]

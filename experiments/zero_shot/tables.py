@@ -38,7 +38,7 @@ class Study:
 
 
 def _side(run: Run) -> str:
-    return "{}-{}".format(*run.knob("dataset.crop_side"))
+    return "{}-{}".format(*run.knob("dataset.facts.crop_side"))
 
 
 def _same(value: object) -> dict[str, object]:

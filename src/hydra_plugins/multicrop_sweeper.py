@@ -10,6 +10,7 @@ from functools import cached_property
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import HydraContext, TaskFunction
@@ -71,3 +72,11 @@ class KnobSweeper(BasicSweeper):
             shape = tuple(o.key_or_group if loader.is_knob(o) else o.input_line for o in parsed)
             shapes.setdefault(shape, job)
         super().validate_batch_is_legal(list(shapes.values()))
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="knobs",
+    node={"_target_": f"{__name__}.{KnobSweeper.__name__}", "max_batch_size": None, "params": None},
+    provider="multicrop",
+)
