@@ -13,11 +13,11 @@ from hydra.utils import instantiate
 from refusals import refused
 
 from multicrop.text import Mean, described, ensemble, mixed, prompts_of, sentences, template, text_bank, waffle
+from multicrop.text.controls import vocabulary
 from multicrop.text.descriptions import available, load_bank
 from multicrop.text.grammar import article, joined
 from multicrop.text.speech import KINDS, kind
 from multicrop.text.templates import template_set
-from multicrop.text.waffle import vocabulary
 
 NAMES = ["cat", "house finch"]
 PHRASES = {"cat": ["long furry tail", "whiskers"], "house finch": ["red breast", "made of feathers", "with short legs"]}

@@ -36,7 +36,7 @@ from multicrop.text import TextBank
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
 COUNTING = """
 import json, runpy, sys
-import multicrop.data.embedded.scenes as scenes, multicrop.encoder as encoder
+import multicrop.data.embedded.scenes as scenes, multicrop.encoder as encoder, multicrop.encoder.loading as loading
 counts = dict.fromkeys(("models", "data", "views", "texts"), 0)
 def counted(place, name, key, how_many=lambda *a: 1):
     made = getattr(place, name)
@@ -44,7 +44,7 @@ def counted(place, name, key, how_many=lambda *a: 1):
         counts[key] += how_many(*args)
         return made(*args, **kwargs)
     setattr(place, name, call)
-counted(encoder, "load_encoder", "models")
+counted(loading, "load_encoder", "models")
 counted(scenes, "scenes", "data")
 counted(encoder.Encoder, "encode_images", "views", lambda self, pixels: pixels[..., 0, 0, 0].numel())
 counted(encoder.Encoder, "encode_texts", "texts")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from multicrop.compare.statistics import Comparison, compare_runs, holm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, accuracy, by_setting, markdown, numbers, points, read_runs, write_csv
+from experiments.study import POINTS, Run, accuracy, by_setting, markdown, numbers, points, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -34,8 +34,22 @@ QUESTIONS = [
 COLOURS = ("#8a8a94", "#d08a2e", "#2a7f62")
 
 
-def row_name(run) -> str:
-    return run.choices["experiment"].removeprefix("diagnosis/")
+CROPS = {"full": "global", "crops": "random_k16"}  # a row's name is TEXT_VIEW_AGGREGATOR
+AGGREGATORS = {"mean": "mean_similarity", "dnd": "dnd"}
+
+
+def row_name(run: Run) -> str:
+    """The row of a run, such as `descriptions_crops_dnd`."""
+    view = next(name for name, crop in CROPS.items() if crop == run.choices["crop"])
+    aggregator = next(name for name, option in AGGREGATORS.items() if option == run.choices["aggregator"])
+    return f"{run.choices['experiment'].removeprefix('diagnosis/')}_{view}_{aggregator}"
+
+
+def command(row: str, dataset: str) -> str:
+    """The command of a row, over its three seeds."""
+    text, view, aggregator = row.split("_")
+    groups = f"experiment=diagnosis/{text} crop={CROPS[view]} aggregator={AGGREGATORS[aggregator]}"
+    return f"python run.py -m {groups} dataset={dataset} crop_seed=0,1,2"
 
 
 def results(correct: dict[tuple[str, str], np.ndarray]) -> list[list[object]]:
@@ -43,8 +57,7 @@ def results(correct: dict[tuple[str, str], np.ndarray]) -> list[list[object]]:
     lines = []
     for (dataset, row), right in sorted(correct.items(), key=lambda item: (DATASETS.index(item[0][0]), _order(item[0][1]))):
         got = accuracy(right)
-        command = f"python run.py -m experiment=diagnosis/{row} dataset={dataset} crop_seed=0,1,2"
-        lines.append([dataset, row, *numbers(got), len(right), right.shape[1], command])
+        lines.append([dataset, row, *numbers(got), len(right), right.shape[1], command(row, dataset)])
     return lines
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from multicrop.compare.details import class_table
-from multicrop.config import threads_of_job
+from multicrop.config import check_parts, threads_of_job
 from multicrop.features import Bank, BankProgress, PassingBank, StreamedBank, local_rank
 from multicrop.files import content_hash, make_folder
 from multicrop.record import Record, write_pointer, write_record
@@ -48,6 +48,7 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
     warnings.filterwarnings("ignore", module="lightning")  # notes on loaders and deprecations, for Lightning's developers
     L.seed_everything(cfg.seed, verbose=False)
     settings = settings_of(cfg)
+    check_parts(cfg, settings.choices)
     entry: Callable[[Settings, SweepCache | None], float] = instantiate(settings.task["run"])
     return entry(settings, cache)
 
