@@ -82,18 +82,18 @@ def test_a_target_is_the_full_path_of_what_is_defined_there(path):
 def test_a_run_holds_an_adapter_or_a_method_only_where_its_task_reads_it(task):
     cfg = composed(f"task={task}")
     assert {group for group in TASK_OF if cfg.get(group) is not None} == {group for group, reader in TASK_OF.items() if reader == task}
-    check_parts(cfg)
+    check_parts(cfg, {})
 
 
 @pytest.mark.parametrize(("group", "option", "task"), [("adapter", "lp_pp", "few_shot"), ("method", "bca", "tta")])
 def test_an_adapter_or_a_method_is_chosen_with_its_task_and_refused_without(group, option, task):
     chosen = composed(f"task={task}", f"{group}={option}")
     assert chosen[group] == composed(f"{group}={option}")[group] != composed(f"task={task}")[group]
-    check_parts(chosen)
+    check_parts(chosen, {})
     check_overrides([f"task={task}", f"{group}={option}"], CONF)
     check_overrides(["-m", "sweep=streams", f"{group}={option}"], CONF)
     for wrong in ([f"{group}={option}"], ["-m", f"task=zero_shot,{task}", f"{group}={option}"]):
-        with refused(f"needs task={task}, got task=zero_shot", f"add task={task}"):
+        with refused(f"{group}={option} needs task={task}, got task=zero_shot", f"add task={task}"):
             check_overrides(wrong, CONF)
     with refused(f"{group} needs task={task}"):
         check_overrides([f"{group}.knob=1"], CONF)

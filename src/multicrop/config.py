@@ -75,12 +75,12 @@ def without(node: DictConfig, *keys: str) -> DictConfig:
     return node
 
 
-def check_parts(cfg: DictConfig) -> None:
-    """Raise ValueError for an adapter or a method that the task does not read."""
+def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
+    """Raise ValueError for an adapter or a method, named by its option, that the task does not read."""
     for group, task in TASK_OF.items():
         if cfg.get(group) is not None and cfg.task.name != task:
             raise ValueError(
-                f"{group}={choices().get(group) or '...'} needs task={task}, got task={cfg.task.name}: "
+                f"{group}={options.get(group, '...')} needs task={task}, got task={cfg.task.name}: "
                 f"add task={task}, or leave the {group} out (a sweep over tasks takes no {group}=...)"
             )
 
@@ -112,7 +112,7 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
         return
     cfg = _composed(list(chosen.values()), conf)
     if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file may choose the task
-        check_parts(cfg)
+        check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
     known = _check_knobs(knobs, list(_names(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
     if swept and fixed and {"-m", "--multirun"} & set(arguments):
