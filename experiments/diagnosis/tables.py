@@ -53,7 +53,7 @@ def command(row: str, dataset: str) -> str:
 
 
 def results(correct: dict[tuple[str, str], np.ndarray]) -> list[list[object]]:
-    """One line a data set and row: accuracy with its interval, and the command."""
+    """One line per data set and row: accuracy with its interval, and the command."""
     lines = []
     for (dataset, row), right in sorted(correct.items(), key=lambda item: (DATASETS.index(item[0][0]), _order(item[0][1]))):
         got = accuracy(right)
@@ -102,7 +102,7 @@ def _bars(axis: Axes, dataset: str, correct: dict[tuple[str, str], np.ndarray]) 
 
 
 def _differences(axis: Axes, compared: list[tuple[str, str, str, str, Comparison]], *, labels: bool) -> None:
-    """One line a question, in colour where the interval leaves out zero."""
+    """One line per question, in colour where the interval leaves out zero."""
     for place, (*_, got) in enumerate(compared):
         colour = "#2a7f62" if got.low > 0 else "#b3365b" if got.high < 0 else "#8a8a94"
         axis.plot([POINTS * got.low, POINTS * got.high], [place, place], color=colour, linewidth=2)

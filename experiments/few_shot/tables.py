@@ -31,7 +31,7 @@ Cell = tuple[str, str, str, int]  # dataset, host, adapter, shots
 
 
 def by_cell(runs: list[Run], row: str) -> dict[Cell, dict[int, np.ndarray]]:
-    """What each cell got right, by seed: `final` with its adapter, `aggregated` its host alone."""
+    """What each cell got right, by seed: `final` with its adapter, `aggregated` only its host."""
     cells: dict[Cell, dict[int, np.ndarray]] = defaultdict(dict)
     for run in runs:
         cells[cell(run)][run.config["seed"]] = run.correct[row]
@@ -99,7 +99,7 @@ def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
 
 
 def draw(results: dict[Cell, list[str]], path: Path) -> None:
-    """Accuracy by shots, one panel an adapter and data set, one line a host; dashed: the host without an adapter."""
+    """Accuracy by shots, one panel per adapter and data set, one line per host; dashed: the host without an adapter."""
     panels = [(d, a) for d in ("scenes", "emoji") for a in sorted({key[2] for key in results if key[0] == d}) if a != ALONE[0]]
     figure = Figure(figsize=(12, 2.6 * -(-len(panels) // COLUMNS)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True)
@@ -138,7 +138,7 @@ def shown(row: list[str], form: str = "{:.1f} [{:.1f}, {:.1f}]") -> str:
 
 
 def tables(results: dict[Cell, list[str]]) -> str:
-    """One markdown table a data set and number of shots."""
+    """One markdown table per data set and number of shots."""
     parts = []
     for dataset, shots in sorted({(key[0], key[3]) for key in results if key[3]}):
         alone = [results.get((dataset, host, *ALONE)) for host in HOSTS]

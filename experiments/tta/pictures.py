@@ -1,4 +1,4 @@
-"""Pictures of experiments/tta: accuracy over the stream, and accuracy against the encoder calls of an image."""
+"""Pictures of experiments/tta: accuracy over the stream, and accuracy against the encoder calls per image."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LOWEST, HIGHEST = -12, 12  # points; what leaves the axis is in the table
 
 
 def curves(found: dict[Cell, Runs], dataset: str, path: Path) -> None:
-    """Running accuracy of each online method less that of the bare aggregator, one row a stream: the mean and the range of its orders."""
+    """Running accuracy of each online method less that of the bare aggregator, one row per stream: the mean and the range of its orders."""
     shown = {c: runs for c, runs in found.items() if c.tabled and len(runs) > 1 and c.data.split(", ")[0] == dataset}
     streams = list(dict.fromkeys((c.data, c.order) for c in sorted(shown, key=lambda c: c.place)))
     figure = Figure(figsize=(11, 2.3 * len(streams) + 0.6), layout="constrained")
@@ -51,7 +51,7 @@ def _curve(axis: Axes, method: str, runs: Runs) -> None:
 
 
 def cost(found: dict[Cell, Runs], path: Path) -> None:
-    """Top-1 against encoder calls an image, one line a method; the first point of each is the global view alone."""
+    """Top-1 against encoder calls per image, one line per method; the first point of each is the global view."""
     shown = {cell: runs for cell, runs in found.items() if cell.order == "shuffled" and ", " not in cell.data}
     names = [name for name in ("scenes", "emoji") if any(cell.data == name for cell in shown)]
     figure = Figure(figsize=(11, 3.6 * len(names)), layout="constrained")
@@ -69,7 +69,7 @@ def cost(found: dict[Cell, Runs], path: Path) -> None:
             axis.set_title(f"{name}: {SETTINGS[setting]}", fontsize=10)
         axes[row, 0].set_ylabel("top-1, %")
     for axis in axes[-1]:
-        axis.set_xlabel("image encoder calls an image")
+        axis.set_xlabel("image encoder calls per image")
     figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS) + 1, fontsize=8)
     figure.savefig(path, dpi=110)
 

@@ -18,7 +18,7 @@ OUTPUT = Path(__file__).parent
 HEADER = (
     *("data", "order", "setting", "views", "method", "orders", "images", "bare", "top1", "lowest", "highest"),
     *("gain", "low", "high", "p", "p_holm", "bare_ece", "ece", "bare_brier", "brier", "gain_first_tenth", "gain_last_tenth"),
-    *("ms_an_image", "encoder_calls", "state_bytes"),
+    *("ms_per_image", "encoder_calls", "state_bytes"),
 )
 
 
@@ -131,14 +131,14 @@ def orders(rows: list[Row]) -> str:
 
 
 def costs(rows: list[Row]) -> str:
-    """What a method costs beside the aggregator: milliseconds an image under D&D and bytes of state."""
+    """The cost of a method beside the aggregator's: milliseconds per image under D&D and bytes of state."""
     lines = []
     for method in METHODS:
         here = {row.cell.data: row for row in rows if (row.cell.order, row.cell.setting, row.cell.method) == ("shuffled", "dnd", method)}
         spent = [f"{mean(here[d].runs, 'stream', 'milliseconds_an_image', 'final'):.2f}" if d in here else "-" for d in ("scenes", "emoji")]
         size = [f"{mean(here[d].runs, 'stream', 'state_bytes') / 1024:,.0f}" if d in here else "-" for d in ("scenes", "emoji")]
         lines.append([method, *spent, *size])
-    return markdown(["method", "ms an image, scenes", "emoji", "state, KiB, scenes", "emoji"], lines)
+    return markdown(["method", "ms per image, scenes", "emoji", "state, KiB, scenes", "emoji"], lines)
 
 
 def texts(rows: list[Row]) -> Iterator[str]:

@@ -55,7 +55,7 @@ STUDIES = {
     ),
     "epsilon": Study("epsilon", lambda run: run.knob("aggregator.epsilon"), _same(0.05)),
     "solver": Study("solver", lambda run: run.knob("aggregator.solver"), _same("sinkhorn")),
-    "n_descriptions": Study("descriptions a class", lambda run: run.knob("prompt.max_descriptions"), {"scenes": 4, "emoji": 5}),
+    "n_descriptions": Study("descriptions per class", lambda run: run.knob("prompt.max_descriptions"), {"scenes": 4, "emoji": 5}),
     "fusion_weight": Study("weight of D&D against the global view", lambda run: run.knob("task.fusion_weight"), _same(1.0)),
 }
 
@@ -117,7 +117,7 @@ def cost_figure(found: list[Point], path: Path) -> None:
         axis.set_xscale("log", base=2)
         ticks = sorted({p.views for p in line})
         axis.set_xticks(ticks, ticks)
-        axis.set_xlabel("views encoded for an image (1 + crops)")
+        axis.set_xlabel("views encoded per image (1 + crops)")
         axis.set_title(dataset, fontsize=10)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
