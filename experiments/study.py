@@ -1,80 +1,48 @@
 """What the studies' scripts share: the records below a folder, grouped into settings, and accuracies with paired intervals over seeds."""
 
 import csv
-import json
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-import yaml
-from omegaconf import OmegaConf
 
 from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.record import METRICS, Record, read_record
 
 POINTS = 100  # accuracies are printed in percent
 
 
-@dataclass(frozen=True)
-class Run:
-    """One record: its configuration, the option chosen in each group, and which images each row got right, by sorted image id."""
-
-    config: dict
-    choices: dict[str, str]
-    ids: tuple[str, ...]
-    correct: dict[str, np.ndarray]
-    metrics: dict
-
-    @property
-    def dataset(self) -> str:
-        return self.choices["dataset"]
-
-    @property
-    def seed(self) -> int:
-        return self.config["crop_seed"]
-
-    def knob(self, name: str) -> object:
-        """A knob by its dotted name, None where the run has none."""
-        return OmegaConf.select(OmegaConf.create(self.config), name)
+def dataset_of(run: Record) -> str:
+    """The option of the group `dataset`."""
+    return run.choices["dataset"]
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[Record]:
     """Every finished run below the folder, oldest first; raises SystemExit when there is none."""
-    found = [_read(path.parent) for path in sorted(folder.rglob("metrics.json"), key=lambda path: path.stat().st_mtime)]
+    found = [read_record(path.parent) for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)]
     if not found:
         raise SystemExit(f"no finished run below {folder}; run the study's command first and pass its paths.output")
     return found
 
 
-def _read(record: Path) -> Run:
-    config = yaml.safe_load((record / "config.yaml").read_text(encoding="utf-8"))
-    choices = yaml.safe_load((record / ".hydra/hydra.yaml").read_text(encoding="utf-8"))["hydra"]["runtime"]["choices"]
-    table = pq.read_table(record / "predictions.parquet").sort_by("image_id").to_pydict()
-    label = np.array(table["label"])
-    correct = {row: np.array(table[f"{row}_prediction"]) == label for row in ("global", "crops_mean", "aggregated", "final")}
-    metrics = json.loads((record / "metrics.json").read_text(encoding="utf-8"))
-    return Run(config, choices, tuple(table["image_id"]), correct, metrics)
-
-
-def by_setting(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:
+def by_setting(runs: Iterable[Record], setting: Callable[[Record], Hashable]) -> dict[Hashable, np.ndarray]:
     """What each setting got right (seeds, images); of two runs with one seed the newest counts. Checks that all saw the same images."""
     return _stacked(runs, setting, "final")
 
 
-def global_view(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:
+def global_view(runs: Iterable[Record], setting: Callable[[Record], Hashable]) -> dict[Hashable, np.ndarray]:
     """The same of the global view against the label prompts, which every record holds."""
     return _stacked(runs, setting, "global")
 
 
-def _stacked(runs: Iterable[Run], setting: Callable[[Run], Hashable], row: str) -> dict[Hashable, np.ndarray]:
-    grouped: dict[Hashable, dict[int, Run]] = {}
-    ids: dict[str, tuple[str, ...]] = {}
+def _stacked(runs: Iterable[Record], setting: Callable[[Record], Hashable], row: str) -> dict[Hashable, np.ndarray]:
+    grouped: dict[Hashable, dict[int, Record]] = {}
+    ids: dict[str, Sequence[str]] = {}
     for run in runs:
-        if ids.setdefault(run.dataset, run.ids) != run.ids:
-            raise SystemExit(f"the runs on {run.dataset} did not see the same images; compare runs of one data set")
-        grouped.setdefault(setting(run), {})[run.seed] = run
-    return {name: np.stack([seeds[seed].correct[row] for seed in sorted(seeds)]) for name, seeds in grouped.items()}
+        if ids.setdefault(dataset_of(run), run.predictions.image_id) != run.predictions.image_id:
+            raise SystemExit(f"the runs on {dataset_of(run)} did not see the same images; compare runs of one data set")
+        grouped.setdefault(setting(run), {})[run.config["crop_seed"]] = run
+    return {name: np.stack([seeds[seed].predictions.correct(row) for seed in sorted(seeds)]) for name, seeds in grouped.items()}
 
 
 def accuracy(correct: np.ndarray) -> Comparison:

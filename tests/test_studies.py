@@ -1,16 +1,12 @@
 """The studies: every experiment and sweep composes and says its command, and the scripts that read records count as they should."""
 
-import json
 import re
 import shlex
 import sys
 from string import Template
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
 from conftest import CONF, ROOT, composed, options
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -19,6 +15,7 @@ from refusals import refused
 from multicrop.cli import main
 from multicrop.compare.published import published_figures, read_published
 from multicrop.config import check_overrides, register_resolvers
+from multicrop.record import Predictions, write_record
 
 sys.path.insert(0, str(ROOT))
 from experiments import study
@@ -183,28 +180,30 @@ def test_commands_are_found_and_filled_in():
 
 def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone=None, ids=None, choices=None, metrics=None, **config):
     """A finished run of four images, label 0 each."""
-    (folder / ".hydra").mkdir(parents=True)
-    choices = {"dataset": dataset, "aggregator": "dnd", "experiment": experiment, **(choices or {})}
-    (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "aggregated": alone or right, "final": right}
-    columns = {f"{row}_prediction": [0 if good else 1 for good in values] for row, values in wrong.items()}
-    pq.write_table(pa.table({"image_id": ids or ["a", "b", "c", "d"], "label": [0] * 4, **columns}), folder / "predictions.parquet")
-    (folder / "metrics.json").write_text(json.dumps(metrics or {}))
+    rows = {row: np.array([0 if good else 1 for good in values]) for row, values in wrong.items()}
+    write_record(
+        folder,
+        config={"task": {"name": "zero_shot"}, **config, **({"task": {"name": "few_shot", **config["task"]}} if "task" in config else {})},
+        metrics={"rows": {row: {"accuracy": 0.5} for row in rows}, **(metrics or {})},
+        predictions=Predictions(ids or ["a", "b", "c", "d"], np.zeros(4, dtype=int), rows, [""] * 4),
+        environment={"choices": {"dataset": dataset, "aggregator": "dnd", "experiment": experiment, **(choices or {})}},
+        data={"dataset": dataset},
+    )
 
 
 def test_records_are_paired_by_image_id_and_the_newest_of_a_seed_counts(tmp_path):
     record(tmp_path / "1", right=[1, 0, 0, 0], crop_seed=0)
     record(tmp_path / "2", right=[1, 1, 0, 0], crop_seed=1, ids=["d", "c", "b", "a"])
-    stacked = study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)
+    stacked = study.by_setting(study.read_runs(tmp_path), study.dataset_of)
     assert stacked["scenes"].tolist() == [[True, False, False, False], [False, False, True, True]]
     record(tmp_path / "3", right=[0, 0, 0, 1], crop_seed=0)
-    assert study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)["scenes"][0].tolist() == [False, False, False, True]
+    assert study.by_setting(study.read_runs(tmp_path), study.dataset_of)["scenes"][0].tolist() == [False, False, False, True]
     got = study.accuracy(stacked["scenes"])
     assert got.difference == pytest.approx(3 / 8) and got.low < 3 / 8 < got.high
     record(tmp_path / "4", right=[0, 0, 0, 1], crop_seed=0, ids=["a", "b", "c", "e"])
     with pytest.raises(SystemExit, match="did not see the same images"):
-        study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)
+        study.by_setting(study.read_runs(tmp_path), study.dataset_of)
     with pytest.raises(SystemExit, match="no finished run below"):
         study.read_runs(tmp_path / "nothing")
 

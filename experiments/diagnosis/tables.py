@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multicrop.compare.statistics import Comparison, compare_runs, holm
+from multicrop.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, Run, accuracy, by_setting, markdown, numbers, points, read_runs, write_csv
+from experiments.study import POINTS, accuracy, by_setting, dataset_of, markdown, numbers, points, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -38,7 +39,7 @@ CROPS = {"full": "global", "crops": "random_k16"}  # a row's name is TEXT_VIEW_A
 AGGREGATORS = {"mean": "mean_similarity", "dnd": "dnd"}
 
 
-def row_name(run: Run) -> str:
+def row_name(run: Record) -> str:
     """The row of a run, such as `descriptions_crops_dnd`."""
     view = next(name for name, crop in CROPS.items() if crop == run.choices["crop"])
     aggregator = next(name for name, option in AGGREGATORS.items() if option == run.choices["aggregator"])
@@ -116,7 +117,7 @@ def _differences(axis: Axes, compared: list[tuple[str, str, str, str, Comparison
 
 def main() -> None:
     output = Path(sys.argv[2]) if len(sys.argv) > 2 else OUTPUT
-    correct = by_setting(read_runs(Path(sys.argv[1])), lambda run: (run.dataset, row_name(run)))
+    correct = by_setting(read_runs(Path(sys.argv[1])), lambda run: (dataset_of(run), row_name(run)))
     compared = comparisons(correct)
     corrected = holm([got.p_value for *_, got in compared])
     table = results(correct)

@@ -1,15 +1,13 @@
 """The records of experiments/tta: what a method and the bare aggregator got right, in the order of each stream, grouped into cells."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
-import yaml
 
 from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.record import METRICS, read_record
 
 SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D"}
 METHODS = ("tda", "dmn", "bca", "boost", "tent", "mta", "zero", "tpt", "c_tpt")
@@ -63,7 +61,7 @@ def read(folder: Path) -> dict[Cell, Runs]:
     """The streams of each cell; of two with one seed the newest counts. Raises SystemExit when there is none, or the images differ."""
     found: dict[Cell, Runs] = {}
     images: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("metrics.json"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime):
         cell, seed, stream = _read(path.parent)
         if images.setdefault(cell.data, sorted(stream.ids)) != sorted(stream.ids):
             raise SystemExit(f"the runs on {cell.data} did not see the same images: {path.parent}")
@@ -73,18 +71,15 @@ def read(folder: Path) -> dict[Cell, Runs]:
     return found
 
 
-def _read(record: Path) -> tuple[Cell, int, Stream]:
-    config = yaml.load((record / "config.yaml").read_bytes(), Loader=yaml.CSafeLoader)  # the safe loader in C: hundreds of files
-    choices = json.loads((record / "environment.json").read_text(encoding="utf-8"))["choices"]
-    metrics = json.loads((record / "metrics.json").read_text(encoding="utf-8"))
+def _read(folder: Path) -> tuple[Cell, int, Stream]:
+    record = read_record(folder)
+    config, choices, shown = record.config, record.choices, record.stream
     kind = config["corruption"].get("kind")
     data = choices["dataset"] + (f", {kind} {config['corruption']['severity']}" if kind else "")
     setting = choices["experiment"].removeprefix("tta/")
-    table = pq.read_table(record / "predictions.parquet").to_pydict()
-    label = np.array(table["label"])
-    right = [np.array(table[f"{row}_prediction"]) == label for row in ("final", "aggregated")]
-    cell = Cell(data, config["task"]["order"], setting, metrics["views_per_image"], choices["method"])
-    return cell, config["task"]["order_seed"], Stream(tuple(table["image_id"]), *right, metrics)
+    cell = Cell(data, config["task"]["order"], setting, record.metrics["views_per_image"], choices["method"])
+    stream = Stream(tuple(shown.image_id), shown.correct("final"), shown.correct("aggregated"), record.metrics)
+    return cell, config["task"]["order_seed"], stream
 
 
 def gain(runs: Runs) -> Comparison:

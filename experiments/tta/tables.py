@@ -54,8 +54,8 @@ class Row:
         tested = [*numbers(self.gain), f"{self.gain.p_value:.4f}", f"{self.p_holm:.4f}"]
         calibration = [f"{value:.3f}" for measure in ("ece", "brier") for value in self.calibration(measure)]
         tenths = [f"{self.tenth(which):.2f}" for which in ("first_tenth", "last_tenth")]
-        spent = f"{mean(self.runs, 'stream', 'milliseconds_an_image', 'final'):.2f}"
-        size = [int(mean(self.runs, "stream", name)) for name in ("encoder_calls_an_image", "state_bytes")]
+        spent = f"{mean(self.runs, 'stream', 'ms_per_image', 'final'):.2f}"
+        size = [int(mean(self.runs, "stream", name)) for name in ("encoder_calls_per_image", "state_bytes")]
         images = len(next(iter(self.runs.values())).ids)
         return [*self.cell, len(self.runs), images, *tops, *tested, *calibration, *tenths, spent, *size]
 
@@ -135,7 +135,7 @@ def costs(rows: list[Row]) -> str:
     lines = []
     for method in METHODS:
         here = {row.cell.data: row for row in rows if (row.cell.order, row.cell.setting, row.cell.method) == ("shuffled", "dnd", method)}
-        spent = [f"{mean(here[d].runs, 'stream', 'milliseconds_an_image', 'final'):.2f}" if d in here else "-" for d in ("scenes", "emoji")]
+        spent = [f"{mean(here[d].runs, 'stream', 'ms_per_image', 'final'):.2f}" if d in here else "-" for d in ("scenes", "emoji")]
         size = [f"{mean(here[d].runs, 'stream', 'state_bytes') / 1024:,.0f}" if d in here else "-" for d in ("scenes", "emoji")]
         lines.append([method, *spent, *size])
     return markdown(["method", "ms per image, scenes", "emoji", "state, KiB, scenes", "emoji"], lines)

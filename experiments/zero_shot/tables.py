@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, Run, accuracy, by_setting, global_view, markdown, numbers, points, read_runs, write_csv
+from experiments.study import POINTS, accuracy, by_setting, dataset_of, global_view, markdown, numbers, points, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -33,12 +34,12 @@ class Study:
     """An ablation: what is varied, and which value the default is."""
 
     title: str
-    value: Callable[[Run], object]
+    value: Callable[[Record], object]
     default: dict[str, object]
 
 
-def _side(run: Run) -> str:
-    return "{}-{}".format(*run.knob("dataset.facts.crop_side"))
+def _side(run: Record) -> str:
+    return "{}-{}".format(*run.knobs.get("dataset.facts.crop_side"))
 
 
 def _same(value: object) -> dict[str, object]:
@@ -46,17 +47,17 @@ def _same(value: object) -> dict[str, object]:
 
 
 STUDIES = {
-    "n_crops": Study("number of crops", lambda run: run.knob("crop.n_crops"), _same(16)),
+    "n_crops": Study("number of crops", lambda run: run.knobs.get("crop.n_crops"), _same(16)),
     "crop_size": Study("side of a crop, share of the shorter side", _side, {"scenes": "0.35-0.63", "emoji": "0.5-0.9"}),
     "marginals": Study(
         "marginals: crops / descriptions",
-        lambda run: f"{run.knob('aggregator.view_marginal')} / {run.knob('aggregator.prompt_marginal')}",
+        lambda run: f"{run.knobs.get('aggregator.view_marginal')} / {run.knobs.get('aggregator.prompt_marginal')}",
         _same("uniform / uniform"),
     ),
-    "epsilon": Study("epsilon", lambda run: run.knob("aggregator.epsilon"), _same(0.05)),
-    "solver": Study("solver", lambda run: run.knob("aggregator.solver"), _same("sinkhorn")),
-    "n_descriptions": Study("descriptions per class", lambda run: run.knob("prompt.max_descriptions"), {"scenes": 4, "emoji": 5}),
-    "fusion_weight": Study("weight of D&D against the global view", lambda run: run.knob("task.fusion_weight"), _same(1.0)),
+    "epsilon": Study("epsilon", lambda run: run.knobs.get("aggregator.epsilon"), _same(0.05)),
+    "solver": Study("solver", lambda run: run.knobs.get("aggregator.solver"), _same("sinkhorn")),
+    "n_descriptions": Study("descriptions per class", lambda run: run.knobs.get("prompt.max_descriptions"), {"scenes": 4, "emoji": 5}),
+    "fusion_weight": Study("weight of D&D against the global view", lambda run: run.knobs.get("task.fusion_weight"), _same(1.0)),
 }
 
 
@@ -74,15 +75,15 @@ class Point:
     against_default: Comparison
 
 
-def measure(name: str, runs: list[Run]) -> list[Point]:
+def measure(name: str, runs: list[Record]) -> list[Point]:
     """All settings of a study, by data set, aggregator and value."""
     study = STUDIES[name]
 
-    def setting(run: Run) -> tuple[str, str, object]:
-        return run.dataset, run.choices["aggregator"], study.value(run)
+    def setting(run: Record) -> tuple[str, str, object]:
+        return dataset_of(run), run.choices["aggregator"], study.value(run)
 
     correct, whole = by_setting(runs, setting), global_view(runs, setting)
-    views = {setting(run): 1 + run.knob("crop.n_crops") for run in runs}
+    views = {setting(run): 1 + run.knobs.get("crop.n_crops") for run in runs}
     made = []
     for (dataset, aggregator, value), right in correct.items():
         key = dataset, aggregator, value
