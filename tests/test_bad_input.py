@@ -79,7 +79,7 @@ class TestCommandLine:
         [
             ["-m", "crop=global,random_k16", "seed=1,2", "aggregator.epsilon=0.1,0.2"],
             ["task=tta", "task.order=sorted_by_class", "method.positive.size=4"],
-            ["model=local", "model.path=/some/where", "dataset.crop_side=[0.2,0.4]"],
+            ["model=local", "model.path=/some/where", "dataset.facts.crop_side=[0.2,0.4]"],
             ["+tag=x", "~logger", "hydra.job.chdir=true", "--cfg", "job"],
         ],
     )

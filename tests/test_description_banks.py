@@ -1,4 +1,4 @@
-"""The counts of benchmarks/descriptions_texts.py against plain loops, and the packaged banks against what only they must keep."""
+"""The counts of experiments/descriptions/texts.py against plain loops, and the packaged banks against what only they must keep."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,8 @@ import torch
 
 from multicrop.text.descriptions import DescriptionBank, available, load_bank
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import descriptions_texts
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments.descriptions import texts
 
 NAMES = {"a": "sea bass", "b": "red lemon", "c": "trout"}
 
@@ -22,12 +22,12 @@ def test_close_classes_against_loops():
     torch.manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(40, 3), dim=1)
     owner = torch.arange(40) % 5
-    classes, inside = descriptions_texts.close_classes(features, owner)
+    classes, inside = texts.close_classes(features, owner)
     for i in range(40):
-        near = [j for j in range(40) if j != i and float(features[i] @ features[j]) > descriptions_texts.CLOSE]
+        near = [j for j in range(40) if j != i and float(features[i] @ features[j]) > texts.CLOSE]
         assert int(classes[i]) == len({int(owner[j]) for j in near if owner[j] != owner[i]})
         assert bool(inside[i]) == any(owner[j] == owner[i] for j in near)
-    assert 0 < descriptions_texts.share(classes) < 1
+    assert 0 < texts.share(classes) < 1
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_close_classes_against_loops():
 )
 def test_whole_names_and_names_of_other_classes(phrase, whole, other):
     mini = bank([phrase], ["yellow peel"], ["spotted back"])
-    assert (descriptions_texts.whole_names(mini), descriptions_texts.rivals(mini)) == (whole, other)
+    assert (texts.whole_names(mini), texts.rivals(mini)) == (whole, other)
 
 
 def test_a_part_of_another_name_is_no_other_class():
-    assert descriptions_texts.rivals(bank(["fins"], ["bass in a dish"], ["back"])) == 0
-    assert descriptions_texts.rivals(bank(["fins"], ["bass of the sea"], ["back"])) == 1
+    assert texts.rivals(bank(["fins"], ["bass in a dish"], ["back"])) == 0
+    assert texts.rivals(bank(["fins"], ["bass of the sea"], ["back"])) == 1
 
 
 def test_history_speaks_of_packaged_sets_and_no_more_classes_than_they_have():
-    assert set(descriptions_texts.BEFORE) <= set(available())
-    assert all(changed <= len(load_bank(name).classes) for name, (changed, *_) in descriptions_texts.BEFORE.items())
+    assert set(texts.BEFORE) <= set(available())
+    assert all(changed <= len(load_bank(name).classes) for name, (changed, *_) in texts.BEFORE.items())
 
 
 @pytest.mark.parametrize("name", ["oxford_pets", "fgvc_aircraft", "flowers102", "stanford_cars", "cub200"])
@@ -61,4 +61,4 @@ def test_fine_grained_banks_share_no_phrase_and_name_no_class_whole(name):
     packaged = load_bank(name)
     phrases = [phrase.casefold() for row in packaged.descriptions.values() for phrase in row]
     assert len(phrases) == len(set(phrases))
-    assert descriptions_texts.whole_names(packaged) == 0
+    assert texts.whole_names(packaged) == 0

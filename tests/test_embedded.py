@@ -17,7 +17,7 @@ OPEN = {"Apache-2.0", "CC-BY-4.0", "MIT"}
 
 
 def dataset(name, *overrides):
-    return instantiate(without(composed(f"dataset={name}", *overrides).dataset, "crop_side", "description_prompt"))
+    return instantiate(without(composed(f"dataset={name}", *overrides).dataset, "facts"))
 
 
 def test_the_pack_opens_with_datasets_and_every_row_names_vendor_and_open_licence(tmp_path):

@@ -165,7 +165,7 @@ def photograph(width, height, seed=0):
 @pytest.fixture(scope="module")
 def images():
     """Photographs of several shapes, large and small, and drawings."""
-    emoji = instantiate(without(composed("dataset=emoji").dataset, "crop_side", "description_prompt"))
+    emoji = instantiate(without(composed("dataset=emoji").dataset, "facts"))
     sizes = [(317, 240), (200, 331), (61, 40), (97, 97)]
     return [*(photograph(*size) for size in sizes), emoji.test.open(5), emoji.test.open(50).resize((150, 133))]
 

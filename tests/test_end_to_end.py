@@ -103,6 +103,6 @@ def test_emoji_and_ones_own_folder_run_too(tmp_path):
 def test_pretraining_runs_from_the_command_line_and_its_checkpoint_is_used(tmp_path):
     size = ["task.width=32", "task.layers=1", "task.text_width=32", "task.text_layers=1", "task.batch_size=4", "task.num_workers=0"]
     run(tmp_path, "task=pretrain", f"task.output={tmp_path}/tiny", "task.steps=2", "logger=none", *size)
-    local = ["model=local", f"model.path={tmp_path}/tiny/checkpoint", 'model.template="{}"']
+    local = ["model=local", f"model.path={tmp_path}/tiny/checkpoint", 'model.facts.template="{}"']
     run(tmp_path, *local, "crop=global", "aggregator=global", "logger=none", *SMALL)
     assert len(records(tmp_path)) == 1

@@ -36,7 +36,7 @@ needs_extra = pytest.mark.skipif(
 
 def drawings(dataset: str) -> list:
     """Test pictures of the held-out vendors, which no calibration has seen."""
-    test = instantiate(without(composed(f"dataset={dataset}").dataset, "crop_side", "description_prompt")).test
+    test = instantiate(without(composed(f"dataset={dataset}").dataset, "facts")).test
     return [test.open(index) for index in range(0, len(test), len(test) // 20)]
 
 
@@ -102,7 +102,7 @@ def test_the_fingerprint_holds_the_precision_and_the_pictures_but_not_their_plac
 @needs_extra
 def test_the_knob_of_the_configuration_reaches_the_encoder(folder):
     node = composed("model=tiny", "model.precision=int8_static", f"model.calibration={folder}").model
-    made = instantiate(without(node, "template"))
+    made = instantiate(without(node, "facts"))
     assert made.fingerprint() == load_encoder(path=TINY, precision="int8_static", calibration=str(folder)).fingerprint()
 
 

@@ -85,7 +85,7 @@ def test_slurm_runs_the_jobs_of_a_sweep(tmp_path):
 def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
     pytest.importorskip("optuna", reason="the extra optuna is not installed")
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
-    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.crop_side=[0.35,0.63]"]
+    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.facts.crop_side=[0.35,0.63]"]
     knobs += ["crop=random_k4", "examples=0", "logger=none"]
     command = [sys.executable, "run.py", "-m", *knobs, *DATA, "trainer.threads=1", *paths]
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"COLUMNS": "200"}
@@ -98,12 +98,9 @@ def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
     assert found["best_value"] == state.best[0]
 
 
-BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-
-
-def hydra_of(monkeypatch, mode=RunMode.MULTIRUN, sweeper=None, **launcher):
-    """What Hydra says of itself in a job."""
-    node = {"mode": mode, "launcher": {"_target_": "plugin.Launcher"} | launcher, "sweeper": sweeper or {}}
+def hydra_of(monkeypatch, mode=RunMode.MULTIRUN, sweeper=None, name="plugin", **launcher):
+    """What HydraConfig holds in a job whose launcher has this name."""
+    node = {"mode": mode, "launcher": launcher, "sweeper": sweeper or {}, "runtime": {"choices": {"hydra/launcher": name}}}
     monkeypatch.setattr(config.HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: OmegaConf.create(node)))
 
@@ -130,10 +127,10 @@ def test_a_job_takes_its_share_of_the_threads_once(monkeypatch, launcher, availa
     assert config.threads_of_job(available) == available
 
 
-def test_only_launchers_beside_hydras_own_run_jobs_in_parallel(monkeypatch):
+def test_jobs_run_in_parallel_under_every_launcher_but_the_basic_one(monkeypatch):
     hydra_of(monkeypatch)
     assert config.in_parallel()
-    hydra_of(monkeypatch, _target_=BASIC)
+    hydra_of(monkeypatch, name="basic")
     assert not config.in_parallel()
     hydra_of(monkeypatch, mode=RunMode.RUN)
     assert not config.in_parallel()
@@ -156,7 +153,7 @@ def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path
     monkeypatch.setattr(sweep, "in_sweep", lambda: True)
     hydra_of(monkeypatch, sweeper={"max_failure_rate": 1.0})
     known = config.HydraConfig.get()
-    known.runtime, known.job = {"output_dir": str(tmp_path)}, {"num": 0}
+    known.runtime.output_dir, known.job = str(tmp_path), {"num": 0}
     monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: known))
     with pytest.raises(RuntimeError):
         sweep.job(OmegaConf.create({"trainer": {"progress": True}}))
@@ -167,6 +164,6 @@ def test_several_devices_are_refused_in_a_sweep_with_the_way_to_do_it(monkeypatc
     from multicrop.runs import experiment
 
     cfg = composed("task=encode", "trainer.devices=2", f"paths.cache={tmp_path}")
-    hydra_of(monkeypatch, _target_=BASIC)
+    hydra_of(monkeypatch, name="basic")
     with refused("Leave -m out", "hydra/launcher=submitit_slurm task=encode seed=1,2,3,4"):
         experiment.run(cfg)

@@ -13,11 +13,11 @@ from hydra.utils import instantiate
 from refusals import refused
 
 from multicrop.text import Mean, described, ensemble, mixed, prompts_of, sentences, template, text_bank, waffle
+from multicrop.text.controls import vocabulary
 from multicrop.text.descriptions import available, load_bank
 from multicrop.text.grammar import article, joined
 from multicrop.text.speech import KINDS, kind
 from multicrop.text.templates import template_set
-from multicrop.text.waffle import vocabulary
 
 NAMES = ["cat", "house finch"]
 PHRASES = {"cat": ["long furry tail", "whiskers"], "house finch": ["red breast", "made of feathers", "with short legs"]}
@@ -320,12 +320,12 @@ class TestConfigs:
         assert all(len(set(map(repr, row))) == len(row) for row in rows)
 
     def test_descriptions_find_the_bank_of_the_data_set_and_the_grammar_joins(self):
-        overrides = ["dataset=folder", "++dataset.bank=oxford_pets", "model=clip_vit_b16", "prompt.join=grammar"]
+        overrides = ["dataset=folder", "dataset.facts.bank=oxford_pets", "model=clip_vit_b16", "prompt.join=grammar"]
         (row,) = self.made(*overrides, names=["Maine Coon"], descriptions={})
         assert row[1:] == [joined("Maine Coon", text) for text in load_bank("oxford_pets").descriptions["maine_coon"]]
 
     def test_the_ensemble_is_that_of_the_data_set(self):
-        ((mean,),) = self.made("prompt=ensemble", "dataset=folder", "++dataset.bank=eurosat", names=["forest"])
+        ((mean,),) = self.made("prompt=ensemble", "dataset=folder", "dataset.facts.bank=eurosat", names=["forest"])
         assert mean.members == tuple(each.replace("{}", "forest") for each in template_set("eurosat"))
 
     def test_a_mixture_takes_further_parts(self):

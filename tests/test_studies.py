@@ -1,50 +1,55 @@
 """The studies: every experiment and sweep composes and says its command, and the scripts that read records count as they should."""
 
-import json
 import re
 import shlex
 import sys
 from string import Template
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
-from conftest import CONF, ROOT, composed
+from conftest import CONF, ROOT, composed, options
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from refusals import refused
 
+from multicrop.cli import main
+from multicrop.compare.published import published_figures, read_published
 from multicrop.config import check_overrides, register_resolvers
+from multicrop.record import Predictions, write_record
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import diagnosis
-import few_shot
-import study
-import zero_shot
+sys.path.insert(0, str(ROOT))
+from experiments import study
+from experiments.diagnosis import tables as diagnosis
+from experiments.few_shot import tables as few_shot
+from experiments.zero_shot import tables as zero_shot
 
 EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("diagnosis/")])
-def test_every_experiment_composes(name):
-    composed(f"experiment={name}")
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_says_its_command_its_result_and_its_time(name):
+def test_an_experiment_composes_and_says_its_command_its_result_and_its_time(name):
+    composed(f"experiment={name}")
     text = (CONF / f"experiment/{name}.yaml").read_text()
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     assert header.startswith("# @package _global_\n")
-    assert f"experiment={name}" in re.search("# Command: (.+)", header)[1]
-    assert re.search("# Expected: .*[0-9.]|# Expected: no published figure", header) and "# Time: " in header
+    assert f"experiment={name} " in re.search("# Command: (.+)", header)[1] and "# Time: " in header
+    expected = re.search("# Expected: (.+)", header)[1]
+    if "published.csv" in expected:
+        assert any(figure.experiment == name for figure in read_published())
+    else:
+        assert re.search(r"\d\.\d", expected) or expected.startswith("no published figure")
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("diagnosis/")])
+ROWS = [f"{text}_{view}_{aggregator}" for text in diagnosis.TEXTS for view in diagnosis.CROPS for aggregator in diagnosis.AGGREGATORS]
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_the_texts_of_a_diagnosis_are_what_its_name_says(name):
-    cfg = composed(f"experiment={name}", "crop_seed=2")
-    words, view, aggregator = name.removeprefix("diagnosis/").split("_")
+    """The command of the row composes to what the name of the row says."""
+    command = shlex.split(diagnosis.command(name, "scenes"))[3:-1]
+    check_overrides([*command, "crop_seed=2"], CONF)
+    cfg = composed(*command, "crop_seed=2")
+    words, view, aggregator = name.split("_")
     descriptions = {"cat": ["long whiskers", "four legs"], "dog": ["a long tongue", "four legs"]}
     rows = instantiate(cfg.prompt)(["cat", "dog"], descriptions)
     chosen = [row[:1] if cfg.aggregator.text_set == "label" else row[1:] for row in rows]
@@ -61,8 +66,65 @@ def test_the_sweep_of_the_diagnosis_runs_every_row():
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         params = compose("config", overrides=["sweep=diagnosis", "logger=none"], return_hydra_config=True).hydra.sweeper.params
-    rows = sorted(row.strip() for row in params.experiment.split(","))
-    assert rows == sorted(name for name in EXPERIMENTS if name.startswith("diagnosis/"))
+    assert params.experiment.split(",") == [f"diagnosis/{text}" for text in diagnosis.TEXTS]
+    assert params.crop.split(",") == list(diagnosis.CROPS.values())
+    assert params.aggregator.split(",") == list(diagnosis.AGGREGATORS.values())
+
+
+FIGURES = read_published()
+
+
+def test_published_numbers_are_read_and_found_by_setting(tmp_path):
+    assert len(FIGURES) == len(set(FIGURES)) == 50 and all(0 < figure.figure < 100 and figure.source for figure in FIGURES)
+    (wca,) = published_figures("zero_shot/wca", "cub200", "clip_vit_b16")
+    assert (wca.method, wca.figure, wca.source, wca.encoder_calls) == ("WCA", 59.78, "WCA's results figure", 61 * 5794)
+    assert str(wca).startswith("published: 59.78 % (WCA, top-1; WCA's results figure; WCA's own descriptions")
+    assert [figure.figure for figure in published_figures("tta/tpt", "imagenet", "clip_vit_b16")] == [68.98, 66.74]
+    assert published_figures(None, "cub200", "clip_vit_b16") == published_figures("zero_shot/wca", "cub200", "tiny") == []
+    assert read_published(tmp_path / "none.csv") == []
+    header, row = (ROOT / "experiments/published.csv").read_text().splitlines()[:2]
+    for broken in (row.replace("56.01", "high"), row.replace("WCA's results figure", ""), "zero_shot,zero_shot/clip"):
+        (tmp_path / "broken.csv").write_text(f"{header}\n{broken}\n")
+        with refused("broken.csv:2", "a number as figure and a source"):
+            read_published(tmp_path / "broken.csv")
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted(
+        {
+            figure.command
+            for figure in FIGURES
+            if figure.dataset in ("imagenet", "ten fine-grained sets (mean)")
+            or figure.study == "few_shot"
+            or figure.experiment == "zero_shot/wca"
+        }
+    ),
+)
+def test_the_command_of_a_published_number_composes(command):
+    words = shlex.split(command)
+    assert words[:2] == ["python", "run.py"]
+    check_overrides(words[2:], CONF)
+    composed(*(word.split(",")[0] if "=" in word else word for word in words[2:] if word != "-m"))
+
+
+def test_the_command_of_a_published_number_names_its_setting():
+    for figure in FIGURES:
+        words = shlex.split(figure.command)
+        assert (
+            f"experiment={figure.experiment}" in words and figure.experiment in EXPERIMENTS and figure.experiment.startswith(figure.study)
+        )
+        assert f"model={figure.model}" in words or "sweep=coop11" in words
+        assert figure.dataset.endswith("(mean)") or (f"dataset={figure.dataset}" in words and figure.dataset in options("dataset"))
+
+
+def test_published_numbers_are_listed(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["published", "--dataset", "cub200", "--method", "WCA", "--commands"])
+    line, command = capsys.readouterr().out.splitlines()
+    assert line.startswith("zero_shot/wca, cub200, clip_vit_b16: published: 59.78 %") and command.strip().startswith("python run.py ")
+    with pytest.raises(SystemExit, match="1"):
+        main(["published", "--dataset", "scenes"])
 
 
 @pytest.mark.parametrize("count", [None, 1, 3])
@@ -118,28 +180,30 @@ def test_commands_are_found_and_filled_in():
 
 def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone=None, ids=None, choices=None, metrics=None, **config):
     """A finished run of four images, label 0 each."""
-    (folder / ".hydra").mkdir(parents=True)
-    choices = {"dataset": dataset, "aggregator": "dnd", "experiment": experiment, **(choices or {})}
-    (folder / ".hydra/hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": {"choices": choices}}}))
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "aggregated": alone or right, "final": right}
-    columns = {f"{row}_prediction": [0 if good else 1 for good in values] for row, values in wrong.items()}
-    pq.write_table(pa.table({"image_id": ids or ["a", "b", "c", "d"], "label": [0] * 4, **columns}), folder / "predictions.parquet")
-    (folder / "metrics.json").write_text(json.dumps(metrics or {}))
+    rows = {row: np.array([0 if good else 1 for good in values]) for row, values in wrong.items()}
+    write_record(
+        folder,
+        config={"task": {"name": "zero_shot"}, **config, **({"task": {"name": "few_shot", **config["task"]}} if "task" in config else {})},
+        metrics={"rows": {row: {"accuracy": 0.5} for row in rows}, **(metrics or {})},
+        predictions=Predictions(ids or ["a", "b", "c", "d"], np.zeros(4, dtype=int), rows, [""] * 4),
+        environment={"choices": {"dataset": dataset, "aggregator": "dnd", "experiment": experiment, **(choices or {})}},
+        data={"dataset": dataset},
+    )
 
 
 def test_records_are_paired_by_image_id_and_the_newest_of_a_seed_counts(tmp_path):
     record(tmp_path / "1", right=[1, 0, 0, 0], crop_seed=0)
     record(tmp_path / "2", right=[1, 1, 0, 0], crop_seed=1, ids=["d", "c", "b", "a"])
-    stacked = study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)
+    stacked = study.by_setting(study.read_runs(tmp_path), study.dataset_of)
     assert stacked["scenes"].tolist() == [[True, False, False, False], [False, False, True, True]]
     record(tmp_path / "3", right=[0, 0, 0, 1], crop_seed=0)
-    assert study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)["scenes"][0].tolist() == [False, False, False, True]
+    assert study.by_setting(study.read_runs(tmp_path), study.dataset_of)["scenes"][0].tolist() == [False, False, False, True]
     got = study.accuracy(stacked["scenes"])
     assert got.difference == pytest.approx(3 / 8) and got.low < 3 / 8 < got.high
     record(tmp_path / "4", right=[0, 0, 0, 1], crop_seed=0, ids=["a", "b", "c", "e"])
     with pytest.raises(SystemExit, match="did not see the same images"):
-        study.by_setting(study.read_runs(tmp_path), lambda run: run.dataset)
+        study.by_setting(study.read_runs(tmp_path), study.dataset_of)
     with pytest.raises(SystemExit, match="no finished run below"):
         study.read_runs(tmp_path / "nothing")
 
@@ -150,7 +214,10 @@ def test_the_diagnosis_writes_its_tables_and_figure(tmp_path, monkeypatch, capsy
         (d, t, v, s) for d in diagnosis.DATASETS for t in diagnosis.TEXTS for v in diagnosis.VIEWS for s in (0, 1)
     ):
         right = generator.integers(0, 2, 4).tolist() if view != "crops_dnd" else [1, 1, 1, 1]
-        record(tmp_path / f"runs/{number}", dataset=dataset, experiment=f"diagnosis/{text}_{view}", right=right, crop_seed=seed)
+        crop, aggregator = view.split("_")
+        chosen = {"crop": diagnosis.CROPS[crop], "aggregator": diagnosis.AGGREGATORS[aggregator]}
+        folder = tmp_path / f"runs/{number}"
+        record(folder, dataset=dataset, experiment=f"diagnosis/{text}", choices=chosen, right=right, crop_seed=seed)
     monkeypatch.setattr(sys, "argv", ["diagnosis.py", str(tmp_path / "runs"), str(tmp_path)])
     diagnosis.main()
     lines = (tmp_path / "results.csv").read_text().splitlines()

@@ -1,5 +1,6 @@
 """Sweeps: what jobs share, what is counted, what a failure or a kill leaves, and the state that the live view shows."""
 
+import inspect
 import json
 import math
 import os
@@ -15,15 +16,16 @@ import records
 import torch
 import yaml
 from conftest import CONF, ROOT, composed, options
-from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from refusals import refused
 
-from hydra_plugins.multicrop_sweeper import KnobLoader
+from hydra_plugins.multicrop_sweeper import KnobLoader, KnobSweeper
 from multicrop.aggregators.logits_cache import KeptScorer
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
@@ -36,7 +38,7 @@ from multicrop.text import TextBank
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
 COUNTING = """
 import json, runpy, sys
-import multicrop.data.embedded.scenes as scenes, multicrop.encoder as encoder
+import multicrop.data.embedded.scenes as scenes, multicrop.encoder as encoder, multicrop.encoder.loading as loading
 counts = dict.fromkeys(("models", "data", "views", "texts"), 0)
 def counted(place, name, key, how_many=lambda *a: 1):
     made = getattr(place, name)
@@ -44,7 +46,7 @@ def counted(place, name, key, how_many=lambda *a: 1):
         counts[key] += how_many(*args)
         return made(*args, **kwargs)
     setattr(place, name, call)
-counted(encoder, "load_encoder", "models")
+counted(loading, "load_encoder", "models")
 counted(scenes, "scenes", "data")
 counted(encoder.Encoder, "encode_images", "views", lambda self, pixels: pixels[..., 0, 0, 0].numel())
 counted(encoder.Encoder, "encode_texts", "texts")
@@ -257,10 +259,38 @@ def test_a_later_job_is_given_the_logits_of_an_earlier_one_to_the_last_bit(monke
 JOBS = [
     ["task=zero_shot", "crop=random_k4", "aggregator=dnd", "task.fusion_weight=0.5", "seed=2"],
     ["task=zero_shot", "crop=random_k4", "aggregator=dnd", "task.fusion_weight=0.25", "seed=3"],
-    ["task.shots=2", "task=few_shot", "crop.n_crops=3", "dataset.crop_side=[0.2,0.4]"],
-    ["experiment=zero_shot/imagenet_b32_dclip", "prompt.max_descriptions=2"],
+    ["task.shots=2", "task=few_shot", "crop.n_crops=3", "dataset.facts.crop_side=[0.2,0.4]"],
+    ["experiment=zero_shot/dclip", "dataset=imagenet", "model=clip_vit_b32", "prompt.max_descriptions=2"],
     ["aggregator=max", "+trainer.extra=1"],
 ]
+
+
+SIGNATURES = {  # what multicrop_sweeper.py overrides or calls of Hydra's internals
+    BasicSweeper.__init__: ["self", "max_batch_size", "params"],
+    BasicSweeper.setup: ["self", "hydra_context", "task_function", "config"],
+    BasicSweeper.validate_batch_is_legal: ["self", "batch"],
+    ConfigLoaderImpl.__init__: ["self", "config_search_path"],
+    ConfigLoaderImpl.load_sweep_config: ["self", "master_config", "sweep_overrides"],
+    ConfigLoaderImpl._apply_overrides_to_config: ["overrides", "cfg"],
+    get_overrides_dirname: ["overrides", "exclude_keys", "item_sep", "kv_sep"],
+}
+
+
+def test_hydra_has_the_internals_that_the_sweeper_needs():
+    for function, names in SIGNATURES.items():
+        assert list(inspect.signature(function).parameters) == names, function
+
+
+def test_the_configured_sweeper_is_ours_with_the_knobs_of_hydras():
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ours, hydras, optuna = (
+            compose("config", overrides=words, return_hydra_config=True).hydra.sweeper
+            for words in ([], ["hydra/sweeper=basic"], ["sweep=optuna"])
+        )
+    assert ours._target_ == f"{KnobSweeper.__module__}.{KnobSweeper.__name__}" and "n_trials" in optuna
+    assert hydras._target_ == f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+    assert {**ours, "_target_": None} == {**hydras, "_target_": None}
 
 
 def test_a_sweeps_loader_composes_what_hydras_does(monkeypatch):

@@ -128,7 +128,7 @@ def test_adapters_and_methods_refuse_bounds_for_logits(task):
 
 def test_on_the_embedded_bank(encoder, tmp_path):
     cfg = composed("dataset=emoji", "crop=random_k8")
-    dataset = instantiate(without(cfg.dataset, "crop_side", "description_prompt"))
+    dataset = instantiate(without(cfg.dataset, "facts"))
     images = dataset.test.subset(range(0, len(dataset.test), len(dataset.test) // 24))
     bank = feature_bank(images, instantiate(cfg.crop), encoder, seed=0, cache=tmp_path, progress=False)
     text = encoder.encode_prompts(instantiate(cfg.prompt)(dataset.class_names, dataset.descriptions))

@@ -1,41 +1,38 @@
 """The study of test-time adaptation: tables pair records by image, count orders and correct by stream; its sweeps hold every method."""
 
-import json
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
 from conftest import CONF, ROOT
 from hydra import compose, initialize_config_dir
 
 from multicrop.compare.statistics import holm
 from multicrop.config import register_resolvers
+from multicrop.record import ROWS, Predictions, write_record
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import tta
-import tta_records
-
-ROWS = ("global", "crops_mean", "aggregated", "final")
+sys.path.insert(0, str(ROOT))
+from experiments.tta import records as tta_records
+from experiments.tta import tables as tta
 
 
 def record(folder, *, method, right, bare, seed=1, setting="dnd", dataset="scenes", kind=None, views=17):
     """A finished run whose images, label 0, come in the order of `right` and `bare`: image id to right or wrong."""
-    folder.mkdir(parents=True)
     ids = list(right)
     corruption = {"kind": kind, "severity": 3} if kind else {}
-    config = {"corruption": corruption, "task": {"order": "shuffled", "order_seed": seed}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    choices = {"dataset": dataset, "experiment": f"tta/{setting}", "method": method}
-    (folder / "environment.json").write_text(json.dumps({"choices": choices}))
-    wrong = {"final_prediction": [1 - right[i] for i in ids], "aggregated_prediction": [1 - bare[i] for i in ids]}
-    pq.write_table(pa.table({"image_id": ids, "label": [0] * len(ids), **wrong}), folder / "predictions.parquet")
+    rows = {row: np.zeros(len(ids), dtype=int) for row in ROWS}
+    rows |= {"final": np.array([1 - right[i] for i in ids]), "aggregated": np.array([1 - bare[i] for i in ids])}
     test = {f"test/{row}{measure}": 0.1 for row in ("", "aggregated/") for measure in ("ece", "brier")}
-    stream = {"encoder_calls_an_image": views, "state_bytes": 2048, "milliseconds_an_image": dict.fromkeys(ROWS, 1.0)}
-    tenths = {tenth: dict.fromkeys(ROWS, 0.5) for tenth in ("first_tenth", "last_tenth")}
-    (folder / "metrics.json").write_text(json.dumps({"views_per_image": views, "test": test, "stream": stream | tenths}))
+    stream = {"encoder_calls_per_image": views, "state_bytes": 2048, "ms_per_image": dict.fromkeys(ROWS, 1.0)}
+    stream |= {tenth: dict.fromkeys(ROWS, 0.5) for tenth in ("first_tenth", "last_tenth")}
+    write_record(
+        folder,
+        config={"corruption": corruption, "task": {"name": "tta", "order": "shuffled", "order_seed": seed}},
+        metrics={"rows": {row: {"accuracy": 0.5} for row in ROWS}, "views_per_image": views, "test": test, "stream": stream},
+        predictions=Predictions(ids, np.zeros(len(ids), dtype=int), rows, [""] * len(ids)),
+        environment={"choices": {"dataset": dataset, "experiment": f"tta/{setting}", "method": method}},
+        data={"dataset": dataset},
+    )
 
 
 def images(values):

@@ -1,7 +1,8 @@
-"""Configuration helpers: resolvers, and a check of the command line that names what the user may have meant."""
+"""Configuration helpers: resolvers, facts about Hydra's job, and a check of the command line that suggests near names."""
 
 import difflib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -15,11 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent
 ALL_KNOBS = "All knobs of an experiment: python run.py --cfg job"
+TASK_OF = {"adapter": "few_shot", "method": "tta"}  # groups that one task reads; its file in conf/task brings a default
 
 
 def register_resolvers() -> None:
-    """`${package:NAME}` is a file or folder of this package, wherever it is installed; `${in_sweep:A,B}` is A in a job of a sweep, else B;
-    `${either:A,B}` is the first that is not null.
+    """Register three resolvers for the files in conf/.
+
+    ``${package:NAME}`` is a file or folder of this package, ``${in_sweep:A,B}`` is A in a job of a sweep and B elsewhere, and
+    ``${either:A,B}`` is the first value that is not null.
     """
     OmegaConf.register_new_resolver("package", lambda name: str(PACKAGE / name), replace=True)
     OmegaConf.register_new_resolver("either", lambda *values: next((v for v in values if v is not None), None), replace=True)
@@ -32,18 +36,19 @@ def in_sweep() -> bool:
 
 
 def choices() -> dict[str, str]:
-    """The option chosen in each group, as the user wrote it; empty outside Hydra."""
+    """The option chosen in each group, as on the command line; empty outside Hydra."""
     chosen = dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
     return {group: option for group, option in chosen.items() if not group.startswith("hydra")}
 
 
 def threads_of_job(available: int) -> int:
-    """How many of the available torch threads a job takes: those that its launcher reserves, or its share where jobs run side by side.
+    """Number of torch threads for this job: what its launcher reserves, or its share where jobs run in parallel.
 
-    A launcher may have divided them already (joblib does), and a process may run several jobs, so the share is of the processors.
+    The share is of the processors, not of `available`: joblib divides the threads before the job starts, and one process may run
+    several jobs.
     """
     launcher = HydraConfig.get().launcher if in_sweep() else {}
-    if "cpus_per_task" in launcher:  # submitit, which would start all jobs at once
+    if "cpus_per_task" in launcher:  # submitit starts all jobs at once
         return launcher.cpus_per_task or 1
     wanted = int(launcher.get("n_jobs") or 1)
     if wanted == 1:
@@ -53,27 +58,44 @@ def threads_of_job(available: int) -> int:
 
 
 def in_parallel() -> bool:
-    """Whether this is a job of a sweep whose launcher runs jobs in processes of their own."""
-    return in_sweep() and not HydraConfig.get().launcher._target_.startswith("hydra._internal")
+    """Whether this is a job of a sweep whose launcher starts a process per job."""
+    return in_sweep() and HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic"
 
 
 def sweeper_takes_failures() -> bool:
-    """Whether the sweeper of this job counts failures itself and takes no NaN, as Optuna's does."""
+    """Whether the sweeper of this job counts failures itself and accepts no NaN, as Optuna's does."""
     return in_sweep() and "max_failure_rate" in HydraConfig.get().sweeper
 
 
 def without(node: DictConfig, *keys: str) -> DictConfig:
-    """The node, interpolations resolved, less some keys: what one group says for another to read is no constructor argument."""
+    """A resolved copy of the node without some keys, for keys that are no arguments of its constructor."""
     node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
     for key in keys:
         node.pop(key, None)
     return node
 
 
-def check_overrides(arguments: list[str], conf: Path) -> None:
-    """Raise ValueError for an unknown group option or knob among the overrides, with the nearest names.
+def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
+    """Raise ValueError for an adapter or a method, named by its option, that the task does not read."""
+    for group, task in TASK_OF.items():
+        if cfg.get(group) is not None and cfg.task.name != task:
+            raise ValueError(
+                f"{group}={options.get(group, '...')} needs task={task}, got task={cfg.task.name}: "
+                f"add task={task}, or leave the {group} out (a sweep over tasks takes no {group}=...)"
+            )
 
-    Hydra's own flags and anything it can do beyond `name=value` (appending, deleting) are left to Hydra.
+
+def check_overrides(arguments: list[str], conf: Path) -> None:
+    """Check the command line before Hydra composes it.
+
+    Hydra's own flags, and overrides other than ``name=value`` (appending, deleting), are left to Hydra.
+
+    Args:
+        arguments: The command line without the program's name.
+        conf: The folder of the configuration.
+
+    Raises:
+        ValueError: For an unknown option or knob, with the nearest names, or for a part that the task does not read.
     """
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
     try:
@@ -85,26 +107,30 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     chosen = {o.input_line: f"{o.key_or_group}={_check_options(o, conf)}" for o in plain if o.key_or_group in groups}
     swept = [o for o in plain if o.key_or_group in groups and o.is_sweep_override()]
     knobs = [o for o in plain if o.key_or_group not in groups]
-    if not knobs or GlobalHydra.instance().is_initialized():
+    parts = [o for o in plain if o.key_or_group in TASK_OF]
+    if not (knobs or parts) or GlobalHydra.instance().is_initialized():
         return
-    known = _check_knobs(knobs, list(chosen.values()), conf, groups)
+    cfg = _composed(list(chosen.values()), conf)
+    if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file may choose the task
+        check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
+    known = _check_knobs(knobs, list(_names(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
     if swept and fixed and {"-m", "--multirun"} & set(arguments):
-        before = _known([chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept], conf)
-        _check_before_sweep([knob for knob in fixed if knob.key_or_group in known and knob.key_or_group not in before], swept)
+        before = _composed([chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept], conf)
+        _check_before_sweep([knob for knob in fixed if knob.key_or_group in known and knob.key_or_group not in set(_names(before))], swept)
 
 
 def _check_options(override: Override, conf: Path) -> str:
     """All values of a group override exist; returns the first."""
     folder = conf / override.key_or_group
     options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    given = override.value()
-    if isinstance(given, Glob):
-        values = given.filter([option for option in options if "/" not in option])  # Hydra's glob sees no subfolder
+    wanted = override.value()
+    if isinstance(wanted, Glob):
+        values = wanted.filter([option for option in options if "/" not in option])  # Hydra's glob ignores subfolders
         if not values:
             raise ValueError(f"no option of {override.key_or_group} matches {override.input_line}. The options are: {', '.join(options)}")
     else:
-        values = [str(v) for v in override.sweep_string_iterator()] if override.is_sweep_override() else [str(given)]
+        values = [str(v) for v in override.sweep_string_iterator()] if override.is_sweep_override() else [str(wanted)]
     for value in values:
         if value not in [*options, "None", "null"]:
             raise ValueError(
@@ -113,18 +139,19 @@ def _check_options(override: Override, conf: Path) -> str:
     return values[0] if values[0] != "None" else "null"
 
 
-def _check_knobs(knobs: list[Override], chosen: list[str], conf: Path, groups: set[str]) -> list[str]:
-    """Every knob exists under the groups chosen; returns the names of all that exist."""
-    known = _known(chosen, conf)
+def _check_knobs(knobs: list[Override], known: list[str], groups: set[str]) -> list[str]:
+    """Every knob is among the known ones, or is a node above some; returns the known ones."""
     for knob in knobs:
         name = knob.key_or_group
-        if name not in known and not any(key.startswith(f"{name}.") for key in known):
-            raise ValueError(f"{name} is neither a knob nor a config group{_nearest(name, [*known, *groups])} {ALL_KNOBS}")
+        if name not in known:
+            group = name.split(".")[0]
+            needs = f"; {group} needs task={TASK_OF[group]}." if group in TASK_OF else _nearest(name, [*known, *groups])
+            raise ValueError(f"{name} is neither a knob nor a config group{needs} {ALL_KNOBS}")
     return known
 
 
 def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
-    """Hydra sets a knob with one value before it sweeps, so that a group that is swept may not bring it."""
+    """Hydra sets a knob with a single value before it sweeps, so no group that is swept may be the one that has it."""
     for knob in knobs:
         name, value = knob.input_line.split("=", 1)
         raise ValueError(
@@ -133,21 +160,20 @@ def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
         )
 
 
-def _known(chosen: list[str], conf: Path) -> list[str]:
+def _composed(chosen: list[str], conf: Path) -> DictConfig:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        return _keys(compose("config", overrides=chosen))
+        return compose("config", overrides=chosen)
 
 
-def _keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Dotted names of all leaves and nodes."""
-    keys = []
-    for key in cfg:
-        name = f"{prefix}{key}"
-        keys.append(name)
-        node = OmegaConf.to_container(cfg, resolve=False)[key]
-        if isinstance(node, dict):
-            keys += _keys(cfg._get_node(key), f"{name}.")
-    return keys
+def _names(cfg: DictConfig) -> Iterator[str]:
+    """Dotted names of all nodes and leaves."""
+    nodes = [("", OmegaConf.to_container(cfg, resolve=False))]
+    while nodes:
+        prefix, node = nodes.pop()
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                nodes.append((f"{prefix}{key}.", value))
 
 
 def _nearest(name: str, options: list[str]) -> str:

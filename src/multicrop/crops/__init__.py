@@ -7,11 +7,11 @@ A box is (x1, top, x2, bottom) in whole pixels. A mirrored crop is a box whose l
 between x2 and x1, flipped left to right after resampling (`views.view_pixels`). `views.unmirrored` sorts x for those who draw or measure.
 """
 
-from multicrop.crops.attention import attention
+from multicrop.crops.attended import attention
 from multicrop.crops.base import CropSampler, boxes_of, crop_generator
 from multicrop.crops.drawn import diverse, quasi_random, random, random_resized
-from multicrop.crops.feature import feature
 from multicrop.crops.fixed import five_crop, global_view, grid, ten_crop
+from multicrop.crops.from_features import feature
 from multicrop.crops.sighted import GlobalView, Sighted, at_image, looks_at
 
 __all__ = [

@@ -121,5 +121,5 @@ def run(settings: Configured, cache: object = None) -> float:
         trainer, folder = pretrain(output=output, seed=settings.config["seed"], logger=logger, **knobs)
     finally:
         finish(logger)
-    Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.template=\"{{}}\"')")
+    Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.facts.template=\"{{}}\"')")
     return float(trainer.callback_metrics.get("train/accuracy", 0.0))

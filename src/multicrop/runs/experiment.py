@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from multicrop.compare.details import class_table
-from multicrop.config import threads_of_job
+from multicrop.config import check_parts, threads_of_job
 from multicrop.features import BankProgress, Batch, FeatureBank, local_rank
 from multicrop.files import content_hash, make_folder
 from multicrop.record import Record, write_pointer, write_record
@@ -46,6 +46,7 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
     warnings.filterwarnings("ignore", module="lightning")  # notes on loaders and deprecations, for Lightning's developers
     L.seed_everything(cfg.seed, verbose=False)
     settings = settings_of(cfg)
+    check_parts(cfg, settings.choices)
     entry: Callable[[Settings, SweepCache | None], float] = instantiate(settings.task["run"])
     return entry(settings, cache)
 

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from multicrop.config import choices, in_sweep
 
-FACTS = ("crop_side", "description_prompt", "bank", "template")  # of a data set or model, read by crop policies and prompts
 OF_SESSION = ("name", "run", "build", "fusion_weight")  # entries of a task file that its builder does not take
 
 
@@ -74,7 +73,7 @@ class Settings:
         return Path(self.config["paths"]["cache"])
 
     def part(self, group: str) -> Part:
-        """The component that a config group chose, less the facts that other groups read.
+        """The component that a config group chose, without its ``facts``, which crop policies and prompts read.
 
         Raises:
             ValueError: If the configuration chose none.
@@ -83,7 +82,7 @@ class Settings:
         values = self.config.get(group)
         if not values or "_target_" not in values:
             raise ValueError(f"the configuration has no {group}; choose one with {group}=NAME")
-        return Part(values).without(*FACTS) if group in ("dataset", "model") else Part(values)
+        return Part(values).without("facts")
 
     def __getitem__(self, name: str) -> Any:
         """A value at the top level of the configuration, such as ``seed``."""

@@ -22,9 +22,6 @@ from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failu
 from multicrop.record import clear_failure, folder_state, write_failure
 
 log = logging.getLogger(__name__)
-SWEEPERS = {  # Hydra's, and ours that is the same but for its speed
-    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper": "hydra_plugins.multicrop_sweeper.KnobSweeper",
-}
 QUIET = ("paths.", "trainer.", "logger", "hydra")  # overrides that tell jobs apart for nobody
 _LAST: list["State"] = []
 _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
@@ -129,9 +126,8 @@ class SweepView(Callback):
         return self.__dict__ | {"view": None}
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Start to watch the sweep's folder; Hydra, which makes the sweeper next, takes ours in the place of its basic one."""
+        """Start to watch the sweep's folder."""
         sweeper = config.hydra.sweeper
-        sweeper._target_ = SWEEPERS.get(sweeper._target_, sweeper._target_)
         total = sweeper.get("n_trials") or count_jobs(config.hydra.overrides.task, dict(sweeper.get("params") or {}))
         self.folder, self.total, self.started = Path(config.hydra.sweep.dir), total, time.monotonic()
         console = Console()  # its own: Lightning's progress bar clears the live displays of the shared one

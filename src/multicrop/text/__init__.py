@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from multicrop.text.bank import Mean, TextBank, members, text_bank
+from multicrop.text.controls import waffle
 from multicrop.text.prompts import described, mixed, prompts_of, sentences
 from multicrop.text.sources import read_descriptions
 from multicrop.text.templates import ensemble, fill, template
-from multicrop.text.waffle import waffle
 
 Prompts = Callable[..., list[list[str]]]
 

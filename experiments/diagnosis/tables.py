@@ -1,0 +1,145 @@
+"""Tables and figure of the diagnosis from the records of `sweep=diagnosis`: python experiments/diagnosis/tables.py FOLDER [OUTPUT]."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multicrop.compare.statistics import Comparison, compare_runs, holm
+from multicrop.record import Record
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
+from experiments.study import POINTS, accuracy, by_setting, dataset_of, markdown, numbers, points, read_runs, write_csv
+
+OUTPUT = Path(__file__).parent
+DATASETS = ("scenes", "emoji")
+TEXTS = {"label": "label", "descriptions": "descriptions", "both": "label + descriptions", "waffle": "label + random"}
+VIEWS = {"full_mean": "full image", "crops_mean": "crops, mean", "crops_dnd": "crops, D&D"}  # on the full image D&D is the mean
+QUESTIONS = [
+    ("descriptions_full_mean", "label_full_mean", "full image: descriptions instead of the label"),
+    ("descriptions_crops_dnd", "descriptions_full_mean", "descriptions: crops (D&D) instead of the full image"),
+    ("descriptions_crops_mean", "descriptions_full_mean", "descriptions: crops (mean) instead of the full image"),
+    ("label_crops_mean", "label_full_mean", "label: crops instead of the full image"),
+    ("descriptions_crops_dnd", "label_full_mean", "descriptions on crops (D&D) against the label on the full image"),
+    ("descriptions_crops_dnd", "descriptions_crops_mean", "descriptions on crops: D&D instead of the mean"),
+    ("both_crops_dnd", "both_crops_mean", "label + descriptions on crops: D&D instead of the mean"),
+    ("both_full_mean", "label_full_mean", "full image: descriptions behind the label"),
+    ("waffle_full_mean", "label_full_mean", "full image: random texts behind the label"),
+    ("both_full_mean", "waffle_full_mean", "full image: descriptions against random texts behind the label"),
+    ("both_crops_dnd", "waffle_crops_dnd", "crops (D&D): descriptions against random texts behind the label"),
+    ("both_crops_dnd", "label_crops_dnd", "crops (D&D): descriptions behind the label against the label alone"),
+]
+COLOURS = ("#8a8a94", "#d08a2e", "#2a7f62")
+
+
+CROPS = {"full": "global", "crops": "random_k16"}  # a row's name is TEXT_VIEW_AGGREGATOR
+AGGREGATORS = {"mean": "mean_similarity", "dnd": "dnd"}
+
+
+def row_name(run: Record) -> str:
+    """The row of a run, such as `descriptions_crops_dnd`."""
+    view = next(name for name, crop in CROPS.items() if crop == run.choices["crop"])
+    aggregator = next(name for name, option in AGGREGATORS.items() if option == run.choices["aggregator"])
+    return f"{run.choices['experiment'].removeprefix('diagnosis/')}_{view}_{aggregator}"
+
+
+def command(row: str, dataset: str) -> str:
+    """The command of a row, over its three seeds."""
+    text, view, aggregator = row.split("_")
+    groups = f"experiment=diagnosis/{text} crop={CROPS[view]} aggregator={AGGREGATORS[aggregator]}"
+    return f"python run.py -m {groups} dataset={dataset} crop_seed=0,1,2"
+
+
+def results(correct: dict[tuple[str, str], np.ndarray]) -> list[list[object]]:
+    """One line per data set and row: accuracy with its interval, and the command."""
+    lines = []
+    for (dataset, row), right in sorted(correct.items(), key=lambda item: (DATASETS.index(item[0][0]), _order(item[0][1]))):
+        got = accuracy(right)
+        lines.append([dataset, row, *numbers(got), len(right), right.shape[1], command(row, dataset)])
+    return lines
+
+
+def _order(row: str) -> tuple[int, str]:
+    return list(TEXTS).index(row.split("_")[0]), {"full_mean": "0", "full_dnd": "1", "crops_mean": "2", "crops_dnd": "3"}[
+        row.split("_", 1)[1]
+    ]
+
+
+def comparisons(correct: dict[tuple[str, str], np.ndarray]) -> list[tuple[str, str, str, str, Comparison]]:
+    return [
+        (dataset, new, old, question, compare_runs(correct[dataset, new], correct[dataset, old]))
+        for dataset in DATASETS
+        for new, old, question in QUESTIONS
+    ]
+
+
+def draw(correct: dict[tuple[str, str], np.ndarray], compared: list[tuple[str, str, str, str, Comparison]], path: Path) -> None:
+    """Above the accuracies, below the paired differences."""
+    figure = Figure(figsize=(12, 8.2), layout="constrained")
+    axes = figure.subplots(2, 2, height_ratios=[1, 1.05])
+    for column, dataset in enumerate(DATASETS):
+        _bars(axes[0, column], dataset, correct)
+        _differences(axes[1, column], [line for line in compared if line[0] == dataset], labels=column == 0)
+    axes[0, 0].set_ylabel("top-1, %")
+    axes[0, 1].legend(loc="upper right", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _bars(axis: Axes, dataset: str, correct: dict[tuple[str, str], np.ndarray]) -> None:
+    for offset, (view, title) in enumerate(VIEWS.items()):
+        got = [accuracy(correct[dataset, f"{text}_{view}"]) for text in TEXTS]
+        heights = [POINTS * a.difference for a in got]
+        spread = np.array([[POINTS * (a.difference - a.low) for a in got], [POINTS * (a.high - a.difference) for a in got]])
+        places = np.arange(len(TEXTS)) + 0.27 * (offset - 1)
+        axis.bar(places, heights, 0.25, yerr=spread, label=title, color=COLOURS[offset], error_kw={"linewidth": 0.8})
+        for place, height, top in zip(places, heights, spread[1], strict=True):
+            axis.text(place, height + top + 0.8, f"{height:.0f}", ha="center", fontsize=7)
+    axis.set_xticks(range(len(TEXTS)), [title.replace(" + ", " +\n") for title in TEXTS.values()], fontsize=8)
+    axis.set_ylim(0, 100)
+    axis.set_title(dataset, fontsize=10)
+
+
+def _differences(axis: Axes, compared: list[tuple[str, str, str, str, Comparison]], *, labels: bool) -> None:
+    """One line per question, in colour where the interval leaves out zero."""
+    for place, (*_, got) in enumerate(compared):
+        colour = "#2a7f62" if got.low > 0 else "#b3365b" if got.high < 0 else "#8a8a94"
+        axis.plot([POINTS * got.low, POINTS * got.high], [place, place], color=colour, linewidth=2)
+        axis.plot(POINTS * got.difference, place, "o", color=colour, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(compared)), [textwrap.fill(line[3], 40) for line in compared] if labels else [], fontsize=7)
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_xlabel("paired difference, points of top-1 (95 %)", fontsize=8)
+
+
+def main() -> None:
+    output = Path(sys.argv[2]) if len(sys.argv) > 2 else OUTPUT
+    correct = by_setting(read_runs(Path(sys.argv[1])), lambda run: (dataset_of(run), row_name(run)))
+    compared = comparisons(correct)
+    corrected = holm([got.p_value for *_, got in compared])
+    table = results(correct)
+    write_csv(output / "results.csv", ["dataset", "row", "top1", "low", "high", "seeds", "images", "command"], table)
+    lines = [
+        [d, new, old, *numbers(got), f"{got.p_value:.4f}", f"{p:.4f}"] for (d, new, old, _, got), p in zip(compared, corrected, strict=True)
+    ]
+    write_csv(output / "comparisons.csv", ["dataset", "row", "against", "difference", "low", "high", "p", "p_holm"], lines)
+    draw(correct, compared, output / "diagnosis.png")
+    shown = {d: {line[1]: line for line in table if line[0] == d} for d in DATASETS}
+    rows = [
+        [f"`{row}`", *(f"{float(line[2]):.1f} [{float(line[3]):.1f}, {float(line[4]):.1f}]" for line in (shown[d][row] for d in DATASETS))]
+        for row in shown["scenes"]
+    ]
+    print(markdown(["row", *DATASETS], rows), end="\n\n")
+    half = len(QUESTIONS)
+    paired = [
+        [compared[i][3], *(f"{points(compared[i + j][4])}{'' if corrected[i + j] < 0.05 else ' (n.s.)'}" for j in (0, half))]
+        for i in range(half)
+    ]
+    print(markdown(["question", *DATASETS], paired))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Tables and figure of experiments/few_shot from the records of its sweeps: python experiments/few_shot/tables.py FOLDER.
+
+The study takes hours, so it grows by parts: cells that have records below FOLDER are computed from them and take the place of their
+rows in results.csv and comparisons.csv; all other rows stay. Holm's correction is made anew over old and new. To begin from nothing,
+delete the two tables.
+"""
+
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from multicrop.compare.statistics import Comparison, compare_runs, holm
+from multicrop.record import Record
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
+from experiments.study import accuracy, dataset_of, markdown, numbers, read_runs, write_csv
+
+OUTPUT = Path(__file__).parent
+HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot
+HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
+COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}
+COLUMNS = 5
+RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over eleven adapters
+ALONE = "none", 0  # adapter and shots of a host without an adapter
+RESULTS = "dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"
+COMPARISONS = "dataset", "host", "adapter", "shots", "against", "difference", "low", "high", "p", "p_holm"
+Cell = tuple[str, str, str, int]  # dataset, host, adapter, shots
+
+
+def by_cell(runs: list[Record], row: str) -> dict[Cell, dict[int, np.ndarray]]:
+    """What each cell got right, by seed: `final` with its adapter, `aggregated` only its host."""
+    cells: dict[Cell, dict[int, np.ndarray]] = defaultdict(dict)
+    for run in runs:
+        cells[cell(run)][run.config["seed"]] = run.predictions.correct(row)
+    return dict(cells)
+
+
+def cell(run: Record) -> Cell:
+    """Where a run stands in the grid."""
+    return dataset_of(run), HOST_OF[run.choices["aggregator"]], run.choices["adapter"], run.config["task"]["shots"]
+
+
+def paired(new: dict[int, np.ndarray], old: dict[int, np.ndarray]) -> Comparison:
+    """Over the seeds that both have."""
+    seeds = sorted(set(new) & set(old))
+    return compare_runs(*(np.stack([side[seed] for seed in seeds]) for side in (new, old)), resamples=RESAMPLES)
+
+
+def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[tuple[Cell, str], list[str]]:
+    """For each cell: what the adapter adds to its host, and what crops and descriptions add to the adapter; with the p-value."""
+    found = {}
+    for (dataset, host, adapter, shots), right in sorted(cells.items()):
+        against = {"the host alone": hosts[dataset, host, adapter, shots]}
+        for other in {"crops": ("global",), "dnd": ("crops", "global")}.get(host, ()):
+            if old := cells.get((dataset, other, adapter, shots)):
+                against[f"{adapter} on {HOSTS[other]}"] = old
+        for name, old in against.items():
+            got = paired(right, old)
+            found[(dataset, host, adapter, shots), name] = [*numbers(got), f"{got.p_value:.4f}"]
+    return found
+
+
+def corrected(found: dict[tuple[Cell, str], list[str]]) -> dict[tuple[Cell, str], list[str]]:
+    """With p-values corrected by Holm over the adapters that one question (data set, host, shots, compared to what) is asked of."""
+    questions: dict[tuple, list[tuple[Cell, str]]] = defaultdict(list)
+    for key in found:
+        (dataset, host, _, shots), against = key
+        questions[dataset, host, shots, against.split(" on ")[-1]].append(key)
+    rows = {}
+    for keys in questions.values():
+        for key, p in zip(keys, holm([float(found[key][3]) for key in keys]), strict=True):
+            rows[key] = [*found[key][:4], f"{p:.4f}"]
+    return dict(sorted(rows.items(), key=lambda item: item[0][0]))
+
+
+def accuracies(runs: list[Record], cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[Cell, list[str]]:
+    """Top-1 with its interval, seeds, and the median seconds of a fit and of a test, for each cell and for each host alone."""
+    seconds = defaultdict(list)
+    for run in runs:
+        seconds[cell(run)].append((run.metrics["selection"]["fit_seconds"], run.metrics["row_seconds"]["final"]))
+    found = {}
+    for key, right in cells.items():
+        fit, test = np.median(seconds[key], axis=0)
+        found[key] = [*numbers(accuracy(np.stack(list(right.values())))), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
+    for (dataset, host, _, _), right in hosts.items():
+        alone = next(iter(right.values()))[None]  # no support, hence the same for all seeds
+        if (dataset, host, *ALONE) not in found:
+            found[dataset, host, *ALONE] = [*numbers(accuracy(alone)), "1", "0.00", "0.00"]
+    return found
+
+
+def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
+    """The rows of a table below its header: the cell, and what follows it; none where there is no such file."""
+    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:] if path.is_file() else []
+    return [((dataset, host, adapter, int(shots)), row) for dataset, host, adapter, shots, *row in rows]
+
+
+def draw(results: dict[Cell, list[str]], path: Path) -> None:
+    """Accuracy by shots, one panel per adapter and data set, one line per host; dashed: the host without an adapter."""
+    panels = [(d, a) for d in ("scenes", "emoji") for a in sorted({key[2] for key in results if key[0] == d}) if a != ALONE[0]]
+    figure = Figure(figsize=(12, 2.6 * -(-len(panels) // COLUMNS)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True)
+    for axis in grid.flat[len(panels) :]:
+        axis.set_axis_off()
+    for place, (axis, (dataset, adapter)) in enumerate(zip(grid.flat, panels, strict=False)):
+        _panel(axis, dataset, adapter, results)
+        axis.set_title(f"{adapter}, {dataset}", fontsize=9)
+        if place + COLUMNS >= len(panels):  # nothing below
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("shots", fontsize=8)
+    for axes in grid:
+        axes[0].set_ylabel("top-1, %", fontsize=8)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def _panel(axis, dataset: str, adapter: str, results: dict[Cell, list[str]]) -> None:
+    for host, title in HOSTS.items():
+        shots = sorted(key[3] for key in results if key[:3] == (dataset, host, adapter))
+        if not shots:
+            continue
+        top, low, high = np.array([results[dataset, host, adapter, n][:3] for n in shots], dtype=float).T
+        colour = COLOURS[host]
+        axis.errorbar(shots, top, [top - low, high - top], marker="o", markersize=3, capsize=2, linewidth=1.2, color=colour, label=title)
+        axis.axhline(float(results[dataset, host, *ALONE][0]), color=colour, linestyle="--", linewidth=0.8)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16], fontsize=7)
+    axis.grid(alpha=0.3)
+
+
+def shown(row: list[str], form: str = "{:.1f} [{:.1f}, {:.1f}]") -> str:
+    """`74.5 [70.2, 78.8]`."""
+    return form.format(*map(float, row[:3]))
+
+
+def tables(results: dict[Cell, list[str]]) -> str:
+    """One markdown table per data set and number of shots."""
+    parts = []
+    for dataset, shots in sorted({(key[0], key[3]) for key in results if key[3]}):
+        alone = [results.get((dataset, host, *ALONE)) for host in HOSTS]
+        rows = [["no adapter", *(shown(row, "{:.1f}") if row else "-" for row in alone)]]
+        for adapter in sorted({key[2] for key in results if (key[0], key[3]) == (dataset, shots)}):
+            got = [results.get((dataset, host, adapter, shots)) for host in HOSTS]
+            rows.append([adapter, *(shown(row) if row else "-" for row in got)])
+        parts.append(f"{dataset}, {shots} shots\n\n{markdown(['adapter', *HOSTS.values()], rows)}")
+    return "\n\n".join(parts)
+
+
+def added(found: dict[tuple[Cell, str], list[str]]) -> str:
+    """What the adapter adds to its hosts, and crops and descriptions to the adapter, in one table a data set and number of shots."""
+    questions = {f"to {title}": (host, "the host alone") for host, title in HOSTS.items()}
+    questions |= {"crops to the global view": ("crops", HOSTS["global"]), "D&D to crops": ("dnd", HOSTS["crops"])}
+    asked = {(key, against.split(" on ")[-1]): row for (key, against), row in found.items()}
+    parts = []
+    for dataset, shots in sorted({(key[0], key[3]) for key, _ in found}):
+        rows = []
+        for adapter in sorted({key[2] for key, _ in found if (key[0], key[3]) == (dataset, shots)}):
+            got = [asked.get(((dataset, host, adapter, shots), against)) for host, against in questions.values()]
+            rows.append([adapter, *(_signed(row) if row else "-" for row in got)])
+        parts.append(f"{dataset}, {shots} shots, added\n\n{markdown(['adapter', *questions], rows)}")
+    return "\n\n".join(parts)
+
+
+def _signed(row: list[str]) -> str:
+    """`+1.4 [+0.2, +2.6]`, bold where significant after correction."""
+    text = shown(row, "{:+.1f} [{:+.1f}, {:+.1f}]")
+    return f"**{text}**" if float(row[4]) < 0.05 else text
+
+
+def main() -> None:
+    runs = read_runs(Path(sys.argv[1]))
+    old_results = dict(read_rows(OUTPUT / "results.csv"))
+    cells, hosts = by_cell(runs, "final"), by_cell(runs, "aggregated")
+    if fewer := [key for key, right in cells.items() if key in old_results and len(right) < int(old_results[key][3])]:
+        print(f"left out, for the tables have more seeds: {', '.join(map(str, fewer))}", file=sys.stderr)
+        cells = {key: right for key, right in cells.items() if key not in fewer}
+    old_gains = {(key, against): row for key, (against, *row) in read_rows(OUTPUT / "comparisons.csv")}
+    new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts)
+    results, found = old_results | new_results, corrected(old_gains | new_gains)
+    OUTPUT.mkdir(exist_ok=True)
+    write_csv(OUTPUT / "results.csv", RESULTS, ([*key, *row] for key, row in sorted(results.items())))
+    write_csv(OUTPUT / "comparisons.csv", COMPARISONS, ([*key, against, *row] for (key, against), row in found.items()))
+    draw(results, OUTPUT / "curves.png")
+    print(tables(results), added(found), sep="\n\n")
+    print(
+        f"\n{len(cells)} cells from {len(runs)} records; kept {len(results.keys() - new_results.keys())} rows of results.csv "
+        f"and {len(found.keys() - new_gains.keys())} of comparisons.csv that have no records here"
+    )
+
+
+if __name__ == "__main__":
+    main()

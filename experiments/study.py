@@ -1,0 +1,75 @@
+"""What the studies' scripts share: the records below a folder, grouped into settings, and accuracies with paired intervals over seeds."""
+
+import csv
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.record import METRICS, Record, read_record
+
+POINTS = 100  # accuracies are printed in percent
+
+
+def dataset_of(run: Record) -> str:
+    """The option of the group `dataset`."""
+    return run.choices["dataset"]
+
+
+def read_runs(folder: Path) -> list[Record]:
+    """Every finished run below the folder, oldest first; raises SystemExit when there is none."""
+    found = [read_record(path.parent) for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)]
+    if not found:
+        raise SystemExit(f"no finished run below {folder}; run the study's command first and pass its paths.output")
+    return found
+
+
+def by_setting(runs: Iterable[Record], setting: Callable[[Record], Hashable]) -> dict[Hashable, np.ndarray]:
+    """What each setting got right (seeds, images); of two runs with one seed the newest counts. Checks that all saw the same images."""
+    return _stacked(runs, setting, "final")
+
+
+def global_view(runs: Iterable[Record], setting: Callable[[Record], Hashable]) -> dict[Hashable, np.ndarray]:
+    """The same of the global view against the label prompts, which every record holds."""
+    return _stacked(runs, setting, "global")
+
+
+def _stacked(runs: Iterable[Record], setting: Callable[[Record], Hashable], row: str) -> dict[Hashable, np.ndarray]:
+    grouped: dict[Hashable, dict[int, Record]] = {}
+    ids: dict[str, Sequence[str]] = {}
+    for run in runs:
+        if ids.setdefault(dataset_of(run), run.predictions.image_id) != run.predictions.image_id:
+            raise SystemExit(f"the runs on {dataset_of(run)} did not see the same images; compare runs of one data set")
+        grouped.setdefault(setting(run), {})[run.config["crop_seed"]] = run
+    return {name: np.stack([seeds[seed].predictions.correct(row) for seed in sorted(seeds)]) for name, seeds in grouped.items()}
+
+
+def accuracy(correct: np.ndarray) -> Comparison:
+    """The accuracy with its interval over seeds and images: a comparison with a method that gets nothing right."""
+    return compare_runs(correct, np.zeros_like(correct))
+
+
+def points(comparison: Comparison, *, sign: bool = True) -> str:
+    """`+3.2 [+1.0, +5.4]`, in points of percent."""
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if sign else "{:.1f} [{:.1f}, {:.1f}]"
+    return form.format(*(POINTS * value for value in (comparison.difference, comparison.low, comparison.high)))
+
+
+def numbers(comparison: Comparison) -> list[str]:
+    """Difference, low and high end as three cells, in points of percent."""
+    return [f"{POINTS * value:.2f}" for value in (comparison.difference, comparison.low, comparison.high)]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
