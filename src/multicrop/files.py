@@ -22,7 +22,6 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Yields:
         The path to write to. It holds the process number, so that several processes may write the same file.
-
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -52,7 +51,6 @@ def make_folder(folder: Path, knob: str) -> None:
 
     Raises:
         PermissionError: If the folder cannot be made or written to.
-
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,6 @@ class MultiCropCLIP(L.LightningModule):
         >>> clip = MultiCropCLIP(encoder, sampler, text=text, aggregator=partial(mean_feature, view_set="all", text_set="all"))
         >>> clip([Image.new("RGB", (120, 90), "orange")]).shape
         torch.Size([1, 2])
-
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class MultiCropCLIP(L.LightningModule):
 
         Raises:
             ValueError: If the module was built without text or aggregator.
-
         """
         if self.text is None or self.aggregator is None:
             raise ValueError("class logits need MultiCropCLIP(encoder, sampler, text=..., aggregator=...)")
@@ -107,7 +105,6 @@ class MultiCropCLIP(L.LightningModule):
 
         Returns:
             Unit-norm features, shape (batch, views, dim); view 0 is the global view.
-
         """
         decoded = [shared_pixels(to_rgb(image)) for image in images]
         rows = [image_views(pixels, str(index), self.sampler, self.encoder.spec, self.seed) for index, pixels in enumerate(decoded)]

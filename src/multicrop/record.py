@@ -44,7 +44,6 @@ class Predictions:
         domain: Domain of each image; empty strings where there are none.
         top_classes: The best classes of the final row, best first, shape (images, k).
         top_logits: Their logits, shape (images, k).
-
     """
 
     image_id: Sequence[str]
@@ -114,7 +113,6 @@ def write_record(
         data: What was scored: ``dataset``, ``split``, ``fingerprint``, ``class_names``.
         examples: Pictures of single images, as ``show.examples`` makes them.
         files: Text files that the task adds, by name.
-
     """
     write_text(folder / CONFIG, redacted(as_yaml(config)))
     write_text(folder / DATA, json.dumps(data, indent=1))
@@ -232,7 +230,6 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         RecordError: If the run failed, has not finished, or a file is missing, damaged or not of this format.
-
     """
     if (folder / POINTER).is_file():
         folder = (folder / str(_json(folder / POINTER).get("record", "."))).resolve()

@@ -18,7 +18,6 @@ def collect(places: Sequence[str | Path]) -> tuple[list[Record], list[str]]:
 
     Raises:
         ValueError: If a place does not exist or there is no record at all.
-
     """
     records: dict[Path, Record] = {}
     problems = []

@@ -25,7 +25,6 @@ def image_views(
 
     Raises:
         ValueError: If the policy looks at the image and has no encoder attached.
-
     """
     boxes = image_boxes(pixels, image_id, sampler, seed)
     return view_pixels(pixels, resampled_boxes(boxes, sampler), spec), boxes

@@ -38,7 +38,6 @@ class FeatureBank(ABC):
         reused: Whether the features were found, not encoded by this process.
         can_reopen: Whether images can be opened again, for instance for pictures.
         reorderable: Whether ``batches`` takes an order.
-
     """
 
     images: LabelledImages
@@ -74,7 +73,6 @@ class FeatureBank(ABC):
 
         Returns:
             Shape (views, 4), in pixels (x1, top, x2, bottom); x1 > x2 where a crop is mirrored.
-
         """
 
     @abstractmethod
@@ -90,7 +88,6 @@ class FeatureBank(ABC):
 
         Raises:
             ValueError: If the bank is read in one pass and an order is given.
-
         """
 
     @abstractmethod

@@ -29,7 +29,6 @@ class DiskBank(FeatureBank, Dataset[Row]):
         n_views: Views to read per image; fewer than are stored where crops are nested.
         reused: Whether the features were found, not encoded by this process.
         rows: The stored image of each of `images`, for a subset of what is stored; None for all.
-
     """
 
     can_reopen = True
@@ -118,7 +117,6 @@ def open_or_fill(
     Raises:
         PermissionError: If `cache` cannot be written to.
         ValueError: If `shard_images` is not a power of two.
-
     """
     size = shard_images or SHARD_IMAGES
     if size & (size - 1):

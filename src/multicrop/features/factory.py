@@ -53,7 +53,6 @@ def feature_bank(
     Raises:
         PermissionError: If `cache` cannot be written to.
         ValueError: If `storage` or `cut` is unknown, `shard_images` is not a power of two, or a stream is to be stored.
-
     """
     check_storage(images, storage=storage, cut=cut)
     module = MultiCropCLIP(encoder, sampler, seed=seed)

@@ -44,7 +44,6 @@ def bank_identity(images: LabelledImages, sampler: CropSampler, encoder: Encoder
 
     Returns:
         The parts, which also hold a hash of the code that makes views and features.
-
     """
     function = getattr(sampler, "func", sampler)
     knobs = {k: v for k, v in sorted(getattr(sampler, "keywords", {}).items()) if k != "n_crops"}

@@ -28,7 +28,6 @@ class OnTheFlyBank(FeatureBank):
         num_workers: Processes that decode and cut; 0 for threads of this process.
         accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
         cut: ``"worker"`` or ``"device"``: where crops are resampled.
-
     """
 
     reused = False

@@ -32,7 +32,6 @@ class OnePassBank(FeatureBank):
         num_workers: Processes that decode and cut, each its own part of the stream; 0 for this process alone.
         accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
         cut: ``"worker"`` or ``"device"``: where crops are resampled.
-
     """
 
     reused = False

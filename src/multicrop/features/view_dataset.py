@@ -62,7 +62,6 @@ class ViewDataset(Dataset[ViewGroup]):
         images: The images.
         cutter: Cuts their views.
         group_size: Images per item.
-
     """
 
     def __init__(self, images: LabelledImages, cutter: ViewCutter, group_size: int) -> None:

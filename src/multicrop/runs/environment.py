@@ -20,7 +20,6 @@ def environment(*, seed: int, seconds: float) -> dict[str, object]:
     Args:
         seed: The run's seed.
         seconds: Wall-clock time of the run.
-
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {

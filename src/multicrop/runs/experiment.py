@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import lightning as L
 import torch
@@ -14,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from multicrop.compare.details import class_table
+from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, threads_of_job
 from multicrop.features import BankProgress, Batch, FeatureBank, local_rank
 from multicrop.files import content_hash, make_folder
@@ -39,7 +39,6 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
 
     Returns:
         The number that a sweep compares, for most tasks the accuracy from 0 to 1.
-
     """
     torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -56,7 +55,6 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
 
     Returns:
         The accuracy of the final row, from 0 to 1.
-
     """
     started = time.perf_counter()
     make_folder(settings.output, "paths.output")
@@ -77,10 +75,14 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
         session.report_unreadable(bank)
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
         facts |= {"config_hash": key, "choices": settings.choices}
-        metrics = _record(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed, logger=logger)
-    finished_runs.enter(settings.outputs, key, settings.output)
-    saves.remove()
-    return metrics["rows"]["final"]["accuracy"]
+        outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)
+        _write(session, task, bank, outcome)
+        finished_runs.enter(settings.outputs, key, settings.output)
+        saves.remove()
+        if logger:
+            _log(session, outcome, logger)
+    _show(session, task, bank, outcome)
+    return outcome.predictions.accuracy()
 
 
 def encode(settings: Settings, cache: SweepCache | None = None) -> float:
@@ -88,7 +90,6 @@ def encode(settings: Settings, cache: SweepCache | None = None) -> float:
 
     Returns:
         The number of images encoded or found.
-
     """
     if settings.compute.devices > 1 and settings.in_sweep:
         raise ValueError(
@@ -158,43 +159,39 @@ def stream(task: BankTask, bank: FeatureBank, batch_size: int, done: Sequence[in
     return bank.batches(rows, batch_size=batch_size)
 
 
-def _record(
-    session: Session,
-    task: BankTask,
-    bank: FeatureBank,
-    facts: dict[str, Any],
-    *,
-    scoring_seconds: float,
-    resumed: int,
-    logger: Logger | None,
-) -> dict[str, Any]:
-    """Write the record, log it, and show it; returns the metrics."""
-    settings, dataset = session.settings, session.dataset
-    predictions = task.predictions(bank.images.ids, bank.images.domains)
-    metrics = results.metrics_of(task, bank, predictions, scoring_seconds=scoring_seconds, resumed=resumed)
-    picture = results.draw_explanations(session, bank, task, settings.output)
-    examples = results.keep_examples(session, bank, task)
+def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome) -> None:
+    """Write the record."""
     write_record(
-        settings.output,
-        config=settings.config,
-        metrics=metrics,
-        predictions=predictions,
-        environment=facts,
+        session.settings.output,
+        config=session.settings.config,
+        metrics=outcome.metrics,
+        predictions=outcome.predictions,
+        environment=outcome.environment,
         data=results.data_of(session, bank),
-        examples=examples,
-        files=task.files(predictions),
+        examples=outcome.examples,
+        files=task.files(outcome.predictions),
     )
-    if logger:
-        wandb_logger.log_run(
-            logger,
-            config=results.logged_config(settings),
-            summary=results.summary_of(metrics),
-            classes=class_table(predictions, dataset.class_names),
-            examples=examples,
-            record=settings.output,
-            picture=picture,
-        )
+
+
+def _log(session: Session, outcome: results.Outcome, logger: Logger) -> None:
+    """Mirror the record in W&B."""
+    wandb_logger.log_run(
+        logger,
+        config=results.logged_config(session.settings),
+        summary=results.summary_of(outcome.metrics),
+        classes=class_table(outcome.predictions, session.dataset.class_names),
+        examples=outcome.examples,
+        record=session.settings.output,
+        picture=outcome.picture,
+    )
+
+
+def _show(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome) -> None:
+    """Print the table of the run, its cost, and where its record is."""
+    settings, dataset = session.settings, session.dataset
     size = f"{len(bank)} images, {len(dataset.class_names)} classes"
     title = f"{settings.task['name']} on {dataset.name} ({settings['split']}): {size}, top-1 %"
-    terminal.show_run(title, terminal.row_labels(settings.choices, task.component, bank.n_views), metrics, facts, settings.output, picture)
-    return metrics
+    labels = terminal.row_labels(settings.choices, task.component, bank.n_views)
+    terminal.show_run(title, labels, outcome.metrics, outcome.environment, settings.output, outcome.picture)
+    chosen = settings.choices
+    terminal.show_published(published_figures(chosen.get("experiment"), chosen.get("dataset", ""), chosen.get("model", "")))

@@ -34,7 +34,6 @@ class FewShotTask(BankTask):
         scorer: Class logits of views.
         adapter: The fitted adapter.
         splits: Ids of the support (``train``) and the validation images (``val``), for the record.
-
     """
 
     component = "adapter"
@@ -65,7 +64,6 @@ class TunedTask(FewShotTask):
         splits: Ids of the support and the validation images.
         text: The prompts as the tuned encoder encodes them.
         bank: The scored images as the tuned encoder encodes them.
-
     """
 
     def __init__(self, scorer: Scorer, adapter: EncoderAdapter, splits: dict[str, list[str]], text: TextBank, bank: FeatureBank) -> None:
@@ -94,7 +92,6 @@ def build(session: Session, *, shots: int, few_shot_file: str | None, selection:
 
     Raises:
         ValueError: If ``selection`` is neither, or the images do not suffice.
-
     """
     if selection not in SELECTIONS:
         raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")

@@ -1,7 +1,7 @@
 """What a run found, as plain values: its metrics, predictions, examples and the picture of explanations."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,27 @@ from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.task import BankTask
 from multicrop.show import examples, pictures
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found."""
+
+    predictions: Predictions
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    examples: list[dict]
+    picture: Path | None
+
+
+def outcome_of(
+    session: Session, task: BankTask, bank: FeatureBank, environment: dict[str, Any], *, scoring_seconds: float, resumed: int
+) -> Outcome:
+    """The outcome of a task that was tested; draws the picture of explanations into the run's folder."""
+    predictions = task.predictions(bank.images.ids, bank.images.domains)
+    metrics = metrics_of(task, bank, predictions, scoring_seconds=scoring_seconds, resumed=resumed)
+    picture = draw_explanations(session, bank, task, session.settings.output)
+    return Outcome(predictions, metrics, environment, keep_examples(session, bank, task), picture)
 
 
 def row_metrics(predictions: Predictions) -> dict[str, dict[str, float]]:

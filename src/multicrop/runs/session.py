@@ -33,7 +33,6 @@ class Session:
     Args:
         settings: The configuration as plain values.
         cache: What this run shares with others in the process; None: nothing.
-
     """
 
     settings: Settings
@@ -88,7 +87,6 @@ class Session:
 
         Raises:
             ValueError: If the aggregator prunes classes.
-
         """
         if self.settings.part("aggregator").values.get("prune"):
             raise ValueError(
@@ -108,7 +106,6 @@ class Session:
 
         Raises:
             ValueError: If no image can be read, or one cannot and ``on_unreadable=raise``.
-
         """
         if self.settings["on_unreadable"] not in ON_UNREADABLE:
             raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {self.settings['on_unreadable']!r}")
@@ -140,7 +137,6 @@ class Session:
 
         Raises:
             ValueError: If none could be read, or one could not and ``on_unreadable=raise``.
-
         """
         images = bank.images
         if skipped := [images.ids[i] for i in (~bank.readable).nonzero().squeeze(1).tolist()]:
@@ -163,7 +159,6 @@ def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = ("test", 
 
     Raises:
         ValueError: If the split is not one of ``among``, or the data set has no images in it.
-
     """
     if split not in among:
         raise ValueError(f"split is {' or '.join(among)}, got {split!r}")

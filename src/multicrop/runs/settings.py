@@ -77,7 +77,6 @@ class Settings:
 
         Raises:
             ValueError: If the configuration chose none.
-
         """
         values = self.config.get(group)
         if not values or "_target_" not in values:

@@ -31,7 +31,6 @@ class StreamSaves(L.Callback):
 
     Raises:
         ValueError: If ``every`` is less than one image.
-
     """
 
     def __init__(self, folder: Path, *, every: int | None) -> None:

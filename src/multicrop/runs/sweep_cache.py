@@ -26,7 +26,6 @@ class SweepCache:
 
     Args:
         most: How many parts of each kind are kept, the latest used.
-
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -43,7 +42,6 @@ class SweepCache:
             key: The values that decide it.
             make: Makes the part.
             of: The model that the part is made with, if any.
-
         """
         parts = self._parts.setdefault(kind, {})
         name = content_hash(key)

@@ -31,7 +31,6 @@ class BankTask(L.LightningModule):
 
     Args:
         scorer: Class logits of views: the aggregator's, fused with the global view's.
-
     """
 
     component: ClassVar[str | None] = None  # the config group of what the task adds to the aggregator
@@ -66,7 +65,6 @@ class BankTask(L.LightningModule):
             predictions: What was predicted, in the order of the stream.
             n_views: Views per image.
             resumed: Images that an earlier process scored.
-
         """
         return {}
 
@@ -109,7 +107,6 @@ class BankTask(L.LightningModule):
         Args:
             ids: The id of each image of the data set.
             domains: The domain of each image of the data set, if it has domains.
-
         """
         found = self.results()
         indices = found["index"].tolist()

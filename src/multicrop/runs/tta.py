@@ -28,7 +28,6 @@ class AdaptationTask(BankTask):
         order: ``"shuffled"``, ``"sorted_by_class"`` or ``"by_domain"``.
         order_seed: Draws the order.
         save_every: Images between saves from which a killed run is resumed; None: no saves.
-
     """
 
     component = "method"
@@ -97,7 +96,6 @@ def in_order(bank: FeatureBank, *, order: str, order_seed: int) -> list[int]:
 
     Raises:
         ValueError: For another order, and for ``"by_domain"`` where the images have no domains.
-
     """
     images = bank.images
     if order not in ORDERS:

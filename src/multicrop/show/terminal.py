@@ -1,11 +1,13 @@
 """What a run prints: its table, its cost, and where everything is. Takes plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from multicrop.compare.published import Figure
 
 console = Console()
 
@@ -17,7 +19,6 @@ def row_labels(choices: Mapping[str, str], component: str | None, n_views: int) 
         choices: The option chosen in each config group.
         component: The group of what the task adds to the aggregator (``adapter``, ``method``); None: nothing.
         n_views: Views per image.
-
     """
     crops = f"{n_views - 1} crops averaged" if n_views > 1 else "no crops: the global view"
     labels = {"global": "global view", "crops_mean": crops, "aggregated": choices.get("aggregator", "aggregator")}
@@ -51,6 +52,12 @@ def show_run(
     console.print(f"record: {record}", soft_wrap=True)
     if picture:
         console.print(f"picture: {picture}", soft_wrap=True)
+
+
+def show_published(figures: Sequence[Figure]) -> None:
+    """Print what papers report for the setting of a run."""
+    for figure in figures:
+        console.print(str(figure), soft_wrap=True, markup=False)
 
 
 def show_encoded(name: str, images: int, views: int, crops_per_second: float | None) -> None:
