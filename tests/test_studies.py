@@ -182,6 +182,7 @@ def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone
     """A finished run of four images, label 0 each."""
     wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "aggregated": alone or right, "final": right}
     rows = {row: np.array([0 if good else 1 for good in values]) for row, values in wrong.items()}
+    folder.mkdir(parents=True)
     write_record(
         folder,
         config={"task": {"name": "zero_shot"}, **config, **({"task": {"name": "few_shot", **config["task"]}} if "task" in config else {})},

@@ -25,6 +25,7 @@ def record(folder, *, method, right, bare, seed=1, setting="dnd", dataset="scene
     test = {f"test/{row}{measure}": 0.1 for row in ("", "aggregated/") for measure in ("ece", "brier")}
     stream = {"encoder_calls_per_image": views, "state_bytes": 2048, "ms_per_image": dict.fromkeys(ROWS, 1.0)}
     stream |= {tenth: dict.fromkeys(ROWS, 0.5) for tenth in ("first_tenth", "last_tenth")}
+    folder.mkdir(parents=True)
     write_record(
         folder,
         config={"corruption": corruption, "task": {"name": "tta", "order": "shuffled", "order_seed": seed}},
