@@ -12,10 +12,9 @@ from refusals import refused
 from torch.nn.functional import normalize
 
 from multicrop import aggregators
-from multicrop.adapters import training
+from multicrop.adapters import descent, plans
 from multicrop.adapters.base import Examples
 from multicrop.adapters.coop import CoOp, published_epochs
-from multicrop.adapters.plans import HeldPlans
 from multicrop.aggregators.score import Scorer
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.text import TextBank
@@ -127,7 +126,7 @@ def test_epochs_follow_the_shots_and_knobs_that_mean_nothing_are_refused(problem
 
 
 def test_a_killed_fit_goes_on_to_the_same_weights(problem, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
     whole = problem.fitted(epochs=7)
     killed, resumed = problem.adapter(epochs=7), problem.adapter(epochs=7)
     killed.checkpoint = resumed.checkpoint = tmp_path / "fit.ckpt"
@@ -162,8 +161,8 @@ def test_where_only_label_prompts_are_read_only_they_go_through_the_tower(aggreg
 
 def test_plans_are_held_between_visits(generator, monkeypatch):
     problem, solved = Problem(generator, instantiate(composed("aggregator=dnd", "aggregator.text_set=all").aggregator)), []
-    solve = HeldPlans._solve
-    monkeypatch.setattr(HeldPlans, "_solve", lambda self, rows, *rest: solved.append(len(rows)) or solve(self, rows, *rest))
+    solve = plans.transport_plan
+    monkeypatch.setattr(plans, "transport_plan", lambda views, *text, **knobs: solved.append(len(views)) or solve(views, *text, **knobs))
     losses = problem.fitted(epochs=8, plan_epochs=4, batch_size=12).losses
     assert solved == [12, 12] and losses[-1] < losses[0]
 

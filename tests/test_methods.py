@@ -200,7 +200,7 @@ def test_dmn_reads_the_same_however_the_stream_is_grouped_and_after_a_reset(stre
     method = Dmn(text=text, logit_scale=SCALE, view_set="all", pseudo_label="logits", weight=0.7, **DMN)
     expected = method(views, logits)
     method.reset()
-    monkeypatch.setattr(dmn, "AT_ONCE", 7)
+    monkeypatch.setattr(dmn, "GROUP", 7)
     torch.testing.assert_close(method(views, logits), expected, atol=1e-5, rtol=0)
     method.reset()
     one_by_one = torch.cat([method(views[i : i + 1], logits[i : i + 1]) for i in range(60)])
