@@ -10,7 +10,7 @@ from few_shot_problem import Problem, mean_feature
 from hydra.utils import instantiate
 from refusals import refused
 
-from multicrop.adapters.base import Adapter, Examples
+from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, FewShotAdapter
 from multicrop.adapters.selection import accuracy, grid, select
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.aggregators.score import Scorer
@@ -166,3 +166,13 @@ class TestHosts:
             made = instantiate(composed(f"adapter={option}").adapter)
             wanted = {n for n, p in inspect.signature(made).parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
             assert wanted <= offered, option
+
+
+@pytest.mark.parametrize("option", options("adapter"))
+def test_an_adapter_declares_whether_it_tunes_the_encoder_and_needs_its_text_tower(option):
+    kind = instantiate(composed(f"adapter={option}").adapter).func
+    assert issubclass(kind, FewShotAdapter) and kind.tunes_encoder == issubclass(kind, EncoderAdapter) != issubclass(kind, Adapter)
+    asks_encoder = "encoder" in inspect.signature(kind).parameters
+    assert asks_encoder == (kind.tunes_encoder or kind.needs_text_tower)
+    with pytest.raises(TypeError, match="abstract"):
+        (EncoderAdapter if kind.tunes_encoder else Adapter)(text=None, logit_scale=1.0, score=None)
