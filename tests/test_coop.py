@@ -12,12 +12,13 @@ from refusals import refused
 from torch.nn.functional import normalize
 
 from multicrop import aggregators
-from multicrop.adapters import descent, plans
+from multicrop.adapters import descent
 from multicrop.adapters.base import Examples
 from multicrop.adapters.coop import CoOp, published_epochs
 from multicrop.aggregators.score import Scorer
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.text import TextBank
+from multicrop.transport import dispatch
 
 WORDS = "a photo of a"
 PROMPTS = [["a photo of a dog.", "a photo of a dog, which barks"], ["a photo of a cat."], ["a photo of a rose.", "a photo of a red rose"]]
@@ -161,10 +162,10 @@ def test_where_only_label_prompts_are_read_only_they_go_through_the_tower(aggreg
 
 def test_plans_are_held_between_visits(generator, monkeypatch):
     problem, solved = Problem(generator, instantiate(composed("aggregator=dnd", "aggregator.text_set=all").aggregator)), []
-    solve = plans.transport_plan
-    monkeypatch.setattr(plans, "transport_plan", lambda views, *text, **knobs: solved.append(len(views)) or solve(views, *text, **knobs))
+    solve = dispatch.sinkhorn
+    monkeypatch.setattr(dispatch, "sinkhorn", lambda cost, *masses, **knobs: solved.append(len(cost)) or solve(cost, *masses, **knobs))
     losses = problem.fitted(epochs=8, plan_epochs=4, batch_size=12).losses
-    assert solved == [12, 12] and losses[-1] < losses[0]
+    assert solved == [12, 12, 9] and losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])
