@@ -20,7 +20,7 @@ from multicrop.methods.dmn import Dmn
 from multicrop.methods.episodic import Episodic
 from multicrop.methods.none import Unchanged
 from multicrop.methods.tda import Tda
-from multicrop.runs.session import given
+from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
 SCALE = 12.0
@@ -345,7 +345,7 @@ class TestDeclarations:
         score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         views = normalize(text.label[torch.arange(24) % 3][:, None] + 0.3 * torch.randn(24, 6, 16, generator=generator), dim=-1)
         node = composed(f"method={option}").method
-        return given(instantiate(node), text=text, logit_scale=20.0, score=score, encoder=encoder), views, score(views)
+        return inject(instantiate(node), text=text, logit_scale=20.0, score=score, encoder=encoder), views, score(views)
 
     def test_episodic_methods_have_no_state_and_ignore_the_order_of_the_stream(self, option, generator):
         method, views, logits = self.made(option, generator)
