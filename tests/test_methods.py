@@ -341,7 +341,8 @@ class TestDeclarations:
 
     def made(self, option, generator):
         encoder = random_encoder(16)
-        text = encoder.encode_prompts([["a photo of a dog.", "it barks"], ["a photo of a cat.", "it purrs"], ["a photo of a rose.", "it grows"]])
+        prompts = [["a photo of a dog.", "it barks"], ["a photo of a cat.", "it purrs"], ["a photo of a rose.", "it grows"]]
+        text = encoder.encode_prompts(prompts)
         score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         views = normalize(text.label[torch.arange(24) % 3][:, None] + 0.3 * torch.randn(24, 6, 16, generator=generator), dim=-1)
         node = composed(f"method={option}").method
