@@ -17,10 +17,11 @@ run: setup ## install what is needed, then the main job on the embedded default
 test: setup ## install what is needed, then all tests
 	$(RUN) -m pytest -n auto
 
-lint: setup ## style, and the direction of imports
+lint: setup ## style, types, and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pyright --pythonpath $(RUN)
 
 bench: setup ## speed as ratios measured in one run (BENCH="bank aggregators" for some)
 	$(RUN) benchmarks/run.py $(BENCH)

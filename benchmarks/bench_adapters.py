@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from timing import Row
 
 from multicrop import aggregators
-from multicrop.adapters.base import Examples, accuracy
+from multicrop.adapters.base import Examples
+from multicrop.adapters.selection import accuracy
 from multicrop.aggregators.score import Scorer
 from multicrop.config import register_resolvers
 from multicrop.text import TextBank

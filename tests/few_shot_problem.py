@@ -4,7 +4,7 @@ import torch
 from conftest import random_text, unit
 
 from multicrop import aggregators
-from multicrop.adapters import training
+from multicrop.adapters import descent
 from multicrop.adapters.base import Examples
 from multicrop.aggregators.score import Scorer
 
@@ -23,8 +23,8 @@ def pooled(views):
 
 
 def die_after(epochs, monkeypatch):
-    """Kill a fit behind so many epochs, after what it keeps has been written; returns what was there after each."""
-    keep, kept = training._Keeper.on_train_epoch_end, []
+    """Interrupt a fit after so many epochs, each after its checkpoint; returns whether there was a checkpoint after each."""
+    keep, kept = descent.FitCheckpoint.on_train_epoch_end, []
 
     def killed(self, trainer, module):
         keep(self, trainer, module)
@@ -32,7 +32,7 @@ def die_after(epochs, monkeypatch):
         if len(kept) == epochs:
             raise KeyError("killed")
 
-    monkeypatch.setattr(training._Keeper, "on_train_epoch_end", killed)
+    monkeypatch.setattr(descent.FitCheckpoint, "on_train_epoch_end", killed)
     return kept
 
 

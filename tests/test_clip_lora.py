@@ -11,8 +11,9 @@ from refusals import refused
 from torch import nn
 from torch.nn import functional as F
 
-from multicrop.adapters import training
-from multicrop.adapters.clip_lora import ClipLora, Held, Iterations, LabelTexts, random_view
+from multicrop.adapters import descent
+from multicrop.adapters.clip_lora import ClipLora, LabelTexts
+from multicrop.adapters.support_pixels import Iterations, OpenedImages, random_view
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.features import OnTheFlyBank
 from multicrop.runs.few_shot import TunedTask, build
@@ -52,7 +53,7 @@ def test_one_step_is_a_descent_of_low_rank_in_query_key_and_value_of_both_towers
     encoder, learner = random_encoder(), adapter(batch_size=2)
     moved = changes(learner.fit(support, validation))
     (batch,) = Iterations(2, 2, 0)
-    pixels = torch.stack([random_view(support, index, encoder, 0) for index in batch.tolist()])
+    pixels = torch.stack([random_view(support, index, encoder.spec, 0) for index in batch.tolist()])
     weights = {
         name: p for name, p in encoder.model.named_parameters() if any(part in name for part in ("q_proj.w", "k_proj.w", "v_proj.w"))
     }
@@ -97,7 +98,7 @@ def test_starts_from_zero_shot():
     tuned, encoder = learner.fit(support, validation), random_encoder()
     assert all(not change.any() for change in changes(tuned).values())
     (batch,) = Iterations(2, 4, 0)
-    pixels = torch.stack([random_view(support, index, encoder, 0) for index in batch.tolist()])
+    pixels = torch.stack([random_view(support, index, encoder.spec, 0) for index in batch.tolist()])
     logits = 20.0 * encoder.encode_images(pixels) @ LabelTexts(encoder, [row[0] for row in PROMPTS]).features(encoder).T
     expected = F.cross_entropy(logits, torch.tensor([support.labels[index] for index in batch.tolist()]))
     assert learner.losses == [pytest.approx(expected.item(), abs=1e-5)]
@@ -117,8 +118,8 @@ def test_a_small_support_set_is_opened_once():
 def test_what_does_not_fit_into_memory_is_opened_again(monkeypatch):
     images, opened = counted_images(3)
     room = sum(4 * images.open(index).width * images.open(index).height for index in (0, 1))
-    monkeypatch.setattr("multicrop.adapters.clip_lora.HELD_BYTES", room)
-    held = Held(images.open)
+    monkeypatch.setattr("multicrop.adapters.support_pixels.CACHE_BYTES", room)
+    held = OpenedImages(images.open)
     opened.clear()
     assert [held(index).tobytes() for index in (0, 1, 2, 0, 1, 2)] == [images.open(index).tobytes() for index in (0, 1, 2)] * 2
     assert opened[:4] == [0, 1, 2, 2]
@@ -128,7 +129,7 @@ def test_label_features_do_not_depend_on_their_parts():
     """Forty texts of many lengths, in parts of eight, against each by itself."""
     encoder, texts = random_encoder(), [" ".join(["a dog"] * (1 + 7 * n % 9)) + f" {n}" for n in range(40)]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("multicrop.adapters.clip_lora.PART", 8)
+        patched.setattr("multicrop.adapters.clip_lora.MIN_PART", 8)
         labels = LabelTexts(encoder, texts)
     assert len(labels.parts) == 5 and len({part["input_ids"].shape[1] for part in labels.parts}) > 2
     with torch.no_grad():
@@ -137,7 +138,7 @@ def test_label_features_do_not_depend_on_their_parts():
 
 
 def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
     knobs, (support, validation) = {"dropout": 0.25, "iterations_per_shot": 6, "batch_size": 3}, shots()
     whole, killed, resumed = adapter(**knobs), adapter(**knobs), adapter(**knobs)
     killed.checkpoint = resumed.checkpoint = tmp_path / "fits" / "fit.ckpt"

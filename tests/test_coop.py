@@ -12,13 +12,13 @@ from refusals import refused
 from torch.nn.functional import normalize
 
 from multicrop import aggregators
-from multicrop.adapters import training
+from multicrop.adapters import descent
 from multicrop.adapters.base import Examples
 from multicrop.adapters.coop import CoOp, published_epochs
-from multicrop.adapters.plans import HeldPlans
 from multicrop.aggregators.score import Scorer
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.text import TextBank
+from multicrop.transport import dispatch
 
 WORDS = "a photo of a"
 PROMPTS = [["a photo of a dog.", "a photo of a dog, which barks"], ["a photo of a cat."], ["a photo of a rose.", "a photo of a red rose"]]
@@ -127,7 +127,7 @@ def test_epochs_follow_the_shots_and_knobs_that_mean_nothing_are_refused(problem
 
 
 def test_a_killed_fit_goes_on_to_the_same_weights(problem, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
     whole = problem.fitted(epochs=7)
     killed, resumed = problem.adapter(epochs=7), problem.adapter(epochs=7)
     killed.checkpoint = resumed.checkpoint = tmp_path / "fit.ckpt"
@@ -162,10 +162,10 @@ def test_where_only_label_prompts_are_read_only_they_go_through_the_tower(aggreg
 
 def test_plans_are_held_between_visits(generator, monkeypatch):
     problem, solved = Problem(generator, instantiate(composed("aggregator=dnd", "aggregator.text_set=all").aggregator)), []
-    solve = HeldPlans._solve
-    monkeypatch.setattr(HeldPlans, "_solve", lambda self, rows, *rest: solved.append(len(rows)) or solve(self, rows, *rest))
+    solve = dispatch.sinkhorn
+    monkeypatch.setattr(dispatch, "sinkhorn", lambda cost, *masses, **knobs: solved.append(len(cost)) or solve(cost, *masses, **knobs))
     losses = problem.fitted(epochs=8, plan_epochs=4, batch_size=12).losses
-    assert solved == [12, 12] and losses[-1] < losses[0]
+    assert solved == [12, 12, 9] and losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])

@@ -5,17 +5,22 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import random_text
+from conftest import composed, options, random_encoder, random_text
+from hydra.utils import instantiate
 from torch.nn.functional import normalize
 
 from multicrop import aggregators
+from multicrop.aggregators.score import Scorer
+from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods import dmn
+from multicrop.methods.base import Method
 from multicrop.methods.bca import Bca
 from multicrop.methods.boost import BoostAdapter
 from multicrop.methods.dmn import Dmn
 from multicrop.methods.episodic import Episodic
 from multicrop.methods.none import Unchanged
 from multicrop.methods.tda import Tda
+from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
 SCALE = 12.0
@@ -200,7 +205,7 @@ def test_dmn_reads_the_same_however_the_stream_is_grouped_and_after_a_reset(stre
     method = Dmn(text=text, logit_scale=SCALE, view_set="all", pseudo_label="logits", weight=0.7, **DMN)
     expected = method(views, logits)
     method.reset()
-    monkeypatch.setattr(dmn, "AT_ONCE", 7)
+    monkeypatch.setattr(dmn, "GROUP", 7)
     torch.testing.assert_close(method(views, logits), expected, atol=1e-5, rtol=0)
     method.reset()
     one_by_one = torch.cat([method(views[i : i + 1], logits[i : i + 1]) for i in range(60)])
@@ -328,3 +333,42 @@ def test_a_knob_that_makes_no_sense_is_named(make, message, stream):
     text, views, logits = stream
     with pytest.raises(ValueError, match=message):
         make(text)(views, logits)
+
+
+@pytest.mark.parametrize("option", options("method"))
+class TestDeclarations:
+    """What a method declares is what it does."""
+
+    def made(self, option, generator):
+        encoder = random_encoder(16)
+        prompts = [["a photo of a dog.", "it barks"], ["a photo of a cat.", "it purrs"], ["a photo of a rose.", "it grows"]]
+        text = encoder.encode_prompts(prompts)
+        score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
+        views = normalize(text.label[torch.arange(24) % 3][:, None] + 0.3 * torch.randn(24, 6, 16, generator=generator), dim=-1)
+        node = composed(f"method={option}").method
+        return inject(instantiate(node), text=text, logit_scale=20.0, score=score, encoder=encoder), views, score(views)
+
+    def test_episodic_methods_have_no_state_and_ignore_the_order_of_the_stream(self, option, generator):
+        method, views, logits = self.made(option, generator)
+        forwards = method(views, logits)
+        method.reset()
+        backwards = method(views.flip(0), logits.flip(0)).flip(0)
+        assert method.episodic == (not method.state_dict()) == (method.state_bytes == 0)
+        assert method.episodic == torch.allclose(forwards, backwards, atol=1e-4)
+
+    def test_gradients_are_used_where_they_are_declared(self, option, generator, monkeypatch):
+        method, views, logits = self.made(option, generator)
+        calls, grad = [], torch.autograd.grad
+        monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: calls.append(1) or grad(*args, **kwargs))
+        method(views, logits)
+        assert method.uses_gradients == bool(calls)
+
+    def test_the_text_tower_is_used_where_it_is_declared(self, option, generator, monkeypatch):
+        made, init = [], PromptTower.__init__
+        monkeypatch.setattr(PromptTower, "__init__", lambda self, *args, **kwargs: made.append(1) or init(self, *args, **kwargs))
+        assert self.made(option, generator)[0].needs_text_tower == bool(made)
+
+
+def test_a_method_without_forward_cannot_be_made(generator):
+    with pytest.raises(TypeError, match="forward"):
+        Method(text=random_text(generator), logit_scale=1.0)

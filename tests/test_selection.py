@@ -10,14 +10,15 @@ from few_shot_problem import Problem, mean_feature
 from hydra.utils import instantiate
 from refusals import refused
 
-from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, accuracy, grid, select
+from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, FewShotAdapter
+from multicrop.adapters.selection import accuracy, grid, select
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.aggregators.score import Scorer
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.runs import few_shot
 from multicrop.runs.session import inject
 
-ADAPTERS = [o for o in options("adapter") if not issubclass(instantiate(composed(f"adapter={o}").adapter).func, EncoderAdapter)]
+ADAPTERS = [o for o in options("adapter") if not instantiate(composed(f"adapter={o}").adapter).func.tunes_encoder]
 SELECTED = [o for o in ADAPTERS if "search" in composed(f"adapter={o}").adapter]
 SHORT = {"epochs": 2, "iterations": 12, "max_iterations": 20}  # enough to see that a pair works
 
@@ -45,7 +46,7 @@ class TestSelect:
         assert len(grid({"a": 1, "b": 2}, {"a": [0, 1, 2], "b": [5, 6]})) == 6
 
     def test_bad_lists_are_refused(self, problem):
-        with refused("adapter.search lists gamma", "it chooses beta, alpha"):
+        with refused("adapter.search lists gamma", "or search beta, alpha"):
             TipAdapter(score=problem.score, alpha=1.0, beta=1.0, view_set="all", search={"gamma": [1.0]})
         with refused("adapter.search.alpha", "0 or above", "[-1.0]"):
             TipAdapter(score=problem.score, alpha=1.0, beta=1.0, view_set="all", search={"alpha": [-1.0]})
@@ -165,3 +166,13 @@ class TestHosts:
             made = instantiate(composed(f"adapter={option}").adapter)
             wanted = {n for n, p in inspect.signature(made).parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
             assert wanted <= offered, option
+
+
+@pytest.mark.parametrize("option", options("adapter"))
+def test_an_adapter_declares_whether_it_tunes_the_encoder_and_needs_its_text_tower(option):
+    kind = instantiate(composed(f"adapter={option}").adapter).func
+    assert issubclass(kind, FewShotAdapter) and kind.tunes_encoder == issubclass(kind, EncoderAdapter) != issubclass(kind, Adapter)
+    asks_encoder = "encoder" in inspect.signature(kind).parameters
+    assert asks_encoder == (kind.tunes_encoder or kind.needs_text_tower)
+    with pytest.raises(TypeError, match="abstract"):
+        (EncoderAdapter if kind.tunes_encoder else Adapter)(text=None, logit_scale=1.0, score=None)

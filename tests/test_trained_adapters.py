@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from refusals import refused
 from torch.nn.functional import cross_entropy, normalize
 
-from multicrop.adapters import training
+from multicrop.adapters import descent, training
 from multicrop.adapters.ape import Ape
 from multicrop.adapters.ape_f import ApeF
 from multicrop.adapters.clip_adapter import ClipAdapter
@@ -60,7 +60,7 @@ class TestTraining:
         assert same(one, two) and not same(one, other)
 
     def test_a_killed_fit_goes_on_to_the_same_weights(self, adapter, knobs, problem, tmp_path, monkeypatch):
-        monkeypatch.setattr(training, "KEEP_EVERY", 0.0)
+        monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
         knobs = {**knobs, "batch_size": 5}
         whole = problem.fitted(adapter, **knobs)
         killed, resumed = adapter(score=problem.score, **knobs), adapter(score=problem.score, **knobs)
@@ -71,7 +71,7 @@ class TestTraining:
         assert all(kept)
         torch.load(resumed.checkpoint, weights_only=True)
         steps = []
-        monkeypatch.setattr(training._Descending, "on_train_epoch_start", counted(steps))
+        monkeypatch.setattr(descent.DescentModule, "on_train_epoch_start", counted(steps))
         resumed.fit(problem.support, problem.validation)
         assert same(whole, resumed) and whole.losses == resumed.losses and len(steps) == 13
         assert not list(tmp_path.rglob("*.ckpt*"))
@@ -83,12 +83,12 @@ class TestTraining:
 
     def test_refuses_nothing_to_do(self, adapter, knobs, problem):
         for knob in ("epochs", "batch_size"):
-            with refused("training wants epochs, batch_size"):
+            with refused("training needs adapter.epochs, adapter.batch_size"):
                 problem.fitted(adapter, **{**knobs, knob: 0})
 
 
 def counted(steps):
-    start = training._Descending.on_train_epoch_start
+    start = descent.DescentModule.on_train_epoch_start
 
     def started(self):
         steps.append(self.current_epoch)

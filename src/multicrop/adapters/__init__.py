@@ -1,1 +1,1 @@
-"""Few-shot adapters, one paper a file."""
+"""Few-shot adapters, one paper per file."""

@@ -1,4 +1,4 @@
-"""APE, training-free form (Zhu et al., ICCV 2023): a cache on the channels that tell the classes apart."""
+"""APE, training-free form (Zhu et al., ICCV 2023): a cache on the feature channels that separate the classes best."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,22 +8,47 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop.adapters.base import Examples, Score, Search, Selected, pooled
+from multicrop.adapters.base import Examples, pooled
+from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.adapters.tip_adapter import by_class
 from multicrop.aggregators import Logits, Views, pools
+from multicrop.aggregators.score import Score
 
-TINY = 1e-6  # in the divergence, as the authors
+TINY = 1e-6  # in the divergence, as in the authors' code
 
 
-class Ape(Selected):
-    """logits + alpha * exp(-beta (1 - f' F'^T)) diag(exp(gamma KL)) L, with ' the normalised restriction to the Q best channels.
+class Ape(SelectedAdapter):
+    """Compute logits + alpha * exp(-beta (1 - f' F'^T)) diag(exp(gamma KL)) L, with ' the normalised restriction to the Q best channels.
 
     Channels are ranked by J = -w0 * (mean product of samples of two classes) + w1 * (variance of the class texts, over n - 1); samples are
     the pooled support images and the class texts W (the normalised mean of a class's prompts in `text_set`). KL is in bits: for a support
-    image of class y, log2((1 + 1e-6) / (p_y + 1e-6)) with p = softmax(F' W'^T) of bare cosines. The text logits use all channels. Support
-    sets may be unbalanced, where the authors' are not; Q is `channel_share` of the width, where theirs is a number for each data set.
-    alpha, beta and gamma are chosen on validation images (ImageNet's are the authors' test images).
+    image of class y, log2((1 + 1e-6) / (p_y + 1e-6)) with p = softmax(F' W'^T) of cosines without a scale. The text logits use all
+    channels.
+
+    Source: Zhu et al., ICCV 2023. Support sets may be unbalanced, where the authors' are balanced; Q is `channel_share` of the feature
+    dimension, where theirs is a number per data set. alpha, beta and gamma are selected on validation images (for ImageNet, the authors
+    select on test images).
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        similarity_weight: w0.
+        variance_weight: w1.
+        channel_share: The share of the channels to keep, above 0 and at most 1.
+        text_set: The prompts whose mean is a class text, ``"label"``, ``"descriptions"`` or ``"all"``.
+        view_set: The views whose mean is key and query, ``"all"`` or ``"crops"``.
+        search: Values of alpha, beta and gamma to try, see `SelectedAdapter`.
+        **knobs: alpha (weight of the cache logits), beta (decay of a key's affinity with its distance) and gamma (weight of KL).
+
+    Raises:
+        ValueError: If channel_share is outside its range.
+
     """
+
+    channels: Tensor
+    labels: Tensor
+    keys: Tensor
+    divergence: Tensor
+    key_weights: Tensor
 
     def __init__(
         self,
@@ -39,7 +64,7 @@ class Ape(Selected):
     ) -> None:
         super().__init__(score=score, search=search, **knobs)
         if not 0 < channel_share <= 1:
-            raise ValueError(f"adapter.channel_share is the part of the channels to keep, above 0 and up to 1, got {channel_share}")
+            raise ValueError(f"adapter.channel_share is the share of the channels to keep, above 0 and at most 1, got {channel_share}")
         self.weights, self.channel_share = (similarity_weight, variance_weight), channel_share
         self.view_set, self.text_set = view_set, text_set
         self.register_buffer("channels", torch.zeros(0, dtype=torch.long))
@@ -59,19 +84,33 @@ class Ape(Selected):
         self.divergence = torch.log2((1 + TINY) / (p + TINY))
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
-        """Text logits plus the cache's."""
-        similarity = self.restricted(pooled(views, self.view_set)) @ self.keys.T
-
-        cached = cache(lambda beta, gamma: self.cached(similarity, self.key_weights, beta, gamma))
+        """Return text logits plus cache logits as a function of beta, gamma and alpha."""
+        cached = self.cached_by_knobs(views)
         return lambda beta, gamma, alpha: logits + alpha * cached(beta, gamma)
 
+    def cached_by_knobs(self, views: Views) -> Callable[[float | int, float | int], Logits]:
+        """Return the cache logits of the views as a function of beta and gamma, computed once per pair of values."""
+        similarity = self.restricted(pooled(views, self.view_set)) @ self.keys.T
+        return cache(lambda beta, gamma: self.cached(similarity, self.key_weights, beta, gamma))
+
     def cached(self, similarity: Float[Tensor, "batch n"], weights: Float[Tensor, " n"], beta: float | int, gamma: float | int) -> Logits:
-        """The cache's logits of queries with these similarities to the keys; `weights` are further ones, 1 in this form."""
+        """Compute the cache logits.
+
+        Args:
+            similarity: Cosines of the queries to the keys on the chosen channels, shape (batch, n).
+            weights: Weight of each key, shape (n,); 1 in the training-free form.
+            beta: Decay of a key's affinity with its distance.
+            gamma: Weight of KL.
+
+        Returns:
+            Logits, shape (batch, classes).
+
+        """
         affinity = torch.exp(gamma * self.divergence - beta * (1 - similarity)) * weights
         return by_class(affinity, self.labels, len(self.text.prompts))
 
     def restricted(self, x: Float[Tensor, "n dim"]) -> Float[Tensor, "n channels"]:
-        """Unit features of the chosen channels."""
+        """Return unit-norm features of the chosen channels."""
         return F.normalize(x[:, self.channels], dim=-1)
 
 
@@ -82,7 +121,10 @@ def criterion(
     similarity_weight: float | int,
     variance_weight: float | int,
 ) -> Float[Tensor, " dim"]:
-    """J of each channel; the sum over pairs of two classes is the square of the sum less the sum of the classes' squares."""
+    """Compute the ranking criterion J of each channel, shape (dim,).
+
+    The sum of products over pairs of two classes is the square of the sum less the sum of the classes' squares.
+    """
     sums = text.index_add(0, labels, keys)
     count = 1 + torch.bincount(labels, minlength=len(text))
     similarity = (sums.sum(0).square() - sums.square().sum(0)) / (count.sum() ** 2 - (count**2).sum())

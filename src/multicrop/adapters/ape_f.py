@@ -1,4 +1,4 @@
-"""APE-T, the trained form of APE (Zhu et al., ICCV 2023): a learned residual for each class on the chosen channels."""
+"""APE-T, the trained form of APE (Zhu et al., ICCV 2023): a learned residual per class on the chosen channels."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,29 +9,73 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multicrop.adapters.ape import Ape
-from multicrop.adapters.base import Examples, Score, Search, pooled
+from multicrop.adapters.base import Examples, pooled
 from multicrop.adapters.plans import HeldPlans
+from multicrop.adapters.selection import Search
 from multicrop.adapters.taskres import moved
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
-from multicrop.aggregators.score import with_text
-
-DESCENT = ("learning_rate", "epochs", "batch_size", "seed", "plan_epochs")
+from multicrop.aggregators.score import Score, with_text
 
 
 class ApeF(Ape):
-    """APE whose class c has a residual r_c on the Q channels, added to its keys and to all its prompts, and a weight for each key.
+    """APE whose class c has a residual r_c on the Q channels, added to its keys and to all its prompts, and a weight per key.
 
-    Both are trained by cross entropy at the alpha, beta and gamma given, from r = 0 and weights 1, which is APE, by AdamW (eps 1e-4, decay
-    0.01) with cosine decay for 20 epochs, as the authors; the last epoch is kept. Prompts act through the aggregator. Moved keys and
-    prompts are made unit again. Training queries are the pooled support images, where the authors augment afresh. Then alpha, beta, gamma
-    and `residual` (1: the moved prompts, 0: the old ones) are chosen on validation images. `losses` holds the mean loss of each epoch.
+    Both are trained by cross entropy at fixed alpha, beta and gamma, from r = 0 and weights 1 (which is APE). Prompts act through the
+    aggregator; moved keys and prompts are normalised again. Then alpha, beta, gamma and residual are selected on validation images.
+    `losses` holds the mean loss of each epoch.
+
+    Source: Zhu et al., ICCV 2023. AdamW (eps 1e-4, weight decay 0.01) with cosine decay for 20 epochs, as in the authors' code; the last
+    epoch is kept. Training queries are the pooled support images, where the authors draw new augmentations.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        similarity_weight: See `Ape`, as the next four.
+        variance_weight: See `Ape`.
+        channel_share: See `Ape`.
+        text_set: See `Ape`.
+        view_set: See `Ape`.
+        learning_rate: Initial learning rate of AdamW.
+        epochs: Number of epochs.
+        batch_size: Images per step.
+        seed: Seed of the order of the images.
+        plan_epochs: Number of epochs for which a transport plan is held, see `HeldPlans`.
+        search: Values of alpha, beta, gamma and residual to try, see `SelectedAdapter`.
+        **knobs: alpha, beta and gamma as in `Ape`, and residual (scale of the prompts' residual; 0: the prompts as they were).
+
     """
 
-    def __init__(self, *, score: Score, search: Search = None, **knobs: float | int | str) -> None:
-        descent = {name: knobs.pop(name) for name in DESCENT if name in knobs}
-        super().__init__(score=score, search=search, **knobs)
-        self.descent, self.losses = Descent(**descent), []
+    step: Tensor
+
+    def __init__(
+        self,
+        *,
+        score: Score,
+        similarity_weight: float | int,
+        variance_weight: float | int,
+        channel_share: float | int,
+        text_set: str,
+        view_set: str,
+        learning_rate: float | int,
+        epochs: int,
+        batch_size: int,
+        seed: int,
+        plan_epochs: int = 1,
+        search: Search = None,
+        **knobs: float | int,
+    ) -> None:
+        super().__init__(
+            score=score,
+            similarity_weight=similarity_weight,
+            variance_weight=variance_weight,
+            channel_share=channel_share,
+            text_set=text_set,
+            view_set=view_set,
+            search=search,
+            **knobs,
+        )
+        self.descent = Descent(learning_rate, epochs, batch_size, seed, plan_epochs)
+        self.losses: list[float] = []
         self.register_buffer("step", torch.zeros(0, 0))
 
     def learn(self, support: Examples) -> None:
@@ -50,15 +94,14 @@ class ApeF(Ape):
             return F.cross_entropy(text + alpha * extra, support.labels[batch])
 
         optimizer = torch.optim.AdamW([residual, weights], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01)
-        self.losses = train(loss, optimizer, n=len(support.labels), **self.keeping, **self.descent.loop)
+        n = len(support.labels)
+        self.losses = train(loss, optimizer, n=n, descent=self.descent, checkpoint=self.checkpoint, progress=self.progress)
         self.step, self.key_weights = self._padded(residual.detach()), weights.detach()
         self.keys = F.normalize(self.keys + residual.detach()[self.labels], dim=-1)
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
-        """Text logits under the old or the moved prompts, plus the cache's."""
-        similarity = self.restricted(pooled(views, self.view_set)) @ self.keys.T
-
-        cached = cache(lambda beta, gamma: self.cached(similarity, self.key_weights, beta, gamma))
+        """Return text logits plus cache logits as a function of residual, beta, gamma and alpha."""
+        cached = self.cached_by_knobs(views)
 
         @cache
         def text(residual: float | int) -> Logits:

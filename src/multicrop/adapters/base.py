@@ -1,14 +1,13 @@
-"""What a few-shot adapter is: it learns on a support set, is selected on validation images, then maps views and logits to logits."""
+"""What a few-shot adapter is, and the features that several adapters learn from."""
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from multicrop.aggregators import Logits, Views, pools, select_views
 from multicrop.aggregators.score import Score
@@ -16,147 +15,167 @@ from multicrop.data.base import LabelledImages
 from multicrop.encoder import Encoder
 from multicrop.text import TextBank
 
-Search = Mapping[str, Sequence[float | int]] | None
-
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled views, and the class logits that the aggregator gives them."""
+    """Labelled views with their zero-shot logits.
+
+    Attributes:
+        views: Unit-norm view features, shape (n, views, dim); view 0 is the global view.
+        logits: Class logits of the aggregator, shape (n, classes).
+        labels: Class positions, shape (n,).
+
+    """
 
     views: Float[Tensor, "n views dim"]
     logits: Float[Tensor, "n classes"]
     labels: Int[Tensor, " n"]
 
 
-class LongFit:
-    """What may take long: `checkpoint` is the file in which a fit keeps its state, so that a killed one goes on; `progress` shows a bar."""
+class Selection(TypedDict):
+    """The record of how an adapter's hyper-parameters were selected.
 
+    Attributes:
+        how: ``"validation"``, or ``"fixed"`` if there was one candidate.
+        images: Number of validation images.
+        chosen: The selected point of `curve`.
+        curve: Hyper-parameters (or the number of the epoch or iteration) and validation accuracy (0-1) of each candidate.
+        fit_seconds: Wall-clock seconds of the fit, added by the task.
+
+    """
+
+    how: Literal["fixed", "validation"]
+    images: int
+    chosen: dict[str, float | int]
+    curve: list[dict[str, float | int]]
+    fit_seconds: NotRequired[float]
+
+
+class FewShotAdapter(ABC):
+    """What a task may ask of any few-shot adapter.
+
+    Attributes:
+        tunes_encoder: Whether `fit` learns from pixels and returns a changed encoder (`EncoderAdapter`) or from features (`Adapter`).
+        needs_text_tower: Whether the constructor takes `encoder` and the fit needs gradients through its text tower.
+        selection: How the hyper-parameters were selected; set by `fit`.
+        checkpoint: The file in which `fit` keeps its state, so that an interrupted fit resumes; None keeps none.
+        progress: Whether `fit` shows a progress bar.
+
+    """
+
+    tunes_encoder: ClassVar[bool]
+    needs_text_tower: ClassVar[bool] = False
+    selection: Selection
     checkpoint: Path | None = None
     progress: bool = False
 
-    @property
-    def keeping(self) -> dict[str, object]:
-        """Both, as `training` takes them."""
-        return {"checkpoint": self.checkpoint, "progress": self.progress}
 
+class Adapter(nn.Module, FewShotAdapter):
+    """A few-shot adapter that maps views and zero-shot logits to adapted logits.
 
-class Adapter(nn.Module, LongFit):
-    """`fit` learns from the support set and may choose hyper-parameters on the validation set; `selection` says how."""
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        score: The run's aggregator, fused with the global view.
 
-    selection: dict[str, object]
+    """
+
+    tunes_encoder: ClassVar[Literal[False]] = False
 
     def __init__(self, *, text: TextBank, logit_scale: float, score: Score) -> None:
         super().__init__()
-        self.text, self.logit_scale, self.score, self.selection = text, logit_scale, score, {}
+        self.text, self.logit_scale, self.score = text, logit_scale, score
 
+    @abstractmethod
     def fit(self, support: Examples, validation: Examples) -> None:
-        """Learn; test images are nowhere near."""
-        raise NotImplementedError
+        """Learn from the support set and set `selection`.
 
+        Args:
+            support: The labelled training images.
+            validation: Images for the selection of hyper-parameters, disjoint from the support set and from the test images.
+
+        """
+
+    @abstractmethod
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """Adapted class logits of views whose text logits are `logits`."""
-        raise NotImplementedError
+        """Compute the adapted logits.
+
+        Args:
+            views: Unit-norm view features, shape (batch, views, dim).
+            logits: Zero-shot logits of the same images, shape (batch, classes).
+
+        Returns:
+            Adapted logits, shape (batch, classes).
+
+        """
 
 
-class Selected(Adapter):
-    """An adapter that first learns, and whose `knobs` are then chosen on the validation images from `search`, or stay as given.
+class EncoderAdapter(FewShotAdapter):
+    """A few-shot adapter that changes the encoder and so learns from pixels.
 
-    `search` lists the values of each knob that is searched; without it the knobs are fixed. A weight of 0 among them keeps an adapter from
-    ending below the aggregator's own accuracy on the validation images.
+    The test images are encoded by both encoders; the run's aggregator scores both.
     """
 
-    def __init__(self, *, score: Score, search: Search, **knobs: float | int) -> None:
-        super().__init__(text=score.text, logit_scale=score.logit_scale, score=score)
-        self.knobs, self.candidates = knobs, grid(knobs, search)
+    tunes_encoder: ClassVar[Literal[True]] = True
 
-    def learn(self, support: Examples) -> None:
-        """Learn from the support set, at the knobs as they were given."""
-        raise NotImplementedError
-
-    def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
-        """The adapted logits as a function of the knobs; what does not depend on them is computed once."""
-        raise NotImplementedError
-
-    def fit(self, support: Examples, validation: Examples) -> None:
-        """Learn, then choose the knobs."""
-        self.learn(support)
-        with torch.no_grad():
-            self.selection = select(self.candidates, self.adapted(validation.views, validation.logits), validation)
-        self.knobs = {name: self.selection["chosen"][name] for name in self.knobs}
-
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """The adapted logits at the chosen knobs."""
-        return self.adapted(views, logits)(**self.knobs)
-
-
-class EncoderAdapter(LongFit):
-    """An adapter that changes the encoder itself and so learns from pixels: `fit` gives the changed encoder, `selection` says how.
-
-    The test images are then seen by both encoders, and scored by the run's aggregator.
-    """
-
-    selection: dict[str, object]
-
+    @abstractmethod
     def fit(self, support: LabelledImages, validation: LabelledImages) -> Encoder:
-        """Learn; test images are nowhere near. The encoder that it was made with stays as it is."""
-        raise NotImplementedError
+        """Learn from the support set and set `selection`.
+
+        Args:
+            support: The labelled training images.
+            validation: Images whose accuracy is reported in `selection`.
+
+        Returns:
+            The changed encoder; the encoder that the constructor received stays as it is.
+
+        """
+
+
+AnyAdapter = Adapter | EncoderAdapter
 
 
 def pooled(views: Views, view_set: str) -> Float[Tensor, "batch dim"]:
-    """One unit feature an image: the normalised mean of the chosen views."""
+    """Return the normalised mean of the views in `view_set` (``"all"`` or ``"crops"``), one unit-norm feature per image."""
     return pools.mean(select_views(views, view_set))
 
 
 def samples(support: Examples, view_set: str, unit: str) -> tuple[Float[Tensor, "n dim"], Int[Tensor, " n"]]:
-    """Features and labels to learn from: one pooled feature an image (`images`), or every chosen view by itself (`views`)."""
+    """Return the features and labels to learn from.
+
+    Args:
+        support: The labelled training images.
+        view_set: ``"all"`` or ``"crops"``.
+        unit: ``"images"`` for one pooled feature per image, ``"views"`` for every view as a sample of its own.
+
+    Returns:
+        Unit-norm features, shape (samples, dim), and their labels, shape (samples,).
+
+    Raises:
+        ValueError: If `unit` is neither.
+
+    """
     if unit not in ("images", "views"):
-        raise ValueError(f"adapter.samples is images (pooled) or views (each by itself), got {unit!r}")
+        raise ValueError(f"adapter.samples is images (pooled views) or views (each view a sample), got {unit!r}")
     if unit == "images":
         return pooled(support.views, view_set), support.labels
     chosen = select_views(support.views, view_set)
     return chosen.flatten(0, 1), support.labels.repeat_interleave(chosen.shape[1])
 
 
-def class_sums(x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], n_classes: int) -> tuple[Float[Tensor, "classes dim"], Tensor]:
-    """Sum of each class's members and their numbers (classes, 1); raises ValueError when a class has none."""
+def class_sums(
+    x: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], n_classes: int
+) -> tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes 1"]]:
+    """Return the sum of each class's samples, shape (classes, dim), and their number, shape (classes, 1).
+
+    Raises:
+        ValueError: If a class has no sample.
+
+    """
     count = torch.bincount(labels, minlength=n_classes).to(x.dtype)[:, None]
     if empty := (count[:, 0] == 0).nonzero()[:, 0].tolist():
         raise ValueError(
-            f"the adapter needs one readable support image a class or more; {len(empty)} of {n_classes} classes have none, "
-            f"at positions {empty[:3]}. Mend the images, raise task.shots, or use adapter=tip_adapter, which does without"
+            f"the adapter needs at least one readable support image per class; {len(empty)} of {n_classes} classes have none, "
+            f"at positions {empty[:3]}. Replace unreadable images, raise task.shots, or use adapter=tip_adapter, which works without"
         )
     return x.new_zeros(n_classes, x.shape[1]).index_add(0, labels, x), count
-
-
-def accuracy(logits: Logits, labels: Int[Tensor, " batch"]) -> float:
-    """Top-1, in 0-1."""
-    return (logits.argmax(1) == labels).float().mean().item()
-
-
-def grid(knobs: Mapping[str, float | int], search: Search) -> list[dict[str, float | int]]:
-    """The candidates: every combination of the searched values, the others as given; the knobs alone where nothing is searched.
-
-    Raises ValueError for a searched knob that the adapter does not have, and for a list of values that is empty or has one below 0.
-    """
-    values = {name: list(search[name]) if search and name in search else [knob] for name, knob in knobs.items()}
-    if unknown := sorted(set(search or {}) - set(knobs)):
-        raise ValueError(f"adapter.search lists {', '.join(unknown)}, which this adapter does not choose; it chooses {', '.join(knobs)}")
-    for name, some in values.items():
-        if not some or min(some) < 0:
-            raise ValueError(f"adapter.{name} and adapter.search.{name} are one or more values of 0 or above, got {some}")
-    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-
-
-@torch.no_grad()
-def select(candidates: Iterable[dict[str, float | int]], logits: Callable[..., Logits], validation: Examples) -> dict[str, object]:
-    """The record of a choice among hyper-parameters: `chosen` gets most validation images right; ties go to the lowest cross entropy.
-
-    `logits` gives the validation logits under the hyper-parameters of one candidate. A single candidate is `fixed`.
-    """
-    curve = []
-    for knobs in candidates:
-        values = logits(**knobs)
-        loss = F.cross_entropy(values, validation.labels).item()
-        curve.append({**knobs, "accuracy": accuracy(values, validation.labels), "loss": loss})
-    best = max(curve, key=lambda point: (point["accuracy"], -point["loss"]))
-    return {"how": "validation" if len(curve) > 1 else "fixed", "images": len(validation.labels), "chosen": best, "curve": curve}

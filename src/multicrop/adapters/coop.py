@@ -1,12 +1,15 @@
 """CoOp (Zhou et al., IJCV 2022): learned context tokens in front of the prompts."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from multicrop.adapters.base import Adapter, Examples, accuracy
+from multicrop.adapters.base import Adapter, Examples
 from multicrop.adapters.plans import HeldPlans
-from multicrop.adapters.training import train
+from multicrop.adapters.selection import accuracy
+from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score, reads_labels_alone, with_text
 from multicrop.encoder import Encoder
@@ -19,15 +22,37 @@ WARM_UP = 1e-5  # the learning rate of the first epoch
 
 
 class CoOp(Adapter):
-    """The aggregator's logits with prompts that have the learned context in place of `words`, or in front where they begin otherwise.
+    """Compute the aggregator's logits with a learned context in place of `words`, or in front of prompts that begin otherwise.
 
-    The context is shared by all classes, or one a class; it starts from the embeddings of `words`, or at random (deviation 0.02) with
-    `n_tokens` tokens. All prompts of a class get it, descriptions too. Trained by cross entropy through the aggregator (a transport plan
-    is a constant there) as the authors do: SGD with momentum 0.9 and weight decay 5e-4, one epoch at 1e-5, then cosine decay; 50 epochs
-    for one shot, 100 up to 4 shots, 200 beyond, the last one kept. They augment afresh each epoch; here the views of the bank are all.
-    Prompts that the aggregator does not read are left out. `losses` holds the mean loss of each epoch. Raises ValueError for another
-    `start` or a learning rate that is not above 0.
+    All prompts of a class get the context, descriptions too; prompts that the aggregator does not read are left out. It is trained by
+    cross entropy through the aggregator, where a transport plan is a constant; the last epoch is kept. `losses` holds the mean loss of
+    each epoch.
+
+    Source: Zhou et al., IJCV 2022. SGD with momentum 0.9 and weight decay 5e-4, one epoch at 1e-5, then cosine decay; 50 epochs for one
+    shot, 100 up to 4 shots, 200 beyond, as in the authors' code. They draw new augmentations each epoch; here the views are those of the
+    feature bank.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        score: The run's aggregator, fused with the global view.
+        encoder: The encoder whose text tower reads the context.
+        words: The words that the context replaces.
+        start: ``"words"``: the context starts from their embeddings; ``"random"``: from normal noise of deviation 0.02.
+        n_tokens: Number of context tokens of a random start.
+        class_specific: Whether each class has a context of its own.
+        learning_rate: Learning rate of SGD after the first epoch, above 0.
+        epochs: Number of epochs; None for the authors' number.
+        batch_size: Images per step.
+        seed: Seed of a random start and of the order of the images.
+        plan_epochs: Number of epochs for which a transport plan is held, see `HeldPlans`.
+
+    Raises:
+        ValueError: If `start` is neither, or the learning rate is not above 0.
+
     """
+
+    needs_text_tower: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -66,17 +91,16 @@ class CoOp(Adapter):
     def fit(self, support: Examples, validation: Examples) -> None:
         """Train the context on the support images; the validation images only report."""
         epochs = self.epochs or published_epochs(int(support.labels.bincount().max()))
+        descent = Descent(self.learning_rate, epochs, self.batch_size, self.seed, self.plan_epochs)
         score = HeldPlans(self.score, len(support.labels), self.plan_epochs)
         self.losses = train(
             lambda batch: F.cross_entropy(score(batch, support.views[batch], self.prompts()), support.labels[batch]),
             torch.optim.SGD([self.context], lr=self.learning_rate, momentum=0.9, weight_decay=5e-4),
             n=len(support.labels),
-            epochs=epochs,
-            batch_size=self.batch_size,
-            seed=self.seed,
+            descent=descent,
             warm_up=WARM_UP,
-            plan_epochs=self.plan_epochs,
-            **self.keeping,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
         )
         self._settle()
         with torch.no_grad():
@@ -84,11 +108,11 @@ class CoOp(Adapter):
         self.selection = {"how": "fixed", "images": len(validation.labels), "chosen": chosen, "curve": [chosen]}
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The aggregator's logits with the learned prompts; `logits`, made with the old ones, are not read."""
+        """Compute the aggregator's logits with the learned prompts, shape (batch, classes); `logits`, of the old prompts, are not used."""
         return with_text(self.score, self.learned)(views)
 
     def prompts(self) -> TextBank:
-        """The prompts that the aggregator reads, under the context as it is now; differentiable in it."""
+        """Return the prompts that the aggregator reads, with the current context; differentiable in it."""
         tower, sheet = self.tower, self.sheet
         features = tower.own_features(self.context, sheet) if self.class_specific else tower.features(self.context, sheet)[0]
         return TextBank(features, self.text.mask, self.text.prompts)
@@ -99,5 +123,5 @@ class CoOp(Adapter):
 
 
 def published_epochs(shots: int) -> int:
-    """The authors' epochs (they train 50 on ImageNet whatever the shots)."""
+    """Return the authors' number of epochs (on ImageNet they train 50 for any number of shots)."""
     return 50 if shots == 1 else 100 if shots <= 4 else 200

@@ -7,19 +7,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multicrop.adapters.base import Examples, Score, Search, Selected, class_sums, pooled, samples
+from multicrop.adapters.base import Examples, class_sums, pooled, samples
+from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.score import Score
 
 
-class Gda(Selected):
-    """logits + alpha (f W + b): classes are Gaussians of one covariance, with equal priors.
+class Gda(SelectedAdapter):
+    """Compute logits + alpha (f W + b), where classes are Gaussians with a shared covariance and equal priors.
 
     P = D pinv((n - 1) Sigma + tr(Sigma) I), w_c = P mu_c, b_c = -log C - mu_c^T P mu_c / 2, with Sigma the unbiased (D, D) covariance of
-    the n samples about their class means mu. A sample is a single view of a support image (`samples: views`, in place of the authors' ten
-    augmentations) or the pooled image (`images`); queries are pooled. alpha is chosen on validation images, which for ImageNet are the
-    authors' test images. Sums are in double precision, where the authors' are single. Raises ValueError when all samples lie on their class
-    means.
+    the n samples about their class means mu.
+
+    Source: Wang et al., ICLR 2024. alpha is selected on validation images, which for ImageNet are the authors' test images. Sums are in
+    double precision, where the authors' are in single precision.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        alpha: Weight of the discriminants.
+        view_set: The views that are samples, and whose mean is the query, ``"all"`` or ``"crops"``.
+        samples: ``"views"``: a sample is a single view, in place of the authors' ten augmentations. ``"images"``: a pooled image.
+        search: Values of alpha to try, see `SelectedAdapter`.
+
+    Raises:
+        ValueError: In `fit`, if a class has no sample, all samples lie on their class means, or `samples` is neither.
+
     """
+
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, *, score: Score, alpha: float | int, view_set: str, samples: str, search: Search = None) -> None:
         super().__init__(score=score, search=search, alpha=alpha)
@@ -28,7 +44,7 @@ class Gda(Selected):
         self.register_buffer("bias", torch.zeros(0))
 
     def learn(self, support: Examples) -> None:
-        """Class means and the shared precision."""
+        """Estimate the class means and the shared precision matrix."""
         features, labels = samples(support, self.view_set, self.samples)
         x = features.double()
         sums, count = class_sums(x, labels, support.logits.shape[1])
@@ -38,13 +54,24 @@ class Gda(Selected):
         self.weight, self.bias = weight.to(features), bias.to(features)
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
-        """Text logits plus the discriminants'."""
+        """Return text logits plus discriminants as a function of alpha."""
         discriminants = pooled(views, self.view_set) @ self.weight.T + self.bias
         return lambda alpha: logits + alpha * discriminants
 
 
 def precision(centred: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:
-    """The Kubokawa-Srivastava estimate of the inverse covariance: D pinv((n - 1) Sigma + tr(Sigma) I)."""
+    """Estimate the precision matrix D pinv((n - 1) Sigma + tr(Sigma) I), after Kubokawa and Srivastava.
+
+    Args:
+        centred: Samples less their class means, shape (n, dim).
+
+    Returns:
+        The matrix, shape (dim, dim).
+
+    Raises:
+        ValueError: If all samples are 0.
+
+    """
     n, dim = centred.shape
     scatter = centred.T @ centred
     trace = scatter.trace() / max(n - 1, 1)

@@ -6,18 +6,33 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from multicrop.adapters.base import Examples, Score, Search, Selected, class_sums, pooled
+from multicrop.adapters.base import Examples, class_sums, pooled
+from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.score import Score
 
 
-class LinearProbe(Selected):
-    """(1 - share) * logits + share * (f W^T + b), with (W, b) the multinomial logistic regression of the support images.
+class LinearProbe(SelectedAdapter):
+    """Compute (1 - share) * logits + share * (f W^T + b), with (W, b) the multinomial logistic regression of the support images.
 
-    min over W, b of |W|^2 / 2 + c * sum_i -log softmax(f_i W^T + b)[y_i], solved by scikit-learn; i runs over the pooled support images
-    and, each as one more sample of its class, the prompts of `text_set` (`none`: images only). The objective is convex, so the authors'
-    start at the zero-shot weights would end at the same place; they stop gradient descent early and have no b. share 1 is the bare probe,
-    0 the aggregator. c (`inverse_penalty`) and share are chosen together on validation images. Raises ValueError for a share above 1 and
-    when a class has neither image nor prompt.
+    The regression is min over W, b of |W|^2 / 2 + c * sum_i -log softmax(f_i W^T + b)[y_i], solved by scikit-learn; i runs over the pooled
+    support images and over the prompts of `text_set`, each an additional sample of its class.
+
+    Source: Lin et al., CVPR 2023. The objective is convex, so the authors' start at the zero-shot weights would lead to the same solution;
+    they stop gradient descent early and have no b. c and share are selected together on validation images.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        inverse_penalty: c, scikit-learn's C, above 0.
+        share: Weight of the probe in 0-1: 1 is the probe alone, 0 the aggregator.
+        text_set: The prompts that are samples, ``"label"``, ``"descriptions"``, ``"all"`` or ``"none"`` (images only).
+        view_set: The views whose mean is the feature of an image, ``"all"`` or ``"crops"``.
+        max_iterations: Iterations of scikit-learn's solver.
+        search: Values of inverse_penalty and share to try, see `SelectedAdapter`.
+
+    Raises:
+        ValueError: If a penalty is 0 or a share above 1. In `fit`, if a class has neither image nor prompt.
+
     """
 
     def __init__(
@@ -41,14 +56,14 @@ class LinearProbe(Selected):
         self.probes: dict[float | int, tuple[Tensor, Tensor]] = {}
 
     def learn(self, support: Examples) -> None:
-        """One regression for each penalty that may be chosen."""
+        """Fit one regression for each penalty among the candidates."""
         x, y = self._samples(support)
         class_sums(x, y, support.logits.shape[1])
         regression = LogisticRegression(max_iter=self.max_iterations, warm_start=True)  # from the penalty before
         self.probes = {c: _regress(regression, x, y, c) for c in sorted({point["inverse_penalty"] for point in self.candidates})}
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
-        """The blend of the aggregator's logits and the probe's."""
+        """Return the blend of the aggregator's logits and the probe's as a function of inverse_penalty and share."""
         f = pooled(views, self.view_set)
 
         def blended(inverse_penalty: float | int, share: float | int) -> Logits:

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multicrop.adapters.base import Adapter, Examples, Score, accuracy, class_sums, pooled
+from multicrop.adapters.base import Adapter, Examples, class_sums, pooled
+from multicrop.adapters.selection import accuracy
 from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.score import Score
 
 ALPHA_GRADIENTS = ("accumulated", "current")
 ALPHA_EVERY = 10  # iterations
@@ -17,18 +19,34 @@ State = tuple[Float[Tensor, "classes dim"], Float[Tensor, " classes"], Float[Ten
 
 
 class LpPp(Adapter):
-    """f V^T + b + alpha_c t_c, with t the text logits over the logit scale (the cosines f W, for the aggregator `global`).
+    """Compute f V^T + b + alpha_c t_c, with t the text logits over the logit scale (the cosines f W with the aggregator `global`).
 
     V starts from the class sums of the N support features F, b from 0, every alpha_c from 250 mean_c mean_i t_ic. Full-batch SGD with
-    momentum 0.9 and step 4 N / lambda_max(F^T F) on V and b; every tenth iteration alpha takes a step of N / (4 max_c sum_i t_ic^2). The
-    last of the iterations with the best validation accuracy is kept, looked at every `search.every` iterations; where none is as good as
-    the text logits alone, these are (iteration 0: V = 0, b = 0, alpha the logit scale). Without `search` it is the last iteration.
+    momentum 0.9 and step 4 N / lambda_max(F^T F) trains V and b; every tenth iteration alpha takes a step of N / (4 max_c sum_i t_ic^2).
+    The last of the iterations with the best validation accuracy is kept; if none is as good as the text logits alone, these are
+    (iteration 0: V = 0, b = 0, alpha the logit scale). `losses` holds the loss of each iteration.
 
-    `alpha_gradient: accumulated` is the authors' code, where alpha's gradient adds up from the first iteration and is never zeroed;
-    `current` is the paper's block descent. Their b starts from torch's random linear layer. `losses` holds the loss of each iteration.
-    With `products: bf16` the two matrix products of an iteration take and give bf16; weights, momentum, softmax and validation are fp32.
-    Plain loop: one full batch and two step rules, on three small tensors, are out of proportion to Lightning's fit.
+    Source: Huang et al., CVPR 2024. The authors' b starts from torch's random linear layer. The loop does not use Lightning: one full batch
+    and two step rules on three small tensors do not need it.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        alpha_gradient: ``"accumulated"`` is the authors' code, where the gradient of alpha is summed from the first iteration on and never
+            set to zero; ``"current"`` is the paper's block descent.
+        iterations: Number of iterations.
+        view_set: The views whose mean is the feature of an image, ``"all"`` or ``"crops"``.
+        products: ``"fp32"`` or ``"bf16"``, the precision of the two matrix products of an iteration; weights, momentum, softmax and
+            validation are always fp32.
+        search: ``{"every": n}`` evaluates the validation images every n iterations; without it the last iteration is kept.
+
+    Raises:
+        ValueError: If a value is outside its range. In `fit`, if a class has no support image.
+
     """
+
+    weight: Tensor
+    bias: Tensor
+    alpha: Tensor
 
     def __init__(
         self,
@@ -56,7 +74,7 @@ class LpPp(Adapter):
             self.register_buffer(name, torch.zeros(0))
 
     def fit(self, support: Examples, validation: Examples) -> None:
-        """Descend, looking at the validation images on the way."""
+        """Train, and keep the iteration that is best on the validation images."""
         f, t = self._inputs(support.views, support.logits)
         f_val, t_val = self._inputs(validation.views, validation.logits)
         text_alone = {"iteration": 0, "accuracy": accuracy(validation.logits, validation.labels)}
@@ -72,7 +90,7 @@ class LpPp(Adapter):
         self.selection = {"how": how, "images": len(validation.labels), "chosen": chosen, "curve": curve}
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """Probe and blended text."""
+        """Compute the logits of the probe and the weighted text, shape (batch, classes)."""
         return _logits(*self._inputs(views, logits), (self.weight, self.bias, self.alpha))
 
     def _inputs(self, views: Views, logits: Logits) -> tuple[Float[Tensor, "n dim"], Float[Tensor, "n classes"]]:
@@ -100,7 +118,7 @@ class LpPp(Adapter):
 
 
 def initial(f: Float[Tensor, "n dim"], t: Float[Tensor, "n classes"], labels: Tensor) -> State:
-    """Class sums, no bias, and one alpha for all classes."""
+    """Return the initial state: class sums (classes, dim), zero bias (classes,), and one alpha for all classes (classes,)."""
     n_classes = t.shape[1]
     sums, count = class_sums(f, labels, n_classes)
     own = torch.zeros(n_classes).to(t).index_add(0, labels, t.gather(1, labels[:, None])[:, 0])
@@ -109,9 +127,10 @@ def initial(f: Float[Tensor, "n dim"], t: Float[Tensor, "n classes"], labels: Te
 
 
 def slopes(f: Float[Tensor, "n dim"], t: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], state: State) -> tuple[float, State]:
-    """The mean cross entropy and its gradients by the state, in parts of the images whose logits stay in the cache.
+    """Return the mean cross entropy in nats and its gradients with respect to the state.
 
-    Products are taken in the precision of f, and summed over the parts in that of the state.
+    The images are processed in parts whose logits fit into the processor's cache. Products are in the precision of `f`; sums over the parts
+    are in the precision of the state.
     """
     loss, (by_weight, by_bias, by_alpha) = 0.0, (torch.zeros_like(x) for x in state)
     for features, text, label in zip(f.split(AT_ONCE), t.split(AT_ONCE), labels[:, None].split(AT_ONCE), strict=True):

@@ -1,4 +1,4 @@
-"""The aggregator in training: transport plans of the support images are solved on some visits and held between them."""
+"""The aggregator during training: transport plans of the support images are solved on some visits and held in between."""
 
 import copy
 from functools import partial
@@ -8,50 +8,71 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multicrop.aggregators import Logits, Views, optimal_transport, select_views, similarities, transport_plan
-from multicrop.aggregators.score import Score, with_text
+from multicrop.aggregators.score import Score, Scorer, with_text
 from multicrop.text import TextBank
 
-HELD_BYTES = 2**30  # plans beyond this are solved at every step
+HELD_BYTES = 2**30  # above this size, plans are solved at every step
 
 
 class HeldPlans:
-    """Class logits of support images under moved views or prompts, as the aggregator gives them; for training.
+    """Class logits of support images with moved views or prompts, for training.
 
-    A transport plan is a constant in the gradient anyhow. Here an image's plans are solved on every `every`-th visit (an epoch visits it
-    once) for the features as they are then, and kept on the visits between: the score <P, S> is that of a feasible plan, never above the
-    score of the exact plan, equal to it when the plan is new, and its gradient is exact for the plan held. every 1 is the aggregator
-    itself, and so is any aggregator but `optimal_transport`, and a support set whose plans are over HELD_BYTES.
+    A transport plan is a constant in the gradient in any case. Here the plans of an image are solved on every `every`-th visit (an epoch
+    visits it once) for the current features, and held on the visits in between. The score <P, S> is then that of a feasible plan: never
+    above the score of the exact plan, equal to it when the plan is new, and with the exact gradient for the held plan. The logits are the
+    aggregator's own with `every` 1, with any aggregator but `optimal_transport`, and if the plans exceed `HELD_BYTES`.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        n: Number of support images.
+        every: Number of visits for which a plan is held.
+
+    Raises:
+        ValueError: If `every` is below 1.
+
     """
 
     def __init__(self, score: Score, n: int, every: int) -> None:
         if every < 1:
             raise ValueError(f"adapter.plan_epochs is 1 (solve the transport at every step) or more epochs, got {every}")
-        self.score, self.every, self.n, self.plans = score, every, n, None
+        self.score, self.every, self.n = score, every, n
+        self.plans: Tensor | None = None
         aggregator = getattr(score, "aggregator", None)
         self.knobs = aggregator.keywords if isinstance(aggregator, partial) and aggregator.func is optimal_transport else None
         self.visits = torch.zeros(n, dtype=torch.long)
 
     def __call__(self, rows: Int[Tensor, " batch"], views: Views, text: TextBank) -> Logits:
-        """Fused class logits of the support images `rows`, whose views are now `views`, against `text`."""
+        """Compute the fused class logits of some support images.
+
+        Args:
+            rows: Positions of the images in the support set, shape (batch,).
+            views: Their current view features, shape (batch, views, dim).
+            text: The current text bank.
+
+        Returns:
+            Logits, shape (batch, classes), differentiable in `views` and `text`.
+
+        """
         score = with_text(self.score, text)
-        if self.every > 1 and self.knobs is not None and self._fits(views, text):
+        if self.every > 1 and self.knobs is not None and isinstance(score, Scorer) and self._fits(views, text):
             score = copy.copy(score)
-            score.aggregator = partial(self._transported, rows)
+            score.aggregator = partial(self._transported, rows, self.knobs)
         return score(views)
 
     def _fits(self, views: Views, text: TextBank) -> bool:
         return self.n * views.shape[1] * text.mask.numel() * 4 <= HELD_BYTES
 
-    def _transported(self, rows: Tensor, views: Views, text: TextBank, logit_scale: float) -> Logits:
-        if self.visits[rows[0]] % self.every == 0:
-            self._solve(rows, views, text, logit_scale)
+    def _transported(self, rows: Tensor, knobs: dict, views: Views, text: TextBank, logit_scale: float) -> Logits:
+        if self.plans is None or self.visits[rows[0]] % self.every == 0:
+            plan = self._solved(knobs, views, text, logit_scale)
+            self.plans = plan.new_zeros(self.n, *plan.shape[1:]) if self.plans is None else self.plans
+            self.plans[rows] = plan
         self.visits[rows] += 1
-        scores = similarities(select_views(views, self.knobs["view_set"]), text.select(self.knobs["text_set"]))
+        scores = similarities(select_views(views, knobs["view_set"]), text.select(knobs["text_set"]))
         return logit_scale * (self.plans[rows] * scores).sum((-2, -1))
 
     @torch.no_grad()
-    def _solve(self, rows: Tensor, views: Views, text: TextBank, logit_scale: float) -> None:
-        plan = transport_plan(views, text, logit_scale=logit_scale, **self.knobs)[1]
-        if self.plans is None:
-            self.plans = plan.new_zeros(self.n, *plan.shape[1:])
-        self.plans[rows] = plan / plan.sum((-2, -1), keepdim=True)
+    def _solved(self, knobs: dict, views: Views, text: TextBank, logit_scale: float) -> Tensor:
+        """The plans of the given views, of mass 1 each."""
+        plan = transport_plan(views, text, logit_scale=logit_scale, **knobs)[1]
+        return plan / plan.sum((-2, -1), keepdim=True)

@@ -7,16 +7,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multicrop.adapters.base import Examples, Score, Search, Selected, pooled
+from multicrop.adapters.base import Examples, pooled
+from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.score import Score
 
 
-class TipAdapter(Selected):
-    """logits + alpha * exp(-beta (1 - f F^T)) L, with F the support keys and L their one-hot labels.
+class TipAdapter(SelectedAdapter):
+    """Compute logits + alpha * exp(-beta (1 - f F^T)) L, with F the keys of the support images and L their one-hot labels.
 
-    A key is the normalised mean of an image's views, where the authors average augmented views; queries are made the same way. alpha and
-    beta are chosen on the validation images, or fixed at the authors' first values. beta 0 gives every support image the same weight.
+    Source: Zhang et al., ECCV 2022. A key is the normalised mean of the views of an image, where the authors average augmented views;
+    queries are made the same way. alpha and beta are selected on validation images, or fixed at the authors' first values.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        alpha: Weight of the cache logits.
+        beta: Decay of a key's affinity with its distance; 0 gives every support image the same affinity.
+        view_set: The views whose mean is key and query, ``"all"`` or ``"crops"``.
+        search: Values of alpha and beta to try, see `SelectedAdapter`.
+
     """
+
+    keys: Tensor
+    labels: Tensor
 
     def __init__(self, *, score: Score, alpha: float | int, beta: float | int, view_set: str, search: Search = None) -> None:
         super().__init__(score=score, search=search, beta=beta, alpha=alpha)
@@ -29,12 +42,12 @@ class TipAdapter(Selected):
         self.keys, self.labels = pooled(support.views, self.view_set), support.labels
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
-        """Text logits plus the cache's."""
+        """Return text logits plus cache logits as a function of beta and alpha."""
         similarity = pooled(views, self.view_set) @ self.keys.T
         cached = cache(lambda beta: by_class(torch.exp(-beta * (1 - similarity)), self.labels, logits.shape[1]))
         return lambda beta, alpha: logits + alpha * cached(beta)
 
 
 def by_class(affinity: Float[Tensor, "batch n"], labels: Int[Tensor, " n"], n_classes: int) -> Logits:
-    """The affinity to each class: a sum over its support images, the product with their one-hot labels."""
+    """Sum the affinities to the support images of each class: the product with their one-hot labels, shape (batch, classes)."""
     return affinity.new_zeros(len(affinity), n_classes).index_add(1, labels, affinity)

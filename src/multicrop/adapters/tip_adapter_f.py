@@ -4,19 +4,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from multicrop.adapters.base import Examples, Score, Search, samples
+from multicrop.adapters.base import Examples, samples
+from multicrop.adapters.selection import Search
 from multicrop.adapters.tip_adapter import TipAdapter, by_class
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits
+from multicrop.aggregators.score import Score
 
 
 class TipAdapterF(TipAdapter):
-    """Tip-Adapter whose keys F are then trained by cross entropy at the alpha and beta given; the values L stay one-hot.
+    """Tip-Adapter whose keys F are trained by cross entropy at fixed alpha and beta; the values L stay one-hot.
 
-    AdamW with decay 0.01 and cosine decay, as the authors; keys are not re-normalised, as theirs. A training query is a single view with
-    its own text logits (`samples: views`), as many an epoch as there are images, drawn afresh in place of the authors' augmentation; or
-    the pooled image (`images`), which starts on its own key. The last epoch is kept and alpha and beta are then chosen on validation
-    images, where the authors keep the epoch that does best on test. `losses` holds the mean loss of each epoch.
+    Source: Zhang et al., ECCV 2022. AdamW with weight decay 0.01 and cosine decay, as in the authors' code; as there, keys are not
+    normalised again. The last epoch is kept, and alpha and beta are then selected on validation images, where the authors keep the epoch
+    that is best on the test set. `losses` holds the mean loss of each epoch.
+
+    Args:
+        score: The run's aggregator, fused with the global view.
+        alpha: Weight of the cache logits in training.
+        beta: Decay of a key's affinity with its distance in training.
+        view_set: The views whose mean is key and query, ``"all"`` or ``"crops"``.
+        samples: Training queries. ``"views"``: single views with their own text logits; an epoch draws as many as there are images, in
+            place of the authors' augmentation. ``"images"``: pooled images, each of which starts on its own key.
+        learning_rate: Initial learning rate of AdamW.
+        epochs: Number of epochs.
+        batch_size: Queries per step.
+        seed: Seed of the order of the queries.
+        search: Values of alpha and beta to try, see `SelectedAdapter`.
+
+    Raises:
+        ValueError: In `fit`, if `samples` is neither, or epochs or batch_size is not positive.
+
     """
 
     def __init__(
@@ -27,11 +45,15 @@ class TipAdapterF(TipAdapter):
         beta: float | int,
         view_set: str,
         samples: str,
+        learning_rate: float | int,
+        epochs: int,
+        batch_size: int,
+        seed: int,
         search: Search = None,
-        **descent: float | int,
     ) -> None:
         super().__init__(score=score, alpha=alpha, beta=beta, view_set=view_set, search=search)
-        self.samples, self.descent, self.losses = samples, Descent(**descent), []
+        self.samples, self.descent = samples, Descent(learning_rate, epochs, batch_size, seed)
+        self.losses: list[float] = []
 
     def learn(self, support: Examples) -> None:
         """Fill the cache and train its keys."""
@@ -44,7 +66,15 @@ class TipAdapterF(TipAdapter):
             return F.cross_entropy(logits[batch] + knobs["alpha"] * by_class(affinity, self.labels, logits.shape[1]), labels[batch])
 
         optimizer = torch.optim.AdamW([keys], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01)
-        self.losses = train(loss, optimizer, n=len(labels), per_epoch=len(support.labels), **self.keeping, **self.descent.loop)
+        self.losses = train(
+            loss,
+            optimizer,
+            n=len(labels),
+            per_epoch=len(support.labels),
+            descent=self.descent,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
+        )
         self.keys = keys.detach()
 
     @torch.no_grad()

@@ -38,8 +38,8 @@ def by_domain(entry: Entry) -> list[Part]:
 def _parts(entry: Entry, groups: Sequence[str]) -> list[Part]:
     if entry.baseline is None:
         raise ValueError(f"{entry.label} is not paired with the baseline; choose a baseline on the same images")
-    correct, groups = entry.correct, np.asarray(groups)
-    members = {name: np.flatnonzero(groups == name) for name in sorted(set(groups.tolist()))}
+    correct, names = entry.correct, np.asarray(groups)
+    members = {name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))}
     compared = {name: compare_runs(correct[:, index], entry.baseline[:, index]) for name, index in members.items()}
     corrected = holm_family(list(compared.values()))
     parts = [

@@ -136,8 +136,8 @@ def _block(group: list[Record], baseline: str | Sequence[Record], others: int) -
     entries = [_entry(label(runs[0], knobs, groups), runs, baseline, notes) for runs in methods.values()]
     if repeats := len(group) - sum(len({record.seeds for record in runs}) for runs in methods.values()):
         notes.append(f"{repeats} run(s) repeat another with the same configuration and seeds, and count once")
-    family = [entry for entry in entries if entry.comparison is not None]
-    corrected = dict(zip(map(id, family), holm_family([e.comparison for e in family]), strict=True))
+    family = {id(entry): entry.comparison for entry in entries if entry.comparison is not None}
+    corrected = dict(zip(family, holm_family(list(family.values())), strict=True))
     front = _front(entries)
     entries = [replace(e, p_holm=corrected.get(id(e)), on_front=e.label in front) for e in entries]
     if others:

@@ -23,9 +23,9 @@ QUALITY = 70  # of WebP
 
 def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURES) -> str:
     """The page of these blocks; names of classes, images and folders reach it as data and are shown as text, never as markup."""
-    parts = {name: files(__package__).joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    parts = {name: files("multicrop.compare").joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     data = gzip.compress(json.dumps(page_data(blocks, baseline, pictures)).encode(), 9, mtime=0)
-    plotly = files(__package__).joinpath("plotly.min.js.gz").read_bytes()
+    plotly = files("multicrop.compare").joinpath("plotly.min.js.gz").read_bytes()
     packed = {name: base64.b64encode(content).decode() for name, content in {"DATA": data, "PLOTLY": plotly}.items()}
     values = {"STYLE": parts["css"], **packed, "SCRIPT": parts["js"]}
     text = parts["html"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,16 +38,19 @@ def save_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
 
 def _shots_of(entry: Entry) -> int | None:
     """The shots of a few-shot method."""
-    return entry.records[0].knobs.get("task.shots") if entry.records[0].choices["task"] == "few_shot" else None
+    shots = entry.records[0].knobs.get("task.shots") if entry.records[0].choices["task"] == "few_shot" else None
+    return shots if isinstance(shots, int) else None
 
 
 def _shots(axes: Axes, block: Block) -> None:
     """Accuracy by number of shots, a curve an adapter, aggregator and crop policy."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for entry in filter(_shots_of, block.entries):
+    for entry in block.entries:
+        if not (shots := _shots_of(entry)):
+            continue
         name = ", ".join(entry.records[0].choices.get(group, "?") for group in ("adapter", "aggregator", "crop"))
-        curves.setdefault(name, []).append((_shots_of(entry), 100 * entry.accuracy))
-    axes.set_prop_cycle(color=colormaps["tab20"].colors)
+        curves.setdefault(name, []).append((shots, 100 * entry.accuracy))
+    axes.set_prop_cycle(color=color_sequences["tab20"])
     for name, points in sorted(curves.items()):
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, linewidth=1, label=name)
     axes.set(xlabel="shots a class", ylabel="top-1 %")
@@ -74,7 +77,7 @@ def _cost(axes: Axes, block: Block) -> None:
     for entry in block.entries:
         name = entry.records[0].choices.get("aggregator", "?")
         by_aggregator.setdefault(name, []).append((entry.encoder_calls, 100 * entry.accuracy))
-    axes.set_prop_cycle(color=colormaps["tab20"].colors)
+    axes.set_prop_cycle(color=color_sequences["tab20"])
     for name, points in sorted(by_aggregator.items()):
         axes.scatter(*zip(*points, strict=True), label=name, s=22, alpha=0.8)
     front = sorted((e.encoder_calls, 100 * e.accuracy) for e in block.entries if e.on_front)
@@ -99,13 +102,13 @@ def _grid(axes: Axes, block: Block) -> None:
 
 def _forest(axes: Axes, block: Block) -> None:
     """The difference to the baseline with its interval, best first."""
-    entries = [e for e in block.entries if e.comparison]
-    entries = sorted(entries, key=lambda e: e.comparison.difference)[-MOST_ROWS:]
-    middle = np.array([e.comparison.difference for e in entries])
-    ends = np.array([[e.comparison.low, e.comparison.high] for e in entries]).reshape(-1, 2)
+    compared = sorted(((c.difference, c.low, c.high, e.label) for e in block.entries if (c := e.comparison)), key=lambda row: row[0])
+    labels = [label for *_, label in compared[-MOST_ROWS:]]
+    middle = np.array([row[0] for row in compared[-MOST_ROWS:]])
+    ends = np.array([row[1:3] for row in compared[-MOST_ROWS:]]).reshape(-1, 2)
     spans = np.clip(np.stack([middle - ends[:, 0], ends[:, 1] - middle]), 0, None)
-    axes.errorbar(100 * middle, range(len(entries)), xerr=100 * spans, fmt="o", markersize=4, linewidth=1)
+    axes.errorbar(100 * middle, range(len(labels)), xerr=100 * spans, fmt="o", markersize=4, linewidth=1)
     axes.axvline(0, color="grey", linewidth=0.8)
-    names = [e.label if len(e.label) <= HEAD + TAIL else f"{e.label[:HEAD]}…{e.label[-TAIL:]}" for e in entries]
-    axes.set_yticks(range(len(entries)), names, fontsize=7, parse_math=False)
+    names = [label if len(label) <= HEAD + TAIL else f"{label[:HEAD]}…{label[-TAIL:]}" for label in labels]
+    axes.set_yticks(range(len(labels)), names, fontsize=7, parse_math=False)
     axes.set_xlabel("difference to the baseline, points")

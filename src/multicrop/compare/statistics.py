@@ -77,7 +77,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of a family of p-values."""
     from statsmodels.stats.multitest import multipletests  # it loads pandas: only who corrects pays for it
 
-    return multipletests(list(p_values), method="holm")[1].tolist() if len(p_values) else []
+    return np.asarray(multipletests(list(p_values), method="holm")[1]).tolist() if len(p_values) else []
 
 
 def holm_family(comparisons: Sequence[Comparison]) -> list[float | None]:

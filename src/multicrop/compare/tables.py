@@ -123,10 +123,11 @@ def render(tables: Sequence[Table], form: str, *, width: int = 120) -> str:
     if form not in FORMATS:
         raise ValueError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
     if form == "terminal":
-        console = Console(file=io.StringIO(), width=width)
+        text = io.StringIO()
+        console = Console(file=text, width=width)
         for table in tables:
             _print(console, table)
-        return console.file.getvalue()
+        return text.getvalue()
     if form == "csv":
         return _csv(tables)
     return "\n".join({"markdown": _markdown, "latex": _latex}[form](table) for table in tables)

@@ -1,1 +1,1 @@
-"""Test-time adaptation methods, one paper a file."""
+"""Test-time adaptation methods, one paper per file."""

@@ -1,7 +1,9 @@
-"""What a test-time method is: it sees the views and text logits of the stream, image after image, and may keep state."""
+"""What a test-time method is, and the choice of views and their entropies that several methods need."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -11,54 +13,90 @@ from multicrop.aggregators import Logits, Views, select_views
 from multicrop.text import TextBank
 
 
-class Method(nn.Module):
-    """Buffers hold the state, so that `state_dict` saves a stream in the middle and `load_state_dict` resumes it.
+class Method(nn.Module, ABC):
+    """A test-time method: it receives the views and logits of the stream in order, and may keep state between images.
 
-    Every method is made with the text bank and the logit scale of the run, and with its `encoder` and its `score` where the constructor
-    names them; `logits` are the fused logits of the aggregator (D&D where
-    that is the transport plan), which methods take as text logits and as the source of entropies and pseudo-labels.
+    Buffers hold the state of the stream, so `state_dict` saves it at any image and `load_state_dict` resumes it. A subclass whose
+    constructor names `encoder` or `score` receives the run's as well.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+
+    Attributes:
+        episodic: Whether the result for an image is independent of the other images of the stream; every method sets it. A method that is
+            not episodic is online: it has a state, which `reset` clears.
+        uses_gradients: Whether the method follows gradients of the aggregator's logits.
+        needs_text_tower: Whether the constructor takes `encoder` and gradients go through its text tower.
+
     """
+
+    episodic: ClassVar[bool]
+    uses_gradients: ClassVar[bool] = False
+    needs_text_tower: ClassVar[bool] = False
 
     def __init__(self, *, text: TextBank, logit_scale: float) -> None:
         super().__init__()
         self.text, self.logit_scale = text, logit_scale
 
     def reset(self) -> None:
-        """Forget the stream; a method that keeps no state has nothing to forget."""
+        """Return to the state before the first image; does nothing for an episodic method."""
 
+    @abstractmethod
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """Adapted logits of the next images of the stream, in order; but for rounding, the result does not depend on the batches."""
-        raise NotImplementedError
+        """Compute the adapted logits of the next images of the stream, and update the state.
+
+        Args:
+            views: Unit-norm view features, shape (batch, views, dim), in the order of the stream.
+            logits: Fused logits of the aggregator for the same images, shape (batch, classes): the method's text logits, and its source of
+                entropies and pseudo-labels.
+
+        Returns:
+            Adapted logits, shape (batch, classes). Up to rounding they do not depend on how the stream is split into batches.
+
+        """
 
     @property
     def state_bytes(self) -> int:
-        """The memory that the state takes; it does not grow with the stream."""
+        """Memory of the state in bytes; it does not grow with the stream, and is 0 for an episodic method."""
         return sum(value.numel() * value.element_size() for value in self.state_dict().values())
 
     def view_logits(self, views: Float[Tensor, "*batch views dim"]) -> Float[Tensor, "*batch views classes"]:
-        """Logits of each view alone, against the label prompts."""
+        """Return the logits of each view against the label prompts, shape (..., views, classes)."""
         return self.logit_scale * views @ self.text.label.T
 
 
 @contextmanager
 def learning() -> Iterator[None]:
-    """Gradients within Lightning's test loop, which is in inference mode; tensors that come from it are to be cloned in here first."""
+    """Enable gradients within Lightning's test loop, which is in inference mode; clone tensors from outside before use."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def chosen_views(views: Views, view_set: str) -> Float[Tensor, "batch chosen dim"]:
-    """The global view, all views, or the crops (the global view where there are none); raises ValueError for another `view_set`."""
+    """Select views by name.
+
+    Args:
+        views: View features, shape (batch, views, dim); view 0 is the global view.
+        view_set: ``"global"``, ``"all"`` or ``"crops"`` (the global view if there are no crops).
+
+    Returns:
+        The selected views, shape (batch, selected, dim).
+
+    Raises:
+        ValueError: For another `view_set`.
+
+    """
     if view_set not in ("global", "all", "crops"):
         raise ValueError(f"method.view_set is global, all or crops, got {view_set!r}")
     return views[:, :1] if view_set == "global" else select_views(views, view_set)
 
 
 def entropy(probability: Float[Tensor, "*batch classes"]) -> Float[Tensor, " *batch"]:
-    """Entropy in nats."""
+    """Return the entropy in nats, shape (...), of probabilities (..., classes)."""
     return -(probability * probability.clamp_min(1e-12).log()).sum(-1)
 
 
 def by_confidence(logits: Float[Tensor, "*batch views classes"]) -> Int[Tensor, "*batch views"]:
-    """Views from the lowest entropy to the highest; equal ones in the order of the crops."""
+    """Return the positions of the views from the lowest entropy to the highest, shape (..., views); ties keep the order of the views."""
     return entropy(logits.softmax(-1)).argsort(dim=-1, stable=True)

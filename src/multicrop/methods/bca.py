@@ -1,6 +1,7 @@
 """BCA, Bayesian class adaptation (Zhou et al., CVPR 2025, arXiv 2503.09248): running class embeddings and running class priors."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,20 +14,35 @@ from multicrop.text import TextBank
 
 
 class Bca(Method):
-    """log P(Y|x) = log sum_m P(mu_m|x) P(Y|mu_m), embeddings mu (C, D) from the label prompts, P(Y|mu_m) (C, C) from the identity.
+    """Compute log P(Y|x) = log sum_m P(mu_m|x) P(Y|mu_m), with class embeddings mu (C, D) and class priors P(Y|mu_m) (C, C).
 
-    After the prediction, for its class y: if P(y|x) is above `embedding.threshold`, mu_y becomes the normalised running mean of itself
-    (`embedding.count` images at the start) and f; if above `prior.threshold`, P(Y|mu_y) becomes the running mean of itself (`prior.count`
-    images at the start) and P(Y|x). The counts are large: an image is far closer to another image than to any text, so that an
-    embedding with a larger share of images in it wins every image.
+    mu starts from the label prompts, the priors from the identity. After the prediction of class y: if P(y|x) is above
+    `embedding.threshold`, mu_y becomes the normalised running mean of itself (counted as `embedding.count` images at the start) and f; if
+    P(y|x) is above `prior.threshold`, P(Y|mu_y) becomes the running mean of itself (`prior.count` images at the start) and P(Y|x). The
+    counts are large because an image is much closer to another image than to any text: an embedding with a larger share of images would
+    win every image.
 
-    The rule is that of the authors' code, as three re-implementations have it; paper and code were not at hand. The defaults are the
-    paper's for shifts of ImageNet (0.3, 30,000; 0.3, 10), as an issue in the authors' repository quotes them; a re-implementation has 0.05,
-    20,000; 0.65, 1, perhaps for the cross-domain sets. Between the two we chose on validation scenes. There P(mu_m|x) =
-    softmax_m(s <f, mu_m>), f the bare mean of the 10 % of the views with the lowest entropy. Ours is P(mu_m|x) =
-    softmax_m(logits_m + s <f, mu_m - t0_m>), f the normalised mean of the chosen views: the text logits, moved as far as the embeddings
-    have moved, so that D&D plugs in. With the logits of the key, s <f, t0>, and one view, the two are the same.
+    Source: Zhou et al., CVPR 2025, arXiv 2503.09248. The rule is that of the authors' code as reported by three re-implementations; paper
+    and code were not available. The defaults are the paper's for shifts of ImageNet (0.3, 30,000; 0.3, 10), as quoted in an issue of the
+    authors' repository; a re-implementation has 0.05, 20,000; 0.65, 1, perhaps for the cross-domain sets. We chose between the two on
+    validation scenes. There P(mu_m|x) = softmax_m(s <f, mu_m>), with f the mean of the 10 % of the views with the lowest entropy, not
+    normalised. Here P(mu_m|x) = softmax_m(logits_m + s <f, mu_m - t0_m>), with f the normalised mean of the chosen views: the text logits,
+    moved as far as the embeddings have moved, so that any aggregator can be used. With logits s <f, t0> and one view both are the same.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        view_set: The views whose mean is f, ``"global"``, ``"all"`` or ``"crops"``.
+        embedding: ``threshold`` (probability) and ``count`` (images) of the class embeddings.
+        prior: ``threshold`` and ``count`` of the class priors.
+
     """
+
+    episodic: ClassVar[bool] = False
+    embeddings: Tensor
+    priors: Tensor
+    embedding_counts: Tensor
+    prior_counts: Tensor
 
     def __init__(
         self,
@@ -46,14 +62,14 @@ class Bca(Method):
         self.register_buffer("prior_counts", torch.full((n_classes,), float(self.prior["count"])))
 
     def reset(self) -> None:
-        """Label prompts, identity and counts as at the start."""
+        """Return to the label prompts, the identity and the initial counts."""
         self.embeddings.copy_(self.text.label)
         self.priors.copy_(torch.eye(len(self.priors)))
         self.embedding_counts.fill_(self.embedding["count"])
         self.prior_counts.fill_(self.prior["count"])
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The images one after the other: predict, then update."""
+        """Predict each image, then update with it."""
         keys = pools.mean(chosen_views(views, self.view_set))
         return torch.stack([self._one(key, text) for key, text in zip(keys, logits, strict=True)])
 

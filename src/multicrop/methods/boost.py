@@ -1,4 +1,6 @@
-"""BoostAdapter (Zhang et al., NeurIPS 2024): TDA whose positive cache also holds, for one image, that image's own confident views."""
+"""BoostAdapter (Zhang et al., NeurIPS 2024): TDA whose positive cache temporarily holds the confident views of the scored image."""
+
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -12,14 +14,27 @@ from multicrop.text import TextBank
 
 
 class BoostAdapter(Tda):
-    """TDA, read after the max(1, floor(K share)) lowest-entropy views have entered a copy of the positive cache that is then dropped.
+    """TDA that is read after the max(1, floor(K share)) lowest-entropy views have entered a temporary copy of the positive cache.
 
-    A view's class and entropy (nats) come from its own label-prompt logits, an image's from the text logits. The copy keeps, of the
-    stored entries and the views of each class, the size + `extra` of lowest entropy; a stored one goes before an equal view.
+    The class and entropy (nats) of a view come from its own label-prompt logits, those of an image from the text logits. The copy keeps,
+    among the stored entries and the views of each class, the size + `extra` with the lowest entropy; at equal entropy a stored entry comes
+    first.
 
-    `boosters` are the views that may enter; all other knobs (`tda`) are Tda's. Follows the authors' code, where the key is the global
-    view or, on ImageNet's variants, the mean of the confident views; `extra` ("delta") and beta are set for each data set, and the
-    negative queue is first in, first out. Here TDA's rules and fixed knobs stay; `extra` 3 is our choice.
+    Source: Zhang et al., NeurIPS 2024. In the authors' code the key is the global view or, on ImageNet's variants, the mean of the
+    confident views; `extra` ("delta") and beta are set per data set, and the negative queue is first in, first out. Here the rules and
+    fixed hyper-parameters are TDA's; `extra` 3 is our choice.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        positive: See `Tda`, as the next three.
+        negative: See `Tda`.
+        view_set: See `Tda`.
+        renormalise: See `Tda`.
+        boosters: The views that may enter, ``"global"``, ``"all"`` or ``"crops"``.
+        share: Share of the boosters that enter, lowest entropy first.
+        extra: Slots per class above ``positive["size"]`` while an image is scored.
+
     """
 
     def __init__(
@@ -27,12 +42,16 @@ class BoostAdapter(Tda):
         *,
         text: TextBank,
         logit_scale: float,
+        positive: Mapping[str, float | int],
+        negative: Mapping[str, float | int],
+        view_set: str,
         boosters: str,
         share: float,
         extra: int,
-        **tda: object,
+        renormalise: bool = True,
     ) -> None:
-        super().__init__(text=text, logit_scale=logit_scale, **tda)
+        cache = {"positive": positive, "negative": negative}
+        super().__init__(text=text, logit_scale=logit_scale, view_set=view_set, renormalise=renormalise, **cache)
         self.boosters, self.share, self.extra = boosters, share, extra
 
     def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:

@@ -1,6 +1,7 @@
 """DMN, the dynamic memory of Dual Memory Networks (Zhang et al., CVPR 2024), in its zero-shot form: no static memory, nothing trained."""
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,23 +15,42 @@ from multicrop.methods.base import Method, chosen_views
 from multicrop.methods.tda import insert
 from multicrop.text import TextBank
 
-AT_ONCE = 32  # images whose similarities to the memory are computed together
+GROUP = 32  # images whose similarities to the memory are computed together
 
 
 class Dmn(Method):
-    """log((p + weight q) / (1 + weight)): p the softmax of the text logits, q that of the memory's logits s <f, m_c>.
+    """Compute log((p + weight q) / (1 + weight)), with p the softmax of the text logits and q that of the memory's logits s <f, m_c>.
 
-    The memory holds the label prompt and up to `size` keys of each class; m_c = norm(sum_j exp(-beta (1 - <f, F_cj>)) F_cj) over the
-    filled slots. An image enters before it is scored, under its pseudo-label; a full class replaces its worst entry only by a strictly
-    lower entropy. f, the key and the query, is the normalised mean of the chosen views.
+    The memory holds the label prompt and up to `size` keys per class; m_c = norm(sum_j exp(-beta (1 - <f, F_cj>)) F_cj) over the filled
+    slots. An image enters before it is scored, under its pseudo-label; in a full class it replaces the entry with the highest entropy if
+    its own is strictly lower. f, the key and the query, is the normalised mean of the chosen views.
 
-    `pseudo_label` = logits takes label and entropy from the text logits, as D&D plugs in; = views takes them from the mean probability of
-    the max(1, floor(K share)) lowest-entropy views, which with view_set=global is DMN's own rule. The authors search the weight on the
-    test labels; the fixed 1 is our choice. Raises ValueError for another `pseudo_label` or a negative weight.
+    The norm of the weighted sum is computed from the stored similarities of a class's entries to each other. A group of images is read
+    together; an insertion changes what later images read of its class only.
 
-    The norm of the weighted sum comes from the similarities of the entries of a class to each other, which are kept; a group of images
-    is read together, and an insertion changes what the later ones read of its class alone.
+    Source: Zhang et al., CVPR 2024, dynamic memory only (no static memory, nothing is trained). The authors search the weight on the test
+    labels; the fixed 1 is our choice.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        view_set: The views whose mean is f, ``"global"`` (DMN's), ``"all"`` or ``"crops"``.
+        pseudo_label: Source of label and entropy. ``"logits"``: the text logits; ``"views"``: the mean probability of the
+            max(1, floor(K share)) lowest-entropy views, which with view_set ``"global"`` is DMN's rule.
+        share: Share of the views for ``"views"``.
+        size: Keys per class.
+        beta: Decay of a key's weight with its distance.
+        weight: Weight of the memory's probabilities, 0 or more.
+
+    Raises:
+        ValueError: If `pseudo_label` is neither, or the weight is negative.
+
     """
+
+    episodic: ClassVar[bool] = False
+    keys: Tensor
+    entropies: Tensor
+    within: Tensor
 
     def __init__(
         self,
@@ -53,18 +73,18 @@ class Dmn(Method):
         n_classes, dim = text.label.shape
         self.register_buffer("keys", torch.zeros(1 + size, n_classes, dim))  # slot 0: the label prompts
         self.register_buffer("entropies", torch.full((n_classes, size), torch.inf))
-        self.register_buffer("within", torch.zeros(n_classes, 1 + size, 1 + size))  # similarities of a class's entries
+        self.register_buffer("within", torch.zeros(n_classes, 1 + size, 1 + size))  # similarities of the entries of a class
         self.reset()
 
     def reset(self) -> None:
-        """Empty the memory, but for the label prompts."""
+        """Empty the memory except for the label prompts."""
         self.keys[0] = self.text.label
         self.entropies.fill_(torch.inf)
         self.within[:, 0, 0] = 1
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The images one after the other: insert, then read."""
-        return torch.cat([self._group(*part) for part in zip(views.split(AT_ONCE), logits.split(AT_ONCE), strict=True)])
+        """Insert each image into the memory, then score it."""
+        return torch.cat([self._group(*part) for part in zip(views.split(GROUP), logits.split(GROUP), strict=True)])
 
     def _group(self, views: Views, logits: Logits) -> Logits:
         keys = pools.mean(chosen_views(views, self.view_set))

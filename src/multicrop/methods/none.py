@@ -1,12 +1,16 @@
 """No adaptation: the baseline of a sweep over methods."""
 
+from typing import ClassVar
+
 from multicrop.aggregators import Logits, Views
 from multicrop.methods.base import Method
 
 
 class Unchanged(Method):
-    """The text logits as they are."""
+    """Return the text logits unchanged."""
+
+    episodic: ClassVar[bool] = True
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The logits that came."""
+        """Return `logits`."""
         return logits

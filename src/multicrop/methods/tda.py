@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,14 +14,30 @@ from multicrop.text import TextBank
 
 
 class Tda(Method):
-    """logits + a_p exp(-b_p (1 - cos)) from the positive cache - a_n exp(-b_n (1 - cos)) from the negative one.
+    """Compute logits + a_p exp(-b_p (1 - cos)) from the positive cache - a_n exp(-b_n (1 - cos)) from the negative cache.
 
-    Both caches keep the lowest-entropy images of each predicted class; an image enters before it is scored, and a full queue replaces its
-    worst entry only by a strictly lower entropy. The negative cache takes images whose entropy, as a share of ln C, lies between the two
-    bounds; an entry counts against every class whose stored probability lies between `mask_low` and 1. Key: the mean view, normalised
-    unless `renormalise` is false, as in the authors' code. Their entropy bounds 0.2 and 0.5 divide nats by log2 C, hence the defaults
-    0.2885 and 0.7213.
+    Both caches keep the lowest-entropy images of each predicted class. An image enters before it is scored; in a full queue it replaces the
+    entry with the highest entropy if its own is strictly lower. The negative cache takes images whose entropy, as a share of ln C, lies
+    between two bounds; an entry counts against every class whose stored probability lies between `mask_low` and 1.
+
+    Source: Karmanov et al., CVPR 2024. The authors' entropy bounds 0.2 and 0.5 divide nats by log2 C, hence the defaults 0.2885 and 0.7213.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        positive: ``size`` (entries per class), ``alpha`` (weight) and ``beta`` (decay with distance) of the positive cache.
+        negative: The same of the negative cache, with ``entropy_low``, ``entropy_high`` (shares of ln C) and ``mask_low`` (probability).
+        view_set: The views whose mean is the key, ``"global"``, ``"all"`` or ``"crops"``.
+        renormalise: Whether the mean is normalised; it is not in the authors' code.
+
     """
+
+    episodic: ClassVar[bool] = False
+    positive_keys: Tensor
+    positive_entropy: Tensor
+    negative_keys: Tensor
+    negative_entropy: Tensor
+    negative_mask: Tensor
 
     def __init__(
         self,
@@ -48,7 +65,7 @@ class Tda(Method):
             getattr(self, f"{sign}_entropy").fill_(torch.inf)
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The images one after the other: insert, then read."""
+        """Insert each image into the caches, then score it."""
         chosen = chosen_views(views, self.view_set)
         keys = pools.mean(chosen) if self.renormalise else chosen.mean(1)
         return torch.stack([self._one(*image) for image in zip(views, keys, logits, strict=True)])
@@ -61,11 +78,11 @@ class Tda(Method):
         return logits + self.positive["alpha"] * self._positive(key, views) - self.negative["alpha"] * negative
 
     def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
-        """The affinities of each class's confident entries, summed."""
+        """The sum of the affinities to the confident entries of each class."""
         return self._affinity("positive", key).sum(1)
 
     def _insert_image(self, key: Float[Tensor, " dim"], probability: Float[Tensor, " classes"]) -> None:
-        """The image into the positive cache, and into the negative one where its entropy lies between the bounds."""
+        """Insert the image into the positive cache, and into the negative one if its entropy lies between the bounds."""
         nats, label = entropy(probability), int(probability.argmax())
         share = float(nats) / math.log(len(probability)) if len(probability) > 1 else 0.0
         insert(self.positive_keys[label], self.positive_entropy[label], key, nats)
@@ -85,7 +102,18 @@ class Tda(Method):
 def insert(
     keys: Float[Tensor, "slots dim"], entropies: Float[Tensor, " slots"], key: Float[Tensor, " dim"], nats: Float[Tensor, ""]
 ) -> int | None:
-    """Put a key into the queue of one class, in place of its worst entry; the slot it took, or None when it is not confident enough."""
+    """Insert a key into the queue of one class in place of the entry with the highest entropy, if its own is strictly lower.
+
+    Args:
+        keys: Stored keys, shape (slots, dim); changed in place.
+        entropies: Their entropies, shape (slots,), infinite for empty slots; changed in place.
+        key: The new key, shape (dim,).
+        nats: Its entropy in nats.
+
+    Returns:
+        The slot that the key took, or None.
+
+    """
     slot = int(entropies.argmax())
     if not nats < entropies[slot]:
         return None

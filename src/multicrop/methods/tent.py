@@ -1,4 +1,6 @@
-"""Entropy minimisation on features, after Tent (Wang et al., ICLR 2021): an affine map of the text features that follows the stream."""
+"""Entropy minimisation on features, after Tent (Wang et al., ICLR 2021): an affine map of the text features, trained on the stream."""
+
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,13 +15,34 @@ from multicrop.text import TextBank
 
 
 class Tent(Method):
-    """The aggregator's logits with prompts T' = norm(gamma * T + beta); gamma and beta (dim) from 1 and 0 by SGD on the logits' entropy.
+    """Compute the aggregator's logits with prompts T' = norm(gamma * T + beta), with gamma and beta (dim) trained online from 1 and 0.
 
-    Tent adapts the affine parameters of a network's normalisation layers; a bank holds features, so that the affine map of the text
-    features stands in for them. That is ours, not Tent's, and so is the learning rate. As in Tent an image is scored before the step that
-    it takes part in; a step is the mean gradient of `images_per_step` images of the stream, however the stream is batched. Between two
-    steps images are scored together, as many as have MAX_ELEMENTS similarities.
+    The loss is the entropy of the logits, minimised by SGD. As in Tent, an image is scored before the step that it takes part in; a step is
+    the mean gradient of `images_per_step` images of the stream, independent of the batches of the stream. Images between two steps are
+    scored together, up to MAX_ELEMENTS similarities at once.
+
+    Source: after Wang et al., ICLR 2021. Tent adapts the affine parameters of a network's normalisation layers; a feature bank holds
+    features, so the affine map of the text features replaces them. That and the learning rate are ours.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        score: The run's aggregator, fused with the global view.
+        learning_rate: Learning rate of SGD.
+        images_per_step: Images per step, 1 or more.
+
+    Raises:
+        ValueError: If images_per_step is below 1. In `forward`, if the aggregator's logits have no gradient.
+
     """
+
+    episodic: ClassVar[bool] = False
+    uses_gradients: ClassVar[bool] = True
+    gamma: Tensor
+    beta: Tensor
+    gamma_gradient: Tensor
+    beta_gradient: Tensor
+    waiting: Tensor
 
     def __init__(self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: float, images_per_step: int) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
@@ -33,13 +56,13 @@ class Tent(Method):
         self.reset()
 
     def reset(self) -> None:
-        """Back to the identity, no gradient waiting."""
+        """Return to the identity and drop waiting gradients."""
         self.gamma.fill_(1)
         for buffer in (self.beta, self.gamma_gradient, self.beta_gradient, self.waiting):
             buffer.zero_()
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """The images in order; `logits`, made with the unchanged prompts, are not read."""
+        """Score the images in order and take the steps that they complete; `logits`, of the unchanged prompts, are not used."""
         scored = []
         while len(views):
             scored.append(self._scored(views[: self.images_per_step - int(self.waiting)]))
@@ -47,7 +70,7 @@ class Tent(Method):
         return torch.cat(scored)
 
     def _scored(self, views: Views) -> Logits:
-        """Images between two steps, and the step where they complete it."""
+        """Score images between two steps, and take the step if they complete it."""
         parts = chunks(len(views), views.shape[1] * self.text.mask.numel(), MAX_ELEMENTS)
         logits = torch.cat([self._with_gradient(views[part]) for part in parts])
         self.waiting += len(views)
@@ -61,7 +84,8 @@ class Tent(Method):
             logits = with_text(self.score, self._moved(gamma, beta))(views.clone())
             if not logits.requires_grad:
                 raise ValueError(
-                    "method=tent follows the gradient of the aggregator's logits, and this aggregator has none; use another one"
+                    "method=tent needs logits with a gradient, and this aggregator's logits have none; "
+                    "use another one, such as aggregator=dnd or aggregator=mean_feature"
                 )
             gradients = torch.autograd.grad(entropies(logits).sum(), [gamma, beta])
         self.gamma_gradient += gradients[0]

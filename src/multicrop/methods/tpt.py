@@ -1,4 +1,6 @@
-"""TPT, test-time prompt tuning (Shu et al., NeurIPS 2022): context tokens that make an image's confident views agree."""
+"""TPT, test-time prompt tuning (Shu et al., NeurIPS 2022): context tokens that make the confident views of an image agree."""
+
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,15 +17,34 @@ from multicrop.text import TextBank
 
 
 class Tpt(Method):
-    """Each image starts from the context `words`, takes `steps` AdamW steps on its own copy, and is scored with the prompts that result.
+    """Tune the context `words` for each image by `steps` AdamW steps, and score the image with the resulting prompts.
 
-    The loss is the entropy in nats of the mean probability of the `share` of the views that are the most confident at the start, against
-    the label prompts. The score is the run's: with aggregator=global the global view decides, as the authors have it; with a transport plan
-    or another aggregator all prompts that it reads get the tuned context, descriptions too. Prompts that begin with `words` lose them to
-    the context, the others get it in front. Images are independent (AdamW works element by element), so that they are tuned in batches,
-    as many at once as memory for activations allows. AdamW has torch's other defaults, weight decay 0.01 among them, as the authors' has;
-    they compute in half precision, here it is single.
+    The loss is the entropy in nats of the mean probability of the most confident views at the start, against the label prompts. All prompts
+    that the aggregator reads get the tuned context, descriptions too: prompts that begin with `words` lose them to the context, others get
+    it in front. Images are independent (AdamW works element by element), so they are tuned in batches as large as the memory for
+    activations allows.
+
+    Source: Shu et al., NeurIPS 2022. With aggregator=global the global view decides, as in the authors' code. AdamW has torch's other
+    defaults, weight decay 0.01 among them, as theirs; they compute in half precision, here it is single precision.
+
+    Args:
+        text: Text bank of the run.
+        logit_scale: Multiplier of cosine similarities.
+        encoder: The encoder whose text tower reads the context.
+        score: The run's aggregator, fused with the global view.
+        words: The words from whose embeddings the context starts.
+        share: Share of the views, lowest entropy first, in the loss.
+        learning_rate: Learning rate of AdamW, 0 or more.
+        steps: Steps per image, 0 or more.
+
+    Raises:
+        ValueError: If steps or learning_rate is negative.
+
     """
+
+    episodic: ClassVar[bool] = True
+    uses_gradients: ClassVar[bool] = True
+    needs_text_tower: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -47,7 +68,7 @@ class Tpt(Method):
             self.untuned = self.tower.features(self.tower.words()[None], self.tower.labels)[0, :, 0]
 
     def forward(self, views: Views, logits: Logits) -> Logits:
-        """Scores with each image's own prompts; `logits`, made with the untuned ones, are not read."""
+        """Tune the context of each image and score it with its own prompts; `logits`, of the untuned prompts, are not used."""
         with learning():
             parts = views.clone().split(self.tower.copies_at_once(self.tower.labels))
             context = torch.cat([self.tuned(part) for part in parts])
@@ -56,7 +77,7 @@ class Tpt(Method):
                 return torch.cat([self._scored(*part) for part in zip(views.split(at_once), context.split(at_once), strict=True)])
 
     def tuned(self, views: Views) -> Float[Tensor, "batch tokens width"]:
-        """The context of each image after its steps."""
+        """Return the context of each image after its steps, shape (batch, tokens, width)."""
         views = self._confident(views)
         context = self.tower.words().expand(len(views), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.AdamW([context], lr=self.learning_rate)
@@ -67,9 +88,18 @@ class Tpt(Method):
         return context.detach()
 
     def loss(self, views: Views, labels: Float[Tensor, "batch classes dim"]) -> Float[Tensor, " batch"]:
-        """The entropy of the mean probability of each image's views against its own label prompts."""
+        """Compute the entropy of the mean probability of each image's views against its own label prompts.
+
+        Args:
+            views: The confident views, shape (batch, views, dim).
+            labels: Label prompts of each image, shape (batch, classes, dim).
+
+        Returns:
+            Entropy in nats, shape (batch,).
+
+        """
         mean = (self.logit_scale * views @ labels.transpose(1, 2)).log_softmax(-1).logsumexp(1)
-        return entropies(mean)  # the logarithm of the number of views is a constant that softmax takes out
+        return entropies(mean)  # the logarithm of the number of views is a constant, which softmax removes
 
     def _confident(self, views: Views) -> Float[Tensor, "batch kept dim"]:
         nats = entropies(self.logit_scale * views @ self.untuned.T)

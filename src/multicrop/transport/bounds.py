@@ -1,12 +1,12 @@
-"""Bounds on exact transport, for many problems at once: cheaper plans than any feasible one, and feasible dual potentials."""
+"""Upper bounds on exact transport scores, batched: relaxed plans and feasible dual potentials."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-EPSILON = 0.01  # of the Sinkhorn iterations that look for good dual potentials, in units of cosine distance
+EPSILON = 0.01  # entropic regularisation of the Sinkhorn iterations, in units of cosine distance
 ITERATIONS = 5
-SPAN = 0.4  # cosine: a prompt that is further below the best one of its view counts as this far, which keeps the iterations in float32
+SPAN = 0.4  # cosine: largest distance of a prompt below the best one of its view that the iterations use, to stay in the range of float32
 
 
 def relaxed_scores(
@@ -15,9 +15,20 @@ def relaxed_scores(
     b: Float[Tensor, "batch classes prompts"],
     mask: Bool[Tensor, "classes prompts"],
 ) -> Float[Tensor, "batch classes"]:
-    """At least the exact score <P, S>: with one marginal dropped, every prompt takes its best view, or every view its best prompt.
+    """Bound the exact scores <P, S> from above by dropping one marginal: each prompt takes its best view, or each view its best prompt.
 
-    Either is a maximum over a set of plans that holds the optimal one (Kusner et al., ICML 2015, for word embeddings); the smaller counts.
+    Either value is a maximum over a set of plans that contains the optimal one; the bound is the smaller. Source: Kusner et al., ICML 2015,
+    for word embeddings.
+
+    Args:
+        similarity: Cosine similarities, shape (batch, views, classes, prompts).
+        a: Mass of each view, shape (batch, views).
+        b: Mass of each prompt, shape (batch, classes, prompts).
+        mask: Whether a prompt is no padding, shape (classes, prompts).
+
+    Returns:
+        Bounds, shape (batch, classes).
+
     """
     by_prompt = (similarity.amax(1) * b).sum(-1)
     best = similarity if mask.all() else similarity.masked_fill(~mask, -torch.inf)
@@ -28,10 +39,19 @@ def relaxed_scores(
 def dual_scores(
     similarity: Float[Tensor, "problems views prompts"], a: Float[Tensor, "problems views"], b: Float[Tensor, "problems prompts"]
 ) -> Float[Tensor, " problems"]:
-    """At least the exact score: the dual value a.u + b.v of prices with u[k] + v[m] >= S[k, m], which no plan exceeds.
+    """Bound the exact scores from above by the dual value a.u + b.v of prices with u[k] + v[m] >= S[k, m].
 
-    A few Sinkhorn iterations give v; u[k] = max_m S[k, m] - v[m] and then v[m] = max_k S[k, m] - u[k] are the lowest feasible prices,
-    whatever the iterations gave. Where they gave no number, the bound is infinite.
+    A few Sinkhorn iterations give v; u[k] = max_m S[k, m] - v[m] and then v[m] = max_k S[k, m] - u[k] are the lowest feasible prices for
+    any v.
+
+    Args:
+        similarity: Cosine similarities, shape (problems, views, prompts).
+        a: Mass of each view, shape (problems, views).
+        b: Mass of each prompt, shape (problems, prompts).
+
+    Returns:
+        Bounds, shape (problems,); infinite if the iterations overflow.
+
     """
     below = similarity - similarity.amax(2, keepdim=True)
     kernel = (below.clamp_min(-SPAN) / EPSILON).exp()

@@ -1,4 +1,4 @@
-"""The plan of a solver chosen by name."""
+"""Transport by the solver of a given name."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,7 @@ from multicrop.transport.simplex import exact
 
 
 def uniform_marginal(mask: Bool[Tensor, "*batch set"]) -> Float[Tensor, "*batch set"]:
-    """Equal mass on every unmasked member."""
+    """Return equal masses of the unmasked members, summing to 1, in the shape of `mask`."""
     return mask.float() / mask.sum(-1, keepdim=True)
 
 
@@ -26,10 +26,26 @@ def solve(
     marginal_penalty: float = 0.1,
     mass: float = 0.8,
 ) -> Plan:
-    """The plan of the named solver; raises ValueError for a name that is none and for a knob out of its range.
+    """Solve the transport problems of all pairs of an image and a class.
 
-    `exact` reads no other knob; `marginal_penalty` is for `unbalanced`, `mass` for `partial`. `unbalanced` measures cost from the cheapest
-    pair of each problem: that only scales its plan, and keeps it from vanishing.
+    Args:
+        cost: Cost of each pair, shape (batch, classes, views, prompts).
+        a: Mass of each view, shape (batch, classes, views).
+        b: Mass of each prompt, shape (batch, classes, prompts); 0 for padding.
+        solver: ``"exact"`` (uses no other argument), ``"sinkhorn"``, ``"unbalanced"`` or ``"partial"``. ``"unbalanced"`` measures costs
+            from the cheapest pair of each problem, which only scales its plan and keeps the plan from vanishing.
+        epsilon: Entropic regularisation, above 0, in units of cost.
+        tolerance: Error at which a problem stops.
+        max_iterations: Maximum number of iterations.
+        marginal_penalty: Penalty of missed marginals for ``"unbalanced"``, above 0.
+        mass: Transported mass for ``"partial"``, above 0 and at most 1.
+
+    Returns:
+        Transport plans, shape (batch, classes, views, prompts).
+
+    Raises:
+        ValueError: For another solver, or a value outside its range.
+
     """
     if solver == "exact":
         return exact(cost, a, b)

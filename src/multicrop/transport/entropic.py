@@ -1,4 +1,4 @@
-"""Balanced entropic transport: Sinkhorn on scalings, kept in range by absorbing them into dual potentials."""
+"""Balanced entropic transport: Sinkhorn iterations on scalings, absorbed into dual potentials when they leave the range of float32."""
 
 import warnings
 from dataclasses import dataclass, fields
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from multicrop.transport.relaxed import Plan
 
-CHECK_EVERY = 5  # iterations between two looks at the error
-ABSORB_ABOVE = 1e12  # a scaling beyond this, or its reciprocal, goes into the potentials: far from float32's 1e38
+CHECK_EVERY = 5  # iterations between two evaluations of the error
+ABSORB_ABOVE = 1e12  # larger scalings (or smaller than the reciprocal) are absorbed, well within the 1e38 of float32
 
 
 @dataclass
 class Scalings:
-    """Problems in the course of being solved: the plan is exp((f + g - cost) / epsilon), row k times r[k], column m times s[m]."""
+    """The state of problems during the iterations: the plan is exp((f + g - cost) / epsilon), row k times r[k], column m times s[m]."""
 
     cost: Float[Tensor, "problems views prompts"]
     a: Float[Tensor, "problems views"]
@@ -27,31 +27,31 @@ class Scalings:
     s: Float[Tensor, "problems prompts"]
 
     def __getitem__(self, rows: Tensor) -> "Scalings":
-        """The problems in these rows."""
+        """Select problems."""
         return Scalings(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def iterate(self, times: int) -> None:
-        """Alternate the two marginals `times` times; the columns come last."""
+        """Fit the row marginal and then the column marginal, `times` times."""
         for _ in range(times):
             self.r = _divide(self.a, torch.bmm(self.kernel, self.s[..., None]).squeeze(-1))
             self.s = _divide(self.b, torch.bmm(self.r[:, None], self.kernel).squeeze(1))
 
     def errors(self) -> Float[Tensor, " problems"]:
-        """The L1 error of the crop marginal; the prompt marginal holds."""
+        """Return the L1 error of the row (view) marginal; the column marginal holds exactly."""
         return (self.r * torch.bmm(self.kernel, self.s[..., None]).squeeze(-1) - self.a).abs().sum(-1)
 
     def plan(self) -> Float[Tensor, "problems views prompts"]:
-        """The plan so far."""
+        """Return the current plan."""
         return (self.kernel * self.r[..., None]).mul_(self.s[:, None])
 
     def absorb(self, epsilon: float) -> None:
-        """Move the scalings into the potentials and compute the kernel anew."""
+        """Move the scalings into the potentials and recompute the kernel."""
         self.f, self.g = _shifted(self.f, self.r, epsilon), _shifted(self.g, self.s, epsilon)
         self.kernel = _kernel(self.cost, self.f, self.g, epsilon)
         self.r, self.s = (self.a > 0).to(self.r.dtype), (self.b > 0).to(self.s.dtype)
 
     def log_step(self, epsilon: float) -> None:
-        """One iteration in the log domain from the potentials, for scalings that left float32's range."""
+        """Do one iteration in the log domain, for scalings outside the range of float32."""
         f = epsilon * (self.a.log() - torch.logsumexp((self.g[:, None] - self.cost) / epsilon, -1))
         self.f = torch.where(self.a > 0, f, 0)
         g = epsilon * (self.b.log() - torch.logsumexp((self.f[..., None] - self.cost) / epsilon, -2))
@@ -74,12 +74,23 @@ def sinkhorn(
     tolerance: float,
     max_iterations: int,
 ) -> Plan:
-    """The entropic plan by Sinkhorn iterations (Cuturi, NeurIPS 2013); entries of zero mass stay empty.
+    """Solve the entropic transport problem by Sinkhorn iterations.
 
-    The scalings multiply exp(-cost / epsilon) relative to dual potentials that take them up when they leave the range of float32
-    (Schmitzer, SISC 2019), so a small epsilon neither over- nor underflows. `tolerance` bounds the L1 error of the crop marginal, as a
-    share of the mass; every problem stops on its own, so its plan does not depend on its neighbours. Warns when the tolerance is not
-    reached, with the knob.
+    The scalings multiply exp(-cost / epsilon) relative to dual potentials, which absorb them when they leave the range of float32, so a
+    small epsilon neither over- nor underflows. Each problem stops by itself, so its plan does not depend on the other problems. Warns if a
+    problem does not reach the tolerance. Source: Cuturi, NeurIPS 2013; absorption: Schmitzer, SISC 2019.
+
+    Args:
+        cost: Cost of each pair, shape (batch, classes, views, prompts).
+        a: Mass of each view, shape (batch, classes, views).
+        b: Mass of each prompt, shape (batch, classes, prompts); 0 for padding.
+        epsilon: Entropic regularisation, in units of cost.
+        tolerance: Largest L1 error of the view marginal, as a share of the mass.
+        max_iterations: Maximum number of iterations.
+
+    Returns:
+        Transport plans, shape (batch, classes, views, prompts); pairs without mass are 0.
+
     """
     plans = torch.zeros_like(cost).flatten(0, 1)
     state, rows = start(cost.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), epsilon), torch.arange(len(plans), device=cost.device)
@@ -107,7 +118,7 @@ def sinkhorn(
 
 
 def start(cost: Tensor, a: Tensor, b: Tensor, epsilon: float) -> Scalings:
-    """Potentials that give every row and every column with mass its largest kernel entry, 1; no mass, no entry."""
+    """Initial potentials, for which the largest kernel entry of every row and column with mass is 1; entries without mass are 0."""
     empty = (a == 0)[..., :, None] | (b == 0)[..., None, :]
     if empty.any():
         cost = cost.masked_fill(empty, torch.inf)
@@ -117,7 +128,7 @@ def start(cost: Tensor, a: Tensor, b: Tensor, epsilon: float) -> Scalings:
 
 
 def advance(state: Scalings, times: int, epsilon: float) -> None:
-    """`times` iterations on the scalings; those that left the range are absorbed, or taken back and done in the log domain."""
+    """Do `times` iterations; scalings out of range are absorbed, or their iterations are repeated in the log domain."""
     r, s = state.r, state.s
     state.iterate(times)
     outside = state.out_of_range()
@@ -137,7 +148,7 @@ def advance(state: Scalings, times: int, epsilon: float) -> None:
 
 
 def _divide(mass: Tensor, by: Tensor) -> Tensor:
-    """Quotients, and 0 where there is no mass."""
+    """Quotients, 0 for zero mass."""
     return torch.where(mass > 0, mass / by, 0)
 
 

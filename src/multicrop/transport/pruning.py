@@ -1,4 +1,4 @@
-"""Exact transport for the classes that can be among the best ones, and bounds for the others."""
+"""Exact transport for the classes that can be among the best five, and upper bounds for the others."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,35 @@ from torch import Tensor
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.simplex import optimal_plans
 
-TOP = 5  # places that are certified
-SLACK = 1e-5  # cosine: more than float32 can add to a bound or take from a score
-SHORTLIST = 32  # classes an image whose bounds are tightened before the first are solved
-AT_ONCE = 2  # classes an image that are solved between two looks at its threshold
+TOP = 5  # certified places
+SLACK = 1e-5  # cosine: larger than the rounding of a bound or a score in float32
+SHORTLIST = 32  # classes per image whose bounds are tightened before any is solved
+SOLVED_AT_ONCE = 2  # classes per image that are solved between two updates of its threshold
 
 
 class Certified(NamedTuple):
-    """Scores of all classes, exact where `solved`, and elsewhere bounds from above that lie below the certified places."""
+    """Scores of all classes.
+
+    Attributes:
+        scores: Exact if `solved`; otherwise upper bounds that lie below the certified places. Shape (batch, classes).
+        solved: Whether the score is exact, shape (batch, classes).
+
+    """
 
     scores: Float[Tensor, "batch classes"]
     solved: Bool[Tensor, "batch classes"]
 
 
 class Problems(NamedTuple):
-    """All transport problems between some images and all classes; `offset` is added to a score before classes are compared."""
+    """All transport problems between some images and all classes.
+
+    Attributes:
+        similarity: Cosine similarities, shape (batch, views, classes, prompts).
+        a: Mass of each view, shape (batch, views).
+        b: Mass of each prompt, shape (batch, classes, prompts).
+        offset: What is added to a score before classes are compared, shape (batch, classes).
+
+    """
 
     similarity: Float[Tensor, "batch views classes prompts"]
     a: Float[Tensor, "batch views"]
@@ -31,19 +45,27 @@ class Problems(NamedTuple):
     offset: Float[Tensor, "batch classes"]
 
     def pick(self, image: Int[Tensor, " problems"], label: Int[Tensor, " problems"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Similarities and marginals of some pairs of an image and a class."""
+        """Return similarities and marginals of the pairs of an image and a class."""
         return self.similarity[image, :, label], self.a[image], self.b[image, label]
 
 
 def certified_scores(problems: Problems, mask: Bool[Tensor, "classes prompts"]) -> Certified:
-    """The exact scores max <P, S> of as many classes as it takes to know the five best of `offset + score`, in order, of each image.
+    """Compute the exact scores max <P, S> of enough classes to certify, for each image, the five best of `offset + score` in order.
 
     Proof. Let U(c) bound the score of class c from above (`relaxed_scores`, or `dual_scores` where that was computed and is smaller) and t
     be the fifth best offset + score among the solved classes. Classes are solved in the order of offset + U until every unsolved class u
     has offset(u) + U(u) + SLACK < t. Then offset(u) + score(u) < t, so at least five solved classes are ahead of u, and so are the five
-    best of all; their scores are computed as without pruning, hence their order too. What u gets, U(u), also lies below t, so it disturbs
-    none of the five places. SLACK is wider than the rounding of either side, so the argument survives float32. With fewer than six classes
+    best of all; their scores are computed as without pruning, hence their order too. What u gets, U(u), also lies below t, so it changes
+    none of the five places. SLACK is larger than the rounding of either side, so the argument holds in float32. With fewer than six classes
     all are solved.
+
+    Args:
+        problems: The transport problems.
+        mask: Whether a prompt is no padding, shape (classes, prompts).
+
+    Returns:
+        Exact scores of the solved classes and bounds of the others.
+
     """
     bound = relaxed_scores(*problems[:3], mask)
     state, every = Certified(bound, torch.zeros_like(bound, dtype=torch.bool)), torch.ones_like(bound, dtype=torch.bool)
@@ -51,12 +73,12 @@ def certified_scores(problems: Problems, mask: Bool[Tensor, "classes prompts"]) 
     _solve(problems, state, *_best(every, problems.offset + state.scores, TOP))
     _tighten(problems, state, *open_classes(problems, state).nonzero(as_tuple=True))
     while (candidates := open_classes(problems, state)).any():
-        _solve(problems, state, *_best(candidates, problems.offset + state.scores, AT_ONCE))
+        _solve(problems, state, *_best(candidates, problems.offset + state.scores, SOLVED_AT_ONCE))
     return state
 
 
 def open_classes(problems: Problems, state: Certified) -> Bool[Tensor, "batch classes"]:
-    """The unsolved classes that may still belong to the best ones."""
+    """Return the unsolved classes that may still be among the best five, shape (batch, classes)."""
     reach = problems.offset + state.scores
     solved = reach.masked_fill(~state.solved, -torch.inf)
     threshold = solved.topk(min(TOP, solved.shape[1]), 1).values[:, -1:]
@@ -64,7 +86,7 @@ def open_classes(problems: Problems, state: Certified) -> Bool[Tensor, "batch cl
 
 
 def _best(candidates: Bool[Tensor, "batch classes"], reach: Float[Tensor, "batch classes"], count: int) -> tuple[Tensor, Tensor]:
-    """Images and classes of the `count` candidates an image that reach furthest."""
+    """Images and classes of the `count` candidates per image with the highest reach."""
     furthest = reach.masked_fill(~candidates, -torch.inf).topk(min(count, reach.shape[1]), 1)
     image, place = furthest.values.isfinite().nonzero(as_tuple=True)
     return image, furthest.indices[image, place]
@@ -82,5 +104,5 @@ def _solve(problems: Problems, state: Certified, image: Tensor, label: Tensor) -
 
 
 def transported(plan: Float[Tensor, "*batch views prompts"], similarity: Float[Tensor, "*batch views prompts"]) -> Float[Tensor, "*batch"]:
-    """The mean similarity under the plan: of one unit of transported mass."""
+    """Return the mean similarity per unit of transported mass, shape (...)."""
     return (plan * similarity).sum((-2, -1)) / plan.sum((-2, -1))

@@ -1,4 +1,4 @@
-"""Entropic transport that need not move all mass: `unbalanced` pays for missed marginals, `partial` moves a fixed share."""
+"""Entropic transport that need not move all mass: `unbalanced` penalises missed marginals, `partial` moves a fixed mass."""
 
 import math
 import warnings
@@ -21,9 +21,23 @@ def unbalanced(
     tolerance: float,
     max_iterations: int,
 ) -> Plan:
-    """The plan that may create or destroy mass at marginal_penalty * KL to each marginal (Chizat et al., Math. Comp. 2018).
+    """Solve the unbalanced entropic transport problem, with a penalty of marginal_penalty * KL to each marginal.
 
-    Entropy is taken as epsilon * KL(P | a b^T), so that splitting a crop in two changes nothing. Its mass is free.
+    The regularisation is epsilon * KL(P | a b^T), so that splitting a crop into two equal ones changes nothing. The total mass is free.
+    Warns if a problem does not reach the tolerance. Source: Chizat et al., Math. Comp. 2018.
+
+    Args:
+        cost: Cost of each pair, shape (batch, classes, views, prompts).
+        a: Mass of each view, shape (batch, classes, views).
+        b: Mass of each prompt, shape (batch, classes, prompts); 0 for padding.
+        epsilon: Entropic regularisation, in units of cost.
+        marginal_penalty: Penalty of missed marginals, in units of cost.
+        tolerance: Largest change of the potentials in an iteration, averaged over the masses, at which a problem stops.
+        max_iterations: Maximum number of iterations.
+
+    Returns:
+        Transport plans, shape (batch, classes, views, prompts).
+
     """
     share = marginal_penalty / (marginal_penalty + epsilon)
     return _relaxed(cost, a, b, lambda x: share * x, None, epsilon, tolerance, max_iterations)
@@ -39,9 +53,23 @@ def partial(
     tolerance: float,
     max_iterations: int,
 ) -> Plan:
-    """The entropic plan of total mass `mass` that stays below both marginals (Benamou et al., SISC 2015): the worst pairs stay home.
+    """Solve the partial entropic transport problem: a total mass of `mass` is moved, within both marginals.
 
-    Entropy is taken as epsilon * KL(P | a b^T), as in `unbalanced`.
+    The regularisation is epsilon * KL(P | a b^T), as in `unbalanced`. Warns if a problem does not reach the tolerance. Source: Benamou et
+    al., SISC 2015.
+
+    Args:
+        cost: Cost of each pair, shape (batch, classes, views, prompts).
+        a: Mass of each view, shape (batch, classes, views).
+        b: Mass of each prompt, shape (batch, classes, prompts); 0 for padding.
+        epsilon: Entropic regularisation, in units of cost.
+        mass: Transported mass, above 0 and at most 1.
+        tolerance: Largest change of the potentials in an iteration, averaged over the masses, at which a problem stops.
+        max_iterations: Maximum number of iterations.
+
+    Returns:
+        Transport plans, shape (batch, classes, views, prompts).
+
     """
     return _relaxed(cost, a, b, lambda x: x.clamp(max=0), mass, epsilon, tolerance, max_iterations)
 
@@ -56,10 +84,7 @@ def _relaxed(
     tolerance: float,
     max_iterations: int,
 ) -> Plan:
-    """Block ascent on the dual: each potential is the balanced one, softened; with `mass`, one more potential fixes the total.
-
-    A problem stops when its potentials move less than `tolerance` in an iteration, averaged over the masses.
-    """
+    """Block ascent on the dual: each potential is the balanced one after `soften`; with `mass`, one more potential fixes the total."""
     a, b = a.flatten(0, 1), b.flatten(0, 1)
     log_a, log_b = a.log(), b.log()
     kernel = (-cost / epsilon).flatten(0, 1) + log_a[..., :, None] + log_b[..., None, :]
@@ -80,7 +105,7 @@ def _relaxed(
         u[on], v[on], total[on] = row, column, fixed
     if (worst := moved.max().item()) >= tolerance:
         warnings.warn(
-            f"the {'unbalanced' if mass is None else 'partial'} solver still moves by {worst:.1e} after {max_iterations} iterations "
+            f"the {'unbalanced' if mass is None else 'partial'} solver still changes by {worst:.1e} after {max_iterations} iterations "
             f"(tolerance {tolerance:.0e}): raise aggregator.max_iterations or aggregator.epsilon",
             stacklevel=3,
         )
@@ -88,6 +113,6 @@ def _relaxed(
 
 
 def _total(log_plan: Float[Tensor, "problems views prompts"], mass: float | None) -> Float[Tensor, "problems 1 1"]:
-    """The potential that gives the plan its mass, or none."""
+    """The potential that gives the plan the mass `mass`; 0 without one."""
     log_mass = torch.logsumexp(log_plan, (-2, -1), keepdim=True)
     return torch.zeros_like(log_mass) if mass is None else math.log(mass) - log_mass

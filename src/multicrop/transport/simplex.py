@@ -1,4 +1,4 @@
-"""Exact transport by POT's network simplex, one problem after the other, in float64."""
+"""Exact transport by POT's network simplex, one problem at a time, in float64."""
 
 import warnings
 
@@ -18,21 +18,45 @@ def exact(
     a: Float[Tensor, "batch classes views"],
     b: Float[Tensor, "batch classes prompts"],
 ) -> Plan:
-    """The optimal plan of every problem. Warns when the simplex gave up."""
-    flat = (x.flatten(0, 1) for x in (cost, a, b))
-    return optimal_plans(*flat).view_as(cost)
+    """Solve the transport problem of every pair of an image and a class exactly.
+
+    Args:
+        cost: Cost of each pair, shape (batch, classes, views, prompts).
+        a: Mass of each view, shape (batch, classes, views).
+        b: Mass of each prompt, shape (batch, classes, prompts); 0 for padding.
+
+    Returns:
+        Optimal plans, shape (batch, classes, views, prompts), see `optimal_plans`.
+
+    """
+    return optimal_plans(cost.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1)).view_as(cost)
 
 
 def optimal_plans(
     cost: Float[Tensor, "problems views prompts"], a: Float[Tensor, "problems views"], b: Float[Tensor, "problems prompts"]
 ) -> Float[Tensor, "problems views prompts"]:
-    """The optimal plans, in float32; entries of zero mass stay empty. Raises ValueError for costs or masses that are no numbers."""
+    """Solve transport problems exactly; warns if the solver stops early.
+
+    Args:
+        cost: Cost of each pair, shape (problems, views, prompts).
+        a: Mass of each view, shape (problems, views).
+        b: Mass of each prompt, shape (problems, prompts); 0 for padding.
+
+    Returns:
+        Optimal plans in float32, shape (problems, views, prompts); pairs without mass are 0.
+
+    Raises:
+        ValueError: If a cost or a mass is not finite.
+
+    """
     plans = np.zeros(cost.shape, dtype=np.float32)
     costs, rows, columns = (x.detach().cpu().double().numpy() for x in (cost, a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         rows, columns = rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
-    if not all(np.isfinite(x).all() for x in (costs, rows, columns)):  # the simplex would crash on them
-        raise ValueError("exact transport got costs or masses that are not finite; check the features: is the checkpoint whole?")
+    if not all(np.isfinite(x).all() for x in (costs, rows, columns)):  # POT would crash on them
+        raise ValueError(
+            "exact transport needs finite costs and masses, and some are not finite; check the features and the model checkpoint for damage"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for plan, problem, row, column in zip(plans, costs, rows, columns, strict=True):

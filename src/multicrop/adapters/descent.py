@@ -1,0 +1,164 @@
+"""Gradient descent by Lightning's fit, which resumes from a checkpoint after an interruption."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import lightning as L
+from jaxtyping import Float, Int
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from multicrop.files import atomic
+
+CHECKPOINT_SECONDS = 20.0  # between two checkpoints; a shorter fit writes none
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """The batches of example indices of the epoch number `epoch`; they do not depend on the epochs before."""
+
+    epoch: int
+
+    def __iter__(self) -> Iterator[Int[Tensor, " batch"]]:
+        """Iterate over the batches."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        ...
+
+
+def descend(
+    loss: Callable[[Int[Tensor, " batch"]], Float[Tensor, ""]],
+    schedule: lr_scheduler.LRScheduler,
+    batches: Batches,
+    *,
+    epochs: int,
+    keep_epochs: int = 1,
+    checkpoint: Path | None = None,
+    keep_file: bool = False,
+    progress: bool = False,
+    accelerator: str = "cpu",
+) -> list[float]:
+    """Minimise the loss with the optimiser of `schedule`, whose learning rate changes at every step.
+
+    Args:
+        loss: Mean loss of a batch of example indices.
+        schedule: Learning-rate schedule around the optimiser.
+        batches: The batches of each epoch.
+        epochs: Number of epochs.
+        keep_epochs: A checkpoint is written after an epoch whose number this divides.
+        checkpoint: File of the state of a fit that takes longer than `CHECKPOINT_SECONDS`. If it exists, the fit resumes from it.
+        keep_file: Whether the checkpoint stays after the fit, for the caller to remove; otherwise it is removed.
+        progress: Whether to show a progress bar.
+        accelerator: Lightning's accelerator, ``"cpu"`` or ``"gpu"``.
+
+    Returns:
+        Mean loss of each epoch.
+
+    Raises:
+        ValueError: If the loss has no gradient.
+
+    """
+    module = DescentModule(loss, schedule, batches)
+    checkpoints = [FitCheckpoint(checkpoint, keep_epochs)] if checkpoint else []
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=epochs,
+        logger=False,
+        callbacks=[*checkpoints, *([FitBar()] if progress else [])],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    resume_from = checkpoint if checkpoint and checkpoint.exists() else None
+    trainer.fit(module, batches, ckpt_path=resume_from, weights_only=True)
+    if checkpoint and not keep_file:
+        checkpoint.unlink(missing_ok=True)
+    return module.losses
+
+
+class DescentModule(L.LightningModule):
+    """The tensors of an optimiser, and the loss of a batch of indices."""
+
+    def __init__(
+        self, loss: Callable[[Int[Tensor, " batch"]], Float[Tensor, ""]], schedule: lr_scheduler.LRScheduler, batches: Batches
+    ) -> None:
+        super().__init__()
+        self.loss, self.schedule, self.batches = loss, schedule, batches
+        self.tensors = nn.ParameterList(p for group in schedule.optimizer.param_groups for p in group["params"])
+        self.losses: list[float] = []
+        self.rows = 0  # of the current epoch, so far
+
+    def configure_optimizers(self) -> dict:
+        """Return the optimiser and its schedule, which changes the learning rate at every step."""
+        return {"optimizer": self.schedule.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the mean loss of a new epoch."""
+        self.losses.append(0.0)
+        self.rows = 0
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Return the loss of the batch; raise ValueError if it has no gradient."""
+        value = self.loss(batch)
+        if not value.requires_grad:
+            raise ValueError(
+                "a trained adapter needs logits with a gradient, and this aggregator's logits have none (aggregator=vote counts votes). "
+                "Use another aggregator, such as dnd or mean_feature, or an adapter that is not trained (tip_adapter)"
+            )
+        self.rows += len(batch)
+        self.losses[-1] += (value.item() - self.losses[-1]) * len(batch) / self.rows
+        return value
+
+    def on_train_epoch_end(self) -> None:
+        """Set the epoch whose order comes next."""
+        self.batches.epoch = self.current_epoch + 1
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Save the losses so far."""
+        checkpoint["losses"] = self.losses
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Restore the losses, and continue after their epochs."""
+        self.losses = list(checkpoint["losses"])
+        self.batches.epoch = len(self.losses)
+
+
+class FitCheckpoint(L.Callback):
+    """Writes the state of the fit at the end of an epoch, at most once in `CHECKPOINT_SECONDS`."""
+
+    def __init__(self, path: Path, epochs: int) -> None:
+        self.path, self.epochs, self.last = path, epochs, time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the checkpoint if it is due."""
+        if time.monotonic() - self.last < CHECKPOINT_SECONDS or (trainer.current_epoch + 1) % self.epochs:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(self.path) as partial:
+            trainer.save_checkpoint(partial)
+        self.last = time.monotonic()
+
+
+class FitBar(L.Callback):
+    """One progress bar over all epochs, removed at the end."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the bar at the epoch from which the fit starts."""
+        self.bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), transient=True)
+        self.task = self.bar.add_task("Fitting", total=trainer.max_epochs, completed=trainer.current_epoch)
+        self.bar.start()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Advance the bar by one epoch."""
+        self.bar.update(self.task, completed=trainer.current_epoch + 1)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remove the bar, after an error too."""
+        if hasattr(self, "bar"):
+            self.bar.stop()
