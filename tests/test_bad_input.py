@@ -178,7 +178,7 @@ class TestSplits:
     def test_class_of_one_image(self, tmp_path):
         write_images(tmp_path / "train", cat=4, dog=1)
         write_images(tmp_path / "test", cat=1, dog=1)
-        with refused("two images a class", "'dog' has 1", "Add images or leave the class out"):
+        with refused("two images per class", "'dog' has 1", "Add images or leave the class out"):
             few_shot_split(read(tmp_path), shots=2, seed=0)
         write_images(tmp_path / "val", cat=1, dog=1)
         support, validation = few_shot_split(read(tmp_path), shots=2, seed=0)
@@ -188,7 +188,7 @@ class TestSplits:
     def test_class_whose_only_image_is_for_testing(self, tmp_path):
         data = read(write_images(tmp_path, cat=4, dog=1))
         assert data.test.labels.count(1) == 1
-        with refused("two images a class", "'dog' has 0", "Add images or leave the class out"):
+        with refused("two images per class", "'dog' has 0", "Add images or leave the class out"):
             few_shot_split(data, shots=1, seed=0)
 
     def test_no_shots(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Odd image files: each is mended or refused by the rules at the head of images.py."""
+"""Unusual image files: each is converted or rejected by the policy of images.py."""
 
 import struct
 import zlib
@@ -47,7 +47,7 @@ def claim_size(png: bytes, width: int, height: int) -> bytes:
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
-class TestRefused:
+class TestRejected:
     def test_text_that_is_called_png(self, tmp_path):
         (tmp_path / "note.png").write_text("no picture at all")
         with refused("note.png", "cannot be decoded", "remove it or replace it", error=ImageError):
@@ -82,7 +82,7 @@ class TestRefused:
             open_image(b"GIF89a and then nonsense")
 
 
-class TestMended:
+class TestConverted:
     def test_cmyk(self, file):
         image = open_image(file(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "print.jpg"))
         assert np.abs(pixels(image).astype(int) - RED).max() <= 8
