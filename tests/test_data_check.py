@@ -152,6 +152,18 @@ class TestDuplicates:
         assert set(found) == expected and len(found) == len(expected)
         assert {kind for kind, _, _ in expected} == {"exact", "near"}
 
+    def test_the_limits_themselves_are_near(self):
+        """4 bits of 64 and 6 grey levels on average; a fifth bit or half a level more is another image."""
+        grey = np.full((16, 16), 100, dtype=np.uint8)
+
+        def pair(bits, levels, rows=16):
+            thumb = grey.copy()
+            thumb[:rows] += levels
+            return between_splits([Print("train", "a", "1", 0, grey), Print("test", "b", "2", 2**bits - 1, thumb)])
+
+        assert [len(pair(bits, 0)) for bits in (NEAR_BITS, NEAR_BITS + 1)] == [1, 0] and NEAR_BITS == 4
+        assert [len(pair(0, levels)) for levels in (6, 7)] == [1, 0] and len(pair(0, 13, rows=8)) == 0
+
     @pytest.mark.parametrize("seed", range(5))
     def test_recompressed_and_resized_pictures_are_near_and_others_are_not(self, seed):
         original = fingerprint("train", "a", scene(seed))
