@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PACKAGE, composed, session
+from conftest import PACKAGE, composed, session_of
 from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
@@ -111,7 +111,7 @@ def test_the_fingerprint_holds_the_precision_and_the_pictures_but_not_their_plac
 
 @needs_extra
 def test_the_knob_of_the_configuration_reaches_the_encoder(folder):
-    made = session("model=tiny", "model.precision=int8_static", f"model.calibration={folder}").encoder
+    made = session_of("model=tiny", "model.precision=int8_static", f"model.calibration={folder}").encoder
     own = partial(calibration_images, str(folder))
     assert made.fingerprint() == load_encoder(path=TINY, precision="int8_static", calibration=own).fingerprint()
 
