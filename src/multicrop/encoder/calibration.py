@@ -20,7 +20,7 @@ Calibration = Callable[[], Iterable[tuple[str, Image.Image]]]  # (id, RGB image)
 def calibration_views(images: Iterable[tuple[str, Image.Image]], spec: PixelSpec) -> UInt8[Tensor, "images views 3 side side"]:
     """The global view and 16 random crops of each (id, image) pair; the id keys the crops, so every process gets the same views.
 
-    Raises ValueError when there is no image.
+    Raises ValueError if there is no image.
     """
     views = []
     for image_id, image in images:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
 
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views
@@ -214,5 +214,5 @@ def _check_calibration(precision: str, calibration: Calibration | None) -> None:
         )
 
 
-def _pooled(output: Tensor | BaseModelOutputWithPooling) -> Tensor:
+def _pooled(output: Tensor | ModelOutput) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
