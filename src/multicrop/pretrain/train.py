@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -135,6 +135,7 @@ def pretrain(
     return trainer, output / "checkpoint"
 
 
+@runtime_checkable
 class Configured(Protocol):
     """What the entry reads of a run's settings."""
 
