@@ -574,6 +574,14 @@ class TestTorchvision:
         with refused(*words):
             load(*self.make(tmp_path), *change)
 
+    def test_labels_may_be_numpys(self, tmp_path, monkeypatch):
+        """As StanfordCars reads them from its .mat file."""
+        plain = torchvision.datasets.DTD.__getitem__
+        expected = load(*self.make(tmp_path)).test.labels
+        monkeypatch.setattr(torchvision.datasets.DTD, "__getitem__", lambda made, i: (plain(made, i)[0], np.uint8(plain(made, i)[1])))
+        labels = load(*self.make(tmp_path)).test.labels
+        assert labels == expected and all(type(label) is int for label in labels)
+
     def test_an_item_that_is_no_labelled_file_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setattr(torchvision.datasets.DTD, "__getitem__", lambda made, index: (made.loader("a.png"), "cat"))
         with refused("DTD gives", "a.png", "instead of an image file and a label", "dataset=folder"):

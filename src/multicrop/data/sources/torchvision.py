@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,12 @@ def _make(set_class: str | None, root: str, download: bool, arguments: Mapping[s
 def _listed(made: Any, set_class: str) -> tuple[Any, list[Path], list[int]]:
     """The files and labels of a split; raises ValueError if an item is not an image file with a label."""
     items = [made[index] for index in range(len(made))]
-    if strange := [item for item in items if not (isinstance(item[0], Path) and isinstance(item[1], int))]:
+    if strange := [item for item in items if not (isinstance(item[0], Path) and isinstance(item[1], Integral))]:
         raise ValueError(
             f"torchvision.datasets.{set_class} gives {strange[0]!r} instead of an image file and a label; save it as a folder tree and use "
             "dataset=folder"
         )
-    return made, [path for path, _ in items], [label for _, label in items]
+    return made, [path for path, _ in items], [int(label) for _, label in items]
 
 
 def _images(name: str, paths: list[Path], labels: list[int], root: Path) -> LabelledImages:
