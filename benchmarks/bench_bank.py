@@ -24,6 +24,7 @@ from multicrop import aggregators, crops
 from multicrop.config import PACKAGE
 from multicrop.crops.pixels import PixelSpec
 from multicrop.data.base import LabelledImages
+from multicrop.data.calibration import calibration_images
 from multicrop.data.images import open_image
 from multicrop.encoder import Encoder, load_encoder
 from multicrop.features import ShardFolder, feature_bank
@@ -87,7 +88,7 @@ def vit_b32(precision: str) -> Encoder:
 
 def tiny(precision: str) -> Encoder:
     """The embedded model."""
-    return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"), precision=precision)
+    return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"), precision=precision, calibration=calibration_images)
 
 
 def against_bare_and_published(

@@ -90,7 +90,7 @@ class TestCommandLine:
         ("arguments", "words"),
         [
             (["crop=randm_k16"], ["crop=randm_k16", "did you mean random_k16"]),
-            (["dataset=folder", "dataset.root=/nowhere", "logger=none"], ["dataset.root=/nowhere is no folder", "dataset.root=PATH"]),
+            (["dataset=folder", "dataset.root=/nowhere", "logger=none"], ["dataset.root=/nowhere is not a folder", "dataset.root=PATH"]),
         ],
     )
     def test_run_py_exits_with_the_message(self, tmp_path, arguments, words):
@@ -102,7 +102,7 @@ class TestCommandLine:
 
 class TestFolder:
     def test_missing(self, tmp_path):
-        with refused(f"dataset.root={tmp_path}/none is no folder", "dataset.root=PATH"):
+        with refused(f"dataset.root={tmp_path}/none is not a folder", "dataset.root=PATH"):
             read(tmp_path / "none")
 
     @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ class TestFolder:
 
     @pytest.mark.parametrize("share", [0.0, 1.0, 20.0])
     def test_share_out_of_range(self, tmp_path, share):
-        with refused(f"dataset.test_share lies between 0 and 1, got {share}"):
+        with refused(f"dataset.test_share is between 0 and 1, got {share}"):
             read(write_images(tmp_path, cat=2, dog=2), test_share=share)
 
 
@@ -136,7 +136,7 @@ class TestClassNames:
     @pytest.mark.parametrize("content", [b"cat: Katze", b"\xff\xfe\x00"])
     def test_no_json(self, images, tmp_path, content):
         (tmp_path / "names.json").write_bytes(content)
-        with refused("dataset.class_names=", "names.json is no JSON", "JSON object {folder: class name}"):
+        with refused("dataset.class_names=", "names.json is not JSON", "JSON object {folder: class name}"):
             read(images, tmp_path / "names.json")
 
     @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ class TestClassNames:
         [
             (["cat", "dog"], ["names.json", "only in the first (1): house_cat", "only in the second (1): cat"]),
             ({"dog": 3}, ["names.json", "JSON object {folder: class name} of non-empty strings"]),
-            ({"cow": "Kuh"}, ["folders that are not there: cow", "the folders are dog, house_cat"]),
+            ({"cow": "Kuh"}, ["folders that do not exist: cow", "the folders are dog, house_cat"]),
             ({"dog": "pet", "house_cat": "pet"}, ["two folders", "'pet'", "tell them apart in dataset.class_names"]),
             ({"dog": "house cat"}, ["two folders", "'house cat'", "tell them apart in dataset.class_names"]),
         ],
@@ -178,7 +178,7 @@ class TestSplits:
     def test_class_of_one_image(self, tmp_path):
         write_images(tmp_path / "train", cat=4, dog=1)
         write_images(tmp_path / "test", cat=1, dog=1)
-        with refused("two images a class", "'dog' has 1", "Add images or leave the class out"):
+        with refused("two images per class", "'dog' has 1", "Add images or leave the class out"):
             few_shot_split(read(tmp_path), shots=2, seed=0)
         write_images(tmp_path / "val", cat=1, dog=1)
         support, validation = few_shot_split(read(tmp_path), shots=2, seed=0)
@@ -188,11 +188,11 @@ class TestSplits:
     def test_class_whose_only_image_is_for_testing(self, tmp_path):
         data = read(write_images(tmp_path, cat=4, dog=1))
         assert data.test.labels.count(1) == 1
-        with refused("two images a class", "'dog' has 0", "Add images or leave the class out"):
+        with refused("two images per class", "'dog' has 0", "Add images or leave the class out"):
             few_shot_split(data, shots=1, seed=0)
 
     def test_no_shots(self, tmp_path):
-        with refused("task.shots is 0", "one image a class or more"):
+        with refused("task.shots is 0", "one image per class or more"):
             few_shot_split(read(write_images(tmp_path, cat=4, dog=4)), shots=0, seed=0)
 
 

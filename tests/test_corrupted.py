@@ -91,7 +91,7 @@ def test_what_cannot_be_corrupted_is_named():
     with refused("corruption.severity is 1 to 5, got 6"):
         common(dataset(), kind="fog", severity=6, corruption_seed=0)
     small = LabelledImages("small", ["a.png"], [0], lambda i: Image.new("RGB", (20, 40)), "s")
-    with pytest.raises(ImageError, match=r"a\.png is 20 x 40 pixels; a corruption needs 32 a side"):
+    with pytest.raises(ImageError, match=r"a\.png is 20 x 40 pixels; a corruption needs 32 per side"):
         pixels(common(replace(dataset(), test=small), kind="fog", severity=1, corruption_seed=0))
 
 

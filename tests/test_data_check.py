@@ -44,7 +44,7 @@ def test_a_sound_set_passes_and_its_report_counts_everything(tmp_path, capsys):
     write(tmp_path / "zoo" / "test" / "cat" / "9.png", picture(777, side=80))
     assert check(*arguments, "--report", str(tmp_path / "r.json"), "--sheet", str(tmp_path / "s.png")) == 0
     said = capsys.readouterr().out
-    assert "nothing wrong was found" in said and "zoo: 3 classes" in said
+    assert "no problem was found" in said and "zoo: 3 classes" in said
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["wrong"] == report["duplicates"] == []
     assert report["splits"]["test"]["classes"] == {"cat": 3, "dog": 2, "okapi": 2} and report["splits"]["train"]["images"] == 9
@@ -67,7 +67,7 @@ def test_spoilt_files_are_named_with_the_reason(tmp_path, capsys):
     write(tmp_path / "zoo" / "train" / "cat" / "7.png", whole[: len(whole) // 2])
     assert check(*arguments, "--report", str(tmp_path / "r.json")) == 1
     said = capsys.readouterr().out
-    assert "test/dog/1.png cannot be decoded" in said and "wrong: 1 images of test cannot be read" in said
+    assert "test/dog/1.png cannot be decoded" in said and "problem: 1 images of test cannot be read" in said
     splits = json.loads((tmp_path / "r.json").read_text())["splits"]
     assert [entry["id"] for entry in splits["train"]["unreadable"]] == ["train/cat/7.png"]
     assert splits["test"]["classes"]["dog"] == 1
@@ -89,7 +89,7 @@ def test_leaks_between_splits_exact_and_near_but_not_within_one(tmp_path, capsys
         ("exact", "test/cat/copy.png", "train/dog/0.png"),
         ("near", "test/cat/small.jpg", "train/cat/large.png"),
     }
-    assert "wrong: 1 exact duplicates between train and test" in capsys.readouterr().out
+    assert "problem: 1 exact duplicates between train and test" in capsys.readouterr().out
 
 
 def test_parquet_and_streams_are_walked_too(tmp_path):
@@ -113,7 +113,7 @@ def test_a_stream_with_a_spoilt_image(tmp_path):
     ("arguments", "words"),
     [
         (["dataset=foldr"], ["dataset=foldr is not an option", "did you mean folder"]),
-        (["dataset=folder", "dataset.root=/nowhere"], ["dataset.root=/nowhere is no folder"]),
+        (["dataset=folder", "dataset.root=/nowhere"], ["dataset.root=/nowhere is not a folder"]),
         (["dataset=folder", "dataset.roots=/nowhere"], ["dataset.roots is neither a knob", "dataset.root"]),
         (["dataset=scenes", "--per-class", "0"], ["--per-class", "1 or more"]),
     ],
@@ -151,6 +151,18 @@ class TestDuplicates:
         found = [(pair.kind, pair.first[1], pair.second[1]) for pair in between_splits(prints)]
         assert set(found) == expected and len(found) == len(expected)
         assert {kind for kind, _, _ in expected} == {"exact", "near"}
+
+    def test_the_limits_themselves_are_near(self):
+        """4 bits of 64 and 6 grey levels on average; a fifth bit or half a level more is another image."""
+        grey = np.full((16, 16), 100, dtype=np.uint8)
+
+        def pair(bits, levels, rows=16):
+            thumb = grey.copy()
+            thumb[:rows] += levels
+            return between_splits([Print("train", "a", "1", 0, grey), Print("test", "b", "2", 2**bits - 1, thumb)])
+
+        assert [len(pair(bits, 0)) for bits in (NEAR_BITS, NEAR_BITS + 1)] == [1, 0] and NEAR_BITS == 4
+        assert [len(pair(0, levels)) for levels in (6, 7)] == [1, 0] and len(pair(0, 13, rows=8)) == 0
 
     @pytest.mark.parametrize("seed", range(5))
     def test_recompressed_and_resized_pictures_are_near_and_others_are_not(self, seed):

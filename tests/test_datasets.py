@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets as hf_datasets
 import numpy as np
 import pytest
+import torchvision
 from conftest import CONF, ROOT, composed, options
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -23,6 +24,7 @@ from multicrop.data.base import StreamedImages
 from multicrop.data.classes import ClassList, classes_of, match, packaged, plain
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
+from multicrop.data.sources.hf_load import facts_of
 from multicrop.runs.experiment import run
 from multicrop.runs.settings import FACTS
 from multicrop.text.descriptions import available, load_bank
@@ -197,6 +199,7 @@ class TestStreams:
         arguments = self.arguments(form, tmp_path)
         stream, indexed = load(*arguments).test, load(*arguments, "dataset.streaming=false").test
         assert isinstance(stream, StreamedImages) and stream.class_names == NAMES
+        assert stream.indexed is False and indexed.indexed is True
         got = [(image_id, label, image.tobytes()) for image_id, label, image in stream]
         assert got == [(image_id, indexed.labels[i], indexed.open(i).tobytes()) for i, image_id in enumerate(indexed.ids)]
 
@@ -226,7 +229,7 @@ class TestCsvRefuses:
         [
             (["dataset.file=/nowhere.csv"], ["/nowhere.csv does not exist", "path and label"]),
             (["dataset.label_column=klass"], ["no column klass", "path, label, split", "dataset.label_column"]),
-            (["dataset.root=/nowhere"], ["images", "are not there", "dataset.root"]),
+            (["dataset.root=/nowhere"], ["images", "do not exist", "dataset.root"]),
             (["dataset.test=x.csv"], ["dataset.file=CSV, or dataset.test=CSV"]),
             (["dataset.delimiter=|"], ["no column path, label", "dataset.delimiter"]),
         ],
@@ -275,19 +278,19 @@ class TestShardsRefuse:
         arguments = make_shards(tmp_path)
         shard = tmp_path / "test-001.tar"
         shard.write_bytes(shard.read_bytes()[:700])
-        with refused("test-001.tar", "fetch it again"):
+        with refused("test-001.tar", "download it again"):
             load(*arguments)
 
     def test_compressed_or_no_tar(self, tmp_path):
         arguments = make_shards(tmp_path)
         write(tmp_path / "test-000.tar", "no tar" * 200)
-        with refused("test-000.tar", "no whole, uncompressed tar file"):
+        with refused("test-000.tar", "not a complete, uncompressed tar file"):
             load(*arguments)
 
     def test_missing(self, tmp_path):
         arguments = make_shards(tmp_path)
         (tmp_path / "test-001.tar").unlink()
-        with refused("1 shards are not there", "test-001.tar", "dataset.streaming=true"):
+        with refused("1 shards do not exist", "test-001.tar", "dataset.streaming=true"):
             load(*arguments)
 
     def test_a_label_without_image_and_a_key_that_is_not_there(self, tmp_path):
@@ -295,7 +298,7 @@ class TestShardsRefuse:
         with refused("5 images and 0 labels (.txt)", "dataset.label_key"):
             load(*arguments, "dataset.label_key=txt")
         make_tar(tmp_path / "test-001.tar", [("a.png", picture(1)), ("a.cls", b"cat"), ("b.cls", b"dog")])
-        with refused("1 images and 2 labels", "alone: b"):
+        with refused("1 images and 2 labels", "without the other: b"):
             load(*arguments)
 
     @pytest.mark.parametrize("label", [b"\xff\xfe", b"", b"{}", b'{"label": true}'])
@@ -366,7 +369,7 @@ class TestCoopRefuses:
             (lambda t: t["test"].append(["../x.png", 0, "cat"]), ["'../x.png'", "below the folder of images"]),
             (lambda t: t["test"].append(["cat/x.png", 0, "cow"]), ["label 0 both 'cat' and 'cow'"]),
             (lambda t: t["test"].append(["cat/x.png", 5, "cow"]), ["label 3 missing", "without gaps"]),
-            (lambda t: t["test"].append(["cat/x.png", 0, "cat"]), ["cat/x.png", "are not there"]),
+            (lambda t: t["test"].append(["cat/x.png", 0, "cat"]), ["cat/x.png", "do not exist"]),
             (lambda t: t["test"].append(t["test"][0]), ["repeat: cat/test-0.png"]),
         ],
     )
@@ -491,16 +494,16 @@ class TestWnids:
         self.make(tmp_path / "fog" / "5", ["n01440764", "n01443537"])
         arguments = ["dataset=imagenet_c", f"dataset.root={tmp_path}", "dataset.n_classes=2"]
         assert load(*arguments, "dataset.corruption=fog").name == "imagenet_c-fog-5"
-        with refused("dataset.corruption=gaussian_noise is no folder", "there is fog"):
+        with refused("dataset.corruption=gaussian_noise is not a folder", "which holds fog"):
             load(*arguments)
         with refused("dataset.severity is 1 to 5, got 6"):
             load(*arguments, "dataset.severity=6")
 
     def test_refusals(self, tmp_path):
-        with refused("imagenet is not there", "https://image-net.org", "dataset.test=FOLDER"):
+        with refused("imagenet is not found", "https://image-net.org", "dataset.test=FOLDER"):
             load("dataset=imagenet", f"paths.data={tmp_path}/none")
         write(tmp_path / "loose" / "ILSVRC2012_val_00000001.JPEG", picture(1))
-        with refused("images lie loose", "wnid"):
+        with refused("images are not in class folders", "wnid"):
             load("dataset=imagenet", f"dataset.test={tmp_path}/loose")
         self.make(tmp_path / "odd", ["n01440764", "tench"])
         with refused("1 folders", "tench", "named by wnid"):
@@ -559,15 +562,59 @@ class TestTorchvision:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (["dataset.set_class=DTDs"], ["dataset.set_class=DTDs is no class"]),
+            (["dataset.set_class=DTDs"], ["dataset.set_class=DTDs is not a class"]),
             (["dataset.set_class=CIFAR10"], ["reads pickles", "dataset=cifar10"]),
             (["dataset.test={split: exam}"], ["finds no data", "exam"]),
             (["dataset.root=/nowhere"], ["finds no data in /nowhere", "dataset.download=true"]),
+            (["dataset.set_class=OxfordIIITPet"], ["OxfordIIITPet takes no loader", "dataset=folder"]),
+            (["dataset.set_class=FakeData"], ["FakeData takes no loader", "dataset=folder"]),
         ],
     )
     def test_refusals(self, change, words, tmp_path):
         with refused(*words):
             load(*self.make(tmp_path), *change)
+
+    def test_labels_may_be_numpys(self, tmp_path, monkeypatch):
+        """As StanfordCars reads them from its .mat file."""
+        plain = torchvision.datasets.DTD.__getitem__
+        expected = load(*self.make(tmp_path)).test.labels
+        monkeypatch.setattr(torchvision.datasets.DTD, "__getitem__", lambda made, i: (plain(made, i)[0], np.uint8(plain(made, i)[1])))
+        labels = load(*self.make(tmp_path)).test.labels
+        assert labels == expected and all(type(label) is int for label in labels)
+
+    def test_an_item_that_is_no_labelled_file_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(torchvision.datasets.DTD, "__getitem__", lambda made, index: (made.loader("a.png"), "cat"))
+        with refused("DTD gives", "a.png", "instead of an image file and a label", "dataset=folder"):
+            load(*self.make(tmp_path))
+
+
+class TestFactsOfHubSets:
+    """What stands for the content of a set that is not a local file."""
+
+    def table(self, folder: Path, labels) -> hf_datasets.Dataset:
+        hf_datasets.Dataset.from_dict({"image": [b"a", b"b", b"c"], "label": labels}).to_parquet(str(folder / "test.parquet"))
+        return hf_datasets.load_dataset("parquet", data_files=str(folder / "test.parquet"), split="train", cache_dir=str(folder / "cache"))
+
+    def test_files_of_the_hub_with_their_revision(self):
+        table = hf_datasets.Dataset.from_dict({"label": [1]})
+        table.info.download_checksums = {"hf://datasets/owner/name@abc/test.parquet": {}}
+        assert facts_of("owner/name", table) == ["hf://datasets/owner/name@abc/test.parquet"]
+
+    def test_files_in_the_cache_whatever_the_place_of_the_cache(self, tmp_path):
+        made = self.table(tmp_path, [0, 1, 2])
+        made.info.download_checksums = None
+        facts = facts_of("owner/name", made)
+        (file,) = [Path(entry["filename"]) for entry in made.cache_files]
+        assert len(facts) == 1 and file.name in facts[0] and file.parent.name in facts[0] and str(tmp_path) not in facts[0]
+        write(tmp_path / "test.parquet", b"")
+        other = self.table(tmp_path, [0, 1, 1])
+        other.info.download_checksums = None
+        assert facts_of("owner/name", other) != facts
+
+    def test_rows_in_memory(self):
+        made = [hf_datasets.Dataset.from_dict({"image": [b"a", b"b"], "label": labels}) for labels in ([0, 1], [0, 1], [1, 1])]
+        one, same, other = (facts_of("owner/name", table) for table in made)
+        assert one == same != other
 
 
 READY = sorted(set(options("dataset")) - {"emoji", "scenes", "folder", "csv", "hf", "webdataset", "torchvision"})

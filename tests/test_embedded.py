@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import datasets as hf_datasets
 import pytest
@@ -10,6 +12,7 @@ from conftest import composed
 from hydra.utils import instantiate
 
 from multicrop.config import PACKAGE, without
+from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.embedded.artwork import EMBEDDED, HELD_OUT_VENDORS, TRAINING_VENDORS, load_concepts, training_drawings
 from multicrop.data.few_shot import few_shot_split
 
@@ -78,6 +81,36 @@ def test_few_shot_splits_are_nested_balanced_and_apart(name):
     for support, held_back in ((one, one_validation), (two, validation)):
         assert not set(support.ids) & set(held_back.ids) and set(held_back.labels) == set(range(len(data.class_names)))
         assert not set(support.ids) & set(data.test.ids)
+
+
+@pytest.mark.parametrize(("images", "shots", "counts"), [(12, 8, (8, 4)), (12, 3, (3, 3)), (2, 1, (1, 1)), (2, 4, (1, 1)), (5, 4, (4, 1))])
+def test_validation_takes_at_most_four_images_and_always_one(images, shots, counts):
+    """Per class: min(shots, 4) for validation, fewer where there are few, and one is kept for either part."""
+    pool = LabelledImages("pool", [str(i) for i in range(2 * images)], [0, 1] * images, open_nothing, "pool")
+    data = Dataset("pool", ["a", "b"], {}, pool, pool.subset([]), pool)
+    support, validation = few_shot_split(data, shots=shots, seed=0)
+    assert [Counter(part.labels) for part in (support, validation)] == [Counter({0: n, 1: n}) for n in counts]
+
+
+def test_a_validation_split_leaves_all_training_images_to_the_support():
+    pool = LabelledImages("pool", [str(i) for i in range(12)], [0, 1] * 6, open_nothing, "pool")
+    data = Dataset("pool", ["a", "b"], {}, pool, replace(pool, name="validation"), pool)
+    support, validation = few_shot_split(data, shots=6, seed=0)
+    assert sorted(support.ids) == sorted(pool.ids) and validation.ids == pool.ids[:8]
+
+
+def open_nothing(index):
+    raise AssertionError(index)
+
+
+def test_scenes_have_a_fingerprint_of_the_code_that_draws_them(monkeypatch):
+    """scenes.py composes, artwork.py decodes: a change of either makes other images of the same ids."""
+    before, read = dataset("scenes").test.fingerprint, Path.read_text
+    for name in ("scenes.py", "artwork.py"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", lambda path, *a, name=name, **k: read(path, *a, **k) + ("#" if path.name == name else ""))
+            assert dataset("scenes").test.fingerprint != before
+    assert dataset("scenes").test.fingerprint == before
 
 
 def test_the_model_is_small_and_reads_without_code(encoder):

@@ -1,9 +1,14 @@
 """Every family of dual encoders on a small random checkpoint, made here: both towers against transformers called by hand."""
 
+import copy
+import inspect
 import math
+import operator
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,11 +18,22 @@ from conftest import PACKAGE, composed
 from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
+from torch.nn.functional import scaled_dot_product_attention
 
 from multicrop.config import without
 from multicrop.crops.pixels import global_pixels, shares_of_view, shown, view_pixels
 from multicrop.data.images import to_tensor
-from multicrop.encoder import dual, load_encoder, pooled_alone
+from multicrop.encoder import CAUSAL_FAMILIES, dual, load_encoder, pooled_alone
+from multicrop.encoder.clip_layers import (
+    TextTower,
+    after_attention,
+    attention_scale,
+    has_class_token,
+    heads,
+    image_feature,
+    last_layer_input,
+    layer_at,
+)
 from multicrop.encoder.facts import pixel_spec
 
 TINY = PACKAGE / "encoder" / "tiny_clip"
@@ -25,10 +41,11 @@ TINY = PACKAGE / "encoder" / "tiny_clip"
 LET_GO = f"""
 import gc, signal, subprocess, sys, threading
 import torch
+from multicrop.data.calibration import calibration_images
 from multicrop.encoder import load_encoder
 
 signal.signal(signal.SIGCHLD, lambda *_: print("heard", flush=True))
-held = [load_encoder(path={str(TINY)!r}, precision=sys.argv[1])]
+held = [load_encoder(path={str(TINY)!r}, precision=sys.argv[1], calibration=calibration_images)]
 held[0].encode_images(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
 thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
 thread.start()
@@ -201,6 +218,77 @@ def test_text_features_are_the_models_called_by_hand(checkpoint):
     assert torch.cdist(ours, ours).add(torch.eye(4)).min() > 1e-3  # four texts, four features
 
 
+@contextmanager
+def sdpa_calls():
+    """The calls of torch's fused attention within the block."""
+    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", wraps=scaled_dot_product_attention) as seen:
+        yield seen.mock_calls
+
+
+class TestLayerPieces:
+    """The names and the behaviour of transformers' layers that clip_layers.py relies on; a failure here means that the library changed."""
+
+    NAMES = ("layer_norm1", "layer_norm2", "mlp", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+    NUMBERS = ("self_attn.num_heads", "self_attn.scale", "self_attn.dropout")
+
+    @pytest.fixture
+    def model(self, checkpoint):
+        if checkpoint.family not in ("clip", "metaclip_2", "chinese_clip", "altclip"):
+            assert not has_class_token(checkpoint.model)
+            pytest.skip(f"{checkpoint.family} has no layers of CLIP's kind")
+        return checkpoint.model
+
+    def towers(self, model):
+        return [model.vision_model, *([model.text_model] if model.config.model_type in CAUSAL_FAMILIES else [])]
+
+    def test_names_and_signature(self, model):
+        for tower in self.towers(model):
+            for layer in tower.encoder.layers:
+                assert all(isinstance(layer.get_submodule(name), torch.nn.Module) for name in self.NAMES)
+                assert all(isinstance(operator.attrgetter(name)(layer), int | float) for name in self.NUMBERS)
+                assert list(inspect.signature(type(layer).forward).parameters)[:3] == ["self", "hidden_states", "attention_mask"]
+
+    def test_a_layer_in_pieces_is_the_layer(self, model, generator):
+        for tower in self.towers(model):
+            for layer in tower.encoder.layers:
+                x = torch.randn(3, 5, tower.config.hidden_size, generator=generator)
+                causal = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
+                for mask in (None, causal):
+                    q, k, v = heads(layer, x, "qkv")
+                    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention_scale(layer))
+                    expected = layer(x, mask)
+                    torch.testing.assert_close(after_attention(layer, x, mixed), expected, atol=1e-5, rtol=1e-4)
+                    rows = layer_at(layer, x, x[:, 3:4], None if mask is None else mask[:, :, 3:4])
+                    torch.testing.assert_close(rows, expected[:, 3:4], atol=1e-5, rtol=1e-4)
+
+    def test_dropout_of_attention_is_the_layers_in_training(self, model, generator):
+        layer = copy.deepcopy(model.vision_model.encoder.layers[0])
+        layer.self_attn.dropout = 1.0
+        x = torch.randn(2, 5, 32, generator=generator)
+        assert torch.equal(layer_at(layer.eval(), x, x), layer_at(layer, x, x))
+        torch.testing.assert_close(layer_at(layer.train(), x, x), layer(x, None), atol=1e-5, rtol=1e-4)
+
+    def test_an_image_tower_in_pieces_is_the_tower(self, model, generator):
+        values = torch.randn(2, 3, 48, 48, generator=generator)
+        with torch.inference_mode():
+            ours = image_feature(model, last_layer_input(model, values))
+            torch.testing.assert_close(ours, model.get_image_features(pixel_values=values).pooler_output, atol=1e-5, rtol=1e-4)
+
+    def test_a_text_tower_in_pieces_is_the_tower(self, model, checkpoint):
+        if model.config.model_type not in CAUSAL_FAMILIES:
+            pytest.skip("its texts are not causal")
+        tower, ids = TextTower(model), checkpoint.tokenizer(TEXTS[2])["input_ids"]
+        causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()[None, None]
+        with torch.inference_mode():
+            x = (tower.embed(torch.tensor(ids)) + tower.positions[: len(ids)])[None]
+            for layer in tower.layers:
+                x = layer_at(layer, x, x, causal)
+            expected = model.get_text_features(input_ids=torch.tensor([ids])).pooler_output
+        torch.testing.assert_close(tower.feature(x[:, -1]), torch.nn.functional.normalize(expected), atol=1e-5, rtol=1e-4)
+        assert tower.width == 24 and tower.bytes_per_value == 4
+        assert not any(p.requires_grad for part in (tower.tower, tower.projection) for p in part.parameters())
+
+
 def test_the_last_layer_for_the_pooled_token_alone_is_exact_and_passes(checkpoint, images):
     """Features and the gradients of all weights, of images and of texts of several lengths; afterwards the model is as it was."""
     model, names = checkpoint.model, [name for name, _ in checkpoint.model.named_parameters()]
@@ -318,9 +406,9 @@ class TestRefusals:
             load_encoder(path=str(tmp_path))
 
     def test_a_processor_whose_views_are_no_squares(self):
-        with refused("squares", "CLIPImageProcessor", "mend"):
+        with refused("squares", "CLIPImageProcessor", "change its preprocessor config"):
             pixel_spec(hf.CLIPImageProcessor(size={"height": 40, "width": 48}, do_center_crop=False))
-        with refused("48 px", "wants 96"):
+        with refused("48 px", "needs 96"):
             pixel_spec(hf.CLIPImageProcessor(**SHORT), 96)
 
     @pytest.mark.parametrize("factor", [1 / 255, 1.0])
@@ -389,12 +477,15 @@ class TestPrecision:
         asked = []
         monkeypatch.setattr(torch, "compile", lambda function: asked.append(function) or function)
         compiled = load_encoder(path=str(TINY), compile=True)
-        assert asked == [compiled._image_features]
+        assert len(asked) == 1
         with refused("model.compile", "int8"):
-            dual._check_precision("int8", True)
+            load_encoder(path=str(TINY), precision="int8", compile=True)
+        compiled.encode_images(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
 
     def test_attention_is_fused(self, encoder):
-        assert encoder.model.config._attn_implementation == "sdpa"
+        with sdpa_calls() as calls:
+            encoder.encode_images(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
+        assert len(calls) == encoder.model.config.vision_config.num_hidden_layers
 
     def test_logit_scale_survives_half_precision(self, encoder):
         assert load_encoder(path=str(TINY), precision="bf16").logit_scale == encoder.logit_scale

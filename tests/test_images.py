@@ -1,4 +1,4 @@
-"""Odd image files: each is mended or refused by the rules at the head of images.py."""
+"""Unusual image files: each is converted or rejected by the policy of images.py."""
 
 import struct
 import zlib
@@ -47,7 +47,7 @@ def claim_size(png: bytes, width: int, height: int) -> bytes:
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
-class TestRefused:
+class TestRejected:
     def test_text_that_is_called_png(self, tmp_path):
         (tmp_path / "note.png").write_text("no picture at all")
         with refused("note.png", "cannot be decoded", "remove it or replace it", error=ImageError):
@@ -70,6 +70,12 @@ class TestRefused:
         with refused("dot.png", f"{size[0]} x {size[1]} pixels", "at least 2", "remove it", error=ImageError):
             open_image(file(Image.new("RGB", size), "dot.png"))
 
+    def test_the_smallest_and_the_largest_that_are_accepted(self, file, monkeypatch):
+        monkeypatch.setattr("multicrop.data.images.MAX_PIXELS", 12)
+        assert open_image(file(Image.new("RGB", (2, 6)), "fits.png")).size == (2, 6)
+        with refused("over the limit of 12", error=ImageError):
+            open_image(file(Image.new("RGB", (2, 7)), "large.png"))
+
     @pytest.mark.parametrize(("side", "reason"), [(10_001, "over the limit of 100,000,000; shrink it"), (60_000, "Shrink it or remove it")])
     def test_giant_by_its_header_before_any_pixel_is_decoded(self, file, side, reason):
         path = file(Image.new("1", (8, 8)), "giant.png")
@@ -82,7 +88,7 @@ class TestRefused:
             open_image(b"GIF89a and then nonsense")
 
 
-class TestMended:
+class TestConverted:
     def test_cmyk(self, file):
         image = open_image(file(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "print.jpg"))
         assert np.abs(pixels(image).astype(int) - RED).max() <= 8
@@ -91,6 +97,13 @@ class TestMended:
         deep = np.array([[0, 257, 32896, 65535]] * 2, dtype=np.uint16)
         grey = pixels(open_image(file(Image.fromarray(deep), "deep.png")))
         assert grey[0].tolist() == [[value] * 3 for value in (0, 1, 128, 255)]
+
+    @pytest.mark.parametrize(("top", "expected"), [(1.0, [0, 64, 128, 255]), (255.0, [0, 64, 128, 255]), (256.0, [0, 0, 0, 1])])
+    def test_floats_are_scaled_by_the_range_that_holds_their_greatest(self, file, top, expected):
+        """0 to 1, 0 to 255 or 0 to 65535; a greatest value that is exactly 1 or 255 belongs to the smaller range."""
+        values = np.array([[0, 0.25, 0.5, 1.0]] * 2, dtype=np.float32) * top
+        found = pixels(open_image(file(Image.fromarray(values), "depth.tiff")))
+        assert found[0].tolist() == [[value] * 3 for value in expected]
 
     def test_animation_shows_its_first_frame(self, file):
         frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]

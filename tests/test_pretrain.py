@@ -1,5 +1,7 @@
 """Training of the embedded model: exact labels of composed pictures, batches keyed by step, resume after a kill."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -90,6 +92,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         patch.setattr(train.TinyClip, "training_step", dies)
         with pytest.raises(RuntimeError, match="killed"):
             train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
+    assert [path.name for path in (tmp_path / "killed").rglob("*") if path.is_file()].count("last.ckpt") == 1
     read, item = [], TrainingBatches.__getitem__
     monkeypatch.setattr(TrainingBatches, "__getitem__", lambda self, step: read.append(step) or item(self, step))
     _, resumed = train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
@@ -97,3 +100,18 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     encoder = load_encoder(path=str(resumed))
     assert encoder.encode_texts(["tiger face"]).shape == (1, 128)
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_whole_one(tmp_path, monkeypatch):
+    kept = train.AtomicCheckpoints()
+    kept.save_checkpoint({"step": torch.tensor(3)}, tmp_path / "checkpoints" / "last.ckpt")
+
+    def torn(self, checkpoint, path, storage_options=None):
+        Path(path).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.TorchCheckpointIO, "save_checkpoint", torn)
+    with pytest.raises(KeyboardInterrupt):
+        kept.save_checkpoint({"step": torch.tensor(4)}, tmp_path / "checkpoints" / "last.ckpt")
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt") == {"step": torch.tensor(3)}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from multicrop import aggregators
 from multicrop.aggregators.score import Scorer
-from multicrop.encoder import prompt_tuning
+from multicrop.encoder import prompt_tokens, prompt_tuning
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.c_tpt import CTpt, dispersion
 from multicrop.methods.tpt import Tpt
@@ -110,10 +110,10 @@ class TestTower:
             PromptTower(encoder, PROMPTS, lead="")
 
 
-def test_a_sheet_cuts_prompts_behind_what_those_of_a_class_share():
+def test_prompts_of_a_class_share_their_stem():
     """Classes with a shared beginning, with one prompt, and with a prompt that another class has as well; 1 is the end token."""
     rows = [[[5, 6, 7, 1], [5, 6, 8, 9, 1], [5, 6, 1], [7, 7, 1]], [[3, 1]], [[5, 6, 7, 1], [4, 4, 1], [4, 4, 2, 1]]]
-    sheet = prompt_tuning._sheet(rows)
+    sheet = prompt_tokens.prompt_tokens(rows)
     stems = {tuple(stem[:depth].tolist()) for stem, depth in zip(sheet.stems, sheet.depth, strict=True)}
     assert stems == {(), (5, 6), (4, 4)}
     assert sheet.tokens() == 2 + 2 + (2 + 3 + 1 + 3) + 2 + (1 + 2) and sheet.longest() == 5
@@ -126,11 +126,11 @@ def test_a_sheet_cuts_prompts_behind_what_those_of_a_class_share():
 def test_parts_hold_every_row_once_in_bounds_of_room_and_padding():
     lengths = torch.tensor([0] + [2] * 40 + [3] * 300 + [9] * 30 + [40])
     for room in (1, 90, 10**9):
-        parts = [lengths[part].tolist() for part in prompt_tuning._parts(lengths, room)]
+        parts = [lengths[part].tolist() for part in prompt_tokens.chunks(lengths, room)]
         assert [length for part in parts for length in part] == lengths.tolist()
-        assert all(0 < len(part) <= prompt_tuning.CHUNK for part in parts)
+        assert all(0 < len(part) <= prompt_tokens.CHUNK for part in parts)
         assert all(len(part) == 1 or len(part) * part[-1] <= room for part in parts)
-        assert all(len(part) <= prompt_tuning.FEW or len(part) * part[-1] <= prompt_tuning.WASTE * sum(part) for part in parts)
+        assert all(len(part) <= prompt_tokens.FEW or len(part) * part[-1] <= prompt_tokens.WASTE * sum(part) for part in parts)
     assert [len(part) for part in parts] == [41, 256, 44, 31]  # the last room is enough for all
 
 

@@ -1,4 +1,4 @@
-"""`multicrop data check dataset=NAME`: walk a data set once before it is used; exit status 1 when something in it is wrong."""
+"""`multicrop data check dataset=NAME`: read a data set once and report problems; the exit status is 1 if there are any."""
 
 import argparse
 import json
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from multicrop.data.base import Dataset
     from multicrop.data.checks.check import Findings
 
-SHOWN = 5  # unreadable images and duplicates in the terminal; the report has them all
+SHOWN = 5  # unreadable images and duplicates in the terminal; the report lists all
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -22,36 +23,41 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("overrides", nargs="+", metavar="dataset=NAME", help="as for run.py: dataset=folder dataset.root=PATH ...")
     parser.add_argument("--report", type=Path, help="write the findings to this JSON file")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the test images to this picture (.png)")
-    parser.add_argument("--per-class", type=int, default=4, help="pictures of a class on the sheet (4)")
+    parser.add_argument("--per-class", type=int, default=4, help="pictures per class on the sheet (4)")
     parser.add_argument("--classes", type=int, default=80, help="classes on the sheet (80)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="images opened at once (all processors)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the data set that the overrides compose; returns 1 when something is wrong with it."""
+    """Check the data set that the overrides compose; returns 1 if it has problems."""
     from multicrop.data.checks.check import check
+    from multicrop.files import atomic, write_text
 
     if options.threads < 1 or options.per_class < 1 or options.classes < 1:
-        raise ValueError("--threads, --per-class and --classes want 1 or more")
+        raise ValueError("--threads, --per-class and --classes need 1 or more")
     with _Bars() as step:
         findings = check(_dataset(options.overrides), threads=options.threads, per_class=options.per_class, step=step)
     _show(findings)
     if options.report:
-        options.report.write_text(json.dumps(findings.as_json(), indent=1), encoding="utf-8")
+        write_text(options.report, json.dumps(findings.as_json(), indent=1))
         print(f"report: {options.report}")
     if options.sheet:
+        from PIL import Image
+
         from multicrop.data.checks.contact_sheet import contact_sheet
 
         names, pictures = findings.dataset.class_names, findings.pictures
-        contact_sheet(names, pictures, per_class=options.per_class, max_classes=options.classes).save(options.sheet)
+        sheet = contact_sheet(names, pictures, per_class=options.per_class, max_classes=options.classes)
+        with atomic(options.sheet) as partial:
+            sheet.save(partial, format=Image.registered_extensions().get(options.sheet.suffix.lower(), "PNG"))
         print(f"contact sheet: {options.sheet}")
-    print("\n".join(f"wrong: {fault}" for fault in findings.wrong) or "nothing wrong was found")
+    print("\n".join(f"problem: {fault}" for fault in findings.wrong) or "no problem was found")
     return 1 if findings.wrong else 0
 
 
-def _dataset(overrides: list[str]):  # noqa: ANN202
-    """The data set that Hydra composes, by the same rules as in an experiment."""
+def _dataset(overrides: list[str]) -> "Dataset":
+    """The data set of the composed configuration, as in an experiment."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import InstantiationException
 
@@ -61,11 +67,12 @@ def _dataset(overrides: list[str]):  # noqa: ANN202
 
     conf = PACKAGE.parent.parent / "conf"
     if not conf.is_dir():
-        raise ValueError(f"{conf} is no folder; install the repository in place (pip install -e .), so that its conf/ is found")
+        raise ValueError(f"{conf} is not a folder; install the repository in place (pip install -e .), so that its conf/ is found")
     check_overrides(overrides, conf)
     register_resolvers()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        session = Session(settings_of(compose("config", overrides=overrides)))
+        chosen = [override for override in overrides if not override.startswith("logger")] + ["logger=none"]  # a logger needs a run
+        session = Session(settings_of(compose("config", overrides=chosen)))
     try:
         return session.dataset
     except InstantiationException as error:
@@ -73,7 +80,7 @@ def _dataset(overrides: list[str]):  # noqa: ANN202
 
 
 class _Bars:
-    """A progress bar a split: calling it with a number of images opens a bar, with 1 afterwards moves it on."""
+    """One progress bar per split: the first call with a number of images opens it, each further call advances it by one."""
 
     def __enter__(self) -> Callable[[str, int | None], None]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -94,13 +101,13 @@ class _Bars:
 
 
 def _show(findings: "Findings") -> None:
-    """A table of the splits, then what is wrong."""
+    """Print a table of the splits, then the problems."""
     from rich.console import Console
     from rich.table import Table
 
     names = findings.dataset.class_names
-    table = Table(title=f"{findings.dataset.name}: {len(names)} classes (smallest / median / largest, or all alike)", title_justify="left")
-    for column in ("split", "images", "images a class", "width", "height", "unreadable"):
+    table = Table(title=f"{findings.dataset.name}: {len(names)} classes (smallest / median / largest, or all equal)", title_justify="left")
+    for column in ("split", "images", "images per class", "width", "height", "unreadable"):
         table.add_column(column, justify="left" if column == "split" else "right", overflow="fold")
     for split, facts in findings.as_json()["splits"].items():
         counts = _three(_spread(list(facts["classes"].values())))

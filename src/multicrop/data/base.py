@@ -1,12 +1,11 @@
-"""What every data set yields: class names, their descriptions, and labelled images a split, indexed or streamed."""
+"""What every data set yields: class names, their descriptions, and labelled images per split, indexed or streamed."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Literal
 
-import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -14,29 +13,45 @@ from multicrop.data.classes import ClassList, check_labels
 from multicrop.data.images import ImageError, open_image
 from multicrop.files import content_hash
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with stable ids and labels; `open(i)` decodes image i as RGB or raises ImageError; several threads call it at once.
+    """Images with stable ids and labels, read in any order.
 
-    `fingerprint` is a hash of everything that can change the pixels or the ids; paths are no part of it.
+    Attributes:
+        name: Name of the data set and the split.
+        ids: One stable id per image; it keys the crops of the image.
+        labels: One class index per image.
+        open: Function from a position to the decoded RGB image; raises ImageError. Several threads may call it at once.
+        fingerprint: Hash of everything that can change the pixels or the ids. It does not depend on where the files lie.
+        domains: One domain per image (for instance the vendor of a drawing), or None.
+        parent: The set that this is a subset of, with the positions of these images in it, or None.
+        indexed: True: images are read by position.
+
     """
 
+    indexed: ClassVar[Literal[True]] = True
     name: str
     ids: list[str]
     labels: list[int]
     open: Callable[[int], Image.Image]
     fingerprint: str
     domains: list[str] | None = None
-    parent: tuple["LabelledImages", list[int]] | None = None  # the set that this is a subset of, and which rows of it
+    parent: tuple["LabelledImages", list[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def subset(self, indices: Sequence[int]) -> "LabelledImages":
-        """The images at these positions, in this order."""
+        """Select images.
+
+        Args:
+            indices: Positions, in the order of the result.
+
+        Returns:
+            The images at these positions, with this set as their parent.
+
+        """
         ids = [self.ids[i] for i in indices]
         return replace(
             self,
@@ -60,12 +75,23 @@ class _Reindexed:
 
 @dataclass(frozen=True)
 class StreamedImages(IterableDataset):
-    """Images that are only ever read in passing: iterating gives (id, label, RGB image), or None for an image that cannot be read.
+    """Images that are read once, in order, without an index.
 
-    `source(part, parts)` yields (id, label, open) of its own part of the stream. A process that is one of several reads one part of
-    `world_size` x workers, so that every image is seen once. `fingerprint` is a hash of what the stream is made of.
+    Iterating gives (id, label, RGB image), the image being None if it cannot be read. A process that is one of several reads one of
+    `world_size` x workers parts of the stream, so that every image is read once.
+
+    Attributes:
+        name: Name of the data set and the split.
+        class_names: The names of the classes, in the order of the labels.
+        source: Function (part, parts) that yields (id, label, function that opens the image) for its part of the stream.
+        fingerprint: Hash of what the stream is made of.
+        rank: Number of this process among `world_size` processes.
+        world_size: Number of processes that share the stream.
+        indexed: False: images cannot be read by position.
+
     """
 
+    indexed: ClassVar[Literal[False]] = False
     name: str
     class_names: list[str]
     source: Callable[[int, int], Iterator[tuple[str, int, Callable[[], Image.Image]]]]
@@ -85,7 +111,18 @@ class StreamedImages(IterableDataset):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification problem: `train` is the pool that few-shot splits draw from; `validation` may be empty."""
+    """A classification problem.
+
+    Attributes:
+        name: Name of the data set.
+        class_names: The names of the classes, in the order of the labels.
+        descriptions: Descriptions that the data set brings for its classes, per class name; may be empty.
+        train: The pool that few-shot splits draw from; may be empty.
+        validation: Validation images; may be empty.
+        test: Test images, indexed or streamed.
+        class_keys: Stable keys of the classes, such as ImageNet's wnids, or None.
+
+    """
 
     name: str
     class_names: list[str]
@@ -93,11 +130,11 @@ class Dataset:
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages | StreamedImages
-    class_keys: list[str] | None = None  # stable keys, such as ImageNet's wnids
+    class_keys: list[str] | None = None
 
 
 def open_bytes(data: bytes, name: str) -> Image.Image:
-    """An encoded image in memory as RGB, by the rules of images.py; an ImageError says `name`."""
+    """Decode an image in memory as `open_image` does; an ImageError begins with `name`."""
     try:
         return open_image(data)
     except ImageError as error:
@@ -106,7 +143,7 @@ def open_bytes(data: bytes, name: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Files:
-    """Opens file i by the rules of images.py."""
+    """Opens file i as `open_image` does."""
 
     paths: list[Path]
 
@@ -116,7 +153,21 @@ class Files:
 
 
 def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Sequence[Path]) -> LabelledImages:
-    """Images in files; the fingerprint holds each one's id, size and time of change. Raises ValueError when files are missing."""
+    """Labelled images in files.
+
+    Args:
+        name: Name of the data set and the split.
+        ids: One id per image.
+        labels: One class index per image.
+        paths: One file per image.
+
+    Returns:
+        The images; their fingerprint covers the id, size and modification time of each file.
+
+    Raises:
+        ValueError: If files are missing.
+
+    """
     facts, missing = [], []
     for image_id, path in zip(ids, paths, strict=True):
         try:
@@ -127,32 +178,31 @@ def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Seq
             facts.append(f"{image_id}:{found.st_size}:{found.st_mtime_ns}")
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(ids)} images of {name} are not there: {', '.join(missing[:3])}"
+            f"{len(missing)} of the {len(ids)} images of {name} do not exist: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}. Check dataset.root, or unpack all of the data"
         )
     return LabelledImages(name, list(ids), list(labels), Files(list(paths)), content_hash(*facts))
 
 
-def divided(items: Mapping[str, Sequence[Item]], test_share: float, seed: int) -> tuple[dict[str, list[Item]], dict[str, list[Item]]]:
-    """(train, test) parts of each class by a permutation keyed by (seed, class); both get an item where there are two."""
-    train, test = {}, {}
-    for name, members in items.items():
-        order = np.random.default_rng(int(content_hash(seed, name)[:15], 16)).permutation(len(members))
-        count = min(max(1, round(len(members) * test_share)), max(1, len(members) - 1))
-        test[name] = [members[i] for i in sorted(order[:count])]
-        train[name] = [members[i] for i in sorted(order[count:])]
-    return train, test
-
-
 def assemble(name: str, classes: ClassList, splits: Mapping[str, LabelledImages]) -> Dataset:
-    """The data set of these splits (train, validation, test; the first two may be absent), checked.
+    """Build a data set from its splits and check it.
 
-    Raises ValueError for ids that repeat, labels without a class name, and classes without a test image.
+    Args:
+        name: Name of the data set.
+        classes: Class names and keys, in the order of the labels.
+        splits: The images of `test` and, where there are any, `train` and `validation`.
+
+    Returns:
+        The data set, without descriptions.
+
+    Raises:
+        ValueError: If ids repeat, a label has no class name, or a class has no test image.
+
     """
     empty = splits["test"].subset([])
     for images in splits.values():
         if twice := [image_id for image_id, count in Counter(images.ids).items() if count > 1]:
-            raise ValueError(f"{len(twice)} ids of {images.name} repeat: {', '.join(twice[:3])}; give each image an id of its own")
+            raise ValueError(f"{len(twice)} ids of {images.name} repeat: {', '.join(twice[:3])}; give each image a unique id")
         check_labels(images.labels, classes.names, images.name)
     tested = set(splits["test"].labels)
     if absent := [title for label, title in enumerate(classes.names) if label not in tested]:

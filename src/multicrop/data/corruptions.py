@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from PIL import Image
 
-from multicrop.data.base import Dataset, LabelledImages, StreamedImages
+from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.files import content_hash
 
@@ -26,15 +26,29 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def clean(dataset: Dataset) -> Dataset:
-    """The data set as it is."""
+    """Return the data set unchanged."""
     return dataset
 
 
 def common(dataset: Dataset, *, kind: str, severity: int, corruption_seed: int) -> Dataset:
-    """The data set with corrupted test images; training and validation images stay as they are.
+    """Corrupt the test images of a data set; training and validation images stay unchanged.
 
-    The noise of an image depends on (corruption_seed, kind, image id) alone. Kernels are in pixels of the image as it comes, where
-    ImageNet-C corrupts images of 224 px. Raises ValueError for a kind or severity that there is not, ImportError without the library.
+    The noise of an image depends on (corruption_seed, kind, image id) alone. Kernels are in pixels of the image as it is stored, whereas
+    ImageNet-C corrupts images of 224 px.
+
+    Args:
+        dataset: Any data set, indexed or streamed.
+        kind: One of the 15 corruptions of ImageNet-C or the 4 further ones.
+        severity: 1 to 5.
+        corruption_seed: Seed of the noise.
+
+    Returns:
+        The data set with corrupted test images and a name that says so.
+
+    Raises:
+        ValueError: If the kind or the severity does not exist.
+        ImportError: If the library of corruptions is not installed.
+
     """
     if kind not in (*IMAGENET_C, *FURTHER):
         raise ValueError(f"corruption.kind is one of {', '.join((*IMAGENET_C, *FURTHER))}, got {kind!r}")
@@ -43,10 +57,10 @@ def common(dataset: Dataset, *, kind: str, severity: int, corruption_seed: int) 
     spoil = Corruption(kind, severity, corruption_seed)
     test = dataset.test
     name, fingerprint = f"{test.name}-{kind}-{severity}", content_hash(test.fingerprint, spoil, _library_version())
-    if isinstance(test, StreamedImages):
-        corrupted = replace(test, name=name, fingerprint=fingerprint, source=_CorruptedSource(test.source, spoil))
-    else:
+    if test.indexed is True:
         corrupted = replace(test, name=name, fingerprint=fingerprint, open=_CorruptedImages(test, spoil), parent=None)
+    else:
+        corrupted = replace(test, name=name, fingerprint=fingerprint, source=_CorruptedSource(test.source, spoil))
     return replace(dataset, name=f"{dataset.name}-{kind}-{severity}", test=corrupted)
 
 
@@ -59,11 +73,11 @@ class Corruption:
     seed: int
 
     def __call__(self, image: Image.Image, image_id: str) -> Image.Image:
-        """The corrupted RGB image, the same for the same id; raises ImageError for a side under 32 pixels."""
+        """The corrupted RGB image, always the same for one id; raises ImageError for a side under 32 pixels."""
         from imagecorruptions import corrupt, corruption_dict
 
         if min(image.size) < LEAST_SIDE:
-            raise ImageError(f"{image_id} is {image.width} x {image.height} pixels; a corruption needs {LEAST_SIDE} a side")
+            raise ImageError(f"{image_id} is {image.width} x {image.height} pixels; a corruption needs {LEAST_SIDE} per side")
         drawn = int(content_hash(self.seed, self.kind, image_id)[:8], 16)
         own = {"seed": drawn} if "seed" in inspect.signature(corruption_dict[self.kind]).parameters else {}
         with _numpy_seeded(drawn):
@@ -95,7 +109,7 @@ def _opened(opened: Callable[[], Image.Image], spoil: Corruption, image_id: str)
 
 @contextmanager
 def _numpy_seeded(seed: int) -> Iterator[None]:
-    """NumPy's global generator, the only one that the library draws from, seeded within and as it was after; one thread at a time."""
+    """Seed NumPy's global generator, from which the library draws, and restore it afterwards; one thread at a time."""
     with _ONE_AT_A_TIME:
         before = np.random.get_state()
         np.random.seed(seed)

@@ -9,27 +9,38 @@ import numpy as np
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.files import content_hash
 
-VALIDATION_SHOTS = 4  # at most this many validation images a class in a few-shot split
+VALIDATION_SHOTS = 4  # at most this many validation images per class in a few-shot split
 PICKLES = {".pkl", ".pickle", ".pt", ".pth"}
 FORMAT = '{"train": [image id, ...], "val": [image id, ...]}'
 
 
 def few_shot_split(dataset: Dataset, *, shots: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """(support, validation), balanced, nested in `shots`, from the training pool (and the validation images, where there are any).
+    """Draw a few-shot split, balanced over the classes and nested in `shots`.
 
     The support of a class is the head of one permutation keyed by (seed, class); its validation images are the tail, at most
-    min(shots, 4). A class with too few images gives fewer of both and keeps one for validation. Raises ValueError when a class has
-    fewer than two images and the data set brings no validation images.
+    min(shots, 4). A class with too few images gives fewer of both and keeps one for validation.
+
+    Args:
+        dataset: The data set; support images come from its training pool, and validation images too if it has no validation split.
+        shots: Number of support images per class.
+        seed: Seed of the permutations.
+
+    Returns:
+        Support and validation images.
+
+    Raises:
+        ValueError: If `shots` is below 1, or a class has fewer than two images (one, if the data set has a validation split).
+
     """
     if shots < 1:
-        raise ValueError(f"task.shots is {shots}; few-shot needs one image a class or more")
+        raise ValueError(f"task.shots is {shots}; few-shot needs one image per class or more")
     labels, support, validation = np.asarray(dataset.train.labels), [], []
     own_validation = len(dataset.validation) > 0
     for label, name in enumerate(dataset.class_names):
         members = np.flatnonzero(labels == label)
         if len(members) < (1 if own_validation else 2):
             raise ValueError(
-                f"few-shot needs {'one image' if own_validation else 'two images'} a class to train and validate; "
+                f"few-shot needs {'one image' if own_validation else 'two images'} per class to train and validate; "
                 f"class {name!r} has {len(members)} in {dataset.train.name}. Add images or leave the class out"
             )
         key = int(content_hash(seed, name)[:15], 16)
@@ -43,7 +54,16 @@ def few_shot_split(dataset: Dataset, *, shots: int, seed: int) -> tuple[Labelled
 
 
 def first_per_class(images: LabelledImages, count: int) -> LabelledImages:
-    """The first `count` images of every class, in order."""
+    """Select the first `count` images of every class.
+
+    Args:
+        images: Labelled images.
+        count: Number of images per class.
+
+    Returns:
+        The selected images in their order.
+
+    """
     seen: dict[int, int] = {}
     kept = []
     for index, label in enumerate(images.labels):
@@ -54,11 +74,22 @@ def first_per_class(images: LabelledImages, count: int) -> LabelledImages:
 
 
 def few_shot_from_file(dataset: Dataset, file: str) -> tuple[LabelledImages, LabelledImages]:
-    """(support, validation) as a JSON file names them: {"train": [...], "val": [...]}, each entry an image id.
+    """Read a few-shot split from a JSON file, {"train": [...], "val": [...]}, such as the `splits.json` of a record.
 
-    The `splits.json` of a record is such a file. An entry may also be CoOp's [path, label, class name], or a path whose last parts are
-    an id. "train" names images of the training pool; "val" names validation images, or else images of the training pool. Raises
-    ValueError for pickles, for images that are not there, for one that is named twice, and for a label that is not the image's own.
+    An entry is an image id, CoOp's [path, label, class name], or a path whose last parts are an id.
+
+    Args:
+        dataset: The data set whose images the file names: "train" names images of the training pool, "val" validation images or else
+            images of the training pool.
+        file: The file. Pickles are not read.
+
+    Returns:
+        Support and validation images.
+
+    Raises:
+        ValueError: If the file is a pickle or not of this form, names images that do not exist or one image twice, gives an image another
+            label, or has no training image for a class.
+
     """
     table = _read_split(Path(file).expanduser())
     support = _picked(table["train"], [dataset.train], file)
@@ -73,19 +104,19 @@ def few_shot_from_file(dataset: Dataset, file: str) -> tuple[LabelledImages, Lab
 
 
 def _read_split(path: Path) -> dict[str, list]:
-    """The two lists of the file; raises ValueError with what is wanted when it is something else."""
+    """The two lists of the file; raises ValueError if it is not of the form FORMAT."""
     if path.suffix.lower() in PICKLES:
         raise ValueError(
             f"task.few_shot_file={path} is a pickle, and reading a pickle runs whatever code is inside, so it is not read. Turn it into "
-            f"JSON where running it can do no harm (a container without network and without your files): {FORMAT}; "
+            f"JSON where running it is safe (a container without network and without your files): {FORMAT}; "
             "or draw splits here with task.shots and seed"
         )
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"task.few_shot_file={path} cannot be read as JSON ({error}); it wants {FORMAT}") from error
+        raise ValueError(f"task.few_shot_file={path} cannot be read as JSON ({error}); expected {FORMAT}") from error
     if not isinstance(table, dict) or not all(isinstance(table.get(part), list) and table[part] for part in ("train", "val")):
-        raise ValueError(f"task.few_shot_file={path} should hold two lists that are not empty; it wants {FORMAT}")
+        raise ValueError(f"task.few_shot_file={path} should hold two lists that are not empty; expected {FORMAT}")
     return table
 
 
@@ -106,7 +137,7 @@ def _picked(entries: Sequence[object], pools: Sequence[LabelledImages], file: st
 
 
 def _position(name: str, position: dict[str, int]) -> int | None:
-    """Where the image is whose id is the name, or the name less its first folders."""
+    """The position of the image whose id is the name, or the name without its first folders."""
     parts = name.split("/")
     return next((position[tail] for cut in range(len(parts)) if (tail := "/".join(parts[cut:])) in position), None)
 

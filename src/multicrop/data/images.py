@@ -1,8 +1,8 @@
-"""Reading images: one documented rule for every odd file, and a limit against decompression bombs.
+"""Reading images: one policy for unusual files, and a limit against decompression bombs.
 
-Fixed: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is laid on
-white, an animation shows its first frame. Refused with ImageError: what cannot be decoded, is truncated, has a side under 2 pixels or
-more than MAX_PIXELS.
+Converted: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is
+composited on white, an animation shows its first frame. Rejected with ImageError: files that cannot be decoded or are truncated, and
+images with a side under 2 pixels or more than MAX_PIXELS.
 """
 
 import io
@@ -26,15 +26,31 @@ UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> what undoes it
+}  # EXIF orientation -> the transformation that undoes it
 
 
 class ImageError(ValueError):
-    """An image that cannot be used, with the reason."""
+    """An image cannot be used; the message says why."""
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """The image as RGB, after the rules above; raises ImageError with the file's name and the reason."""
+    """Decode an image as RGB.
+
+    EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is composited on
+    white, and an animation shows its first frame.
+
+    Args:
+        source: A file, or the bytes of one.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ImageError: If it cannot be decoded, is truncated, has a side under 2 pixels or more than 100 million pixels.
+        FileNotFoundError: If the file does not exist.
+        PermissionError: If the file may not be read.
+
+    """
     name = "image bytes" if isinstance(source, bytes) else str(source)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
@@ -49,25 +65,25 @@ def open_image(source: str | Path | bytes) -> Image.Image:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, ImageError | FileNotFoundError | PermissionError):
             raise
-        raise ImageError(f"{name} cannot be decoded ({error}); remove it or replace it by an intact file") from error
+        raise ImageError(f"{name} cannot be decoded ({error}); remove it or replace it with an intact file") from error
 
 
 def check_size(image: Image.Image, name: str) -> None:
-    """Refuse pictures too small to crop or too large to decode safely, before any pixel is decoded."""
+    """Raise ImageError for an image that is too small to crop or too large to decode safely, before any pixel is decoded."""
     if min(image.size) < MIN_SIDE:
-        raise ImageError(f"{name} is {image.width} x {image.height} pixels; at least {MIN_SIDE} a side are needed; remove it")
+        raise ImageError(f"{name} is {image.width} x {image.height} pixels; each side needs at least {MIN_SIDE}; remove it")
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS:,}; shrink it")
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says. PIL's exif_transpose also writes the EXIF data anew and fails where it is odd."""
+    """The image rotated by its EXIF orientation. PIL's exif_transpose also rewrites the EXIF data, and fails if an entry is malformed."""
     method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if method is None else image.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB by the rules above."""
+    """The image in mode RGB, by the policy of this module."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         values = np.asarray(image, dtype=np.float64)
         brightest = 65535 if image.mode.startswith("I;16") else values.max(initial=0)
@@ -76,18 +92,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # convert copies what is RGB already
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy an RGB image
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an RGB image, channels last in memory."""
+    """The pixels of an RGB image, 0 to 255, channels last in memory."""
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)  # np.array(image) takes twice the time
 
 
 def shared_pixels(image: Image.Image) -> UInt8[Tensor, "channels height width"]:
-    """The pixels of an RGB image where PIL keeps them, not copied and not to be written to: red, green, blue, and a byte of no meaning.
+    """The pixels of an RGB image in PIL's own memory, not copied: red, green, blue, and an unused byte. Read only.
 
-    The three channels of `to_tensor` where PIL has no such memory to lend: it keeps pictures over 16 MiB in several blocks.
+    Images over 16 MiB, which PIL stores in several blocks, are copied as `to_tensor` does.
     """
     try:
         values = torch.from_dlpack(pyarrow.array(image).values)

@@ -7,9 +7,11 @@ import xxhash
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from multicrop.crops.pixels import PixelSpec
-from multicrop.encoder.calibration import calibration_views
+from multicrop.encoder.calibration import Calibration, calibration_views
 from multicrop.encoder.facts import TextRule, feature_dim, scale_and_bias, text_rule, views_in_cache
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
@@ -22,28 +24,44 @@ TEXT_BATCH = 256
 
 
 class Encoder(nn.Module):
-    """A dual encoder with its tokenizer and pixel facts; features leave it unit-norm in float32.
+    """A dual encoder with its tokenizer and pixel specification; features are unit-norm and in float32.
 
-    `precision` is that of the image tower, whose weights are cast once: fp32, bf16, fp16 (GPU only), or through OpenVINO (CPU only)
-    openvino_bf16, int8 and int8_static. `calibration` is a folder of pictures for int8_static alone, None for embedded scenes.
-    Texts are few and meet every score: their tower stays in fp32. `logit_scale` multiplies cosines (100 for OpenAI CLIP; 1/temperature
-    for ALIGN). `logit_bias` (SigLIP; 0 elsewhere) is added to all logits alike, so no argmax or softmax depends on it; only sigmoid
-    probabilities do. Raises ValueError for a precision that is unknown or that this machine cannot run, and as `calibration_views` does.
+    The text tower stays in fp32: texts are few, and every score depends on them. `logit_bias` (SigLIP; 0 elsewhere) is added to all
+    logits alike, so no argmax or softmax depends on it, only sigmoid probabilities do.
+
+    Args:
+        model: A transformers model with `get_image_features` and `get_text_features`.
+        tokenizer: The tokenizer of the text tower.
+        spec: Side, resizing, mean and standard deviation of the pixels (`pixel_spec`).
+        name: The name of the model in records and messages.
+        precision: Precision of the image tower, whose weights are cast once: fp32, bf16, fp16 (GPU only), or through OpenVINO (CPU only)
+            openvino_bf16, int8 and int8_static.
+        compile: Whether to compile the image tower by torch.compile.
+        calibration: A function that returns (id, RGB image) pairs, called for int8_static alone.
+
+    Attributes:
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP; 1/temperature for ALIGN).
+        dim: Length of a feature.
+
+    Raises:
+        ValueError: If the precision is unknown, cannot run on this machine, or is int8_static without calibration images.
+
     """
 
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: object,
+        tokenizer: PreTrainedTokenizerBase,
         spec: PixelSpec,
         *,
         name: str,
         precision: str = "fp32",
         compile: bool = False,
-        calibration: str | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         _check_precision(precision, compile)
+        _check_calibration(precision, calibration)
         self.logit_scale, self.logit_bias = scale_and_bias(model)
         self.dim: int = feature_dim(model)
         self.rule: TextRule = text_rule(model, tokenizer)
@@ -56,14 +74,14 @@ class Encoder(nn.Module):
         self.register_buffer("gain", (1 / (255 * std)).float(), persistent=False)
         self.register_buffer("offset", (-mean / std).float(), persistent=False)
         self.calibration = calibration
-        self._views = calibration_views(calibration, spec) if precision == "int8_static" else None
+        self._views = calibration_views(calibration(), spec) if calibration and precision == "int8_static" else None
         self._tower = openvino_tower(model, precision, self._views, self._normalised) if precision in OPENVINO else self._image_features
         self.views_in_cache = sys.maxsize if precision in OPENVINO else views_in_cache(model, spec.side, self.dtype.itemsize)
         if compile:
             self._tower = torch.compile(self._tower)
 
     def fingerprint(self) -> str:
-        """A hash of all weights, precision, calibration and pixel facts, so that a bank never outlives the model that filled it."""
+        """A hash of all weights, the precision, the calibration images and the pixel specification: of all that can change a feature."""
         digest = xxhash.xxh3_128(f"{self.precision} {self.compiled} {self.spec}".encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
@@ -73,9 +91,17 @@ class Encoder(nn.Module):
         return digest.hexdigest()
 
     def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:
-        """Unit-norm features of views whose pixels are already at the model's side.
+        """Encode views.
 
-        Raises ValueError for fp16 on a CPU.
+        Args:
+            pixels: Views at the model's resolution, 0 to 255, shape (..., 3, side, side).
+
+        Returns:
+            Unit-norm features, shape (..., dim).
+
+        Raises:
+            ValueError: If the precision is fp16 and the pixels are on a CPU.
+
         """
         features = self._tower(self._normalised(pixels.reshape(-1, *pixels.shape[-3:])))
         return F.normalize(features.float(), dim=-1).reshape(*pixels.shape[:-3], -1)
@@ -83,15 +109,24 @@ class Encoder(nn.Module):
     def encode_feature_crops(
         self, pixels: UInt8[Tensor, "batch 3 side side"], boxes: Float[Tensor, "batch crops 4"]
     ) -> Float[Tensor, "batch views dim"]:
-        """The global feature in slot 0, then those of crops cut from the last block's input tokens (crop=feature).
+        """Encode the global view and crops that are cut from the input tokens of the last layer (crop=feature).
 
-        `boxes` are (x1, top, x2, bottom) as shares of the global view. Raises ValueError as `check_feature_crops` does.
+        Args:
+            pixels: Global views, 0 to 255, shape (batch, 3, side, side).
+            boxes: Crops as shares of the global view (x1, top, x2, bottom), shape (batch, crops, 4).
+
+        Returns:
+            Unit-norm features, shape (batch, 1 + crops, dim), the global view first.
+
+        Raises:
+            ValueError: If the image tower has no class token, or its precision hides the tokens.
+
         """
         self.check_feature_crops()
         return F.normalize(finished_crops(self.model, self._normalised(pixels), boxes).float(), dim=-1)
 
     def check_feature_crops(self) -> None:
-        """Raise ValueError, with the reason, where crops cannot be cut from the image tower's tokens."""
+        """Raise ValueError with the reason if crops cannot be cut from the tokens of the image tower."""
         if self.precision not in DTYPES:
             raise ValueError(
                 f"crop=feature opens the tower's last block, which {self.precision} hides; choose model.precision=bf16 or fp32"
@@ -100,17 +135,34 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> Float[Tensor, "texts dim"]:
-        """Unit-norm features, in batches of like length trimmed to their longest text, or padded to the context (SigLIP).
+        """Encode texts, in batches of similar length trimmed to their longest text, or padded to the context (SigLIP).
 
-        Raises ValueError when a text is longer than the model's context.
+        Args:
+            texts: Texts as a user writes them.
+
+        Returns:
+            Unit-norm features on the CPU, shape (texts, dim).
+
+        Raises:
+            ValueError: If a text is longer than the model's context.
+
         """
         parts, position = self.token_parts(texts, TEXT_BATCH)
         return F.normalize(self.text_outputs(parts).float().cpu(), dim=-1)[position]
 
     def token_parts(self, texts: list[str], size: int) -> tuple[list[dict[str, Tensor]], Int[Tensor, " texts"]]:
-        """Texts as the text tower reads them, `size` of like length at a time, and where each is in that order.
+        """Tokenize texts in batches of similar length.
 
-        Raises ValueError as `encode_texts` does.
+        Args:
+            texts: Texts as a user writes them.
+            size: Number of texts per batch.
+
+        Returns:
+            The arguments of the text tower per batch, and the position of each text in the order of the batches.
+
+        Raises:
+            ValueError: If a text is longer than the model's context.
+
         """
         texts = [self.rule.cleaned(text) for text in texts]
         lengths = [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
@@ -122,17 +174,17 @@ class Encoder(nn.Module):
         return [self.rule.tokens(self.tokenizer, batch) for batch in batches], torch.tensor(order).argsort()
 
     def text_outputs(self, parts: list[dict[str, Tensor]]) -> Float[Tensor, "texts dim"]:
-        """What the text tower makes of `token_parts`, in their order, not normalised; differentiable in the weights."""
+        """Features of the batches of `token_parts`, in their order, not normalised; differentiable in the weights."""
         device = self.gain.device
         batches = ({name: ids.to(device) for name, ids in part.items()} for part in parts)
         return torch.cat([_pooled(self.model.get_text_features(**batch)) for batch in batches])
 
     def encode_prompts(self, prompts: list[list[str]]) -> TextBank:
-        """The text bank of one list of prompts a class."""
+        """Encode one list of prompts per class."""
         return text_bank(prompts, self.encode_texts)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """What the model's own processor makes of the pixels: one multiplication and addition, then the tower's precision."""
+        """The pixels as the model's own processor normalises them, in the precision of the tower."""
         if self.precision == "fp16" and pixels.device.type == "cpu":
             raise ValueError("fp16 runs on a GPU only; choose trainer=gpu, or model.precision=bf16 on this CPU")
         return torch.addcmul(self.offset, pixels.float(), self.gain).to(self.dtype)
@@ -153,5 +205,14 @@ def _check_precision(precision: str, compile: bool) -> None:
         raise ValueError(f"model.compile=true is for torch; {precision} is compiled by OpenVINO already. Drop one of the two")
 
 
-def _pooled(output: object) -> Tensor:
+def _check_calibration(precision: str, calibration: Calibration | None) -> None:
+    if precision == "int8_static" and not callable(calibration):
+        raise ValueError(
+            "precision int8_static fixes the ranges of activations on images: pass calibration=FUNCTION that gives (id, RGB image) pairs, "
+            f"got {calibration!r}. In Python: multicrop.data.calibration.calibration_images, or partial(calibration_images, FOLDER). "
+            "Precision int8 needs no images"
+        )
+
+
+def _pooled(output: Tensor | ModelOutput) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output

@@ -1,9 +1,10 @@
-"""What differs between families of dual encoders, as facts: pixels, texts, size of a feature, scale of the logits."""
+"""What differs between families of dual encoders: pixels, texts, length of a feature, scale of the logits."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from multicrop.crops.pixels import PixelSpec
 
@@ -14,9 +15,9 @@ UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on texts padde
 
 @dataclass(frozen=True)
 class TextRule:
-    """How a family wants its texts.
+    """How a family reads texts.
 
-    Most towers mask what is padded, or are causal and pooled at the end token: there, trimming to the longest text of a batch is exact.
+    Most towers mask the padding, or are causal and pooled at the end token: there, trimming to the longest text of a batch is exact.
     SigLIP pools the last position and attends to the padding, so every text is padded to the context, and no mask is passed.
     """
 
@@ -24,23 +25,23 @@ class TextRule:
     padded: bool
 
     def cleaned(self, text: str) -> str:
-        """The text as the tokenizer is to see it: SigLIP and SigLIP2 were trained on lower case."""
+        """The text as the tokenizer expects it: SigLIP and SigLIP 2 were trained on lower case."""
         return text.lower() if self.padded else text
 
-    def tokens(self, tokenizer: object, texts: list[str]) -> dict[str, Tensor]:
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, Tensor]:
         """The arguments of the text tower for one batch."""
         if self.padded:
             return {"input_ids": tokenizer(texts, padding="max_length", max_length=self.context, return_tensors="pt")["input_ids"]}
         return dict(tokenizer(texts, padding=True, return_tensors="pt"))
 
 
-def text_rule(model: nn.Module, tokenizer: object) -> TextRule:
-    """The rule of this model: its context is what the position table holds, or less where the tokenizer says so."""
+def text_rule(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> TextRule:
+    """The rule of this model: its context is the size of its position table, or the tokenizer's limit if that is smaller."""
     config = model.config.text_config
     context = config.max_position_embeddings
     for name, module in model.text_model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith(("position_embedding", "position_embeddings")):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa counts from behind its padding
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's positions start after its padding index
             context = module.num_embeddings - reserved
     padded = config.model_type in UNMASKED
     return TextRule(context if padded else min(context, tokenizer.model_max_length), padded)
@@ -53,10 +54,10 @@ def feature_dim(model: nn.Module) -> int:
 
 
 def views_in_cache(model: nn.Module, side: int, bytes_each: int) -> int:
-    """Views whose widest activations (tokens x inner width of the MLP) fill CACHE: a forward on a CPU is fastest in parts of about as many.
+    """Views whose widest activations (tokens x inner width of the MLP) fill CACHE: about the fastest batch size on a CPU.
 
-    ViT-B/32 in fp32 takes 54 ms a view with 8 at once, 62 with 68; the embedded model 1.14 ms with 34, 1.34 with 8, 1.49 with 68. Where
-    the tower is no such transformer: 8.
+    ViT-B/32 in fp32 takes 54 ms per view with 8 at once, 62 with 68; the embedded model 1.14 ms with 34, 1.34 with 8, 1.49 with 68. For a
+    tower that is not a vision transformer: 8.
     """
     vision = model.config.vision_config
     patch, width = getattr(vision, "patch_size", None), getattr(vision, "intermediate_size", None)
@@ -73,10 +74,19 @@ def scale_and_bias(model: nn.Module) -> tuple[float, float]:
     return float(model.logit_scale.detach().float().exp()), float(bias)
 
 
-def pixel_spec(processor: object, expected: int | None = None) -> PixelSpec:
-    """What the processor does to an image, as facts; `expected` is the side that the model wants, None where any will do.
+def pixel_spec(processor: BaseImageProcessor, expected: int | None = None) -> PixelSpec:
+    """Read what an image processor does to an image.
 
-    Raises ValueError for a processor whose views are not squares of one size, or not of the expected one.
+    Args:
+        processor: The model's own image processor.
+        expected: The side in pixels that the model needs; None if any side works.
+
+    Returns:
+        Side, resizing, mean and standard deviation.
+
+    Raises:
+        ValueError: If the processor's views are not squares of one size, or not of the expected side.
+
     """
     size = {name: value for name, value in dict(processor.size or {}).items() if value}
     crop = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
@@ -86,18 +96,18 @@ def pixel_spec(processor: object, expected: int | None = None) -> PixelSpec:
     if not processor.do_resize or side is None or any(width != side for width in widths):
         raise ValueError(
             f"views are squares of one size, but the image processor {type(processor).__name__} makes size={size}, crop={crop}; "
-            "mend its preprocessor config, or choose a checkpoint of a fixed resolution"
+            "change its preprocessor config, or choose a checkpoint of a fixed resolution"
         )
     if expected is not None and side != expected:
-        raise ValueError(f"the image processor makes {side} px views, the model wants {expected}; mend its preprocessor config")
+        raise ValueError(f"the image processor makes {side} px views, the model needs {expected}; change its preprocessor config")
     if int(processor.resample) not in RESAMPLING:
-        raise ValueError(f"resample is one of {RESAMPLING}, got {processor.resample}; mend the preprocessor config")
+        raise ValueError(f"resample is one of {RESAMPLING}, got {processor.resample}; change the preprocessor config")
     mean, std = _normalisation(processor)
     stretch = None if stretched in (None, side) else stretched
     return PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
 
 
-def _normalisation(processor: object) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(processor: BaseImageProcessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in shares of white, such that (pixel / 255 - mean) / std is the processor's output.
 
     EfficientNet's processor (ALIGN) may take 1 off after rescaling, and may divide by its deviation once more (`include_top`).

@@ -1,4 +1,4 @@
-"""Loading a dual encoder from a folder or the HuggingFace hub, and saying what is wrong where that fails."""
+"""Loading a dual encoder from a folder or the HuggingFace hub, with an error that names what is wrong."""
 
 from pathlib import Path
 
@@ -8,22 +8,37 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from multicrop.encoder.calibration import Calibration
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec
 
-BYTES = 256  # a tokenizer of fewer tokens is the blank one that transformers makes up where a folder has no tokenizer files
+BYTES = 256  # transformers makes a blank tokenizer, of fewer tokens, where a folder has no tokenizer files
 
 
 def load_encoder(
-    *, path: str, precision: str = "fp32", compile: bool = False, revision: str | None = None, calibration: str | None = None
+    *, path: str, precision: str = "fp32", compile: bool = False, revision: str | None = None, calibration: Calibration | None = None
 ) -> Encoder:
-    """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub by its id.
+    """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
     Tested on CLIP (so MetaCLIP), MetaCLIP 2, SigLIP, SigLIP 2 of a fixed resolution, ALIGN, Chinese-CLIP, AltCLIP and
-    VisionTextDualEncoder; others that transformers' AutoModel loads as two towers should do. Reads safetensors only and runs no code of
-    the checkpoint. `calibration` is a folder of pictures like those to come, for precision=int8_static alone: without one the ranges
-    come from scenes of the embedded drawings, and a tower for photographs wants photographs. Raises ValueError when it cannot be found
-    or is no dual encoder, and for SigLIP 2's NaFlex checkpoints.
+    VisionTextDualEncoder; other checkpoints that transformers' AutoModel loads as two towers should work. Reads safetensors only and runs
+    no code of the checkpoint.
+
+    Args:
+        path: A folder, or the id of a model on the hub.
+        precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_bf16, int8 or int8_static (CPU).
+        compile: Whether to compile the image tower by torch.compile.
+        revision: The commit, branch or tag of a model on the hub.
+        calibration: A function that returns (id, RGB image) pairs, called for int8_static alone, for instance
+            `multicrop.data.calibration.calibration_images`. A tower for photographs needs photographs.
+
+    Returns:
+        The encoder on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: If the checkpoint cannot be found, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the precision cannot
+            run on this machine, or if int8_static comes without calibration.
+
     """
     path = str(Path(path).expanduser())
     model = load_model(path, revision)
@@ -69,7 +84,7 @@ def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Modul
 def _load_advice(path: str, error: Exception) -> str:
     reason = str(error).splitlines()[0]
     if Path(path).is_dir():
-        return f"{path} holds no safetensors checkpoint that transformers can load ({reason})"
+        return f"{path} holds no safetensors checkpoint that transformers can load ({reason}); it needs model.safetensors"
     return (
         f"the model {path!r} is neither a folder here nor reachable on the HuggingFace hub ({reason}). Check the name and the network, "
         "or download it elsewhere and pass model=local model.path=FOLDER; model=tiny needs no network"

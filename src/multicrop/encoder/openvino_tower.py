@@ -1,4 +1,4 @@
-"""The image tower through OpenVINO on a CPU: in bf16, or with int8 weights and activations quantised as they come or by fixed ranges."""
+"""The image tower through OpenVINO on a CPU: in bf16, or with int8 weights and activations quantised dynamically or by fixed ranges."""
 
 import gc
 import io
@@ -7,9 +7,13 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import openvino
 
 GROUP = "128"  # activations of int8 that share a scale
 NNCF = ("int8", "int8_static")  # precisions that need it
@@ -18,13 +22,12 @@ NNCF = ("int8", "int8_static")  # precisions that need it
 def openvino_tower(
     model: nn.Module, precision: str, views: Tensor | None = None, normalised: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """A function from normalised pixels (n,3,side,side) on the CPU to features (n,dim), converted at its first call.
+    """A function from normalised pixels (n,3,side,side) on the CPU to features (n,dim), converted at its first call; without gradients.
 
-    `openvino_bf16` computes in bf16 where the CPU can. `int8` keeps every linear weight in int8 (symmetric, one scale a channel, by
-    nncf) and quantises activations as they come, in groups of GROUP; it needs no calibration pictures. `int8_static` fixes the scale of
-    each activation beforehand, from what it is on `views` (pictures,views,3,side,side; uint8, which `normalised` turns into the tower's
-    pixels): the fastest, and the one that is as good as these pictures are like those to come. None gives gradients. Raises ValueError
-    when the extra is not installed.
+    `openvino_bf16` computes in bf16 where the CPU can. `int8` keeps every linear weight in int8 (symmetric, one scale per channel, by
+    nncf) and quantises activations dynamically, in groups of GROUP. `int8_static` fixes the scale of each activation beforehand on `views`
+    (images,views,3,side,side; uint8, which `normalised` turns into the tower's pixels): the fastest, and as good as these images are
+    similar to those to be encoded. Raises ValueError when the extra is not installed.
     """
     wanted = ("openvino", "nncf") if precision in NNCF else ("openvino",)
     if missing := [name for name in wanted if not _installed(name)]:
@@ -53,11 +56,11 @@ class _Tower(nn.Module):
 
 
 @cache
-def _core() -> object:
+def _core() -> "openvino.Core":
     """The one OpenVINO core of the process, which lives as long as the process does.
 
-    On a CPU with AMX its CPU plugin gives the thread that makes it a stack for signals (openvino pull request 11894) and unmaps that
-    stack when the core goes. If another thread lets it go, say by collecting garbage, the next signal kills the process, without a word.
+    On a CPU with AMX the CPU plugin sets a signal stack in the thread that makes the core (openvino pull request 11894) and unmaps that
+    stack when the core is deleted. If another thread deletes it, say by collecting garbage, the next signal kills the process silently.
     """
     import openvino
 
@@ -74,12 +77,12 @@ def _compiled(model: nn.Module, side: int, precision: str, views: Tensor | None,
     knobs = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision in NNCF:
         converted = _quantised(converted, views, normalised)
-        gc.collect()  # nncf's cores go on the thread that made them, see _core
+        gc.collect()  # deletes nncf's cores on the thread that made them, see _core
         knobs |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if views is None else "0"}
     return core.compile_model(converted, "CPU", knobs)
 
 
-def _quantised(converted: object, views: Tensor | None, normalised: Callable[[Tensor], Tensor] | None) -> object:
+def _quantised(converted: "openvino.Model", views: Tensor | None, normalised: Callable[[Tensor], Tensor] | None) -> "openvino.Model":
     """The OpenVINO model with int8 weights and, where there are views, with int8 activations of the ranges seen on them."""
     import nncf
 
@@ -87,10 +90,10 @@ def _quantised(converted: object, views: Tensor | None, normalised: Callable[[Te
     with redirect_stdout(io.StringIO()):  # its table and progress bar
         if views is None:
             return nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
-        pictures = nncf.Dataset(views, lambda picture: normalised(picture).numpy())
+        images = nncf.Dataset(views, lambda image: normalised(image).numpy())
         return nncf.quantize(
             converted,
-            pictures,
+            images,
             preset=nncf.QuantizationPreset.PERFORMANCE,
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(views),

@@ -1,4 +1,4 @@
-"""Captions of concepts and scenes, sampled a step; and the byte-level BPE tokenizer trained on all of them."""
+"""Captions of concepts and scenes, sampled at each step, and the byte-level BPE tokenizer trained on all of them."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def concept_caption(concept: dict, rng: random.Random) -> str:
 
 
 def corpus(concepts: Sequence[dict], repeats: int = 20) -> Iterator[str]:
-    """The sentences that the tokenizer is trained on; names weigh most."""
+    """The sentences that the tokenizer is trained on; names have the largest weight."""
     rng = random.Random(0)
     for concept in concepts:
         yield from (concept_caption(concept, rng) for _ in range(repeats))
@@ -35,10 +35,10 @@ def corpus(concepts: Sequence[dict], repeats: int = 20) -> Iterator[str]:
 
 
 def train_tokenizer(concepts: Sequence[dict], vocab_size: int = 2910) -> CLIPTokenizer:
-    """A `CLIPTokenizer` of its own vocabulary; end of text is token 1 and pads, as the text tower's config says.
+    """Train a `CLIPTokenizer`; the end of text is token 1 and also pads, as the configuration of the text tower says.
 
-    All 256 bytes are in it, alone and at a word's end, so that no text of a user becomes the unknown token. Naming them to the
-    trainer fixes their numbers, by which it settles ties: else two trainings on one corpus differ.
+    All 256 bytes are in the vocabulary, alone and at the end of a word, so no text becomes the unknown token. They are special tokens of
+    the trainer because that fixes their numbers, by which it breaks ties; otherwise two trainings on one corpus differ.
     """
     alphabet = sorted(ByteLevel.alphabet())
     base = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{character}</w>" for character in alphabet)]

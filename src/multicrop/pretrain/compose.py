@@ -1,4 +1,4 @@
-"""Compose augmented training pictures from sprites, a batch at a time: (generator, batch) -> pixels and exact labels."""
+"""Compose augmented training images from sprites, one batch at a time: (generator, batch) -> pixels and exact labels."""
 
 import math
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-SLOTS = 4  # objects of a scene, one a quadrant
+SLOTS = 4  # objects of a scene, one per quadrant
 
 
 @dataclass(frozen=True)
 class Composition:
-    """One training batch of pictures and what they show.
+    """One training batch of images and what they show.
 
     `objects` (B,4) holds class indices, -1 where a slot is empty; `visible` (B,4) the share of each object's own area that
-    can be seen in the picture; `area` (B,4) the share of the picture that it covers; `patches` (B,P) the class that covers
+    is visible in the image; `area` (B,4) the share of the image that it covers; `patches` (B,P) the class that covers
     most of a patch, else -1.
     """
 
@@ -46,7 +46,7 @@ class Composer:
         self.coverage = self.levels[2][:, 3].mean((1, 2))  # alpha area of a sprite over its square
 
     def __call__(self, batch: int, generator: torch.Generator) -> Composition:
-        """A composition of `batch` pictures; everything random comes from the generator."""
+        """A composition of `batch` images; everything random comes from the generator."""
         rand = _Uniform(generator)
         classes = torch.unique(self.labels)
         wanted = classes[torch.randint(len(classes), (batch, SLOTS), generator=generator)]
@@ -146,7 +146,7 @@ def _backgrounds(batch: int, side: int, rand: _Uniform) -> Tensor:
 
 
 def _photometric(images: Tensor, rand: _Uniform) -> Tensor:
-    """Brightness and contrast of the whole picture, now and then a blur or grain."""
+    """Random brightness and contrast of the whole image, sometimes with blur or grain."""
     batch, side = images.shape[0], images.shape[-1]
     contrast = 0.8 + 0.4 * rand(batch, 1, 1, 1)
     images = (images - 0.5) * contrast + 0.5 + (rand(batch, 1, 1, 1) - 0.5) * 0.2

@@ -14,7 +14,7 @@ from multicrop.pretrain.compose import Composer
 
 
 class TrainingBatches(Dataset):
-    """Batch i is a function of (seed, i) alone, so that a resumed run reads what the killed one would have read.
+    """Batch i is a function of (seed, i) alone, so that a resumed run reads the batches that the killed run had left.
 
     A batch holds the composition, one sampled caption for each concept, a sample of part phrases with the pairs
     (picture, phrase) that are true, and a caption for each picture that shows three objects or more.
@@ -70,7 +70,7 @@ class TrainingBatches(Dataset):
 
 
 class StepSampler(Sampler[int]):
-    """The next `steps` steps, counted from `done()` when an epoch begins, so a resumed run goes on where it stopped."""
+    """The next `steps` steps, counted from `done()` when an epoch begins, so that a resumed run continues where it stopped."""
 
     def __init__(self, steps: int, done: Callable[[], int]) -> None:
         self.steps, self.done = steps, done
@@ -84,7 +84,7 @@ class StepSampler(Sampler[int]):
 
 
 def training_loader(batches: TrainingBatches, *, done: Callable[[], int], steps_per_epoch: int, num_workers: int) -> DataLoader:
-    """One whole batch an item; workers are spawned, because a fork after torch operations hangs."""
+    """One whole batch per item; workers are spawned, because a fork after torch operations hangs."""
     return DataLoader(
         batches,
         batch_size=None,

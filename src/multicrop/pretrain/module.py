@@ -40,8 +40,8 @@ def sine_positions(tokens: int, width: int) -> Tensor:
 class TinyClip(L.LightningModule):
     """Losses, optimisers and schedule of the embedded model.
 
-    The picture's class token is compared with one caption of every concept (targets by visible area), every patch token
-    with the concept under it (token labelling), the class token with part phrases, and pictures of several objects with their
+    The class token of an image is compared with one caption of every concept (targets by visible area), every patch token
+    with the concept under it (token labelling), the class token with part phrases, and images of several objects with their
     captions. Hidden matrices are trained by Muon, everything else by AdamW; the rate is constant, then falls linearly.
     """
 
@@ -72,7 +72,7 @@ class TinyClip(L.LightningModule):
 
     @torch.no_grad()
     def initialise_from(self, images: Tensor) -> None:
-        """Set patch embedding and positions from a sample of training pictures (uint8, B,3,S,S)."""
+        """Set patch embedding and positions from a sample of training images (uint8, B,3,S,S)."""
         embeddings = self.clip.vision_model.embeddings
         weight = embeddings.patch_embedding.weight
         filters = whitened_patches(self.normalise(images), weight.shape[-1], weight.shape[0])
@@ -80,7 +80,7 @@ class TinyClip(L.LightningModule):
         embeddings.position_embedding.weight.copy_(sine_positions(embeddings.num_patches, weight.shape[0]))
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit features of the pictures (B,D), of their patches (B,P,D) and of the texts (T,D)."""
+        """Unit features of the images (B,D), of their patches (B,P,D) and of the texts (T,D)."""
         vision = self.clip.vision_model(self.normalise(batch["images"])).last_hidden_state
         tokens = self.clip.visual_projection(self.clip.vision_model.post_layernorm(vision))
         tokens = F.normalize(tokens.float(), dim=-1)
@@ -93,7 +93,7 @@ class TinyClip(L.LightningModule):
         return F.normalize(torch.cat(chunks).float(), dim=-1)[order.argsort()]
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The four losses and the top-1 accuracy on the batch's pictures."""
+        """The four losses and the top-1 accuracy on the images of the batch."""
         image, patches, text = self.encode(batch)
         scale = self.clip.logit_scale.exp()
         n_concepts, n_phrases = batch["concept_targets"].shape[1], batch["phrase_targets"].shape[1]
@@ -109,7 +109,7 @@ class TinyClip(L.LightningModule):
         }
 
     def _contrast(self, logits: Tensor) -> Tensor:
-        if not len(logits):  # no picture of this batch shows several objects
+        if not len(logits):  # no image of this batch shows several objects
             return logits.sum()
         target = torch.arange(len(logits))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -1,7 +1,8 @@
-"""`task=pretrain`: train the embedded CLIP on the training vendors' drawings and export it as a HuggingFace checkpoint."""
+"""`task=pretrain`: train the embedded CLIP on the drawings of the training vendors and export it as a HuggingFace checkpoint."""
 
+import tempfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
 from multicrop.data.embedded.artwork import Drawing, load_concepts, training_drawings
-from multicrop.files import make_folder
+from multicrop.files import atomic, make_folder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
 from multicrop.pretrain.compose import Composer
 from multicrop.pretrain.data import TrainingBatches, training_loader
@@ -43,13 +45,27 @@ def sprites_of(drawings: list[Drawing], concepts: list[dict]) -> tuple[Tensor, T
     return torch.stack(pixels), torch.tensor([row[drawing.concept] for drawing in drawings])
 
 
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, so that a killed run finds the last whole one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write the checkpoint beside its place, then rename it."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic(Path(path)) as partial:
+            super().save_checkpoint(checkpoint, partial, storage_options)
+
+
 def export(module: TinyClip, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write the checkpoint in half precision, with tokenizer and processor, as `from_pretrained` reads it."""
-    module.clip.half().save_pretrained(folder)
-    module.clip.float()
+    """Write the model in half precision, with tokenizer and processor, as `from_pretrained` reads it; each file is whole or absent."""
     side = {"height": SIDE, "width": SIDE}
     processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=side)
-    CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        module.clip.half().save_pretrained(made)
+        module.clip.float()
+        CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(made)
+        for file in sorted(Path(made).iterdir()):
+            file.replace(folder / file.name)
 
 
 def pretrain(
@@ -69,10 +85,29 @@ def pretrain(
     scene_share: float = 0.6,
     logger: Logger | bool = False,
 ) -> tuple[L.Trainer, Path]:
-    """Train, or go on with a killed run of the same folder, and return the trainer and the exported checkpoint's folder.
+    """Train the embedded model, or resume a killed run of the same folder, and export it.
 
-    Reads the training vendors' drawings of the seen concepts and nothing else. `steps` may be changed between a kill and a
-    resume: the rate's fall is computed from it.
+    Reads the training vendors' drawings of the seen concepts and nothing else. `steps` may differ between a run and its resumption.
+
+    Args:
+        output: The folder of checkpoints and of the exported model.
+        steps: Number of training steps.
+        batch_size: Images per step.
+        seed: Seed of the weights and of every batch.
+        num_workers: Processes that compose batches.
+        width: Width of the image tower.
+        layers: Layers of the image tower.
+        text_width: Width of the text tower.
+        text_layers: Layers of the text tower.
+        phrases: Part phrases per step.
+        lr: Peak learning rate of AdamW; Muon's is twice as high.
+        decay_share: Share of the steps in which the rate falls to zero.
+        scene_share: Share of the images that show several objects.
+        logger: A Lightning logger, or False.
+
+    Returns:
+        The trainer, and the folder of the exported model.
+
     """
     L.seed_everything(seed, verbose=False)
     concepts = [concept for concept in load_concepts() if not concept["unseen"]]
@@ -89,6 +124,7 @@ def pretrain(
         max_epochs=-(-steps // per_epoch),
         logger=logger,
         log_every_n_steps=10,
+        plugins=[AtomicCheckpoints()],
         callbacks=[ModelCheckpoint(output / "checkpoints", save_last=True), RichProgressBar()],
         enable_model_summary=False,
     )
@@ -99,6 +135,7 @@ def pretrain(
     return trainer, output / "checkpoint"
 
 
+@runtime_checkable
 class Configured(Protocol):
     """What the entry reads of a run's settings."""
 

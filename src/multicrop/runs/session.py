@@ -14,6 +14,7 @@ from multicrop.aggregators.logits_cache import KeptScorer
 from multicrop.aggregators.score import Scorer
 from multicrop.crops import CropSampler, looks_at
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
+from multicrop.data.calibration import calibration_images
 from multicrop.encoder import Encoder, sighted
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.settings import Settings
@@ -52,7 +53,8 @@ class Session:
     def encoder(self) -> Encoder:
         """The dual encoder."""
         part = self.settings.part("model")
-        return self.share("model", part.values, part.make)
+        images = partial(calibration_images, part.values.get("calibration"))
+        return self.share("model", part.values, partial(part.make, calibration=images))
 
     @cached_property
     def sampler(self) -> CropSampler:

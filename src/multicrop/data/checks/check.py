@@ -1,4 +1,4 @@
-"""One walk over a data set: counts, sizes, unreadable files, duplicates between splits, and a few pictures of each class."""
+"""One pass over a data set: counts, sizes, unreadable files, duplicates between splits, and a few pictures of each class."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,31 +19,31 @@ CELL = 96  # pixels of a picture on the sheet
 
 @dataclass
 class SplitFacts:
-    """What the walk found in one split."""
+    """The results of one split."""
 
-    counts: Counter = field(default_factory=Counter)  # readable images a label
+    counts: Counter = field(default_factory=Counter)  # readable images per label
     sizes: list[tuple[int, int]] = field(default_factory=list)  # (width, height)
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
 
 
 @dataclass
 class Findings:
-    """What the walk found in all."""
+    """The results of all splits."""
 
     dataset: Dataset
     splits: dict[str, SplitFacts]
     pairs: list[Pair]
-    pictures: dict[int, list[Image.Image]]  # a few small test images a label
+    pictures: dict[int, list[Image.Image]]  # a few small test images per label
 
     @property
     def wrong(self) -> list[str]:
-        """What should not be used as it is, in words."""
+        """Problems that should be solved before the data set is used."""
         said = [f"{len(facts.unreadable)} images of {split} cannot be read" for split, facts in self.splits.items() if facts.unreadable]
         kinds = Counter((pair.kind, pair.first[0], pair.second[0]) for pair in self.pairs)
         return said + [f"{count} {kind} duplicates between {a} and {b}" for (kind, a, b), count in kinds.items()]
 
     def as_json(self) -> dict:
-        """The report: counts a class, sizes, unreadable images with reasons, duplicates."""
+        """The report: counts per class, sizes, unreadable images with reasons, duplicates."""
         names = self.dataset.class_names
         splits = {
             split: {
@@ -60,19 +60,27 @@ class Findings:
 
 
 def spread(values: list[int]) -> dict[str, float | int]:
-    """Least, median and greatest; empty for no values."""
+    """Minimum, median and maximum; empty for no values."""
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)} if values else {}
 
 
 def check(dataset: Dataset, *, threads: int, per_class: int, step: Callable[[str, int | None], None]) -> Findings:
-    """Open every image once, on `threads` threads; `step(split, images or None)` is called before a split, and after each image with 1.
+    """Open every image of a data set once.
 
-    `per_class` test images a class are kept as small pictures.
+    Args:
+        dataset: The data set.
+        threads: Number of images opened at once.
+        per_class: Number of test images per class that are kept as small pictures.
+        step: Called with (split, number of images or None) before a split, and with (split, 1) after each image.
+
+    Returns:
+        Counts, sizes, unreadable images, duplicates between splits, and the small pictures.
+
     """
     splits, prints, pictures = {}, [], {}
     for split in SPLITS:
         images = getattr(dataset, split)
-        if not isinstance(images, StreamedImages) and not len(images):
+        if images.indexed is True and not len(images):
             continue
         facts = splits[split] = SplitFacts()
         for image_id, label, found in _opened(images, threads, step, split):
@@ -98,8 +106,8 @@ class _Seen:
 def _opened(
     images: LabelledImages | StreamedImages, threads: int, step: Callable[[str, int | None], None], split: str
 ) -> Iterator[tuple[str, int, _Seen | str]]:
-    """(id, label, what was seen or why it cannot be read) of each image, in order, a few at a time in memory."""
-    if isinstance(images, StreamedImages):
+    """(id, label, facts or the reason why it cannot be read) of each image, in order, a few at a time in memory."""
+    if images.indexed is False:
         step(split, None)
         for image_id, label, image in images:
             step(split, 1)

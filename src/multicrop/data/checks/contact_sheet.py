@@ -11,7 +11,7 @@ INK, PAPER, FRAME = (20, 20, 20), (255, 255, 255), (205, 205, 205)
 
 
 def contact_sheet(class_names: Sequence[str], pictures: dict[int, list[Image.Image]], *, per_class: int, max_classes: int) -> Image.Image:
-    """At most `max_classes` classes, spread over the list, `per_class` pictures each; a class without pictures shows empty frames."""
+    """At most `max_classes` classes, evenly spaced in the list, with `per_class` pictures each; missing pictures are empty frames."""
     count = min(max_classes, len(class_names))
     labels = sorted({round(i * (len(class_names) - 1) / max(1, count - 1)) for i in range(count)})
     width, height = per_class * (CELL + GAP) + 2 * GAP, CELL + LINE + 2 * GAP

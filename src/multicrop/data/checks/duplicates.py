@@ -1,4 +1,4 @@
-"""Pictures that are in two splits: the same pixels, or nearly (a 64-bit difference hash, then a look at small thumbnails)."""
+"""Images that are in two splits: the same pixels, or nearly (a 64-bit difference hash, then a comparison of small thumbnails)."""
 
 import hashlib
 from collections import defaultdict
@@ -18,7 +18,7 @@ THUMB = 16
 
 @dataclass(frozen=True)
 class Print:
-    """What is kept of a picture: its split and id, a hash of its pixels, its difference hash, and a grey thumbnail."""
+    """The print of an image: its split and id, a hash of its pixels, its difference hash, and a grey thumbnail."""
 
     split: str
     image_id: str
@@ -29,7 +29,7 @@ class Print:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of different splits; `kind` is exact or near."""
+    """Two images of different splits; `kind` is exact or near."""
 
     kind: str
     first: tuple[str, str]
@@ -37,7 +37,7 @@ class Pair:
 
 
 def fingerprint(split: str, image_id: str, image: Image.Image) -> Print:
-    """The print of an RGB image. The difference hash says of each pair of neighbours in a row of a 9 x 8 grey picture which is brighter."""
+    """The print of an RGB image. The difference hash compares the neighbours in each row of a 9 x 8 grey image, one bit per pair."""
     grey = image.convert("L")
     small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = (small[:, 1:] > small[:, :-1]).ravel()
@@ -48,7 +48,7 @@ def fingerprint(split: str, image_id: str, image: Image.Image) -> Print:
 
 
 def between_splits(prints: Sequence[Print]) -> list[Pair]:
-    """All pairs of pictures of different splits that are exactly or nearly the same, each pair once, exact ones first."""
+    """All pairs of images of different splits that are exactly or nearly the same, each pair once, exact ones first."""
     found: dict[tuple[int, int], str] = {}
     same: dict[str, list[int]] = defaultdict(list)
     for index, entry in enumerate(prints):
@@ -75,7 +75,7 @@ def _difference(a: Print, b: Print) -> float:
 
 
 def _near_codes(prints: Sequence[Print]) -> Iterator[tuple[int, int]]:
-    """Pairs (a < b) of different splits whose codes differ in at most NEAR_BITS bits; a pair may come more than once."""
+    """Pairs (a < b) of different splits whose codes differ in at most NEAR_BITS bits; pairs may repeat."""
     if not prints:
         return
     codes = np.array([entry.code for entry in prints], dtype=np.uint64)

@@ -32,7 +32,7 @@ def load_concepts() -> list[dict]:
 
 
 def load_drawings(vendors: tuple[str, ...], *, unseen: bool) -> list[Drawing]:
-    """The drawings of these vendors, of the seen concepts or of the 28 unseen ones, in the pack's order."""
+    """The drawings of these vendors, of the seen concepts or of the 28 unseen ones, in the order of the pack."""
     columns = ["image", "concept", "name", "group", "unseen", "vendor"]
     filters = [("vendor", "in", list(vendors)), ("unseen", "=", unseen)]
     rows = pq.read_table(EMBEDDED / "emoji.parquet", columns=columns, filters=filters).to_pylist()
@@ -40,7 +40,7 @@ def load_drawings(vendors: tuple[str, ...], *, unseen: bool) -> list[Drawing]:
 
 
 def training_drawings() -> list[Drawing]:
-    """All that the embedded model may be trained on: seen concepts of the training vendors."""
+    """The drawings that the embedded model may be trained on: seen concepts of the training vendors."""
     return load_drawings(TRAINING_VENDORS, unseen=False)
 
 

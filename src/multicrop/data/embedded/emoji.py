@@ -1,4 +1,4 @@
-"""`dataset=emoji`: single drawings; the vendors are domains, and two of them are held out from training."""
+"""`dataset=emoji`: single drawings; vendors are domains, and two of them are held out from training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,10 +31,19 @@ class _OnWhite:
 
 
 def emoji(*, vendors: Sequence[str], group: str, unseen: bool) -> Dataset:
-    """The drawings of the held-out `vendors` as test images; the training vendors are the few-shot pool.
+    """Build the data set of single drawings on white.
 
-    `group` keeps faces, animals or food; `unseen` takes the 28 concepts that the embedded model never saw instead of the 344 others.
-    Raises ValueError for a vendor that is not held out or a group that is none.
+    Args:
+        vendors: Held-out vendors, whose drawings are the test images; the training vendors are the few-shot pool.
+        group: `faces`, `animals`, `food` or `all`.
+        unseen: Whether to take the 28 concepts that the embedded model never saw instead of the 344 others.
+
+    Returns:
+        The data set; an id is vendor/concept, a domain is a vendor.
+
+    Raises:
+        ValueError: If a vendor is not held out, or the group does not exist.
+
     """
     if group not in GROUPS:
         raise ValueError(f"dataset.group is one of {', '.join(GROUPS)}, got {group!r}")

@@ -1,7 +1,7 @@
 """Rebuild the embedded artwork pack (`make pack`) from the open icon sets of the npm registry.
 
-Needs `npm` on the PATH and the `pack` extra (resvg-py). Using the pack needs neither. Every vendor keeps its licence in its
-row; share-alike and closed sets are left out on purpose.
+Needs `npm` on the PATH and the `pack` extra (resvg-py). Using the pack needs neither. Every row holds the licence of its vendor;
+share-alike and closed sets are excluded.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from rich.progress import track
+
+from multicrop.files import atomic, write_text
 
 EMBEDDED = Path(__file__).parent
 SIDE = 96  # pixels of the stored square drawing
@@ -152,7 +154,7 @@ def vendor_rows(vendor: str, folder: Path, concepts: list[dict]) -> Iterator[dic
 
 
 def write_pack(target: Path) -> dict[str, int]:
-    """Build emoji.parquet and concepts.json in `target`; returns the number of drawings a vendor."""
+    """Build emoji.parquet and concepts.json in `target`; returns the number of drawings per vendor."""
     parts = json.loads((target / "parts.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         concepts = read_concepts(npm_package(KEYWORDS, Path(folder)), parts)
@@ -162,9 +164,10 @@ def write_pack(target: Path) -> dict[str, int]:
     features |= {"image": {"_type": "Image"}, "unseen": {"dtype": "bool", "_type": "Value"}}
     features = {name: features[name] for name in rows[0]}
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(table, target / "emoji.parquet", row_group_size=256)
+    with atomic(target / "emoji.parquet") as partial:
+        pq.write_table(table, partial, row_group_size=256)
     lines = ",\n".join(json.dumps(concept, ensure_ascii=False) for concept in concepts)
-    (target / "concepts.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_text(target / "concepts.json", f"[\n{lines}\n]\n")
     return {vendor: sum(row["vendor"] == vendor for row in rows) for vendor in VENDORS}
 
 

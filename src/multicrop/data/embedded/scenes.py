@@ -1,15 +1,14 @@
-"""`dataset=scenes`: seeded compositions of several objects; the classes of a family differ in one object, so the trees decide."""
+"""`dataset=scenes`: seeded compositions of several objects; the classes of a family differ in one object."""
 
-import hashlib
-import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from multicrop.data.base import Dataset, LabelledImages
+from multicrop.data.embedded import artwork
 from multicrop.data.embedded.artwork import (
     HELD_OUT_VENDORS,
     TRAINING_VENDORS,
@@ -32,7 +31,7 @@ def several(names: list[str]) -> str:
 def scene_classes(concepts: list[str], *, n_classes: int, family_size: int, n_objects: int, seed: int) -> list[list[str]]:
     """`n_classes` sets of `n_objects` concepts; each family of `family_size` shares all but one of them.
 
-    Raises ValueError when there are too few concepts for one family.
+    Raises ValueError if there are too few concepts for one family.
     """
     if n_objects - 1 + family_size > len(concepts):
         raise ValueError(f"{n_objects} objects in families of {family_size} need more than the {len(concepts)} concepts at hand")
@@ -47,7 +46,7 @@ def scene_classes(concepts: list[str], *, n_classes: int, family_size: int, n_ob
 
 @dataclass(frozen=True)
 class _Scenes:
-    """Renders scene i from its own key; the same i is the same picture in every process."""
+    """Renders scene i from its own key; the same i gives the same image in every process."""
 
     classes: list[list[str]]
     sprites: dict[str, list[Image.Image]]
@@ -76,7 +75,7 @@ class _Scenes:
 
 
 def _free_place(placed: list[tuple[float, float, float]], canvas: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """The first of 40 random places that overlaps no object by much, else the one that overlaps least."""
+    """The first of 40 random places whose overlap with each object is small, else the one with the least overlap."""
     best, least = (0, 0), np.inf
     for _ in range(40):
         x, y = (int(v) for v in rng.integers(0, canvas - side + 1, 2))
@@ -114,10 +113,28 @@ def scenes(
     validation_images: int,
     dataset_seed: int,
 ) -> Dataset:
-    """Scenes of the held-out `vendor` for the test, of the training vendors for training and validation.
+    """Compose scenes of several objects.
 
-    `object_side` is the range of an object's side as a share of the canvas; `*_images` count images a class; `dataset_seed` draws the
-    classes and every picture. Descriptions of a class are the names of its objects. Raises ValueError for knobs out of range.
+    Args:
+        vendor: The held-out vendor of the test images; the training vendors make training and validation images.
+        n_classes: Number of classes.
+        family_size: Number of classes that share all objects but one.
+        n_objects: Number of objects per class.
+        object_side: Range of the side of an object, as shares of the canvas.
+        distractors: Number of random further objects per image.
+        background: `plain`, `white` or `mixed`.
+        canvas: Side of an image in pixels.
+        test_images: Test images per class.
+        train_images: Training images per class.
+        validation_images: Validation images per class.
+        dataset_seed: Seed of the classes and of every image.
+
+    Returns:
+        The data set; the descriptions of a class are the names of its objects.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
     """
     if vendor not in HELD_OUT_VENDORS:
         raise ValueError(f"dataset.vendor is a held-out one ({', '.join(HELD_OUT_VENDORS)}), got {vendor!r}")
@@ -125,7 +142,7 @@ def scenes(
         raise ValueError(f"dataset.background is one of {', '.join(BACKGROUNDS)}, got {background!r}")
     if not (n_objects >= 1 and n_classes >= 2 and family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1):
         raise ValueError(
-            "scenes want n_objects >= 1, n_classes >= 2, family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1, got "
+            "scenes need n_objects >= 1, n_classes >= 2, family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1, got "
             f"{n_objects}, {n_classes}, {family_size} and {list(object_side)}"
         )
     names = {c["concept"]: c["name"] for c in load_concepts() if not c["unseen"]}
@@ -136,7 +153,7 @@ def scenes(
     by_vendor = {v: {c: sprites[c] for c in usable} for v, sprites in by_vendor.items()}
     classes = scene_classes(usable, n_classes=n_classes, family_size=family_size, n_objects=n_objects, seed=dataset_seed)
     knobs = (n_objects, tuple(object_side), distractors, background, canvas, dataset_seed)
-    code = hashlib.blake2b(inspect.getsource(sys.modules[__name__]).encode(), digest_size=16).hexdigest()
+    code = content_hash(*(Path(file).read_text(encoding="utf-8") for file in (__file__, artwork.__file__)))  # all that decides a pixel
 
     def split(name: str, source: str, per_class: int) -> LabelledImages:
         labels = [label for label in range(n_classes) for _ in range(per_class)]

@@ -31,9 +31,19 @@ class _Records:
 
 
 def cifar(*, root: str, layout: str, classes: str) -> Dataset:
-    """The binary files below `root`, laid out as `cifar10` or `cifar100`; class names from the file that comes with them, matched by name.
+    """Read CIFAR-10 or CIFAR-100 in the binary version; class names come from its own file and are matched by name.
 
-    Raises ValueError for missing files, the pickled version, files that are no whole number of records, and labels out of range.
+    Args:
+        root: The folder of the binary files.
+        layout: `cifar10` or `cifar100`.
+        classes: The packaged class list of the same name.
+
+    Returns:
+        The data set; an id is the file and the number of the record.
+
+    Raises:
+        ValueError: If files do not exist (also if only the pickled version does) or do not hold whole records, or a label is out of range.
+
     """
     if layout not in FILES:
         raise ValueError(f"dataset.layout is one of {', '.join(FILES)}, got {layout!r}")
@@ -44,7 +54,7 @@ def cifar(*, root: str, layout: str, classes: str) -> Dataset:
         raise ValueError(
             f"{base} lacks {', '.join(missing)}. Download the binary version of {layout} from its authors "
             f"(https://www.cs.toronto.edu/~kriz/cifar.html, about 160 MB), unpack it, and pass dataset.root=FOLDER"
-            + ("; what is there is the Python version, which is pickled and is not read" if pickled else "")
+            + ("; the files there are the Python version, which is pickled and is not read" if pickled else "")
         )
     found = [line.strip() for line in (base / names_file).read_text(encoding="utf-8").splitlines() if line.strip()]
     names = classes_of(found, what=str(base / names_file), classes=classes, class_names=None)
@@ -59,7 +69,7 @@ def _split(name: str, base: Path, files: list[str], label_bytes: int) -> Labelle
     for file in files:
         data = np.fromfile(base / file, np.uint8)
         if not len(data) or len(data) % record:
-            raise ValueError(f"{base / file} has {len(data)} bytes, no whole number of records of {record}; fetch it again")
+            raise ValueError(f"{base / file} has {len(data)} bytes, which is not a whole number of records of {record}; download it again")
         rows = data.reshape(-1, record)
         ids += [f"{file}/{i:05d}" for i in range(len(rows))]
         labels += rows[:, label_bytes - 1].tolist()

@@ -1,4 +1,4 @@
-"""Data sets in the layout of CoOp: images in one folder, and `split_zhou_X.json` with [path, label, class name] rows a split."""
+"""Data sets in the layout of CoOp: images in one folder, and `split_zhou_X.json` with [path, label, class name] rows per split."""
 
 import json
 from collections.abc import Mapping
@@ -21,17 +21,33 @@ def coop(
     class_names: str | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """The splits of `root`/`split_file`, whose paths are below `root`/`images`; ids are those paths.
+    """Read the splits of CoOp (Zhou et al., IJCV 2022).
 
-    Labels are the file's, and the file's class name of each label is matched by name to the packaged list `classes`. Raises ValueError
-    when files are missing (saying where they come from: `source`), when a label has two names or a name two labels, and for gaps.
+    Labels are those of the file; the class name of each label is matched by name to the class list.
+
+    Args:
+        name: Name of the data set.
+        root: The folder of the data set.
+        images: The folder below `root` that paths are relative to.
+        split_file: The JSON file below `root` with the rows of each split.
+        classes: A packaged class list that the names are matched to, or None.
+        source: Where the data can be downloaded, for messages.
+        class_names: A JSON list of class names in any order, or None.
+        aliases: {name in the data: name in the list}.
+
+    Returns:
+        The data set; ids are the paths of the file.
+
+    Raises:
+        ValueError: If files do not exist, a label has two names, or the labels have gaps.
+
     """
     base = Path(root).expanduser()
     file = base / split_file
     if not file.is_file():
         raise ValueError(
-            f"{name} is not there: {file} does not exist. Get {source}; images go below {base / images}, and {split_file} (the splits of "
-            f"CoOp, linked in its DATASETS.md: https://github.com/KaiyangZhou/CoOp) beside them. Another place: dataset.root=FOLDER"
+            f"{name} is not found: {file} does not exist. Get {source}; images go below {base / images}, and {split_file} (the splits of "
+            f"CoOp, linked in its DATASETS.md: https://github.com/KaiyangZhou/CoOp) beside them. If they are elsewhere: dataset.root=FOLDER"
         )
     table = _read(file)
     rows = [row for part in table.values() for row in part]
@@ -45,12 +61,12 @@ def coop(
 
 
 def _read(file: Path) -> dict[str, list]:
-    """The three lists of rows; raises ValueError when the file is something else."""
-    wanted = 'it wants {"train": [[path, label, class name], ...], "val": [...], "test": [...]}'
+    """The three lists of rows; raises ValueError if the file is something else."""
+    wanted = 'expected {"train": [[path, label, class name], ...], "val": [...], "test": [...]}'
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); {wanted}") from error
+        raise ValueError(f"{file} is not JSON ({error}); {wanted}") from error
     if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in SPLITS.values()):
         raise ValueError(f"{file} lacks a split ({', '.join(SPLITS.values())}); {wanted}")
     for key in SPLITS.values():
@@ -58,7 +74,7 @@ def _read(file: Path) -> dict[str, list]:
             if not (isinstance(row, list) and [type(part) for part in row] == [str, int, str]):
                 raise ValueError(f"{file} has the row {row!r} in {key}; {wanted}")
             if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:
-                raise ValueError(f"{file} has the path {row[0]!r} in {key}; paths lie below the folder of images")
+                raise ValueError(f"{file} has the path {row[0]!r} in {key}; paths are relative to the folder of images")
     return table
 
 

@@ -1,13 +1,13 @@
-"""`dataset=csv`: images listed in CSV files with a path and a label a row; one file a split, or one file with a split column."""
+"""`dataset=csv`: images listed in CSV files with a path and a label per row; one file per split, or one file with a split column."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from multicrop.data.base import Dataset, LabelledImages, assemble, divided, file_images
-from multicrop.data.classes import ClassList, classes_of, numbered_classes
+from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
+from multicrop.data.sources.labels import text_labels
+from multicrop.data.sources.splits import SPLITS, divided
 
-SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 Rows = list[tuple[str, str]]  # (path, label)
 
 
@@ -28,14 +28,38 @@ def csv_file(
     classes: str | None,
     aliases: Mapping[str, str] | None,
 ) -> Dataset:
-    """One CSV a split (`train`, `validation`, `test`), or one `file` whose `split_column` says train, val or test of each row.
+    """Read one CSV per split, or one CSV with a split column.
 
-    Without any split, `test_share` of each class is for testing. Paths are relative to `root`, or to the CSV's own folder; ids are the
-    paths as written. Labels are class names, or numbers from 0 that `class_names` (a JSON list) or a packaged list in label order
-    names. Raises ValueError for missing files, columns and images, unknown splits, and labels out of range.
+    Without any split, `test_share` of each class is for testing. Labels are class names, or numbers from 0 that `class_names` or a
+    packaged list in label order names.
+
+    Args:
+        file: One CSV for all splits, or None.
+        train: The CSV of training images, or None.
+        validation: The CSV of validation images, or None.
+        test: The CSV of test images; exactly one of `file` and `test` is given.
+        root: The folder that paths are relative to; None is the folder of the CSV.
+        path_column: Name of the column of paths.
+        label_column: Name of the column of labels.
+        split_column: Name of the column that says train, val or test (of `file`), or None.
+        delimiter: Character between columns.
+        test_share: Share of each class that is for testing where nothing makes a split.
+        split_seed: Seed of that split.
+        class_names: A JSON list of class names, or None: any order for names, label order for numbers.
+        classes: A packaged class list that the names are matched to, or None.
+        aliases: {name in the data: name in the list}.
+
+    Returns:
+        The data set; ids are the paths as written.
+
+    Raises:
+        ValueError: If a file, a column or an image does not exist, a split has another name, or a label is out of range.
+
     """
     if (file is None) == (test is None):
-        raise ValueError("dataset=csv wants dataset.file=CSV, or dataset.test=CSV (and dataset.train, dataset.validation where there are)")
+        raise ValueError(
+            "dataset=csv needs dataset.file=CSV, or dataset.test=CSV (with dataset.train and dataset.validation if there are any)"
+        )
     columns = (path_column, label_column)
     if file is not None:
         rows = _by_split(_table(file, columns, delimiter), file, columns, split_column, test_share, split_seed)
@@ -45,13 +69,14 @@ def csv_file(
         tables = {split: (path, _pairs(_table(path, columns, delimiter), columns)) for split, path in given.items() if path}
     pairs = [pair for _, part in tables.values() for pair in part]
     name = Path(str(file or test)).stem
-    names, label_of = _classes(pairs, name, classes, class_names, aliases)
+    texts = (label for _, label in pairs)
+    names, label_of = text_labels(texts, name=name, classes=classes, class_names=class_names, aliases=aliases)
     splits = {split: _images(f"{name}/{split}", path, part, root, label_of) for split, (path, part) in tables.items()}
     return assemble(name, names, splits)
 
 
 def _table(path: str, columns: tuple[str, str], delimiter: str) -> list[dict[str, str]]:
-    """The rows of one file; raises ValueError when it or a column is missing, or a row is short."""
+    """The rows of one file; raises ValueError if it or a column does not exist, or a row lacks a value."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"{file} does not exist; pass a CSV file with the columns {' and '.join(columns)}")
@@ -65,7 +90,7 @@ def _table(path: str, columns: tuple[str, str], delimiter: str) -> list[dict[str
         )
     short = [number for number, row in enumerate(rows, start=2) if not all((row[column] or "").strip() for column in columns)]
     if short or not rows:
-        raise ValueError(f"{file} {f'lacks a path or a label in line {short[0]}' if short else 'has no rows'}; each row wants both")
+        raise ValueError(f"{file} {f'lacks a path or a label in line {short[0]}' if short else 'has no rows'}; each row needs both")
     return rows
 
 
@@ -76,10 +101,10 @@ def _pairs(rows: list[dict[str, str]], columns: tuple[str, str]) -> Rows:
 def _by_split(
     rows: list[dict[str, str]], file: str, columns: tuple[str, str], split_column: str | None, test_share: float, seed: int
 ) -> dict[str, Rows]:
-    """The rows of each split, as a column says or drawn; raises ValueError for a split of another name."""
+    """The rows of each split, from the split column or drawn; raises ValueError if a split has another name."""
     if split_column is None or split_column not in rows[0]:
         if not 0 < test_share < 1:
-            raise ValueError(f"dataset.test_share lies between 0 and 1, got {test_share}")
+            raise ValueError(f"dataset.test_share is between 0 and 1, got {test_share}")
         by_class: dict[str, Rows] = {}
         for pair in _pairs(rows, columns):
             by_class.setdefault(pair[1], []).append(pair)
@@ -90,25 +115,13 @@ def _by_split(
     spelled = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
     said = [(row[split_column] or "").strip().lower() for row in rows]
     if strange := sorted(set(said) - set(spelled)):
-        raise ValueError(f"{file} has the splits {', '.join(map(repr, strange[:4]))} in column {split_column}; it wants train, val or test")
+        raise ValueError(f"{file} has the splits {', '.join(map(repr, strange[:4]))} in column {split_column}; expected train, val or test")
     if "test" not in {spelled[word] for word in said}:
         raise ValueError(
             f"{file} has no test rows in column {split_column}; mark some, or pass dataset.split_column=null to draw a test part"
         )
     parts = dict.fromkeys(spelled[word] for word in said)
     return {split: _pairs([r for r, word in zip(rows, said, strict=True) if spelled[word] == split], columns) for split in parts}
-
-
-def _classes(
-    pairs: Rows, name: str, classes: str | None, class_names: str | None, aliases: Mapping[str, str] | None
-) -> tuple[ClassList, dict[str, int]]:
-    """The classes, and the label of each text in the label column."""
-    spelled = sorted({label for _, label in pairs})
-    if all(label.removeprefix("-").isdigit() for label in spelled):
-        numbers = {label: int(label) for label in spelled}
-        return numbered_classes(list(numbers.values()), what=name, classes=classes, class_names=class_names), numbers
-    names = classes_of(spelled, what=f"the labels of {name}", classes=classes, class_names=class_names, aliases=aliases)
-    return names, {label: row for row, label in enumerate(spelled)}
 
 
 def _images(name: str, file: str, rows: Rows, root: str | None, label_of: dict[str, int]) -> LabelledImages:

@@ -9,14 +9,23 @@ LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classe
 
 
 def cub(*, root: str, classes: str) -> Dataset:
-    """The official training and test parts below `root`; ids are the paths of images.txt, class names are matched by name.
+    """Read CUB-200-2011 with its official training and test split; class names are matched by name.
 
-    Raises ValueError when a list is missing, a line is odd, or the lists do not belong together.
+    Args:
+        root: The folder of images.txt, with the images below images/.
+        classes: The packaged class list (cub200).
+
+    Returns:
+        The data set; ids are the paths of images.txt.
+
+    Raises:
+        ValueError: If a list does not exist, has a malformed line, or does not belong to the others.
+
     """
     base = Path(root).expanduser()
     if missing := [name for name in LISTS if not (base / name).is_file()]:
         raise ValueError(
-            f"CUB-200-2011 is not there: {base} lacks {', '.join(missing)}. Get CUB_200_2011.tgz from its authors "
+            f"CUB-200-2011 is not found: {base} lacks {', '.join(missing)}. Get CUB_200_2011.tgz from its authors "
             "(https://www.vision.caltech.edu/datasets/cub_200_2011/, about 1.2 GB), unpack it, and pass dataset.root=FOLDER"
         )
     images, labels, training, names = (_read(base / name) for name in LISTS)
@@ -37,5 +46,5 @@ def _read(file: Path) -> dict[str, str]:
     """The lines "number value" of a list."""
     pairs = [line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if odd := [pair for pair in pairs if len(pair) != 2 or not pair[0].isdigit()]:
-        raise ValueError(f"{file} has the line {' '.join(odd[0])!r}; each line wants a number and a value. Unpack the archive again")
+        raise ValueError(f"{file} has the line {' '.join(odd[0])!r}; each line needs a number and a value. Unpack the archive again")
     return {number: value.strip() for number, value in pairs}

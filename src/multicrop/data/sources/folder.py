@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from multicrop.data.base import Dataset, LabelledImages, divided, file_images
+from multicrop.data.base import Dataset, LabelledImages, file_images
 from multicrop.data.classes import ClassList, classes_of
+from multicrop.data.sources.splits import SPLITS, divided
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def folder(
@@ -20,18 +20,31 @@ def folder(
     classes: str | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Class folders below `root`, or below `root`/train, /val and /test. Without /test, the images of /val are for testing; without
-    both, `test_share` of each class is.
+    """Read class folders below `root`, or below `root`/train, /val and /test, at any depth.
 
-    Class names are the folders' names with "_" as spaces; `class_names`, a JSON object {folder: class name}, replaces some or all. A JSON
-    list of names, or the packaged list `classes`, is matched to the folders by name (after `aliases`), so its order does not matter.
-    Images are found at any depth. Raises ValueError when the folder is missing, empty, has one class or a class without images.
+    Without /test, the images of /val are for testing; without both, `test_share` of each class is.
+
+    Args:
+        root: The directory.
+        class_names: A JSON object {folder: class name} that replaces some or all names, a JSON list of names that is matched to the
+            folders by name, or None: the folders' names with "_" as spaces.
+        test_share: Share of each class that is for testing where the folders make no split.
+        split_seed: Seed of that split.
+        classes: A packaged class list that the folders are matched to, or None.
+        aliases: {folder: class name}, applied before matching.
+
+    Returns:
+        The data set; ids are paths below `root`.
+
+    Raises:
+        ValueError: If the folder does not exist, is empty or has one class, or a class has no test image.
+
     """
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise ValueError(f"dataset.root={base} is no folder; pass the directory that holds one folder a class (dataset.root=PATH)")
+        raise ValueError(f"dataset.root={base} is not a folder; pass the directory that holds one folder per class (dataset.root=PATH)")
     if not 0 < test_share < 1:
-        raise ValueError(f"dataset.test_share lies between 0 and 1, got {test_share}")
+        raise ValueError(f"dataset.test_share is between 0 and 1, got {test_share}")
     parts = {split: found for split in SPLITS if (found := _split_folder(base, split))}
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
@@ -56,10 +69,10 @@ def _is_class(path: Path) -> bool:
 
 
 def _names(folders: list[str], mapping_file: str | None, classes: str | None, aliases: dict[str, str], base: Path) -> ClassList:
-    """The class name of each folder; raises ValueError for a mapping that fits no folder or gives two the same name."""
+    """The class name of each folder; raises ValueError if the mapping names other folders or two folders get one name."""
     if len(folders) < 2:
         found = f"one class folder ({folders[0]})" if folders else "no class folder"
-        raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder a class")
+        raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder per class")
     if classes or (mapping_file and _is_list(Path(mapping_file).expanduser())):
         return classes_of(folders, what=f"the folders of {base}", classes=classes, class_names=mapping_file, aliases=aliases)
     mapping = aliases | (_read_mapping(Path(mapping_file).expanduser(), folders) if mapping_file else {})
@@ -78,34 +91,37 @@ def _is_list(path: Path) -> bool:
 
 
 def _read_mapping(path: Path, folders: list[str]) -> dict[str, str]:
-    """The JSON object {folder: class name} of `dataset.class_names`; raises ValueError when it is something else."""
-    wanted = "it wants a JSON object {folder: class name}"
+    """The JSON object {folder: class name} of `dataset.class_names`; raises ValueError if it is something else."""
+    wanted = "expected a JSON object {folder: class name}"
     if not path.is_file():
         raise ValueError(f"dataset.class_names={path} does not exist; {wanted}")
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"dataset.class_names={path} is no JSON ({error}); {wanted}") from error
+        raise ValueError(f"dataset.class_names={path} is not JSON ({error}); {wanted}") from error
     if not isinstance(mapping, dict) or not all(isinstance(name, str) and name.strip() for name in mapping.values()):
         raise ValueError(f"dataset.class_names={path} holds something else; {wanted} of non-empty strings")
     if stray := sorted(set(mapping) - set(folders)):
         raise ValueError(
-            f"dataset.class_names={path} names folders that are not there: {', '.join(stray[:3])}; "
+            f"dataset.class_names={path} names folders that do not exist: {', '.join(stray[:3])}; "
             f"the folders are {', '.join(folders[:5])}{', ...' if len(folders) > 5 else ''}"
         )
     return mapping
 
 
 def _files(top: Path, folders: list[str]) -> dict[str, list[Path]]:
-    return {
-        name: sorted(path for path in (top / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()) for name in folders
-    }
+    return {name: image_files(top / name) for name in folders}
+
+
+def image_files(top: Path) -> list[Path]:
+    """The image files below a folder, at any depth, sorted by path."""
+    return sorted(path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], base: Path) -> None:
     empty = [name for name in folders if not files["test"].get(name)]
     if len(empty) == len(folders):
-        raise ValueError(f"no image below {base}; files that count end in {', '.join(sorted(SUFFIXES))}")
+        raise ValueError(f"no image below {base}; image files end in {', '.join(sorted(SUFFIXES))}")
     if empty:
         raise ValueError(
             f"{len(empty)} class folders have no test image: {', '.join(empty[:3])}. Add images (endings: "

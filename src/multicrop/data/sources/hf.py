@@ -18,7 +18,7 @@ from multicrop.files import content_hash
 
 @dataclass(frozen=True)
 class _Rows:
-    """Opens the encoded image of a row by the rules of images.py; the library's own decoder is switched off."""
+    """Opens the encoded image of a row as `open_image` does; the library's own decoder is off."""
 
     table: Any
     column: str
@@ -29,14 +29,14 @@ class _Rows:
 
 
 def open_value(value: object, name: str) -> Image.Image:
-    """The image in a cell: {bytes, path}, bytes, or a path; raises ImageError for anything else."""
+    """The image in a cell ({bytes, path}, bytes, or a path); raises ImageError for anything else."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return open_bytes(value, name)
     if isinstance(value, str):
         return open_image(value)
-    raise ImageError(f"{name} holds no image but {type(value).__name__}; remove the row or name the right dataset.image_column")
+    raise ImageError(f"{name} holds no image but {type(value).__name__}; remove the row or set dataset.image_column")
 
 
 def hf(
@@ -55,15 +55,35 @@ def hf(
     classes: str | None,
     aliases: Mapping[str, str] | None,
 ) -> Dataset:
-    """The splits `train`, `validation` (either may be null) and `test` of the set `path`: a hub id, a file, a glob or a folder.
+    """Read a data set of the datasets library, from the hub or from local files, indexed or as a stream.
 
-    Local files are split by name (`train-0.parquet`, `test.parquet`), or all are one split called `test` when only one file is there.
-    Class names are those of a ClassLabel column or the distinct texts of the column; bare numbers want `class_names`. A list that is
-    given is matched by name. `streaming` reads the test split in passing. No code of a data set is run. Raises ValueError for a set,
-    split or column that is not there.
+    Local files are split by name (`train-0.parquet`, `test.parquet`); a single file is the test split. Class names are those of a
+    ClassLabel column or the distinct texts of the column; bare numbers need `class_names`. No code of a data set is run.
+
+    Args:
+        path: A hub id (owner/name), a .parquet or .arrow file, a glob, or a folder.
+        config: Name of the configuration, if the set has several.
+        revision: The commit, branch or tag of a hub set.
+        train: Name of the training split, or None.
+        validation: Name of the validation split, or None.
+        test: Name of the test split.
+        image_column: Name of the column of images.
+        label_column: Name of the column of labels.
+        id_column: Name of the column of ids; None numbers the rows.
+        streaming: Whether to read the test split once in order, without downloading it first.
+        class_names: A JSON list of class names, or None: any order for names, label order for numbers.
+        classes: A packaged class list that the names are matched to, or None.
+        aliases: {name in the data: name in the list}.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the set, a split or a column does not exist, or the labels cannot be named.
+
     """
     if not path:
-        raise ValueError("dataset=hf wants dataset.path: a hub id (owner/name), a .parquet or .arrow file, a glob of them, or their folder")
+        raise ValueError("dataset=hf needs dataset.path: a hub id (owner/name), a .parquet or .arrow file, a glob of them, or their folder")
     wanted = {split: name for split, name in (("train", train), ("validation", validation), ("test", test)) if name}
     name = Path(path).stem if Path(path).suffix else path.rstrip("/").rsplit("/", 1)[-1]
     if streaming:
@@ -105,14 +125,14 @@ def _classes(
             found, what=f"column {column} of {name}", classes=classes, class_names=class_names, aliases=aliases
         ), row.__getitem__
     if not all(isinstance(value, int) for value in values):
-        raise ValueError(f"column {column} of {name} holds neither class names nor whole numbers; name another dataset.label_column")
+        raise ValueError(f"column {column} of {name} holds neither class names nor whole numbers; set another dataset.label_column")
     return numbered_classes(values, what=name, classes=classes, class_names=class_names), int
 
 
 def _indexed(name: str, table: Any, image_column: str, id_column: str | None, labels: list[int], facts: list[str]) -> LabelledImages:
-    """One split; an id is that of the id column, or the row's number."""
+    """One split; an id is the value of the id column, or the number of the row."""
     if id_column and id_column not in table.column_names:
-        raise ValueError(f"{name} has no column {id_column}; its columns are {', '.join(table.column_names)}. Mend dataset.id_column")
+        raise ValueError(f"{name} has no column {id_column}; its columns are {', '.join(table.column_names)}. Correct dataset.id_column")
     split = name.rsplit("/", 1)[-1]
     ids = [str(value) for value in table[id_column][:]] if id_column else [f"{split}/{row:07d}" for row in range(len(table))]
     return LabelledImages(name, ids, labels, _Rows(table, image_column, name), content_hash(split, *facts, image_column, *ids, *labels))
@@ -126,7 +146,7 @@ def _streamed(
     classes: str | None,
     aliases: Mapping[str, str] | None,
 ) -> Dataset:
-    """A data set whose test images are a stream; labels are checked as they come."""
+    """A data set whose test images are a stream; each label is checked when it is read."""
     _, label_column, _ = columns
     feature = (stream.features or {}).get(label_column)
     if not isinstance(feature, datasets.ClassLabel) and class_names is None and classes is None:
@@ -135,9 +155,9 @@ def _streamed(
         )
     values = list(range(len(feature.names))) if isinstance(feature, datasets.ClassLabel) else []
     if isinstance(feature, datasets.Value) and feature.dtype == "string":
-        raise ValueError(f"the labels of {name} are texts; streaming wants numbers or a ClassLabel column. Pass dataset.streaming=false")
+        raise ValueError(f"the labels of {name} are texts; streaming needs numbers or a ClassLabel column. Pass dataset.streaming=false")
     names, _ = _classes(stream, label_column, values, name, class_names, classes, aliases)
-    none = LabelledImages(f"{name}/none", [], [], partial(_no_image), content_hash(name))
+    none = LabelledImages(f"{name}/none", [], [], _no_image, content_hash(name))
     test = StreamedImages(f"{name}/test", names.names, _Source(stream, columns, names.names, name), content_hash(name, *names.names))
     return Dataset(name, names.names, {}, none, none, test, names.keys)
 

@@ -1,15 +1,16 @@
-"""Splits of a set of the datasets library, from the hub or from local parquet or arrow files, their images left encoded."""
+"""Splits of a set of the datasets library, from the hub or from local parquet or arrow files, with encoded images."""
 
 from pathlib import Path
 from typing import Any
 
 import datasets
+import xxhash
 
 FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def load(path: str, config: str | None, revision: str | None, wanted: dict[str, str], *, streaming: bool) -> dict[str, Any]:
-    """The wanted splits; raises ValueError for a set that cannot be read or has no such split."""
+    """The wanted splits; raises ValueError if the set cannot be read or has no such split."""
     files = _local_files(path)
     try:
         if files:
@@ -23,7 +24,7 @@ def load(path: str, config: str | None, revision: str | None, wanted: dict[str, 
     except (OSError, ValueError, ConnectionError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
             f"dataset.path={path} cannot be loaded ({error}). Check the spelling and the network, or give a local .parquet or .arrow file; "
-            "a set that needs code of its own to be read is not run: export it to parquet"
+            "a set whose loading needs code of its own is not loaded: export it to parquet"
         ) from error
     if lacking := [name for name in wanted.values() if name not in found]:
         raise ValueError(
@@ -34,7 +35,7 @@ def load(path: str, config: str | None, revision: str | None, wanted: dict[str, 
 
 
 def _local_files(path: str) -> list[Path]:
-    """The parquet or arrow files that a path, a glob or a folder names; none for a hub id and for a folder of save_to_disk."""
+    """The parquet or arrow files of a path, a glob or a folder; none for a hub id and for a folder of save_to_disk."""
     place = Path(path).expanduser()
     if place.is_dir() and not any((place / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
         return sorted(file for file in place.rglob("*") if file.suffix in FORMATS)
@@ -44,7 +45,7 @@ def _local_files(path: str) -> list[Path]:
 
 
 def _splits_of(files: list[Path], wanted: dict[str, str]) -> dict[str, list[str]]:
-    """Which files make which split: by the split's name at the head of the file's name; one file alone is the test split."""
+    """The files of each split, whose name begins the name of the file or is that of its folder; a single file is the test split."""
     if len(files) == 1:
         return {wanted["test"]: [str(files[0])]}
     heads = {file: next((part for part in (file.stem.split("-")[0].split(".")[0], file.parent.name) if part), "") for file in files}
@@ -52,7 +53,7 @@ def _splits_of(files: list[Path], wanted: dict[str, str]) -> dict[str, list[str]
 
 
 def without_decoding(table: Any, image_column: str, label_column: str, name: str) -> Any:
-    """The table with its image column as encoded bytes; raises ValueError for a column that is not there."""
+    """The table with its image column as encoded bytes; raises ValueError if a column does not exist."""
     columns = list(table.features or next(iter(table), {}))
     if lacking := [column for column in (image_column, label_column) if column not in columns]:
         raise ValueError(
@@ -64,10 +65,21 @@ def without_decoding(table: Any, image_column: str, label_column: str, name: str
     return table
 
 
-def facts_of(path: str, table: Any) -> list[str]:
-    """What a set was made of: names, sizes and times of local files; of a hub set its files with their revision, else its fingerprint."""
+def facts_of(path: str, table: datasets.Dataset) -> list[str]:
+    """What identifies the content of a set: its local files; or the files and revision that a hub set was downloaded from."""
     place = Path(path).expanduser()
     files = _local_files(path) or sorted(file for file in place.rglob("*") if file.is_file())
     if files:
         return [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
-    return sorted(table.info.download_checksums or {}) or [table._fingerprint]
+    return sorted(table.info.download_checksums or {}) or _stored_facts(table)
+
+
+def _stored_facts(table: datasets.Dataset) -> list[str]:
+    """Names and sizes of the arrow files in the cache, whose folder is named by the revision; for a set in memory a hash of its rows."""
+    if files := [Path(entry["filename"]) for entry in table.cache_files]:
+        return [f"{file.parent.name}/{file.name}:{file.stat().st_size}" for file in files]
+    digest = xxhash.xxh3_128(str(table.features).encode())
+    for rows in table.with_format("arrow").iter(1000):
+        for batch in rows.to_batches():
+            digest.update(batch.serialize())
+    return [digest.hexdigest()]

@@ -11,7 +11,8 @@ import webdataset
 from PIL import Image
 
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages, assemble, open_bytes
-from multicrop.data.classes import ClassList, check_labels, classes_of, numbered_classes
+from multicrop.data.classes import ClassList, check_labels, numbered_classes
+from multicrop.data.sources.labels import text_labels
 from multicrop.files import content_hash
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
@@ -19,7 +20,7 @@ IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
 
 @dataclass(frozen=True)
 class Sample:
-    """Where a sample lies: its shard, the image's place in it, its id, and its label as the shard says it."""
+    """One sample: its shard, the offset and size of its image there, its id, and its label as text."""
 
     shard: int
     offset: int
@@ -30,10 +31,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Members:
-    """Opens sample i from its place in its tar file; every call opens the file anew, so threads and processes do not meet."""
+    """Opens sample i from its tar file; every call opens the file anew, so threads and processes share no state."""
 
     shards: list[Path]
-    places: list[tuple[int, int, int, str]]
+    places: list[tuple[int, int, int, str]]  # (shard, offset, bytes, id)
 
     def __call__(self, index: int) -> Image.Image:
         shard, offset, size, key = self.places[index]
@@ -54,16 +55,32 @@ def shards(
     classes: str | None,
     aliases: Mapping[str, str] | None,
 ) -> Dataset:
-    """Tar shards a split, as a path with braces or a glob: `data/test-{000..007}.tar`, `data/test-*.tar`.
+    """Read tar shards, indexed or as a stream.
 
-    A sample is an image (`KEY.jpg`, .png, ...) and a label: the text of `KEY.cls`, or the `label_field` of `KEY.json` when `label_key` is
-    json. Labels are class names, or numbers that `class_names` names. Local shards are indexed in one pass over their headers. With
-    `streaming`, the test shards are read in passing by the webdataset library and may be URLs. Raises ValueError for shards that are
-    missing or torn, samples without image or label, and labels out of range.
+    A sample is an image (`KEY.jpg`, .png, ...) and a label: the text of `KEY.cls`, or the `label_field` of `KEY.json` if `label_key` is
+    json. Labels are class names, or numbers that `class_names` names. Local shards are indexed in one pass over their headers.
+
+    Args:
+        train: The shards of training images as a path with braces or a glob (`data/train-{000..007}.tar`), or None.
+        validation: The shards of validation images, or None.
+        test: The shards of test images.
+        label_key: Suffix of the member that holds the label.
+        label_field: Name of the label in a JSON member.
+        streaming: Whether to read the test shards, which may be URLs, once in order by the webdataset library.
+        class_names: A JSON list of class names, or None: any order for names, label order for numbers.
+        classes: A packaged class list that the names are matched to, or None.
+        aliases: {name in the data: name in the list}.
+
+    Returns:
+        The data set; ids are the keys of the samples.
+
+    Raises:
+        ValueError: If shards do not exist or are torn, a sample has no image or label, or a label is out of range.
+
     """
     if not test:
         raise ValueError(
-            "dataset=webdataset wants dataset.test: tar shards such as data/test-{000..007}.tar (and dataset.train for few-shot)"
+            "dataset=webdataset needs dataset.test: tar shards such as data/test-{000..007}.tar (and dataset.train for few-shot)"
         )
     name = Path(test).parent.name or "webdataset"
     if streaming:
@@ -72,13 +89,14 @@ def shards(
     samples = {
         split: [s for i, path in enumerate(paths) for s in _index(path, i, label_key, label_field)] for split, paths in given.items()
     }
-    names, label_of = _classes(sorted({s.label for part in samples.values() for s in part}), name, class_names, classes, aliases)
+    texts = (s.label for part in samples.values() for s in part)
+    names, label_of = text_labels(texts, name=name, classes=classes, class_names=class_names, aliases=aliases)
     splits = {split: _images(f"{name}/{split}", paths, samples[split], label_of) for split, paths in given.items()}
     return assemble(name, names, splits)
 
 
 def shard_paths(urls: str) -> list[Path]:
-    """The local shards that a pattern names; raises ValueError when one is missing."""
+    """The local shards that a pattern names; raises ValueError if one does not exist."""
     place = Path(urls).expanduser()
     if any(mark in place.name for mark in "*?["):
         paths = sorted(place.parent.glob(place.name))
@@ -86,7 +104,7 @@ def shard_paths(urls: str) -> list[Path]:
         paths = [Path(path) for path in webdataset.shardlists.expand_urls(str(place))]
     if missing := [str(path) for path in paths if not path.is_file()] or ([] if paths else [urls]):
         raise ValueError(
-            f"{len(missing)} shards are not there: {', '.join(missing[:3])}; mend dataset.test, dataset.train or dataset.validation. "
+            f"{len(missing)} shards do not exist: {', '.join(missing[:3])}; correct dataset.test, dataset.train or dataset.validation. "
             "Shards at a URL can only be streamed (dataset.streaming=true)"
         )
     return paths
@@ -105,17 +123,19 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> I
                 elif member.isreg() and ending == label_key:
                     labels[key] = read_label(tar.extractfile(member).read(), label_key, label_field, f"{member.name} in {path.name}")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is no whole, uncompressed tar file ({error}); fetch it again, or unpack .tar.gz to .tar") from error
+        raise ValueError(
+            f"{path} is not a complete, uncompressed tar file ({error}); download it again, or unpack .tar.gz to .tar"
+        ) from error
     if not images or set(images) != set(labels):
         lone = sorted(set(images) ^ set(labels))[:3]
         raise ValueError(
             f"{path} has {len(images)} images and {len(labels)} labels (.{label_key})"
-            + (f"; alone: {', '.join(lone)}" if lone else "")
-            + f". Each sample wants an image (.{', .'.join(IMAGE_KEYS[:3])}) and a .{label_key}; name another key with dataset.label_key"
+            + (f"; without the other: {', '.join(lone)}" if lone else "")
+            + f". Each sample needs an image (.{', .'.join(IMAGE_KEYS[:3])}) and a .{label_key}; name another key with dataset.label_key"
         )
     for key, member in images.items():
         if member.offset_data + member.size > path.stat().st_size:
-            raise ValueError(f"{path} ends in the middle of {member.name}; the file is torn, fetch it again")
+            raise ValueError(f"{path} ends in the middle of {member.name}; the file is torn, download it again")
         yield Sample(shard, member.offset_data, member.size, key, labels[key])
 
 
@@ -126,31 +146,21 @@ def _split(name: str) -> tuple[str, str, str]:
 
 
 def read_label(data: bytes, label_key: str, label_field: str | None, name: str) -> str:
-    """The label as text; raises ValueError when it is none."""
+    """The label as text; raises ValueError if the member holds none."""
     try:
         text = data.decode("utf-8").strip()
         label = json.loads(text)[label_field] if label_key == "json" else text
     except (UnicodeDecodeError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{name} holds no label ({error!r}); it wants a text, or JSON with the field dataset.label_field={label_field}"
+            f"{name} holds no label ({error!r}); expected a text, or JSON with the field dataset.label_field={label_field}"
         ) from error
     if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-        raise ValueError(f"{name} holds the label {label!r}; it wants a class name or a whole number")
+        raise ValueError(f"{name} holds the label {label!r}; expected a class name or a whole number")
     return str(label)
 
 
-def _classes(
-    found: list[str], name: str, class_names: str | None, classes: str | None, aliases: Mapping[str, str] | None
-) -> tuple[ClassList, dict[str, int]]:
-    if all(label.removeprefix("-").isdigit() for label in found):
-        numbers = {label: int(label) for label in found}
-        return numbered_classes(list(numbers.values()), what=name, classes=classes, class_names=class_names), numbers
-    names = classes_of(found, what=f"the labels of {name}", classes=classes, class_names=class_names, aliases=aliases)
-    return names, {label: row for row, label in enumerate(found)}
-
-
 def _images(name: str, paths: list[Path], samples: list[Sample], label_of: dict[str, int]) -> LabelledImages:
-    """One split; the fingerprint holds each shard's name, size and time of change."""
+    """One split; the fingerprint covers the name, size and modification time of each shard."""
     facts = [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths]
     places = [(s.shard, s.offset, s.size, s.key) for s in samples]
     ids = [s.key for s in samples]
@@ -158,7 +168,7 @@ def _images(name: str, paths: list[Path], samples: list[Sample], label_of: dict[
 
 
 def _streamed(name: str, urls: str, label: tuple[str, str | None], class_names: str | None, classes: str | None) -> Dataset:
-    """A data set whose test images are a stream of shards; labels are numbers, or names of the list that is given."""
+    """A data set whose test images are a stream of shards; labels are numbers, or names of the list."""
     if classes is None and class_names is None:
         raise ValueError(
             f"a stream cannot be searched for its classes; pass dataset.class_names=FILE for {name}, a JSON list in label order"
@@ -171,7 +181,7 @@ def _streamed(name: str, urls: str, label: tuple[str, str | None], class_names: 
 
 @dataclass(frozen=True)
 class _Source:
-    """Whole shards `part`, `part` + `parts`, ... where there are enough of them, else every `parts`-th sample."""
+    """Whole shards `part`, `part` + `parts`, ... if there are enough of them, else every `parts`-th sample."""
 
     urls: str
     label: tuple[str, str | None]
