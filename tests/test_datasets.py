@@ -25,7 +25,7 @@ from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
 from multicrop.runs.experiment import run
 from multicrop.runs.session import FOR_OTHERS
-from multicrop.text.descriptions import available, load_bank
+from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.sources import class_texts
 
 
@@ -478,7 +478,7 @@ class TestWnids:
         assert data.class_keys == sorted(wnids) and data.class_names == ["tench", "crane bird", "missile", "projectile"]
         assert [path.split("/")[0] for path in data.test.ids] == sorted(wnids) and len(data.train) == 4
         texts = class_texts(data.class_names, {}, bank="imagenet1k", class_keys=data.class_keys)
-        phrases = load_bank("imagenet1k").descriptions
+        phrases = load_description_set("imagenet1k").descriptions
         assert [list(row) for row in texts] == [phrases[key] for key in data.class_keys] and texts[2] != texts[3]
 
     def test_numbers_are_labels_not_strings(self, tmp_path):

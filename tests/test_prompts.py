@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from refusals import refused
 
 from multicrop.text import Mean, described, ensemble, mixed, prompts_of, sentences, template, text_bank, waffle
-from multicrop.text.descriptions import available, load_bank
+from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.grammar import article, joined
 from multicrop.text.speech import KINDS, kind
 from multicrop.text.templates import template_set
@@ -99,7 +99,7 @@ class TestGrammar:
         assert article(text) == expected
 
     def test_our_own_phrases_are_mostly_noun_phrases_and_every_one_gets_a_kind(self):
-        phrases = [phrase for name in available() for row in load_bank(name).descriptions.values() for phrase in row][::7]
+        phrases = [phrase for name in available() for row in load_description_set(name).descriptions.values() for phrase in row][::7]
         counts = Counter(map(kind, phrases))
         assert set(counts) <= set(KINDS) and sum(counts.values()) == len(phrases)
         assert counts["noun"] > 0.98 * len(phrases) and counts["participle"] > 5
@@ -193,7 +193,7 @@ class TestDescribed:
     def test_stable_keys_tell_classes_of_one_name_apart(self):
         keys = ["n03773504", "n04008634"]
         first, second = described(["missile", "projectile"], {}, template="{}", bank="imagenet1k", class_keys=keys)
-        bank = load_bank("imagenet1k").descriptions
+        bank = load_description_set("imagenet1k").descriptions
         assert first[1:] == [joined("missile", text) for text in bank[keys[0]]]
         assert second[1:] == [joined("projectile", text) for text in bank[keys[1]]]
         with refused("2 of 2 classes have no descriptions: missile, missile"):
@@ -322,7 +322,7 @@ class TestConfigs:
     def test_descriptions_find_the_bank_of_the_data_set_and_the_grammar_joins(self):
         overrides = ["dataset=folder", "++dataset.bank=oxford_pets", "model=clip_vit_b16", "prompt.join=grammar"]
         (row,) = self.made(*overrides, names=["Maine Coon"], descriptions={})
-        assert row[1:] == [joined("Maine Coon", text) for text in load_bank("oxford_pets").descriptions["maine_coon"]]
+        assert row[1:] == [joined("Maine Coon", text) for text in load_description_set("oxford_pets").descriptions["maine_coon"]]
 
     def test_the_ensemble_is_that_of_the_data_set(self):
         ((mean,),) = self.made("prompt=ensemble", "dataset=folder", "++dataset.bank=eurosat", names=["forest"])
@@ -339,7 +339,7 @@ class TestConfigs:
     def test_stable_keys_reach_the_parts_of_a_mixture_and_functions_without_them_are_left_alone(self):
         bank = ["++prompt.parts.descriptions.bank=imagenet1k"]
         (row,) = self.made("prompt=mixed", *bank, names=["projectile"], descriptions={}, keys=["n04008634"])
-        assert row[1:-1] == load_bank("imagenet1k").descriptions["n04008634"]
+        assert row[1:-1] == load_description_set("imagenet1k").descriptions["n04008634"]
         assert self.made("prompt=template", names=["projectile"], keys=["n04008634"]) == [["projectile"]]
 
     def test_encoded_by_the_embedded_model(self, encoder):

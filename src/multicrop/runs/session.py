@@ -31,7 +31,7 @@ from multicrop.text import prompts_of
 
 log = logging.getLogger(__name__)
 ON_UNREADABLE = ("skip", "raise")
-FOR_OTHERS = ("crop_side", "description_prompt", "bank", "template")  # facts of a data set that are no argument of it
+FOR_OTHERS = ("crop_side", "description_prompt", "description_set", "template")  # facts of a data set that are no argument of it
 BANKS = ("disk", "off")
 SELECTIONS = ("validation", "fixed")
 CUTS = ("worker", "device")
