@@ -477,7 +477,7 @@ class TestWnids:
         data = load(*arguments)
         assert data.class_keys == sorted(wnids) and data.class_names == ["tench", "crane bird", "missile", "projectile"]
         assert [path.split("/")[0] for path in data.test.ids] == sorted(wnids) and len(data.train) == 4
-        texts = class_texts(data.class_names, {}, bank="imagenet1k", class_keys=data.class_keys)
+        texts = class_texts(data.class_names, {}, description_set="imagenet1k", class_keys=data.class_keys)
         phrases = load_description_set("imagenet1k").descriptions
         assert [list(row) for row in texts] == [phrases[key] for key in data.class_keys] and texts[2] != texts[3]
 

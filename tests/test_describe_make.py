@@ -247,7 +247,9 @@ def test_a_killed_run_goes_on_and_the_key_is_nowhere(server, tmp_path):
     server.delay, before = 0.0, len(server.requests)
     finished = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
     assert len(server.requests) - before == (len(names) - done) * len(QUESTIONS)
-    assert list(read_description_set(out).descriptions) == names and all(len(row) >= 2 for row in read_description_set(out).descriptions.values())
+    assert list(read_description_set(out).descriptions) == names and all(
+        len(row) >= 2 for row in read_description_set(out).descriptions.values()
+    )
     files = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY not in files + first + finished.stdout + finished.stderr and "some-model" in files
 
@@ -273,7 +275,7 @@ def test_bad_questions(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--classes", "{tmp}/none.txt"], ["none.txt does not exist", "one name a line"]),
+        (["--classes", "{tmp}/none.txt"], ["none.txt does not exist", "one name per line"]),
         (["--classes", "{tmp}/twice.txt"], ["1 class names repeat", "stable key"]),
         (["--out", "{tmp}/nowhere/zoo.json"], ["its folder does not exist"]),
         (["--max-tokens", "0"], ["--max-tokens is 1 or more"]),

@@ -338,9 +338,9 @@ class TestFiles:
     )
     def test_bad_class_lists(self, tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
-        with refused(name, "one name a line", *words):
+        with refused(name, "one name per line", *words):
             read_classes(tmp_path / name)
-        with refused("does not exist", "one name a line"):
+        with refused("does not exist", "one name per line"):
             read_classes(tmp_path / "none.json")
 
 

@@ -18,7 +18,7 @@ def plain(name: str) -> str:
 
 
 def shown_name(name: str) -> str:
-    """The name for a prompt: without a "001." or "/a/" prefix, "_" as a space; "/" as a space only in the paths of the Places categories."""
+    """The name for a prompt: without a "001." or "/a/" prefix, "_" as a space, "/" as a space only in paths of Places categories."""
     bare = re.sub(f"^{PREFIX}", "", name)
     bare = bare.replace("/", " ") if PLACES.fullmatch(bare) else bare
     return " ".join(bare.replace("_", " ").split())

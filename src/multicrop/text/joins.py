@@ -2,7 +2,7 @@
 
 import re
 
-from multicrop.text.nouns import article, is_plural, is_uncountable
+from multicrop.text.nouns import WORDS, article, is_plural, is_uncountable
 
 JOINS = {
     "a": "which has a ",
@@ -15,24 +15,14 @@ JOINS = {
     "whose": "whose ",
     "with": "",  # the phrase begins with its own preposition
 }
-PREPOSITIONS = frozenset(
-    """about above across after against along alongside amid among around as at atop before behind below beneath beside between beyond by despite down
-    during for from in inside into like near of off on onto opposite out outside over past per round than through throughout to toward
-    towards under underneath until up upon via with within without that which where when while whose""".split()
-)
+PREPOSITIONS = WORDS["prepositions"]
 STOPS = PREPOSITIONS | {"and", "or", ","}
-OPENING = PREPOSITIONS - frozenset("about down inside like off opposite out outside over past round up that than".split())
-VERBS = frozenset("is are was were has have had can could may might must will would does do did".split())
-NOUNS_IN_ING = frozenset(
-    """awning building casing ceiling clearing clothing coating dusting edging fairing housing landing lettering lining marking
-    moulding opening railing ring spring sting string swing topping underwing wing wrapping""".split()
-)
-BEING = frozenset("is are was were has have".split())
-DETERMINERS = frozenset(
-    """a all an another any both each either dozen every few half her his its many more most much no one our several some such the their these
-    this those two three four five six seven eight nine ten eleven twelve twenty""".split()
-)
-PARTICIPLES = frozenset("built drawn found grown held hung known made seen set shown spread spun sunk woven worn".split())
+OPENING = PREPOSITIONS - WORDS["not_opening"]
+VERBS = WORDS["verbs"]
+NOUNS_IN_ING = WORDS["nouns_in_ing"]
+BEING = WORDS["being"]
+DETERMINERS = WORDS["determiners"]
+PARTICIPLES = WORDS["participles"]
 ADVERB = re.compile(r"(\w{3,}ly|also|often|sometimes)$")
 PRONOUN = re.compile(r"^(which|that|who|it|they|he|she)\s+(?=\w)", re.IGNORECASE)
 
@@ -40,17 +30,17 @@ PRONOUN = re.compile(r"^(which|that|who|it|they|he|she)\s+(?=\w)", re.IGNORECASE
 class Phrase(str):
     """A description with the join word that a person or a reviewed file gave it; as a text, the description alone."""
 
-    join: str
+    join_word: str
 
-    def __new__(cls, text: str, join: str) -> "Phrase":
+    def __new__(cls, text: str, join_word: str) -> "Phrase":
         """The text with its join word."""
         made = super().__new__(cls, text)
-        made.join = join
+        made.join_word = join_word
         return made
 
     def __getnewargs__(self) -> tuple[str, str]:
         """The arguments that a copy is made from."""
-        return str(self), self.join
+        return str(self), self.join_word
 
 
 def parsed(stored: str) -> str:
@@ -61,7 +51,7 @@ def parsed(stored: str) -> str:
 
 def stored(text: str) -> str:
     """The text as a file holds it, with its join word if it has one."""
-    return f"{text.join}|{text}" if isinstance(text, Phrase) else text
+    return f"{text.join_word}|{text}" if isinstance(text, Phrase) else text
 
 
 def with_join(text: str) -> Phrase:
@@ -74,7 +64,7 @@ def with_join(text: str) -> Phrase:
 
 def like(text: str, source: str) -> str:
     """A changed spelling of `source`, with its join word."""
-    return Phrase(text, source.join) if isinstance(source, Phrase) else text
+    return Phrase(text, source.join_word) if isinstance(source, Phrase) else text
 
 
 def joined(label: str, phrase: str) -> str:
@@ -88,7 +78,7 @@ def joined(label: str, phrase: str) -> str:
         A text such as ``cat, which has a long tail`` or ``cat, with a long tail``.
     """
     ready = with_join(phrase)
-    return f"{label}, {JOINS[ready.join]}{ready}"
+    return f"{label}, {JOINS[ready.join_word]}{ready}"
 
 
 def head(phrase: str) -> str:
@@ -100,7 +90,7 @@ def head(phrase: str) -> str:
 def fits(phrase: Phrase) -> bool:
     """Whether the join word agrees with the noun: `a` and `an` stand before neither a plural nor an uncountable noun."""
     words = _words(phrase)
-    if phrase.join not in ("a", "an") or not words or words[0].endswith(("'s", "\u2019s")) or words[0] in DETERMINERS:
+    if phrase.join_word not in ("a", "an") or not words or words[0].endswith(("'s", "\u2019s")) or words[0] in DETERMINERS:
         return True
     end = _noun_end(words)
     ends_noun = end == len(words) or words[end] in PREPOSITIONS  # "glass folding door" and "iron and glass roof" are not uncountable

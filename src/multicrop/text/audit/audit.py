@@ -102,7 +102,7 @@ def phrase_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:
         if match := pattern.search(phrase.lower()):
             yield defect, match.group()
     if isinstance(phrase, Phrase) and not fits(phrase):
-        yield "join", f"{phrase.join} before {head(phrase)}"
+        yield "join", f"{phrase.join_word} before {head(phrase)}"
 
 
 def name_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:

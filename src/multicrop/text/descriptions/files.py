@@ -1,4 +1,4 @@
-"""Reads texts of classes and class lists from files, in the packaged format or as a plain {class: [text, ...]}, and matches them to classes."""
+"""Reads texts of classes and class lists from files, and matches texts to classes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,18 @@ class ClassTexts:
 
 
 def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
-    """The texts in a JSON file: {class: [phrase, ...]} (as DCLIP's and CuPL's files are), or a bank as packaged ones are.
+    """Read the texts of classes from a JSON file.
 
-    Texts may be empty here (`check` finds them). Raises ValueError, with `knob` and the remedy, for a file that is missing, not UTF-8, no
-    JSON, of another shape, without classes, or that has a class twice.
+    Args:
+        file: File ``{class: [phrase, ...]}`` (as those of DCLIP and CuPL), or one of the packaged format. A phrase may begin with a join
+            word: ``"a|long tail"``. Texts may be empty; ``check`` finds them.
+        knob: Setting that names the file, for error messages.
+
+    Returns:
+        The texts of every key.
+
+    Raises:
+        ValueError: If the file is absent, not JSON in UTF-8, of another shape, without classes, or has a class twice.
     """
     path, wanted = Path(file).expanduser(), f"{knob} wants a JSON object {SHAPE}"
     if not path.is_file():
@@ -36,7 +44,7 @@ def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
         raise ValueError(f"the description file {path} is no JSON ({error}); {wanted}") from error
     except _KeyTwiceError as error:
         raise ValueError(
-            f"the description file {path} has {error}: JSON keeps only the last. Use a stable key a class (ImageNet's wnid) and "
+            f"the description file {path} has {error}: JSON keeps only the last. Use a stable key per class (ImageNet: the wnid) and "
             '"names": {key: class name}, as docs/texts.md shows'
         ) from error
     return _class_texts(table, f"the description file {path} must be a JSON object {SHAPE} of non-empty strings")
@@ -94,12 +102,19 @@ def ambiguous(texts: ClassTexts, class_names: Sequence[str], keys: Sequence[str 
 
 
 def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
-    """(class names, stable keys or None) in a file: a line a class (.txt), or JSON: [name], {key: name}, or [{"wnid": key, "name": name}].
+    """Read a class list.
 
-    Raises ValueError for a file that is missing, not UTF-8, empty or of another shape.
+    Args:
+        file: Text file with one name per line (.txt), or JSON: ``[name]``, ``{key: name}`` or ``[{"wnid": key, "name": name}]``.
+
+    Returns:
+        Class names, and stable keys or None.
+
+    Raises:
+        ValueError: If the file is absent, not UTF-8, empty or of another shape.
     """
     path = Path(file).expanduser()
-    wanted = "the class list wants one name a line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
+    wanted = "the class list wants one name per line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; {wanted}")
     try:
@@ -115,7 +130,7 @@ def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
 
 def _names_and_keys(table: object) -> tuple[list, list | None]:
     if isinstance(table, Mapping):
-        if isinstance(table.get("descriptions"), Mapping):  # a bank: its classes
+        if isinstance(table.get("descriptions"), Mapping):  # a description file: its classes
             table = table.get("names") or {key: key for key in table["descriptions"]}
         keys, names = list(table), list(table.values())
         return (keys, None) if all(isinstance(value, list) for value in names) or keys == names else (names, keys)

@@ -50,7 +50,9 @@ class Job:
 
     def prompts(self, name: str) -> list[str]:
         """The questions about one class."""
-        return [question.replace("{class}", name).replace("{article}", article(name)) + "\n" + self.instruction for question in self.questions]
+        return [
+            question.replace("{class}", name).replace("{article}", article(name)) + "\n" + self.instruction for question in self.questions
+        ]
 
 
 def make(classes: Mapping[str, str], ask: Ask, job: Job, folder: Path, *, keep_leaks: bool = False) -> Iterator[tuple[str, list[str]]]:
