@@ -122,7 +122,8 @@ class TestJoins:
 
     @pytest.mark.parametrize(
         ("noun", "plural"),
-        [("ears", True), ("lens", False), ("bus", False), ("glass", False), ("teeth", True), ("abdomen", False), ("sideways", False), ("scissors", True),
+        [("ears", True), ("lens", False), ("bus", False), ("glass", False), ("teeth", True), ("abdomen", False), ("sideways", False),
+         ("scissors", True),
          ("fish", False), ("half-moons", True), ("cat's", False), ("menus", True), ("elytra", True)],
     )  # fmt: skip
     def test_number_of_nouns(self, noun, plural):
@@ -135,9 +136,11 @@ REVIEWED = {
         "has|headlights clawing up over the front wheel", "has|brand lettering running vertically", "an|LED bar in the vents",
         "a|crossed-flags badge on a low nose", "has|scissor doors straight up",
     ],
-    "ucf101": ["has|fletching beside cheek", "a|child blowing spheres", "has|arms overhead making X"],
-    "cub200": ["is|perched on a wire", "is a|flat-headed, short-tailed skulker", "has|raised crown feathers when alert", "a|slim curved bill prying bark"],
-    "fgvc_aircraft": ["has|windows filling a stretched four-abreast tube", "is the|longest of the flat-cowl classic twins", "has|doors close to the wing, fore and aft"],
+    "ucf101": ["has|fletching beside cheek", "has|arms overhead making X"],
+    "cub200": ["is|perched on a wire", "is a|flat-headed, short-tailed skulker",
+        "has|raised crown feathers when alert", "a|slim curved bill prying bark"],
+    "fgvc_aircraft": ["has|windows filling a stretched four-abreast tube",
+        "is the|longest of the flat-cowl classic twins", "has|doors close to the wing, fore and aft"],
     "imagenet1k": ["has|drool hanging from scaly jaws", "is|curled asleep under a thick brush", "is|halved lengthwise showing seeds"],
     "food101": ["has|grated Parmesan over pieces", "has|truffle aioli in a ramekin"],
 }  # fmt: skip
