@@ -35,7 +35,8 @@ def multirun(tmp_path, *arguments, **variables):
     """A sweep of the tiny data: exit status, output, its folder, and (process, shard) of each shard that any process wrote."""
     (tmp_path / "sitecustomize.py").write_text(WATCH)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "OMP_", "MKL_"))}
-    env = kept | {"PYTHONPATH": str(tmp_path), "WRITTEN": str(tmp_path / "written"), "COLUMNS": "200"} | variables
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = kept | {"PYTHONPATH": paths, "WRITTEN": str(tmp_path / "written"), "COLUMNS": "200"} | variables
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
     command = [sys.executable, "run.py", "-m", *arguments, *RUN, *DATA, *paths]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
