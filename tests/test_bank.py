@@ -207,7 +207,7 @@ def _fill_elsewhere(cache, queue):
 
 
 def test_four_processes_at_once_encode_each_shard_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(4)]
     for process in processes:

@@ -3,14 +3,13 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets as hf_datasets
+import forked
 import numpy as np
 import pytest
-from conftest import CONF, ROOT, composed, options
+from conftest import CONF, composed, options
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
@@ -93,8 +92,7 @@ def test_few_shot_runs_on_every_form_and_its_record_repeats_the_splits(tmp_path)
     places = {form: [f"paths.output={tmp_path}/{form}-out", f"paths.cache={tmp_path}/banks"] for form in MAKERS}
     made = {form: make(tmp_path / form) for form, make in MAKERS.items()}
     jobs = [["task=few_shot", "task.shots=1", *QUICK, *made[form], *places[form]] for form in MAKERS]
-    command = [sys.executable, "-c", RUN_EACH, str(CONF), json.dumps(jobs)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run([CONF, json.dumps(jobs)], code=RUN_EACH)
     assert done.returncode == 0, done.stderr[-3000:]
     for form in MAKERS:
         record, data = tmp_path / f"{form}-out", load(*made[form])
@@ -109,7 +107,7 @@ def test_the_command_takes_a_file_of_few_shot_splits(tmp_path):
     data = load(*arguments)
     chosen = {"train": [data.train.ids[i] for i in (1, 4, 7)], "val": data.validation.ids[:1]}
     arguments += ["task=few_shot", f"task.few_shot_file={write(tmp_path / 'split.json', chosen)}", f"hydra.run.dir={tmp_path}/out"]
-    done = subprocess.run([sys.executable, "run.py", *arguments, *QUICK], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run([*arguments, *QUICK])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "6 images, 3 classes" in done.stdout and json.loads((tmp_path / "out" / "splits.json").read_text()) == chosen
 
