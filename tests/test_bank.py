@@ -75,10 +75,9 @@ def test_a_crop_is_pil_bicubic(encoder):
         assert np.quantile(np.abs(view.numpy() - expected), 0.999) <= 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_and_threads_change_no_bit(workers, encoder, tmp_path):
+def test_a_worker_changes_no_bit(encoder, tmp_path):
     fill(pictures(6), encoder, tmp_path / "a")
-    fill(pictures(6), encoder, tmp_path / "b", num_workers=workers)
+    fill(pictures(6), encoder, tmp_path / "b", num_workers=1)  # two in test_end_to_end: a spawned worker imports for seconds
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
 
 
