@@ -250,6 +250,8 @@ def test_a_stream_of_less_than_ten_images_is_measured_by_its_first_and_last_imag
     right, wrong = torch.eye(4)[label], torch.eye(4)[(label + 1) % 4]
     rows = {row: torch.stack([right[0], wrong[1], wrong[2]]) for row in ROWS}
     task.collect({**rows, "label": label, "index": torch.arange(3)})
-    found = measures(task, n_views=1, resumed=0)
+    predictions = task.predictions(["a", "b", "c"])
+    found = task.recorded(predictions, n_views=1, resumed=0)["stream"]
     assert found["first_tenth"] == dict.fromkeys(ROWS, 1.0) and found["last_tenth"] == dict.fromkeys(ROWS, 0.0)
-    assert [line.split(",")[-1] for line in curve(task.results()).splitlines()[1:]] == ["1.00000", "0.00000", "0.00000"]
+    lines = task.files(predictions)[STREAM].splitlines()[1:]
+    assert [line.split(",")[-1] for line in lines] == ["1.00000", "0.00000", "0.00000"]
