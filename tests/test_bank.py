@@ -225,7 +225,10 @@ def test_forward_gives_class_logits_of_pictures(encoder, generator):
     text = encoder.encode_prompts([["tiger face"], ["hot beverage"], ["grinning face"]])
     images = [pictures(3).open(i) for i in range(3)]
     model = MultiCropCLIP(encoder, SAMPLER, text=text, aggregator=global_view)
-    assert model(images).shape == (3, 3)
+    pixels = torch.stack([global_pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1), encoder.spec) for image in images])
+    with torch.no_grad():
+        expected = encoder.logit_scale * encoder.encode_images(pixels) @ text.label.T
+        torch.testing.assert_close(model(images), expected, atol=0.05, rtol=0)  # logits up to 100
     with pytest.raises(ValueError, match="aggregator"):
         MultiCropCLIP(encoder, SAMPLER)(images)
 

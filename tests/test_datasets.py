@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets as hf_datasets
 import forked
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import CONF, composed, options
 from hydra.errors import InstantiationException
@@ -96,7 +97,10 @@ def test_few_shot_runs_on_every_form_and_its_record_repeats_the_splits(tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     for form in MAKERS:
         record, data = tmp_path / f"{form}-out", load(*made[form])
-        assert 0 <= json.loads((record / "metrics.json").read_text())["rows"]["final"]["accuracy"] <= 1
+        table = pq.read_table(record / "predictions.parquet").to_pydict()
+        right = [p == label for p, label in zip(table["final_prediction"], table["label"], strict=True)]
+        accuracy = json.loads((record / "metrics.json").read_text())["rows"]["final"]["accuracy"]
+        assert accuracy == pytest.approx(sum(right) / 6) and len(right) == 6
         read = few_shot_from_file(data, str(record / "splits.json"))
         drawn = few_shot_split(data, shots=1, seed=1)
         assert [part.ids for part in read] == [part.ids for part in drawn] and len(read[0]) == len(read[1]) == 3

@@ -182,7 +182,7 @@ def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_j
     assert sweep.job(OmegaConf.create()) == 0.5 and not (tmp_path / "failed.json").exists()
     monkeypatch.setattr(experiment, "run", broken)
     fake(monkeypatch, tmp_path, multirun=False)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="the disk of user"):
         sweep.job(OmegaConf.create())
     fake(monkeypatch, tmp_path, multirun=False, chosen={"sweep": "shots"})
     with refused("sweep=shots", "-m"):
