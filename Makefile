@@ -15,7 +15,7 @@ run: setup ## install what is needed, then the main job on the embedded default
 	$(RUN) run.py task=tta crop=random_k16
 
 test: setup ## install what is needed, then all tests
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 lint: setup ## style, and the direction of imports
 	$(RUN) -m ruff check .

@@ -156,7 +156,7 @@ def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path
     known = config.HydraConfig.get()
     known.runtime.output_dir, known.job = str(tmp_path), {"num": 0}
     monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: known))
-    with pytest.raises(RuntimeError, match="^no$"):
+    with pytest.raises(RuntimeError, match=r"^no$"):
         sweep.job(OmegaConf.create({"trainer": {"progress": True}}))
     assert "RuntimeError: no" in (tmp_path / "failed.json").read_text()
 
