@@ -1,7 +1,7 @@
 """`task=pretrain`: train the embedded CLIP on the training vendors' drawings and export it as a HuggingFace checkpoint."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -99,6 +99,7 @@ def pretrain(
     return trainer, output / "checkpoint"
 
 
+@runtime_checkable
 class Configured(Protocol):
     """What the entry reads of a run's settings."""
 
