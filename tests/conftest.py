@@ -16,6 +16,10 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
+from multicrop.data.embedded import artwork  # noqa: E402
+
+artwork.load_drawings = cache(artwork.load_drawings)  # decoded once per process: seconds for each data set otherwise
+
 from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
 from multicrop.data.base import LabelledImages, content_hash  # noqa: E402
 from multicrop.encoder import Encoder, load_encoder  # noqa: E402

@@ -1,6 +1,7 @@
 """`run.py` in a process of its own without its imports each time: a server imports the package once and forks a process per command."""
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -99,6 +100,12 @@ def _become(command: dict) -> None:
 
 
 if __name__ == "__main__":
+    from multicrop.data.embedded import artwork
+
+    artwork.load_drawings = cache(artwork.load_drawings)  # before others import it by name
     for module in WARM:
         __import__(module)
+    for vendors in (artwork.TRAINING_VENDORS, *((vendor,) for vendor in artwork.HELD_OUT_VENDORS)):
+        artwork.load_drawings(vendors, unseen=False)
+    gc.freeze()  # what all processes share is not looked through again
     _become(_serve())

@@ -7,12 +7,7 @@ from string import Template
 
 import numpy as np
 import pytest
-<<<<<<< HEAD
 from conftest import CONF, ROOT, composed, options
-=======
-import yaml
-from conftest import CONF, EXPECTED, ROOT, composed
->>>>>>> 58ce255 (Tests: thresholds and ties that no test noticed, processes forked from one that has imported the package, a mutation tool as an extra)
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from refusals import refused
@@ -37,19 +32,12 @@ def test_an_experiment_composes_and_says_its_command_its_result_and_its_time(nam
     text = (CONF / f"experiment/{name}.yaml").read_text()
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     assert header.startswith("# @package _global_\n")
-<<<<<<< HEAD
     assert f"experiment={name} " in re.search("# Command: (.+)", header)[1] and "# Time: " in header
     expected = re.search("# Expected: (.+)", header)[1]
     if "published.csv" in expected:
         assert any(figure.experiment == name for figure in read_published())
     else:
         assert re.search(r"\d\.\d", expected) or expected.startswith("no published figure")
-=======
-    assert f"experiment={name}" in re.search("# Command: (.+)", header)[1]
-    assert EXPECTED.search(header) and "# Time: " in header
-    if source := re.search(r"multicrop published --experiment (\S+?)[.,]? ", header):
-        assert source[1] == name
->>>>>>> 58ce255 (Tests: thresholds and ties that no test noticed, processes forked from one that has imported the package, a mutation tool as an extra)
 
 
 ROWS = [f"{text}_{view}_{aggregator}" for text in diagnosis.TEXTS for view in diagnosis.CROPS for aggregator in diagnosis.AGGREGATORS]

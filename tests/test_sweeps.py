@@ -14,16 +14,10 @@ import pytest
 import records
 import torch
 import yaml
-<<<<<<< HEAD
-from conftest import CONF, ROOT, composed, options
+from conftest import CONF, EXPECTED, composed, options
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-=======
-from conftest import CONF, EXPECTED, composed, options
-from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
->>>>>>> 58ce255 (Tests: thresholds and ties that no test noticed, processes forked from one that has imported the package, a mutation tool as an extra)
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
