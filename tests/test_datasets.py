@@ -24,7 +24,6 @@ from multicrop.data.classes import ClassList, classes_of, match, packaged, plain
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
 from multicrop.runs.experiment import run
-from multicrop.runs.settings import FACTS
 from multicrop.text.descriptions import available, load_bank
 from multicrop.text.sources import class_texts
 
@@ -32,7 +31,7 @@ from multicrop.text.sources import class_texts
 def load(*overrides):
     """The data set that the overrides compose; an error as its loader raises it, without Hydra's wrapping."""
     try:
-        return instantiate(without(composed(*overrides).dataset, *FACTS))
+        return instantiate(without(composed(*overrides).dataset, "facts"))
     except InstantiationException as error:
         raise error.__cause__ from None
 
