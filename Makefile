@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint bench overview pack
+.PHONY: help setup run test lint mutation bench overview pack
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -15,13 +15,18 @@ run: setup ## install what is needed, then the main job on the embedded default
 	$(RUN) run.py task=tta crop=random_k16
 
 test: setup ## install what is needed, then all tests
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 lint: setup ## style, types, and the direction of imports
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright --pythonpath $(RUN)
+
+mutation: setup ## change one thing at a time and count the changes that no test notices (MUTANTS="multicrop.transport.*" for some)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[mutation]'
+	$(VENV)/bin/mutmut run $(MUTANTS)
+	$(VENV)/bin/mutmut results
 
 bench: setup ## speed as ratios measured in one run (BENCH="bank aggregators" for some)
 	$(RUN) benchmarks/run.py $(BENCH)

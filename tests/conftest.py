@@ -1,5 +1,7 @@
 """Shape checks on every function of the package, and small encoders and data that the tests share."""
 
+import copy
+import re
 import warnings
 from functools import cache
 
@@ -14,6 +16,10 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from PIL import Image  # noqa: E402
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
+from multicrop.data.embedded import artwork  # noqa: E402
+
+artwork.load_drawings = cache(artwork.load_drawings)  # decoded once per process: seconds for each data set otherwise
+
 from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
 from multicrop.data.base import LabelledImages, content_hash  # noqa: E402
 from multicrop.encoder import Encoder, load_encoder  # noqa: E402
@@ -21,6 +27,7 @@ from multicrop.text import TextBank  # noqa: E402
 
 ROOT = PACKAGE.parent.parent
 CONF = ROOT / "conf"
+EXPECTED = re.compile(r"^# Expected: (.*\b\d\d?\.\d{1,2}\b|.*multicrop published --experiment \w|no published figure)", re.M)
 warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
 
@@ -40,7 +47,12 @@ def options(group: str) -> list[str]:
 
 
 def composed(*overrides: str):
-    """The configuration of a run, as Hydra composes it, without an output folder."""
+    """The configuration of a run, as Hydra composes it, without an output folder; each combination is composed once."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]):
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=["logger=none", *overrides])

@@ -2,17 +2,17 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
-from conftest import CONF, ROOT, session_of
+from conftest import CONF, session_of
 from PIL import Image
 from refusals import refused
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from multicrop.config import check_overrides
+from multicrop.data.base import divided
 from multicrop.data.few_shot import few_shot_split
 from multicrop.data.sources.folder import folder
 from multicrop.encoder import load_encoder
@@ -94,8 +94,7 @@ class TestCommandLine:
         ],
     )
     def test_run_py_exits_with_the_message(self, tmp_path, arguments, words):
-        command = [sys.executable, ROOT / "run.py", *arguments, f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = forked.run([*arguments, f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks"], cwd=tmp_path)
         assert done.returncode != 0
         assert all(word in done.stderr for word in words), done.stderr
 
@@ -320,3 +319,37 @@ class TestModel:
     def test_unknown_precision(self, random_checkpoint):
         with refused("precision is one of fp32, bf16, fp16", "got 'fp64'", "model.precision"):
             load_encoder(path=str(random_checkpoint), precision="fp64")
+
+
+def few_shot_counts(dataset, shots):
+    """How many images of each class are in the support and in the validation images."""
+    support, validation = few_shot_split(dataset, shots=shots, seed=0)
+    assert not set(support.ids) & set(validation.ids)
+    return [[part.labels.count(label) for label in range(len(dataset.class_names))] for part in (support, validation)]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_at_most_four_images_per_class_are_held_back_for_validation(tmp_path, own):
+    write_images(tmp_path / "train", cat=14, dog=14)
+    write_images(tmp_path / "test", cat=1, dog=1)
+    if own:
+        write_images(tmp_path / "val", cat=6, dog=6)
+    for shots, held_back in ((2, 2), (4, 4), (5, 4), (8, 4)):
+        assert few_shot_counts(read(tmp_path), shots) == [[shots] * 2, [held_back] * 2]
+
+
+def test_a_class_with_few_images_keeps_one_for_training_and_one_for_validation(tmp_path):
+    write_images(tmp_path / "train", cat=14, dog=2, okapi=5)
+    write_images(tmp_path / "test", cat=1, dog=1, okapi=1)
+    assert few_shot_counts(read(tmp_path), 4) == [[4, 1, 4], [4, 1, 1]]
+    assert few_shot_counts(read(tmp_path), 8) == [[8, 1, 4], [4, 1, 1]]
+
+
+def test_a_division_into_train_and_test_leaves_each_part_an_image():
+    """`divided` takes round(count * share) of each class for testing, and neither part of a class with two images is empty."""
+    sizes = {"one": 1, "two": 2, "three": 3, "ten": 10}
+    items = {name: list(range(size)) for name, size in sizes.items()}
+    for share, expected in ((0.01, [1, 1, 1, 1]), (0.5, [1, 1, 2, 5]), (0.99, [1, 1, 2, 9])):
+        train, test = divided(items, share, 0)
+        assert [len(test[name]) for name in sizes] == expected
+        assert all(sorted(train[name] + test[name]) == items[name] for name in sizes)

@@ -75,10 +75,9 @@ def test_a_crop_is_pil_bicubic(encoder):
         assert np.quantile(np.abs(view.numpy() - expected), 0.999) <= 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_and_threads_change_no_bit(workers, encoder, tmp_path):
+def test_a_worker_changes_no_bit(encoder, tmp_path):
     fill(pictures(6), encoder, tmp_path / "a")
-    fill(pictures(6), encoder, tmp_path / "b", num_workers=workers)
+    fill(pictures(6), encoder, tmp_path / "b", num_workers=1)  # two in test_end_to_end: a spawned worker imports for seconds
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
 
 
@@ -207,7 +206,7 @@ def _fill_elsewhere(cache, queue):
 
 
 def test_four_processes_at_once_encode_each_shard_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(4)]
     for process in processes:
@@ -226,7 +225,10 @@ def test_forward_gives_class_logits_of_pictures(encoder, generator):
     text = encoder.encode_prompts([["tiger face"], ["hot beverage"], ["grinning face"]])
     images = [pictures(3).open(i) for i in range(3)]
     model = MultiCropCLIP(encoder, SAMPLER, text=text, aggregator=global_view)
-    assert model(images).shape == (3, 3)
+    pixels = torch.stack([global_pixels(torch.from_numpy(np.array(image)).permute(2, 0, 1), encoder.spec) for image in images])
+    with torch.no_grad():
+        expected = encoder.logit_scale * encoder.encode_images(pixels) @ text.label.T
+        torch.testing.assert_close(model(images), expected, atol=0.05, rtol=0)  # logits up to 100
     with pytest.raises(ValueError, match="aggregator"):
         MultiCropCLIP(encoder, SAMPLER)(images)
 

@@ -34,13 +34,14 @@ sys.path.insert(0, {tests!r})
 importlib.import_module("multicrop.features.disk").SHARD_IMAGES = 4
 from conftest import PACKAGE, load_encoder, pictures
 from test_bank import fill
+encoder = load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))
 top, rng, kills, folder = Path({top!r}), random.Random(5), 0, 0
 while kills < 20:
     child = os.fork()
     if child == 0:
-        fill(pictures({images}), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), top / str(folder))
+        fill(pictures({images}), encoder, top / str(folder))
         os._exit(0)
-    time.sleep(rng.uniform(0.1, 0.7))
+    time.sleep(rng.uniform(0.05, 0.35))
     os.kill(child, signal.SIGKILL)
     killed = os.waitpid(child, 0)[1] == signal.SIGKILL
     kills, folder = kills + killed, folder + (not killed)
@@ -54,7 +55,7 @@ def small_shards(monkeypatch):
 
 def test_twenty_kills_at_random_points_lose_no_byte(encoder, tmp_path):
     """SIGKILL at random moments of an encode that starts again each time: what it leaves is what an undisturbed run writes."""
-    images = 80
+    images = 40
     fill(pictures(images), encoder, tmp_path / "undisturbed")
     script = tmp_path / "killer.py"
     script.write_text(KILLER.format(tests=str(ROOT / "tests"), images=images, top=str(tmp_path / "killed")))
@@ -70,12 +71,13 @@ def test_twenty_kills_at_random_points_lose_no_byte(encoder, tmp_path):
 
 def test_two_gloo_processes_write_the_bytes_of_one(encoder, tmp_path):
     command = [sys.executable, ROOT / "run.py", "task=encode", "dataset=scenes", "crop=random_k1", "trainer.progress=false"]
+    command += ["dataset.n_classes=6", "dataset.test_images=4", "trainer.shard_images=16"]
     environment = os.environ | {"MULTICROP_OUTPUT": str(tmp_path / "out"), "OMP_NUM_THREADS": "1"}
     for devices in (1, 2):
         knobs = [f"trainer.devices={devices}", f"paths.cache={tmp_path / str(devices)}"]
         done = subprocess.run([*map(str, command), *knobs], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("400 images x 2 views encoded") == 1
+        assert done.stdout.count("24 images x 2 views encoded") == 1
     one, two = shard_bytes(tmp_path / "1"), shard_bytes(tmp_path / "2")
     assert len(one) == 2 and one == two
 
@@ -149,14 +151,12 @@ def test_a_streamed_bank_gives_what_the_bank_gives(workers, encoder, tmp_path):
     bank = fill(images, encoder, tmp_path)
     module = MultiCropCLIP(encoder, SAMPLER, seed=0)
     streamed = OnTheFlyBank(images, module, num_workers=workers)
-    views, labels, indices = (torch.cat(parts) for parts in zip(*streamed.batches(order, batch_size=9), strict=True))
+    batches = list(streamed.batches(order, batch_size=9))
+    views, labels, indices = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert indices.tolist() == order and labels.tolist() == [images.labels[i] for i in order]
     torch.testing.assert_close(views, bank.tensors()[0][order], atol=1e-3, rtol=0)
     assert torch.equal(streamed.boxes(3), bank.boxes(3)) and streamed[3][1] == bank[3][1]
-    assert (
-        len(streamed.batches(order, batch_size=9)) == len(list(streamed.batches(order, batch_size=9)))
-        and streamed.cost.crops_per_second > 0
-    )
+    assert len(streamed.batches(order, batch_size=9)) == len(batches) and streamed.cost.crops_per_second > 0
 
 
 def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tmp_path):

@@ -264,3 +264,11 @@ def test_globs_and_labels_name_what_varies(tmp_path):
         records.write(tmp_path / f"run-{shots}", task="few_shot", knobs={"shots": shots}, draw=shots)
     (block,) = leaderboard.blocks(reading.collect([tmp_path / "run-*"])[0])
     assert {e.label for e in block.entries} == {f"dnd + tip, random_k4, shots={s}" for s in (1, 2)}
+
+
+def test_the_front_holds_ties_at_one_cost_and_no_method_that_pays_more_for_the_same(tmp_path):
+    for number, (name, views) in enumerate([("dnd", 5), ("max", 5), ("wca", 17), ("abs", 1)]):
+        records.write(tmp_path / str(number), aggregator=name, views=views, accuracy=0.5 if name == "abs" else 0.8, draw=name == "abs")
+    (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
+    assert len({entry.accuracy for entry in block.entries}) == 2
+    assert {entry.label.split(",")[0]: entry.on_front for entry in block.entries} == {"dnd": True, "max": True, "wca": False, "abs": True}

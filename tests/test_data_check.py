@@ -186,3 +186,16 @@ def test_sheet_shows_classes_spread_over_the_list_and_frames_for_what_is_missing
 
 def test_spread():
     assert spread([]) == {} and spread([3, 1, 2, 10]) == {"min": 1, "median": 2.5, "max": 10}
+
+
+def test_a_pair_at_the_limits_is_near_and_one_beyond_is_not():
+    """Near: at most 4 of 64 bits, and at most 6 grey levels of 255 on average."""
+    grey = np.full((16, 16), 100, dtype=np.uint8)
+    first = Print("train", "a", "a", 0, grey)
+    for bits, levels, near in ((4, 6, True), (5, 6, False), (4, 7, False), (0, 0, True)):
+        code = sum(1 << (13 * bit) for bit in range(bits))  # in as many of the five bands as there are bits
+        found = between_splits([first, Print("test", "b", "b", code, grey + np.uint8(levels))])
+        assert [pair.kind for pair in found] == ["near"] * near
+    half = grey + np.uint8(6)
+    half[0, 0] += 1
+    assert between_splits([first, Print("test", "b", "b", 0, half)]) == []

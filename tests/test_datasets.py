@@ -3,15 +3,15 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets as hf_datasets
+import forked
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torchvision
-from conftest import CONF, ROOT, composed, options
+from conftest import CONF, composed, options
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
@@ -40,7 +40,6 @@ from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
 from multicrop.data.sources.hf_load import facts_of
 from multicrop.runs.experiment import run
-from multicrop.runs.settings import FACTS
 from multicrop.text import prompts_of
 from multicrop.text.class_names import plain, shown_name
 from multicrop.text.descriptions import available, load_description_set
@@ -50,7 +49,7 @@ from multicrop.text.sources import class_texts
 def load(*overrides):
     """The data set that the overrides compose; an error as its loader raises it, without Hydra's wrapping."""
     try:
-        return instantiate(without(composed(*overrides).dataset, *FACTS))
+        return instantiate(without(composed(*overrides).dataset, "facts"))
     except InstantiationException as error:
         raise error.__cause__ from None
 
@@ -111,12 +110,14 @@ def test_few_shot_runs_on_every_form_and_its_record_repeats_the_splits(tmp_path)
     places = {form: [f"paths.output={tmp_path}/{form}-out", f"paths.cache={tmp_path}/banks"] for form in MAKERS}
     made = {form: make(tmp_path / form) for form, make in MAKERS.items()}
     jobs = [["task=few_shot", "task.shots=1", *QUICK, *made[form], *places[form]] for form in MAKERS]
-    command = [sys.executable, "-c", RUN_EACH, str(CONF), json.dumps(jobs)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run([CONF, json.dumps(jobs)], code=RUN_EACH)
     assert done.returncode == 0, done.stderr[-3000:]
     for form in MAKERS:
         record, data = tmp_path / f"{form}-out", load(*made[form])
-        assert 0 <= json.loads((record / "metrics.json").read_text())["rows"]["final"]["accuracy"] <= 1
+        table = pq.read_table(record / "predictions.parquet").to_pydict()
+        right = [p == label for p, label in zip(table["final_prediction"], table["label"], strict=True)]
+        accuracy = json.loads((record / "metrics.json").read_text())["rows"]["final"]["accuracy"]
+        assert accuracy == pytest.approx(sum(right) / 6) and len(right) == 6
         read = few_shot_from_file(data, str(record / "splits.json"))
         drawn = few_shot_split(data, shots=1, seed=1)
         assert [part.ids for part in read] == [part.ids for part in drawn] and len(read[0]) == len(read[1]) == 3
@@ -127,7 +128,7 @@ def test_the_command_takes_a_file_of_few_shot_splits(tmp_path):
     data = load(*arguments)
     chosen = {"train": [data.train.ids[i] for i in (1, 4, 7)], "val": data.validation.ids[:1]}
     arguments += ["task=few_shot", f"task.few_shot_file={write(tmp_path / 'split.json', chosen)}", f"hydra.run.dir={tmp_path}/out"]
-    done = subprocess.run([sys.executable, "run.py", *arguments, *QUICK], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run([*arguments, *QUICK])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "6 images, 3 classes" in done.stdout and json.loads((tmp_path / "out" / "splits.json").read_text()) == chosen
 

@@ -169,3 +169,9 @@ class TestSharedPixels:
         image, boxes = noise(*size), torch.tensor([[0.0, 0, *size], [10, 20, 110, 120], [90, 5, 30, 65]])
         spec = PixelSpec(32, 32, "bicubic", (0.5,) * 3, (0.5,) * 3)
         assert torch.equal(view_pixels(shared_pixels(image), boxes, spec), view_pixels(to_tensor(image), boxes, spec))
+
+
+@pytest.mark.parametrize(("values", "expected"), [([0, 0.5, 1], [0, 128, 255]), ([0, 100, 255], [0, 100, 255]), ([0, 257, 514], [0, 1, 2])])
+def test_a_float_picture_is_scaled_by_the_range_that_its_brightest_pixel_reaches(file, values, expected):
+    picture = Image.fromarray(np.array([values, values], dtype=np.float32))
+    assert pixels(open_image(file(picture, "depth.tiff")))[0].tolist() == [[value] * 3 for value in expected]

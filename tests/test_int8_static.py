@@ -70,9 +70,9 @@ class TestFeatures:
 
     def test_neither_process_nor_threads_change_a_byte(self, folder):
         runs = [
-            subprocess.run([sys.executable, "-c", HASH, threads, TINY, str(folder)], capture_output=True, text=True) for threads in "121"
+            subprocess.run([sys.executable, "-c", HASH, threads, TINY, str(folder)], capture_output=True, text=True) for threads in "12"
         ]
-        assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr
+        assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
         assert len({run.stdout.split()[-1] for run in runs}) == 1
 
     def test_crops_cut_from_tokens_are_refused(self, static):

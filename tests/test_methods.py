@@ -372,3 +372,28 @@ class TestDeclarations:
 def test_a_method_without_forward_cannot_be_made(generator):
     with pytest.raises(TypeError, match="forward"):
         Method(text=random_text(generator), logit_scale=1.0)
+
+
+def test_an_image_as_confident_as_the_worst_entry_of_a_full_queue_does_not_replace_it():
+    text, logits = axes_text(), torch.tensor([[3.0, 1.0, 0.0]])
+    first, later = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([[[0.0, 1.0, 0.0]]])
+    positive, negative = POSITIVE | {"size": 1}, NEGATIVE | {"size": 1, "entropy_low": 0.0, "entropy_high": 1.0}
+    method = Tda(text=text, logit_scale=1.0, positive=positive, negative=negative, view_set="all")
+    method(first, logits)
+    tied = method(later, logits)
+    near = [2.0 * math.exp(-5.0), 0.117 * math.exp(-1.0)]  # the affinity to the first image, and not to itself
+    close(tied, [[3.0 + near[0] - near[1], 1.0 - near[1], -near[1]]])
+    surer = method(later, logits + torch.tensor([[0.1, 0.0, 0.0]]))
+    close(surer, [[3.1 + 2.0 - 0.117, 1.0 - 0.117, -0.117]])
+
+
+@pytest.mark.parametrize("bound", ["entropy_low", "entropy_high"])
+def test_an_image_at_a_bound_of_the_entropy_is_in_no_negative_cache(bound):
+    text, view, logits = axes_text(), torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros(1, 3)
+    share = float(torch.special.entr(logits.softmax(1)).sum()) / math.log(3)
+    bounds = {"entropy_low": 0.0, "entropy_high": 2.0}
+    make = lambda **b: Tda(  # noqa: E731
+        text=text, logit_scale=1.0, positive=POSITIVE | {"alpha": 0.0}, negative=NEGATIVE | bounds | b, view_set="all"
+    )
+    assert (make()(view, logits) < 0).all()
+    assert torch.equal(make(**{bound: share})(view, logits), logits)

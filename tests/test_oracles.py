@@ -232,10 +232,21 @@ def test_plans_keep_their_marginals(solver, generator):
     assert (plan[..., 3] == 0).all()
 
 
-def test_a_solver_that_has_not_converged_names_the_knob(generator):
-    text, views = random_text(generator), unit(3, 9, 16, generator=generator)
-    with pytest.warns(UserWarning, match=r"aggregator\.max_iterations"):
-        transport_logits(views, text, epsilon=1e-3, max_iterations=3)
+def test_a_solver_that_has_not_converged_names_the_knob_and_gives_the_plan_so_far(generator):
+    """Three iterations of Sinkhorn in float64 from the potentials that give each row and each column an entry of 1."""
+    cost = 1 - torch.rand(2, 3, 5, 4, generator=generator)
+    a, b = torch.full((2, 3, 5), 1 / 5), torch.full((2, 3, 4), 1 / 4)
+    with pytest.warns(UserWarning, match=r"after 3 iterations .*aggregator\.max_iterations"):
+        plan = transport.solve(cost, a, b, solver="sinkhorn", epsilon=0.02, tolerance=1e-6, max_iterations=3)
+    for i, c in np.ndindex(2, 3):
+        table = cost[i, c].double().numpy()
+        f = table.min(1)
+        g = (table - f[:, None]).min(0)
+        kernel, s = np.exp((f[:, None] + g - table) / 0.02), np.ones(4)
+        for _ in range(3):
+            r = 1 / 5 / (kernel @ s)
+            s = 1 / 4 / (r @ kernel)
+        np.testing.assert_allclose(plan[i, c].numpy(), r[:, None] * kernel * s, atol=1e-6, rtol=1e-4)
 
 
 def test_gradients_flow_through_the_similarities_alone(generator):
@@ -324,3 +335,14 @@ def test_exact_transport_refuses_what_would_crash_the_simplex(broken):
     problem[broken][0, 1] = torch.nan if broken == "cost" else 0
     with pytest.raises(ValueError, match="not finite"):
         transport.exact(*problem.values())
+
+
+@pytest.mark.parametrize("max_iterations", [1, 5, 12])
+def test_a_problem_whose_error_equals_the_tolerance_still_has_its_plan(max_iterations):
+    """One crop and one prompt have a marginal error of exactly 0: with a tolerance of 0 it is reached and never fallen below."""
+    one = torch.ones(1, 2, 1)
+    with pytest.warns(UserWarning, match=r"marginal error of 0.*after .* iterations .*aggregator\.max_iterations"):
+        plan = transport.solve(
+            torch.zeros(1, 2, 1, 1), one, one, solver="sinkhorn", epsilon=0.1, tolerance=0.0, max_iterations=max_iterations
+        )
+    assert plan.flatten().tolist() == [1.0, 1.0]

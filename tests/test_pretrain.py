@@ -1,5 +1,6 @@
 """Training of the embedded model: exact labels of composed pictures, batches keyed by step, resume after a kill."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def test_a_batch_without_a_scene_has_no_scene_loss(batches):
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "STEPS_PER_EPOCH", 3)
+    monkeypatch.setattr(train, "training_drawings", cache(train.training_drawings))  # most of the time of a start
     _, whole = train.pretrain(output=tmp_path / "whole", steps=6, **TINY)
     step, calls = train.TinyClip.training_step, []
 

@@ -114,3 +114,17 @@ def test_vectors_of_different_images_are_refused():
         stats.compare_runs(np.ones((2, 3), bool), np.ones((3, 3), bool))
     with refused("the same images"):
         stats.compare(np.ones(0, bool), np.ones(0, bool))
+
+
+def test_resamples_at_zero_count_on_both_sides_of_the_p_value():
+    """A resample of exactly 0 speaks for neither method, so it counts for both."""
+    same = np.array([[True, False, True]] * 2)
+    assert stats.compare_runs(same, same) == stats.Comparison(0.0, 0.0, 0.0, 1.0, 0, 0)
+    correct, baseline = np.array([[1, 1, 0], [1, 0, 0]], bool), np.array([[0, 1, 0], [1, 0, 0]], bool)
+    got = stats.compare_runs(correct, baseline)  # a gain in one run on one image: no resample is below 0
+    means = stats._crossed_means(correct.astype(float) - baseline, np.random.default_rng(0), stats.RESAMPLES)
+    zeros = int((means == 0).sum())
+    assert zeros > stats.RESAMPLES / 4 and (means >= 0).all()
+    assert got.p_value == pytest.approx(2 * (zeros + 1) / (stats.RESAMPLES + 1))
+    turned = stats.compare_runs(baseline, correct)
+    assert turned.p_value == pytest.approx(got.p_value) and (turned.rescued, turned.lost) == (got.lost, got.rescued)

@@ -236,3 +236,22 @@ def test_an_experiment_that_died_goes_on_and_leaves_nothing_behind(tmp_path, mon
     tables = [pq.read_table(tmp_path / f"{name}/predictions.parquet") for name in ("one", "two")]
     assert tables[0].equals(tables[1]) and (tmp_path / "one/stream.csv").read_text() == (tmp_path / "two/stream.csv").read_text()
     assert not list((tmp_path / "two/.streams").iterdir())
+
+
+@pytest.mark.parametrize(("every", "parts"), [(1, 7), (8, 3), (29, 0)])
+def test_a_save_is_due_at_every_images_and_not_after_the_last_batch(every, parts, tmp_path):
+    """29 readable images come in seven batches of four and one of one."""
+    _, saves, _ = scored(settings("tda", f"task.save_every={every}"), tmp_path)
+    assert saves.parts == parts == len(list(saves.folder.glob("part-*")))
+
+
+def test_a_stream_of_less_than_ten_images_is_measured_by_its_first_and_last_image():
+    task, label = task_of(settings("tda")), torch.tensor([0, 1, 2])
+    right, wrong = torch.eye(4)[label], torch.eye(4)[(label + 1) % 4]
+    rows = {row: torch.stack([right[0], wrong[1], wrong[2]]) for row in ROWS}
+    task.collect({**rows, "label": label, "index": torch.arange(3)})
+    predictions = task.predictions(["a", "b", "c"])
+    found = task.recorded(predictions, n_views=1, resumed=0)["stream"]
+    assert found["first_tenth"] == dict.fromkeys(ROWS, 1.0) and found["last_tenth"] == dict.fromkeys(ROWS, 0.0)
+    lines = task.files(predictions)[STREAM].splitlines()[1:]
+    assert [line.split(",")[-1] for line in lines] == ["1.00000", "0.00000", "0.00000"]

@@ -16,7 +16,7 @@ from multicrop.config import without
 from multicrop.features import feature_bank
 from multicrop.text import TextBank
 from multicrop.transport.bounds import dual_scores, relaxed_scores
-from multicrop.transport.pruning import SLACK, TOP, Problems, certified_scores
+from multicrop.transport.pruning import SLACK, TOP, Certified, Problems, certified_scores, open_classes
 
 KNOBS = {"solver": "exact", "epsilon": 0.05, "view_set": "crops", "text_set": "descriptions"}
 
@@ -158,3 +158,16 @@ def test_a_chunk_of_no_elements_is_refused():
     views, text = clustered(3, images=2, classes=3, views=2, prompts=2)
     with pytest.raises(ValueError, match=r"aggregator\.max_elements"):
         optimal_transport(views, text, 1.0, **KNOBS, max_elements=0)
+
+
+def test_a_class_whose_bound_ends_at_the_fifth_best_score_stays_open():
+    """The bound plus SLACK equal to the threshold is a tie that only solving decides; a hair below it the class is closed."""
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4 - SLACK, 0.95]])
+    scores[0, 4] = scores[0, 5] + SLACK
+    solved = torch.arange(8)[None] < 5
+    problems = Problems(torch.zeros(1, 1, 8, 1), torch.ones(1, 1), torch.ones(1, 8, 1), torch.zeros(1, 8))
+    assert open_classes(problems, Certified(scores, solved)).tolist() == [[False] * 5 + [True, False, True]]
+
+
+def test_five_places_are_certified_with_more_room_than_float32_rounds():
+    assert TOP == 5 and 2.0**-20 < SLACK < 1e-4

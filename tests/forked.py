@@ -1,0 +1,111 @@
+"""`run.py` in a process of its own without its imports each time: a server imports the package once and forks a process per command."""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+WARM = ("multicrop.runs.experiment", "multicrop.show.wandb_logger", "multicrop.encoder", "multicrop.data.embedded.scenes", "peft")
+
+
+@dataclass
+class Process:
+    """A command that runs; `pid` is the process's own, so that a test may kill it."""
+
+    pid: int
+    folder: tempfile.TemporaryDirectory
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return bool(select.select([_server().stdout], [], [], 0)[0])
+
+    def wait(self, timeout: float = 500) -> subprocess.CompletedProcess:
+        """The exit status (negative for a signal), and what was written to the two streams."""
+        ended = _answer(timeout)
+        stdout, stderr = ((Path(self.folder.name) / name).read_text() for name in ("stdout", "stderr"))
+        self.folder.cleanup()
+        return subprocess.CompletedProcess(self.pid, ended["status"], stdout, stderr)
+
+
+def start(arguments: Sequence[object], env: Mapping[str, str] | None = None, cwd: Path = ROOT, code: str | None = None) -> Process:
+    """Start `python run.py ARGUMENTS`, or this code as a script with these arguments; one command at a time."""
+    folder = tempfile.TemporaryDirectory()
+    environment = dict(os.environ if env is None else env)
+    command = {"arguments": [*map(str, arguments)], "env": environment, "cwd": str(cwd), "code": code, "folder": folder.name}
+    server = _server()
+    server.stdin.write(json.dumps(command).encode() + b"\n")
+    server.stdin.flush()
+    return Process(_answer(60)["pid"], folder)
+
+
+def run(arguments: Sequence[object], env: Mapping[str, str] | None = None, cwd: Path = ROOT, code: str | None = None, timeout: float = 500):
+    """Run it to its end, as subprocess.run does with captured text."""
+    return start(arguments, env, cwd, code).wait(timeout)
+
+
+@cache
+def _server() -> subprocess.Popen:
+    server = subprocess.Popen([sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    atexit.register(server.stdin.close)
+    _answer(300, server)  # it has imported all
+    return server
+
+
+def _answer(timeout: float, server: subprocess.Popen | None = None) -> dict:
+    server = server or _server()
+    if not select.select([server.stdout], [], [], timeout)[0]:
+        raise TimeoutError(f"no answer in {timeout} seconds")
+    return json.loads(server.stdout.readline())
+
+
+def _serve() -> dict:
+    """Fork a process per line of standard input; returns the command in each of them."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        if (pid := os.fork()) == 0:
+            return json.loads(line)
+        print(json.dumps({"pid": pid}), file=answers, flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"status": status}), file=answers, flush=True)
+    os._exit(0)
+
+
+def _become(command: dict) -> None:
+    """Run the command in this process."""
+    os.environ.clear()
+    os.environ.update(command["env"])
+    os.chdir(command["cwd"])
+    for number, name in ((0, os.devnull), (1, "stdout"), (2, "stderr")):
+        file = os.open(Path(command["folder"]) / name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))  # noqa: SIM115, PTH123
+    sys.path[0] = str(ROOT)
+    sys.argv = [str(ROOT / "run.py"), *command["arguments"]]
+    if command["code"] is not None:
+        exec(compile(command["code"], "<code>", "exec"), {"__name__": "__main__"})  # noqa: S102
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    from multicrop.data.embedded import artwork
+
+    artwork.load_drawings = cache(artwork.load_drawings)  # before others import it by name
+    for module in WARM:
+        __import__(module)
+    for vendors in (artwork.TRAINING_VENDORS, *((vendor,) for vendor in artwork.HELD_OUT_VENDORS)):
+        artwork.load_drawings(vendors, unseen=False)
+    gc.freeze()  # what all processes share is not looked through again
+    _become(_serve())
