@@ -1,6 +1,6 @@
 """Episodic methods that are aggregators: MTA and ZERO look at one image's views and forget them (reset each image by nature)."""
 
-from multicrop.aggregators import Aggregator, Logits, Views
+from multicrop.aggregators import AggregatorFunction, Logits, Views
 from multicrop.methods.base import Method
 from multicrop.text import TextBank
 
@@ -8,7 +8,7 @@ from multicrop.text import TextBank
 class Episodic(Method):
     """The logits of `aggregator` on each image's views; the text logits are not used, and there is no state."""
 
-    def __init__(self, *, text: TextBank, logit_scale: float, aggregator: Aggregator) -> None:
+    def __init__(self, *, text: TextBank, logit_scale: float, aggregator: AggregatorFunction) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         self.aggregator = aggregator
 
