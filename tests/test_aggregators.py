@@ -3,18 +3,20 @@
 import math
 import warnings
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import ot
 import pytest
 import torch
-from conftest import composed, options, pictures, random_text, unit
+from conftest import composed, options, random_text, unit
 from hydra.utils import instantiate
+from PIL import Image
 
 from multicrop import aggregators, transport
-from multicrop.aggregators import marginals
-from multicrop.features import DiskBank
-from multicrop.show import pictures as report
+from multicrop.aggregators import as_aggregator, marginals
+from multicrop.aggregators.score import Scorer
+from multicrop.show.explain.explanation import explain
 from multicrop.text import TextBank
 
 SCALE = 9.0
@@ -511,28 +513,80 @@ def test_identical_crops_are_one_crop(option, generator):
     torch.testing.assert_close(aggregate(view.expand(-1, 4, -1), text, 10.0), aggregate(view, text, 10.0), atol=5e-3, rtol=0)
 
 
-class OneImage(DiskBank):
-    """A bank of one image with six views."""
-
-    def __init__(self, views):
-        self.views_of_it, self.images = views, pictures(1)
-
-    def __getitem__(self, position):
-        return self.views_of_it, 0, 0
-
-    def boxes(self, index):
-        return torch.zeros(6, 4)
-
-
 @pytest.mark.parametrize("option", ["optimal_transport", "awt", "dnd"])
-def test_the_pictures_plan_is_the_one_behind_the_logits(option, generator):
-    text, views = random_text(generator), unit(6, 16, generator=generator)
-    cfg = composed(f"aggregator={option}").aggregator
-    knobs = {k: v for k, v in cfg.items() if k not in ("_target_", "_partial_")} | {"logit_scale": 20.0}
-    logits = instantiate(cfg)(views[None], text, 20.0)
+def test_the_explained_plan_is_the_one_behind_the_logits(option, generator):
+    text, views, names = random_text(generator), unit(6, 16, generator=generator), [str(c) for c in range(5)]
+    scorer = Scorer(text, 20.0, instantiate(composed(f"aggregator={option}").aggregator), 1.0)
+    logits = scorer(views[None])[0]
     for c in range(5):
-        shown = report.explain(OneImage(views), 0, text, c, "", knobs)
-        n_views, n_prompts = shown.plan.shape
-        assert (n_views, n_prompts) == (len(shown.boxes), len(shown.prompts))
-        scores = views[-n_views:] @ text.features[c, text.prompts[c].index(shown.prompts[0]) :][:n_prompts].T
-        assert float(20 * (shown.plan * scores).sum() / shown.plan.sum()) == pytest.approx(float(logits[0, c]), abs=1e-3)
+        first = torch.nn.functional.one_hot(torch.tensor(c), 5).float()
+        item = explain(scorer, views, torch.zeros(6, 4), names, name="a", open_image=lambda: Image.new("RGB", (8, 8)), logits=first)
+        side = item.predicted
+        n_views, n_prompts = side.plan.shape
+        assert side.name == str(c) and (n_views, n_prompts) == (len(item.boxes), len(side.prompts))
+        scores = views[-n_views:] @ text.features[c, text.prompts[c].index(side.prompts[0]) :][:n_prompts].T
+        torch.testing.assert_close(side.scores, scores)
+        assert float(20 * (side.plan * scores).sum() / side.plan.sum()) == pytest.approx(float(logits[c]), abs=1e-3)
+
+
+# what an aggregator declares
+
+
+def test_a_plan_of_some_classes_is_that_of_all_classes(problem):
+    """The marginals still compare all classes; the classes come in the order asked for."""
+    views, text = problem
+    awt = as_aggregator(instantiate(composed("aggregator=awt").aggregator))
+    whole, some = awt.plan(views, text, 20.0), awt.plan(views, text, 20.0, classes=[3, 1])
+    assert some.text.prompts == [text.prompts[3], text.prompts[1]] and some.mass.shape[1] == 2
+    for found, expected in ((some.mass, whole.mass), (some.similarities, whole.similarities)):
+        torch.testing.assert_close(found, expected[:, [3, 1]], atol=1e-5, rtol=1e-3)
+    plan, used = whole.mass, whole.similarities
+    torch.testing.assert_close(awt(views, text, 20.0), 20 * (plan * used).sum((2, 3)) / plan.sum((2, 3)), atol=1e-3, rtol=0)
+
+
+DECLARED = {  # has a plan, prunes, reads label prompts only
+    "global": (False, False, True),
+    "mta": (False, False, True),
+    "vote": (False, False, True),
+    "optimal_transport": (True, False, False),
+    "dnd": (True, False, False),
+    "awt": (True, False, False),
+    "dnd_exact": (True, True, False),
+}
+
+
+@pytest.mark.parametrize("option", options("aggregator"))
+def test_an_aggregator_says_what_it_is(option):
+    made = as_aggregator(instantiate(composed(f"aggregator={option}").aggregator))
+    assert (made.has_plan, made.prunes, made.text_set == "label") == DECLARED.get(option, (False, False, False))
+    assert as_aggregator(made) is made
+
+
+def test_an_aggregator_of_a_user_declares_nothing_and_reads_what_its_knobs_or_their_defaults_say(problem):
+    def mine(views, text, logit_scale, *, text_set="label", view_set="crops", prune=True):
+        return logit_scale * views.mean(1) @ text.label.T
+
+    made = as_aggregator(mine)
+    assert (made.text_set, made.view_set, made.prunes, made.has_plan) == ("label", "crops", False, False)
+    assert as_aggregator(partial(mine, text_set="all")).text_set == "all" and as_aggregator(lambda v, t, s: s).text_set == "all"
+    assert made.plan(*problem, 1.0) is None and torch.equal(made(*problem, 2.0), mine(*problem, 2.0))
+    with pytest.raises(TypeError, match="bind them by name"):
+        as_aggregator(partial(mine, 1))
+
+
+def test_an_aggregators_identity_holds_the_knobs_that_change_its_logits():
+    exact = composed("aggregator=dnd_exact").aggregator
+    identity = lambda **knobs: as_aggregator(instantiate(exact, **knobs)).identity  # noqa: E731
+    assert identity(prune=False, certified_fusion_weight=0.5) == identity(prune=False, certified_fusion_weight=1.0)
+    assert identity(certified_fusion_weight=0.5) != identity(certified_fusion_weight=1.0) != identity(prune=False)
+    assert identity(prompt_marginal="entropy") != identity()
+    assert as_aggregator(aggregators.mean_feature).identity != as_aggregator(aggregators.mean_similarity).identity
+    with pytest.raises(ValueError, match="named function"):
+        _ = as_aggregator(Nameless()).identity
+
+
+class Nameless:
+    """A callable without a name."""
+
+    def __call__(self, views, text, logit_scale):
+        return views

@@ -13,12 +13,12 @@ from refusals import refused
 from test_encoder_families import FAMILIES, VISION, Checkpoint
 
 from multicrop import crops
-from multicrop.crops import GlobalView, Sighted, at_image
+from multicrop.crops import GlobalView
 from multicrop.crops.base import crop_generator
 from multicrop.crops.pixels import global_pixels, shares_of_view, shown
 from multicrop.crops.views import image_views
 from multicrop.data.images import shared_pixels, to_tensor
-from multicrop.encoder import Encoder, load_encoder, sighted
+from multicrop.encoder import Encoder, load_encoder, with_encoder
 from multicrop.encoder.looking import Attention
 from multicrop.encoder.token_grid import resized_tokens
 from multicrop.features import feature_bank
@@ -83,10 +83,10 @@ class TestAttentionOfTheTower:
         """Transformers' own attention output; for SigLIP, its pooling head's, called by hand."""
         if checkpoint.family == "align":
             with refused("convolutional", "crop.backbone"):
-                sighted(ATTENTION, checkpoint.encoder)
+                with_encoder(ATTENTION, checkpoint.encoder)
             return
         image = pictures(3).open(2)
-        weights = sighted(ATTENTION, checkpoint.encoder).look(to_tensor(image)).attention
+        weights = with_encoder(ATTENTION, checkpoint.encoder).look(to_tensor(image)).attention
         values = checkpoint.processor(image, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             tower = checkpoint.model.vision_model
@@ -101,7 +101,7 @@ class TestAttentionOfTheTower:
 
     def test_the_encoder_is_left_as_it_was(self, encoder):
         before = encoder.fingerprint()
-        sighted(ATTENTION, encoder).look(to_tensor(pictures(1).open(0)))
+        with_encoder(ATTENTION, encoder).look(to_tensor(pictures(1).open(0)))
         assert encoder.fingerprint() == before and encoder.model.vision_model.config._attn_implementation == "sdpa"
 
     def test_another_backbone_looks(self, encoder, tmp_path):
@@ -109,7 +109,7 @@ class TestAttentionOfTheTower:
         hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**VISION, num_register_tokens=2)).save_pretrained(tmp_path)
         size = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
         hf.BitImageProcessor(**size, do_center_crop=True).save_pretrained(tmp_path)
-        bound = sighted(partial(ATTENTION, backbone=str(tmp_path)), encoder)
+        bound = with_encoder(partial(ATTENTION, backbone=str(tmp_path)), encoder)
         image = pictures(3).open(1)
         view = bound.look(to_tensor(image))
         dino = hf.AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
@@ -118,16 +118,16 @@ class TestAttentionOfTheTower:
             expected = dino(values, output_attentions=True).attentions[-1][0, :, 0, 3:].mean(0)  # behind class token and registers
         torch.testing.assert_close(view.attention, expected.reshape(3, 3), atol=1e-4, rtol=1e-3)
         assert view.rectangle == shown(image.height, image.width, bound.look.spec)
-        assert repr(bound.look) != repr(sighted(ATTENTION, encoder).look)
+        assert bound.look.identity != with_encoder(ATTENTION, encoder).look.identity
         with torch.no_grad():
             bound.look.attention.tower.layernorm.weight[0] += 1
-        assert bound.look.attention.fingerprint() not in repr(bound.look)
+        assert bound.look.attention.fingerprint() not in bound.look.identity
 
     def test_a_backbone_without_attention_is_refused(self, encoder, tmp_path):
         config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
         hf.ResNetModel(config).save_pretrained(tmp_path)
         with refused("crop.backbone", "ResNetModel", "vision transformer"):
-            sighted(partial(ATTENTION, backbone=str(tmp_path)), encoder)
+            with_encoder(partial(ATTENTION, backbone=str(tmp_path)), encoder)
 
     def test_thread_counts_change_no_bit(self, encoder):
         image, attention = to_tensor(pictures(1).open(0)), Attention(encoder.model.vision_model, encoder.spec)
@@ -143,19 +143,19 @@ class TestAttentionOfTheTower:
 @pytest.mark.parametrize("sampler", [ATTENTION, FEATURE], ids=["attention", "feature"])
 class TestBothInTheBank:
     def test_a_box_depends_on_seed_image_and_index_alone(self, sampler, encoder):
-        bound = sighted(sampler, encoder)
+        bound = with_encoder(sampler, encoder)
         image, other = (to_tensor(pictures(3).open(i)) for i in (1, 2))
-        few = at_image(bound, image)(*image.shape[1:], "a", 3)
-        many = at_image(sighted(partial(sampler, n_crops=40), encoder), image)(*image.shape[1:], "a", 3)
-        at_image(bound, other)(*other.shape[1:], "a", 3)
-        assert torch.equal(few, many[:5]) and torch.equal(few, at_image(bound, image)(*image.shape[1:], "a", 3))
-        assert not torch.equal(few, at_image(bound, image)(*image.shape[1:], "a", 4))
+        few = bound.at(image)(*image.shape[1:], "a", 3)
+        many = with_encoder(partial(sampler, n_crops=40), encoder).at(image)(*image.shape[1:], "a", 3)
+        bound.at(other)(*other.shape[1:], "a", 3)
+        assert torch.equal(few, many[:5]) and torch.equal(few, bound.at(image)(*image.shape[1:], "a", 3))
+        assert not torch.equal(few, bound.at(image)(*image.shape[1:], "a", 4))
 
     def test_neighbours_workers_and_the_number_of_crops_change_no_box(self, sampler, encoder, tmp_path):
         images = pictures(6)
         knobs = {"seed": 0, "progress": False}
         one = feature_bank(images, sampler, encoder, cache=tmp_path / "a", **knobs)
-        bound = pickle.loads(pickle.dumps(sighted(sampler, encoder)))  # noqa: S301 - as a spawned worker gets it
+        bound = pickle.loads(pickle.dumps(with_encoder(sampler, encoder)))  # noqa: S301 - as a spawned worker gets it
         for index in range(6):
             assert torch.equal(
                 one.boxes(index), image_views(shared_pixels(images.open(index)), images.ids[index], bound, encoder.spec, 0)[1]
@@ -171,19 +171,19 @@ class TestBothInTheBank:
         plain = feature_bank(images, crops.global_view, encoder, seed=0, cache=tmp_path, progress=False).tensors()[0]
         torch.testing.assert_close(views[:, 0], plain[:, 0], atol=1e-3, rtol=0)
 
-    def test_without_eyes_it_is_refused(self, sampler, encoder):
-        with refused("looks at the image", "sighted"):
+    def test_without_an_encoder_it_is_refused(self, sampler, encoder):
+        with refused(f"{sampler.func.__name__} looks at the image", "no encoder attached", "with_encoder"):
             image_views(shared_pixels(pictures(1).open(0)), "a", sampler, encoder.spec, 0)
-        bound = sighted(sampler, encoder)
-        assert isinstance(bound, Sighted) and sighted(bound, encoder) is bound
-        assert sighted(crops.global_view, encoder) is crops.global_view
+        bound = with_encoder(sampler, encoder)
+        assert bound.look is not None and with_encoder(bound, encoder) is bound
+        assert with_encoder(crops.global_view, encoder) == crops.as_policy(crops.global_view)
 
 
 class TestFeatureCrops:
     def test_the_whole_grid_is_the_global_feature(self, checkpoint):
         if checkpoint.family not in GRIDS:
             with refused("crop=feature", "class token", "crop=random"):
-                sighted(FEATURE, checkpoint.encoder)
+                with_encoder(FEATURE, checkpoint.encoder)
             return
         encoder = checkpoint.encoder
         pixels = torch.stack([global_pixels(to_tensor(pictures(3).open(i)), encoder.spec) for i in range(3)])
@@ -227,7 +227,7 @@ class TestFeatureCrops:
         for number, layer in enumerate(tower.encoder.layers[:-1]):
             monkeypatch.setattr(layer, "forward", lambda x, *rest, f=layer.forward, n=number: seen.update({n: len(x)}) or f(x, *rest))
         monkeypatch.setattr(Encoder, "encode_images", lambda *args: pytest.fail("crops are not encoded as images"))
-        pixels, boxes = image_views(shared_pixels(pictures(1).open(0)), "a", sighted(FEATURE, encoder), encoder.spec, 0)
+        pixels, boxes = image_views(shared_pixels(pictures(1).open(0)), "a", with_encoder(FEATURE, encoder), encoder.spec, 0)
         assert pixels.shape[0] == 1 and len(boxes) == 6
         with torch.inference_mode():
             MultiCropCLIP(encoder, FEATURE).features(pixels, boxes[None])
@@ -236,7 +236,7 @@ class TestFeatureCrops:
     @pytest.mark.parametrize(("height", "width"), [(96, 240), (200, 97), (120, 120)])
     def test_boxes_lie_in_what_the_global_view_shows(self, height, width, encoder):
         image = torch.zeros(3, height, width, dtype=torch.uint8)
-        boxes = at_image(sighted(partial(FEATURE, n_crops=60), encoder), image)(height, width, "a", 0)
+        boxes = with_encoder(partial(FEATURE, n_crops=60), encoder).at(image)(height, width, "a", 0)
         whole = torch.tensor([[0.0, 0, width, height]])
         shares = shares_of_view(torch.cat([whole, boxes]), encoder.spec)
         assert shares.min() >= -1e-6 and shares.max() <= 1 + 1e-6

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import composed, options, pictures
-from hydra.utils import get_method
+from conftest import composed, options, pictures, random_text, unit
+from hydra.utils import get_method, instantiate
 from PIL import Image, ImageOps
 from refusals import refused
 from scipy import stats
@@ -17,10 +17,12 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from multicrop import crops
+from multicrop.aggregators.score import Scorer
 from multicrop.crops.pixels import unmirrored, view_pixels
 from multicrop.crops.views import image_views
 from multicrop.data.images import shared_pixels, to_tensor
 from multicrop.show import pictures as report
+from multicrop.show.explain.explanation import explain
 
 SIDES = {"n_crops": 1, "min_side": 0.4, "max_side": 0.9}
 HEIGHT, WIDTH = 4000, 6000  # large, so that rounding to pixels is far below what the statistics resolve
@@ -226,13 +228,15 @@ class TestMirroredCrops:
         assert torch.equal(plain, mirrored.flip(-1)) and not torch.equal(plain, mirrored)
         assert unmirrored(boxes).tolist() == [[0, 0, 120, 96], [30, 10, 90, 60], [30, 10, 90, 60]]
 
-    def test_boxes_are_drawn_where_they_are(self, tmp_path):
-        boxes = torch.tensor([[0.0, 0, 120, 96], [90, 10, 30, 60]])
-        images = pictures(1)
-        item = report.Explanation(images.open(0), boxes[1:], torch.ones(1, 2) / 2, ["red", "round"], "an image")
-        report.draw_explanations([item], tmp_path / "mirrored.png")
-        plain = report.Explanation(item.image, unmirrored(boxes[1:]), item.plan, item.prompts, item.title)
-        report.draw_explanations([plain], tmp_path / "plain.png")
+    def test_boxes_are_drawn_where_they_are(self, tmp_path, generator):
+        """A mirrored crop is drawn as the box of its pixels."""
+        image, text, boxes = pictures(1).open(0), random_text(generator), torch.tensor([[0.0, 0, 120, 96], [90, 10, 30, 60]])
+        scorer = Scorer(text, 20.0, instantiate(composed("aggregator=dnd").aggregator), 1.0)
+        views, names = unit(2, 16, generator=generator), [str(c) for c in range(5)]
+        for name, drawn in (("mirrored", boxes), ("plain", unmirrored(boxes))):
+            item = explain(scorer, views, drawn, names, name="a", open_image=lambda: image)
+            assert item.boxes.tolist() == [[30, 10, 90, 60]]
+            report.draw_explanations([item], tmp_path / f"{name}.png")
         assert (tmp_path / "mirrored.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
@@ -247,6 +251,71 @@ def test_wca_presets_are_the_two_ranges_of_its_code():
 def test_every_target_is_one_of_the_package(option):
     target = composed(f"crop={option}").crop["_target_"]
     assert get_method(target) is getattr(crops, target.removeprefix("multicrop.crops."))
+
+
+NESTED = {"attention", "diverse", "feature", "quasi_random", "random", "random_resized"}
+
+
+@pytest.mark.parametrize("option", options("crop"))
+def test_a_policy_says_what_it_is(option):
+    policy = crops.as_policy(instantiate(composed(f"crop={option}").crop))
+    name = policy.function.__name__
+    assert policy.nested == (name in NESTED) and policy.looks_at == {"attention": "attention", "feature": "tokens"}.get(name)
+    assert crops.as_policy(policy) is policy and policy.n_views == 1 + len(policy(90, 120, "a", 0))
+
+
+def plugin(height, width, image_id, seed, *, n_crops, share=0.5):
+    """A policy of a user, which declares nothing."""
+    return torch.tensor([[0.0, 0, width * share, height]] * n_crops)
+
+
+class TestCropPolicy:
+    def test_a_plugin_is_a_function_and_its_identity_holds_every_knob(self):
+        policy = crops.as_policy(partial(plugin, n_crops=2))
+        assert not policy.nested and policy.looks_at is None and policy.n_crops == 2 and policy.at(torch.zeros(3, 8, 8)) is policy
+        texts = [
+            crops.as_policy(sampler).identity for sampler in (policy, partial(plugin, n_crops=3), partial(plugin, n_crops=2, share=0.4))
+        ]
+        assert len(set(texts)) == 3 and texts[0] == "test_crops.plugin {'n_crops': 2}"
+
+    def test_the_identity_of_a_nested_policy_leaves_out_the_number_of_crops(self):
+        few, many = (crops.as_policy(partial(crops.random, **SIDES | {"n_crops": n})).identity for n in (2, 9))
+        assert few == many and few != crops.as_policy(partial(crops.random, **SIDES | {"max_side": 0.8})).identity
+        assert few != crops.as_policy(partial(crops.quasi_random, **SIDES)).identity
+
+    def test_the_identity_holds_what_looks(self):
+        class Look:
+            identity = "backbone 1"
+
+            def __call__(self, image):
+                raise NotImplementedError
+
+        policy = crops.as_policy(partial(crops.feature, **SIDES))
+        assert replace(policy, look=Look()).identity == f"{policy.identity} backbone 1"
+
+    def test_partials_of_partials_keep_the_last_knob(self):
+        sampler = partial(partial(crops.random, **SIDES), n_crops=3)
+        assert crops.as_policy(sampler).knobs == SIDES | {"n_crops": 3} and len(crops.as_policy(sampler)(90, 120, "a", 0)) == 3
+        assert torch.equal(crops.as_policy(sampler)(90, 120, "a", 5), sampler(90, 120, "a", 5))
+
+    def test_positional_knobs_and_nameless_functions_are_refused(self):
+        with pytest.raises(TypeError, match="bind them by name"):
+            crops.as_policy(partial(crops.global_view, 90))
+        with refused("named function", "def"):
+            _ = crops.as_policy(partial(crops.as_policy(partial(Nameless())))).identity
+
+    def test_a_declaration_needs_its_knob(self):
+        with pytest.raises(TypeError, match="n_crops"):
+            crops.crop_policy(nested=True)(lambda height, width, image_id, seed: None)
+        with pytest.raises(TypeError, match="view"):
+            crops.crop_policy(looks_at="attention")(lambda height, width, image_id, seed: None)
+
+
+class Nameless:
+    """A callable without a name."""
+
+    def __call__(self, height, width, image_id, seed):
+        return torch.zeros(0, 4)
 
 
 def test_random_draws_what_it_always_drew():

@@ -12,27 +12,25 @@ from refusals import refused
 
 from multicrop.aggregators import transport_plan
 from multicrop.aggregators.score import Scorer
-from multicrop.config import without
 from multicrop.runs.experiment import run
-from multicrop.runs.explain import image_files, words_table
-from multicrop.show.explain.evidence import BOTH, WHOLE_IMAGE, Side, evidence, words
+from multicrop.runs.explain import image_files
+from multicrop.show.explain.explanation import BOTH, WHOLE_IMAGE, Side, explain, words
 from multicrop.show.explain.page import page
-from multicrop.show.explain.picture import draw_evidence
-from multicrop.text import TextBank
+from multicrop.show.explain.picture import draw_explanation
+from multicrop.show.explain.table import words_table
 
 SMALL = ["dataset.n_classes=6", "dataset.test_images=2", "dataset.train_images=2", "dataset.validation_images=2", "crop=random_k4"]
 NASTY = '<script>alert("1")</script> $\\frac{1}{2}$ & [bold]'
 
 
-def explained(generator, *overrides, fusion_weight=1.0, views=7, names=None):
-    text = random_text(generator)
-    names = names or [f"class {c}" for c in range(len(text.prompts))]
-    aggregator = composed(*overrides).aggregator
-    scorer = Scorer(text, 20.0, instantiate(aggregator), fusion_weight)
+def explained(generator, *overrides, fusion_weight=1.0, views=7, names=None, classes=5):
+    text = random_text(generator, classes=classes)
+    names = names or [f"class {c}" for c in range(classes)]
+    scorer = Scorer(text, 20.0, instantiate(composed(*overrides).aggregator), fusion_weight)
     features = unit(1, views, 16, generator=generator)
     boxes = torch.tensor([[0.0, 0, 60, 40], *([30.0 - k, k, 10.0, 20 + k] for k in range(views - 1))])  # mirrored: x1 > x2
-    knobs = without(aggregator, "_target_", "_partial_")
-    return evidence("a.png", Image.new("RGB", (60, 40), "teal"), features, boxes, scorer, names, knobs), scorer, features
+    item = explain(scorer, features[0], boxes, names, name="a.png", open_image=lambda: Image.new("RGB", (60, 40), "teal"))
+    return item, scorer, features
 
 
 TRANSPORTS = [
@@ -78,8 +76,7 @@ def test_a_words_contribution_is_the_mass_it_gets_times_how_far_it_lies_above_th
 
 def test_the_mass_is_the_aggregators_own_plan(generator):
     item, scorer, features = explained(generator, "aggregator=dnd")
-    knobs = without(composed("aggregator=dnd").aggregator, "_target_", "_partial_")
-    _, plan, used = transport_plan(features, scorer.text, logit_scale=20.0, **knobs)
+    _, plan, used = transport_plan(features, scorer.text, logit_scale=20.0, **scorer.aggregator.knobs)
     c = int(item.predicted.name.removeprefix("class "))
     torch.testing.assert_close(item.predicted.mass, plan[0, c, :, : int(used.mask[c].sum())])
     assert item.crop_names() == ["1", "2", "3", "4", "5", "6"] and (item.boxes[:, 0] <= item.boxes[:, 2]).all()
@@ -94,7 +91,7 @@ def test_without_a_plan_the_similarities_are_shown_and_named_so(name, generator)
     first = len(features[0]) - len(item.boxes)
     prompt = scorer.text.prompts[c].index(item.predicted.prompts[0])
     assert float(item.predicted.scores[0, 0]) == pytest.approx(float(features[0, first] @ scorer.text.features[c, prompt]), abs=1e-5)
-    assert "makes no transport plan" in page(item) and "has no plan to split its margin by" in page(item)
+    assert "has no transport plan" in page(item) and "has no plan to split its margin by" in page(item)
 
 
 def test_the_page_escapes_every_text_and_reaches_for_nothing(generator, tmp_path):
@@ -103,19 +100,48 @@ def test_the_page_escapes_every_text_and_reaches_for_nothing(generator, tmp_path
     assert html.count("<script>") == 1 and "&lt;script&gt;alert(&quot;1&quot;)" in html
     assert not re.search(r'(src|href)\s*=\s*"(?!data:)', html) and "http:" not in html and "https:" not in html and "url(" not in html
     assert "default-src 'none'" in html and html.count("<rect data-view") == 6
-    draw_evidence(item, tmp_path / "picture.png")
+    draw_explanation(item, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").size[0] > 1000
     cells = list(words_table(item).columns[1].cells)
     assert all("\\[bold]" in cell or cell == BOTH for cell in cells)
 
 
-def test_one_class_cannot_be_explained(generator):
-    text = random_text(generator)
-    one = TextBank(text.features[:1], text.mask[:1], text.prompts[:1])
-    aggregator = composed("aggregator=dnd").aggregator
-    with refused("two classes", "dataset="):
-        image, boxes = Image.new("RGB", (8, 8)), torch.zeros(3, 4)
-        evidence("a", image, unit(1, 3, 16, generator=generator), boxes, Scorer(one, 1.0, instantiate(aggregator), 1.0), ["cat"], {})
+def test_one_class_has_no_runner_up(generator, tmp_path):
+    item, _, _ = explained(generator, "aggregator=dnd", classes=1)
+    assert item.predicted.name == "class 0" and item.words == []
+    for draw in (lambda: draw_explanation(item, tmp_path / "a.png"), lambda: page(item)):
+        with refused("two classes", "dataset="):
+            draw()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_logits_given_decide_the_classes(generator):
+    """An adapter's or a method's logits predict; the plan is the aggregator's for that class."""
+    _, scorer, features = explained(generator, "aggregator=dnd")
+    names, boxes = [f"class {c}" for c in range(5)], torch.zeros(7, 4)
+    logits, whole = torch.tensor([0.0, 1.0, 5.0, 2.0, 3.0]), torch.tensor([0.0, 9.0, 0.0, 0.0, 0.0])
+    item = explain(
+        scorer,
+        features[0],
+        boxes,
+        names,
+        name="a",
+        open_image=lambda: Image.new("RGB", (8, 8)),
+        logits=logits,
+        global_logits=whole,
+        label="class 2",
+    )
+    assert [side.name for side in item.sides] == ["class 2", "class 4"] and item.margin == 2 and item.global_name == "class 1"
+    assert item.probability == pytest.approx(float(logits.softmax(0)[2]))
+    _, plan, used = transport_plan(features, scorer.text, logit_scale=20.0, **scorer.aggregator.knobs)
+    for side, c in zip(item.sides, (2, 4), strict=True):
+        torch.testing.assert_close(side.plan, plan[0, c, :, : int(used.mask[c].sum())], atol=1e-5, rtol=1e-3)
+
+
+def test_crops_are_numbered_from_1_and_the_global_view_is_all(generator):
+    item, _, _ = explained(generator, "aggregator=awt", views=4)  # reads the global view too
+    assert item.crop_names() == ["all", "1", "2", "3"] and item.boxes[0].tolist() == [0, 0, 60, 40]
+    assert "<title>global view: " in page(item) and "<title>crop 3: " in page(item) and "crop all" not in page(item)
 
 
 def test_images_are_files_folders_or_lists_and_what_is_missing_is_named(tmp_path):

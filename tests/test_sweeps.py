@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from refusals import refused
 
 from hydra_plugins.multicrop_sweeper import KnobLoader, KnobSweeper
-from multicrop.aggregators.logits_cache import KeptScorer
+from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
 from multicrop.runs import finished_runs, sweep
@@ -228,10 +228,10 @@ class Counted:
         return logit_scale * views.mean(1) @ text.label.T
 
 
-def test_a_later_job_is_given_the_logits_of_an_earlier_one_to_the_last_bit(monkeypatch):
+def test_a_later_job_reads_the_logits_of_an_earlier_one_to_the_last_bit():
     text, other = (TextBank(torch.randn(3, 1, 4), torch.ones(3, 1, dtype=torch.bool), [["a"], ["b"], ["c"]]) for _ in range(2))
-    views, kept, aggregator = torch.randn(5, 2, 4), {}, Counted()
-    one, two = (KeptScorer(text, 100.0, aggregator, weight, kept=kept) for weight in (1.0, 0.5))
+    views, cache, aggregator = torch.randn(5, 2, 4), LogitsCache(), Counted()
+    one, two = (CachedScorer(text, 100.0, aggregator, weight, cache=cache) for weight in (1.0, 0.5))
     plain = Scorer(text, 100.0, Counted(), 0.5)
     with torch.no_grad():
         first, second = one(views), two(views)
@@ -243,13 +243,13 @@ def test_a_later_job_is_given_the_logits_of_an_earlier_one_to_the_last_bit(monke
         assert aggregator.calls == 2
         changed = with_text(two, other)
         assert torch.equal(changed(views), with_text(plain, other)(views)) and aggregator.calls == 3
-        monkeypatch.setattr("multicrop.aggregators.logits_cache.MOST_BYTES", 0)
+        cache.max_bytes = 0
         assert torch.equal(two(views + 2), two(views + 2)) and aggregator.calls == 5
     two(views)
     assert aggregator.calls == 6  # a gradient is wanted
     with torch.inference_mode():
         two(views)
-    assert aggregator.calls == 7 and len(kept) == 2
+    assert aggregator.calls == 7 and len(cache) == 2
 
 
 JOBS = [

@@ -12,13 +12,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from multicrop.aggregators import Aggregator
-from multicrop.crops import CropSampler, looks_at
+from multicrop.aggregators import AggregatorFunction
+from multicrop.crops import CropSampler
 from multicrop.crops.pixels import shares_of_view
 from multicrop.crops.resampling import device_view_pixels
 from multicrop.crops.views import image_views, resampled_boxes
 from multicrop.data.images import shared_pixels, to_rgb
-from multicrop.encoder import Encoder, sighted
+from multicrop.encoder import Encoder, with_encoder
 from multicrop.text import TextBank
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,11 @@ class MultiCropCLIP(L.LightningModule):
         sampler: CropSampler,
         *,
         text: TextBank | None = None,
-        aggregator: Aggregator | None = None,
+        aggregator: AggregatorFunction | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder, self.sampler, self.text, self.aggregator, self.seed = encoder, sighted(sampler, encoder), text, aggregator, seed
+        self.encoder, self.sampler, self.text, self.aggregator, self.seed = encoder, with_encoder(sampler, encoder), text, aggregator, seed
         self.views_at_once = sys.maxsize
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch classes"]:
@@ -128,7 +128,7 @@ class MultiCropCLIP(L.LightningModule):
         self, pixels: UInt8[Tensor, "resampled 3 side side"], boxes: Float[Tensor, "images views 4"]
     ) -> Float[Tensor, "images views dim"]:
         """Features of the views of images, from the pixels and boxes that `image_views` or `cut` made of each."""
-        if looks_at(self.sampler) == "tokens":
+        if self.sampler.looks_at == "tokens":
             return self.encoder.encode_feature_crops(pixels, shares_of_view(boxes, self.encoder.spec))
         return self.encode(pixels).unflatten(0, boxes.shape[:2])
 

@@ -41,7 +41,6 @@ class Ape(SelectedAdapter):
 
     Raises:
         ValueError: If channel_share is outside its range.
-
     """
 
     channels: Tensor
@@ -104,7 +103,6 @@ class Ape(SelectedAdapter):
 
         Returns:
             Logits, shape (batch, classes).
-
         """
         affinity = torch.exp(gamma * self.divergence - beta * (1 - similarity)) * weights
         return by_class(affinity, self.labels, len(self.text.prompts))

@@ -42,7 +42,6 @@ class ApeF(Ape):
         plan_epochs: Number of epochs for which a transport plan is held, see `HeldPlans`.
         search: Values of alpha, beta, gamma and residual to try, see `SelectedAdapter`.
         **knobs: alpha, beta and gamma as in `Ape`, and residual (scale of the prompts' residual; 0: the prompts as they were).
-
     """
 
     step: Tensor

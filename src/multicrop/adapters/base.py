@@ -24,7 +24,6 @@ class Examples:
         views: Unit-norm view features, shape (n, views, dim); view 0 is the global view.
         logits: Class logits of the aggregator, shape (n, classes).
         labels: Class positions, shape (n,).
-
     """
 
     views: Float[Tensor, "n views dim"]
@@ -41,7 +40,6 @@ class Selection(TypedDict):
         chosen: The selected point of `curve`.
         curve: Hyper-parameters (or the number of the epoch or iteration) and validation accuracy (0-1) of each candidate.
         fit_seconds: Wall-clock seconds of the fit, added by the task.
-
     """
 
     how: Literal["fixed", "validation"]
@@ -60,7 +58,6 @@ class FewShotAdapter(ABC):
         selection: How the hyper-parameters were selected; set by `fit`.
         checkpoint: The file in which `fit` keeps its state, so that an interrupted fit resumes; None keeps none.
         progress: Whether `fit` shows a progress bar.
-
     """
 
     tunes_encoder: ClassVar[bool]
@@ -77,7 +74,6 @@ class Adapter(nn.Module, FewShotAdapter):
         text: Text bank of the run.
         logit_scale: Multiplier of cosine similarities.
         score: The run's aggregator, fused with the global view.
-
     """
 
     tunes_encoder: ClassVar[Literal[False]] = False
@@ -93,7 +89,6 @@ class Adapter(nn.Module, FewShotAdapter):
         Args:
             support: The labelled training images.
             validation: Images for the selection of hyper-parameters, disjoint from the support set and from the test images.
-
         """
 
     @abstractmethod
@@ -106,7 +101,6 @@ class Adapter(nn.Module, FewShotAdapter):
 
         Returns:
             Adapted logits, shape (batch, classes).
-
         """
 
 
@@ -128,7 +122,6 @@ class EncoderAdapter(FewShotAdapter):
 
         Returns:
             The changed encoder; the encoder that the constructor received stays as it is.
-
         """
 
 
@@ -153,7 +146,6 @@ def samples(support: Examples, view_set: str, unit: str) -> tuple[Float[Tensor, 
 
     Raises:
         ValueError: If `unit` is neither.
-
     """
     if unit not in ("images", "views"):
         raise ValueError(f"adapter.samples is images (pooled views) or views (each view a sample), got {unit!r}")
@@ -170,7 +162,6 @@ def class_sums(
 
     Raises:
         ValueError: If a class has no sample.
-
     """
     count = torch.bincount(labels, minlength=n_classes).to(x.dtype)[:, None]
     if empty := (count[:, 0] == 0).nonzero()[:, 0].tolist():

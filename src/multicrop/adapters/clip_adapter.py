@@ -36,7 +36,6 @@ class ClipAdapter(SelectedAdapter):
 
     Raises:
         ValueError: If a ratio lies outside 0-1 or reduction outside 1-dim.
-
     """
 
     def __init__(

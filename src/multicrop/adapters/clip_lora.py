@@ -50,7 +50,6 @@ class ClipLora(EncoderAdapter):
     Raises:
         ValueError: If rank, iterations_per_shot or batch_size is below 1. In `fit`, if the encoder has no such projections or no support
             image is readable.
-
     """
 
     def __init__(

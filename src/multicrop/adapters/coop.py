@@ -49,7 +49,6 @@ class CoOp(Adapter):
 
     Raises:
         ValueError: If `start` is neither, or the learning rate is not above 0.
-
     """
 
     needs_text_tower: ClassVar[bool] = True

@@ -61,7 +61,6 @@ def descend(
 
     Raises:
         ValueError: If the loss has no gradient.
-
     """
     module = DescentModule(loss, schedule, batches)
     checkpoints = [FitCheckpoint(checkpoint, keep_epochs)] if checkpoint else []

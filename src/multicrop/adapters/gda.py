@@ -31,7 +31,6 @@ class Gda(SelectedAdapter):
 
     Raises:
         ValueError: In `fit`, if a class has no sample, all samples lie on their class means, or `samples` is neither.
-
     """
 
     weight: Tensor
@@ -70,7 +69,6 @@ def precision(centred: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:
 
     Raises:
         ValueError: If all samples are 0.
-
     """
     n, dim = centred.shape
     scatter = centred.T @ centred

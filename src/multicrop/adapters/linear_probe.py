@@ -32,7 +32,6 @@ class LinearProbe(SelectedAdapter):
 
     Raises:
         ValueError: If a penalty is 0 or a share above 1. In `fit`, if a class has neither image nor prompt.
-
     """
 
     def __init__(

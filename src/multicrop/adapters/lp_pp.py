@@ -41,7 +41,6 @@ class LpPp(Adapter):
 
     Raises:
         ValueError: If a value is outside its range. In `fit`, if a class has no support image.
-
     """
 
     weight: Tensor

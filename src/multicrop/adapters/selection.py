@@ -28,7 +28,6 @@ class SelectedAdapter(Adapter):
 
     Raises:
         ValueError: If `search` lists another hyper-parameter, no value, or a value below 0.
-
     """
 
     def __init__(self, *, score: Score, search: Search, **knobs: float | int) -> None:
@@ -72,7 +71,6 @@ def grid(knobs: Mapping[str, float | int], search: Search) -> list[Knobs]:
 
     Raises:
         ValueError: If `search` lists a hyper-parameter that is not in `knobs`, no value, or a value below 0.
-
     """
     values = {name: list(search[name]) if search and name in search else [knob] for name, knob in knobs.items()}
     if unknown := sorted(set(search or {}) - set(knobs)):
@@ -96,7 +94,6 @@ def select(candidates: Iterable[Knobs], logits: Callable[..., Logits], validatio
 
     Returns:
         The record of the selection; each point of its curve also has the cross entropy in nats as ``loss``.
-
     """
     curve = []
     for knobs in candidates:

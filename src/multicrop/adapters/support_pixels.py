@@ -23,7 +23,6 @@ class Iterations:
         n: Number of examples.
         batch_size: Examples per batch.
         seed: Seed of the shuffles, and of `key`.
-
     """
 
     def __init__(self, n: int, batch_size: int, seed: int) -> None:
@@ -78,7 +77,6 @@ def random_view(images: LabelledImages, index: int, spec: PixelSpec, seed: int) 
 
     Returns:
         Pixels, shape (3, side, side).
-
     """
     pixels = shared_pixels(images.open(index))
     sampler = partial(random_resized, n_crops=1, min_area=0.08, max_area=1.0, flip_probability=0.5)

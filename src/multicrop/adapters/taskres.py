@@ -34,7 +34,6 @@ class TaskRes(SelectedAdapter):
         seed: Seed of the order of the images.
         plan_epochs: Number of epochs for which a transport plan is held, see `HeldPlans`.
         search: Values of residual_scale to try, see `SelectedAdapter`.
-
     """
 
     def __init__(

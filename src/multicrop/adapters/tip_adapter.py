@@ -25,7 +25,6 @@ class TipAdapter(SelectedAdapter):
         beta: Decay of a key's affinity with its distance; 0 gives every support image the same affinity.
         view_set: The views whose mean is key and query, ``"all"`` or ``"crops"``.
         search: Values of alpha and beta to try, see `SelectedAdapter`.
-
     """
 
     keys: Tensor

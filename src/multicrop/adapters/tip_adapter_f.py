@@ -34,7 +34,6 @@ class TipAdapterF(TipAdapter):
 
     Raises:
         ValueError: In `fit`, if `samples` is neither, or epochs or batch_size is not positive.
-
     """
 
     def __init__(

@@ -22,7 +22,6 @@ class Descent:
         batch_size: Examples per step.
         seed: Seed of the order of the examples.
         plan_epochs: Number of epochs for which a transport plan is held (see `HeldPlans`).
-
     """
 
     learning_rate: float | int
@@ -60,7 +59,6 @@ def train(
 
     Raises:
         ValueError: If epochs, batch size or `n` is not positive, or if the loss has no gradient.
-
     """
     if min(descent.epochs, descent.batch_size, n) < 1:
         raise ValueError(
@@ -81,7 +79,6 @@ class Shuffled:
         per_epoch: Number of examples that an epoch draws of them.
         batch_size: Examples per batch.
         seed: Seed of all orders.
-
     """
 
     def __init__(self, n: int, per_epoch: int, batch_size: int, seed: int) -> None:

@@ -1,6 +1,6 @@
-"""What all aggregators share: the types, the choice of views, similarities in bounded memory, per-view logits and their entropy."""
+"""What all aggregators share: types, the choice of views, similarities in bounded memory, per-view logits and entropies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,21 +9,31 @@ from torch import Tensor
 from multicrop.aggregators.pools import masked_mean
 from multicrop.text import TextBank
 
-Aggregator = Callable[..., Float[Tensor, "batch classes"]]
 Views = Float[Tensor, "batch views dim"]
 Logits = Float[Tensor, "batch classes"]
 MAX_ELEMENTS = 2**21  # similarities held at once: 8 MiB
 
 
 def select_views(views: Views, view_set: str) -> Float[Tensor, "batch selected dim"]:
-    """All views, or the crops alone; where a policy makes no crops, the global view is the only view there is."""
+    """Select the views that an aggregator reads.
+
+    Args:
+        views: View features, shape (batch, views, dim); view 0 is the global view.
+        view_set: ``"all"``, or ``"crops"``, which leaves the global view out where there is any crop.
+
+    Returns:
+        The selected views, shape (batch, selected, dim).
+
+    Raises:
+        ValueError: If `view_set` is neither.
+    """
     if view_set not in ("all", "crops"):
         raise ValueError(f"view_set is all or crops, got {view_set!r}")
     return views if view_set == "all" or views.shape[1] == 1 else views[:, 1:]
 
 
 def select_texts(text: TextBank, text_set: str) -> TextBank:
-    """The label prompts, the descriptions or all, their features in one piece, so that no product has to copy them."""
+    """The label prompts, the descriptions or all prompts, with contiguous features, so that no product copies them."""
     chosen = text.select(text_set)
     return TextBank(chosen.features.contiguous(), chosen.mask, chosen.prompts)
 
@@ -34,16 +44,16 @@ def similarities(views: Views, text: TextBank) -> Float[Tensor, "batch classes v
 
 
 def chunks(count: int, elements_each: int, max_elements: int) -> list[slice]:
-    """`count` things in slices of at most `max_elements` elements, or of one thing where one has more."""
+    """Slices of `count` items with at most `max_elements` elements each, or of one item where one has more."""
     check_positive(max_elements=max_elements)
     at_once = max_elements // elements_each or 1
     return [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
 
 
 def blocks(views: Views, text: TextBank, max_elements: int) -> list[tuple[slice, list[slice]]]:
-    """Slices of images, each with its slices of classes, so that an images x classes block has at most `max_elements` similarities.
+    """Slices of images, each with its slices of classes, so that a block of images x classes has at most `max_elements` similarities.
 
-    Classes are split only where one image has more than that on its own; a block is one pair at least.
+    Classes are split only where one image exceeds that; a block is one image and one class at least.
     """
     n_classes, n_prompts = text.mask.shape
     images = chunks(len(views), n_classes * views.shape[1] * n_prompts, max_elements)
@@ -51,7 +61,7 @@ def blocks(views: Views, text: TextBank, max_elements: int) -> list[tuple[slice,
 
 
 def block_scores(score: Callable[[Tensor, TextBank], Logits], views: Views, text: TextBank, max_elements: int) -> Logits:
-    """`score(similarities, text)` of all images and classes, block by block: what is in memory at once is bounded by `max_elements`."""
+    """`score(similarities, text)` of all images and classes, computed in blocks of at most `max_elements` similarities."""
     rows = []
     for images, parts in blocks(views, text, max_elements):
         some = [classes_of(text, part) for part in parts]
@@ -59,13 +69,16 @@ def block_scores(score: Callable[[Tensor, TextBank], Logits], views: Views, text
     return torch.cat(rows)
 
 
-def classes_of(text: TextBank, part: slice) -> TextBank:
+def classes_of(text: TextBank, part: slice | Sequence[int]) -> TextBank:
     """The texts of some of the classes."""
-    return TextBank(text.features[part], text.mask[part], text.prompts[part])
+    if isinstance(part, slice):
+        return TextBank(text.features[part], text.mask[part], text.prompts[part])
+    rows = list(part)
+    return TextBank(text.features[rows], text.mask[rows], [text.prompts[row] for row in rows])
 
 
 def view_logits(views: Views, text: TextBank, logit_scale: float) -> Float[Tensor, "batch views classes"]:
-    """The logits of every view on its own: logit_scale times its mean similarity to a class's prompts."""
+    """The logits of each view: logit_scale times its mean similarity to a class's prompts."""
     weight = text.mask.to(text.features.dtype) / text.mask.sum(-1, keepdim=True)
     return logit_scale * views @ torch.einsum("cm,cmd->cd", weight, torch.where(text.mask[..., None], text.features, 0)).T
 
@@ -82,10 +95,10 @@ def entropies(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"
 
 
 def check_positive(**knobs: int | float) -> None:
-    """Raises ValueError, naming the knob, when one is not above 0."""
+    """Raise ValueError, naming the knob, where one is not above 0."""
     for name, value in knobs.items():
         if not value > 0:
-            raise ValueError(f"aggregator.{name} is above 0, got {value}")
+            raise ValueError(f"aggregator.{name} must be above 0, got {value}")
 
 
 def fuse(global_logits: Logits, logits: Logits, weight: float) -> Logits:

@@ -1,4 +1,4 @@
-"""Views that count by how sure they are: a vote of the most confident (ZERO), an entropy-weighted mean (after AWT)."""
+"""Views weighted by their confidence: a vote of the most confident (ZERO), an entropy-weighted mean (after AWT)."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ from torch.nn.functional import one_hot
 from multicrop.aggregators.base import Logits, Views, check_positive, entropies, select_views, view_logits
 from multicrop.text import TextBank
 
-UNVOTED = 1e-6  # votes that stand in for none, so that the logarithm of a share is finite
+UNVOTED = 1e-6  # votes of a class without votes, so that the logarithm of its share is finite
 
 
 class Ballot(NamedTuple):
-    """Per-view logits from the most confident view to the least, and how many of these views vote."""
+    """Per-view logits, most confident view first, and how many of these views vote."""
 
     logits: Float[Tensor, "batch views classes"]
     kept: int
@@ -28,12 +28,27 @@ def kept_views(n_views: int, share: float) -> int:
 
 
 def vote(views: Views, text: TextBank, logit_scale: float, *, keep: float, view_set: str, text_set: str) -> Logits:
-    """Majority vote of the share `keep` of the views with the lowest entropy (ZERO, NeurIPS 2024).
+    """Take a majority vote of the share `keep` of the views with the lowest entropy (ZERO, NeurIPS 2024).
 
-    Returns the logarithm of each class's share of the votes (softmax gives the shares back), so its scale is not the cosine's; a tie
-    is shown by half a vote more for its winner. A tie goes to the first discarded view, by confidence, whose first choice is a tied
-    class; failing that, to the tied class with the larger logit in the most confident discarded view (the authors' code gets ties
-    wrong and returns the first class). Where nothing is discarded, the most confident view takes that view's part: our choice.
+    A tie goes to the first discarded view, by confidence, whose first choice is a tied class; failing that, to the tied class with the
+    larger logit in the most confident discarded view (the authors' code returns the first class on ties, against the paper). Where
+    no view is discarded, the most confident view decides (our choice).
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        keep: Share of the views that vote, above 0 and at most 1.
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+
+    Returns:
+        Logarithm of each class's share of the votes, shape (batch, classes); its scale is not the cosine's. The winner of a tie has half
+        a vote more.
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, a class has no description and descriptions
+            are read, or `keep` is out of range.
     """
     logits = view_logits(select_views(views, view_set), text.select(text_set), logit_scale)
     order = entropies(logits).argsort(dim=1, stable=True)
@@ -46,7 +61,7 @@ def vote(views: Views, text: TextBank, logit_scale: float, *, keep: float, view_
 
 
 def tie_break(ballot: Ballot, tied: Bool[Tensor, "batch classes"]) -> Tensor:
-    """The winning class (batch) among the tied ones, by the views that had no vote; see `vote`."""
+    """The winning class (batch) among the tied ones, by the views that do not vote; see `vote`."""
     discarded = ballot.logits[:, ballot.kept :]
     if not discarded.shape[1]:
         discarded = ballot.logits[:, :1]
@@ -58,9 +73,24 @@ def tie_break(ballot: Ballot, tied: Bool[Tensor, "batch classes"]) -> Tensor:
 
 
 def entropy(views: Views, text: TextBank, logit_scale: float, *, temperature: float, view_set: str, text_set: str) -> Logits:
-    """The mean of the per-view logits, weighted by softmax(-entropy / temperature) over the views, entropy in nats.
+    """Average the per-view logits, weighted by softmax(-entropy / temperature) over the views.
 
     After AWT (NeurIPS 2024), which uses these weights as marginals of its transport, not for a mean. Gradients flow through the weights.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        temperature: Temperature of the softmax over entropies, nats, above 0.
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, a class has no description and descriptions
+            are read, or the temperature is not above 0.
     """
     check_positive(temperature=temperature)
     logits = view_logits(select_views(views, view_set), text.select(text_set), logit_scale)

@@ -1,5 +1,7 @@
 """Optimal transport from the crops of an image to the prompts of each class (after D&D and AWT)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -7,11 +9,69 @@ from torch import Tensor
 from multicrop import transport
 from multicrop.aggregators import marginals
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, blocks, chunks, classes_of, select_texts, select_views, similarities
+from multicrop.aggregators.declared import TransportPlan, aggregator
 from multicrop.text import TextBank
 
-UNSOLVED = 4  # times as many similarities fit in the same memory where most are only bounded: a solver keeps copies of its own
+UNSOLVED = 4  # times as many similarities fit in memory where most are only bounded, because a solver keeps copies
 
 
+def transport_plan(
+    views: Views,
+    text: TextBank,
+    *,
+    view_set: str,
+    text_set: str,
+    view_marginal: str = "uniform",
+    prompt_marginal: str = "uniform",
+    view_temperature: float | int | None = None,
+    prompt_temperature: float | int | None = None,
+    logit_scale: float | int = 100.0,
+    classes: Sequence[int] | None = None,
+    prune: bool = False,
+    certified_fusion_weight: float | int = 1.0,
+    max_elements: int = MAX_ELEMENTS,
+    **solver: str | int | float,
+) -> TransportPlan:
+    """Compute the transport plans behind `optimal_transport`.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank with all classes, because some marginals compare them.
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        view_marginal: Masses of the views: ``"uniform"``, ``"similarity"``, ``"entropy"`` or ``"best_match"`` (`marginals`).
+        prompt_marginal: Masses of the prompts of each class, one of the same names.
+        view_temperature: Temperature of the view marginal; None: that of its source.
+        prompt_temperature: Temperature of the prompt marginal; None: that of its source.
+        logit_scale: Multiplier of cosine similarities; read by entropy marginals only.
+        classes: The classes to solve, in this order; None: all.
+        prune: Not read: the plans of all `classes` are solved.
+        certified_fusion_weight: Not read.
+        max_elements: Not read.
+        **solver: Knobs of `transport.solve`: ``solver``, ``epsilon``, ``tolerance``, ``max_iterations``, ``marginal_penalty``, ``mass``.
+
+    Returns:
+        Similarities and plans, shape (batch, classes, views, prompts), and the prompts that they run over.
+    """
+    label, text = text.label, select_texts(text, text_set)
+    a, b = masses(
+        views,
+        text,
+        label,
+        view_set=view_set,
+        view_marginal=view_marginal,
+        prompt_marginal=prompt_marginal,
+        view_temperature=view_temperature,
+        prompt_temperature=prompt_temperature,
+        logit_scale=logit_scale,
+    )
+    if classes is not None:
+        b, text = b[:, list(classes)], classes_of(text, classes)
+    scores = similarities(select_views(views, view_set), text)
+    return TransportPlan(scores, _plan(scores, a, b, solver), text)
+
+
+@aggregator(plan=transport_plan, pruning=("prune", "certified_fusion_weight"))
 def optimal_transport(
     views: Views,
     text: TextBank,
@@ -28,21 +88,37 @@ def optimal_transport(
     max_elements: int = MAX_ELEMENTS,
     **solver: str | int | float,
 ) -> Logits:
-    """logit_scale * (1 - transport cost) of the crops to each class's descriptions (after D&D, arXiv 2507.03458).
+    """Transport the crops of an image to the prompts of each class, and score by the cost (after D&D, arXiv 2507.03458).
 
-    The cost is <P, 1 - S> without the entropy term, for one unit of transported mass: where the solver is `unbalanced` or `partial`, the
-    plan is divided by the mass that it moves. The marginals are those of `multicrop.aggregators.marginals`, `solver` the knobs of
-    `transport.solve`. The paper's marginals, solver and epsilon are not public: these are our knobs. With entropy marginals on both sides
-    and epsilon 0.1 this is AWT (NeurIPS 2024), whose code stops when the scalings move less than 1e-2 on average; the converged plan
-    agrees with its logits to 1e-4. Gradients flow through the similarities; marginals and plans are constants.
+    logit_scale * (1 - <P, 1 - S> / sum P), P the transport plan and S the cosine similarities, without the entropy term. D&D's
+    marginals, solver and epsilon are not public: these are our knobs. With entropy marginals on both sides and epsilon 0.1 this is AWT
+    (NeurIPS 2024), whose code stops when the scalings move less than 1e-2 on average; the converged plan agrees with its logits to 1e-4.
+    Gradients flow through the similarities; marginals and plans are constants.
 
-    With `prune`, which is for the exact solver, only the classes that can be among an image's five best are solved. Prediction and five
-    best are the same (the proof is at `transport.certified_scores`), also after fusion with the global view's logits at
-    `certified_fusion_weight`. All other logits are bounds: never below the exact ones, and below the five best. So probabilities, and the
-    calibration error that is made of them, differ a little; `prune: false` gives every logit exactly.
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        view_marginal: Masses of the views: ``"uniform"``, ``"similarity"``, ``"entropy"`` or ``"best_match"`` (`marginals`).
+        prompt_marginal: Masses of the prompts of each class, one of the same names.
+        view_temperature: Temperature of the view marginal; None: that of its source.
+        prompt_temperature: Temperature of the prompt marginal; None: that of its source.
+        prune: Solve only the classes that can be among an image's five best (exact solver only). Prediction and five best stay the same
+            (proof at `transport.certified_scores`); the other logits are upper bounds below the five best, so that probabilities and
+            calibration errors change a little.
+        certified_fusion_weight: The fusion weight with the global view's logits at which the five best are certified.
+        max_elements: Most similarities in memory at once; a solver keeps a few copies. With `prune` four times as many, hardly copied, and
+            those of one image to all classes at least.
+        **solver: Knobs of `transport.solve`: ``solver``, ``epsilon``, ``tolerance``, ``max_iterations``, ``marginal_penalty``, ``mass``.
 
-    `max_elements` similarities are in memory at once, a few times over while they are solved, whatever the number of classes; with `prune`
-    four times as many, hardly copied, and those of one image to all classes at least. The descriptions' features are copied once a call.
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If a knob is unknown or out of range, a class has no description and descriptions are read, or `prune` is used with
+            another solver than ``"exact"`` or where a gradient is needed.
     """
     if prune:
         _check_prunable(views.requires_grad or text.features.requires_grad, solver)
@@ -66,43 +142,6 @@ def optimal_transport(
         else:
             rows.append(_solved(chosen, text, a, b, max_elements, solver))
     return logit_scale * torch.cat(rows)
-
-
-def transport_plan(
-    views: Views,
-    text: TextBank,
-    *,
-    view_set: str,
-    text_set: str,
-    view_marginal: str = "uniform",
-    prompt_marginal: str = "uniform",
-    view_temperature: float | int | None = None,
-    prompt_temperature: float | int | None = None,
-    logit_scale: float | int = 100.0,
-    prune: bool = False,
-    certified_fusion_weight: float | int = 1.0,
-    max_elements: int = MAX_ELEMENTS,
-    **solver: str | int | float,
-) -> tuple[Tensor, Tensor, TextBank]:
-    """Similarities and plans (batch, classes, views, prompts) behind `optimal_transport`, and the prompts they run over.
-
-    `text` holds all classes, because some marginals compare them. `logit_scale` is read by the entropy marginals alone. Every class is
-    solved, so `prune` and `max_elements` are not read.
-    """
-    label, text = text.label, select_texts(text, text_set)
-    a, b = masses(
-        views,
-        text,
-        label,
-        view_set=view_set,
-        view_marginal=view_marginal,
-        prompt_marginal=prompt_marginal,
-        view_temperature=view_temperature,
-        prompt_temperature=prompt_temperature,
-        logit_scale=logit_scale,
-    )
-    scores = similarities(select_views(views, view_set), text)
-    return scores, _plan(scores, a, b, solver), text
 
 
 @torch.no_grad()
@@ -145,14 +184,14 @@ def _certified(chosen: Views, text: TextBank, a: Tensor, b: Tensor, offset: Logi
 
 
 def _offset(views: Views, label: Float[Tensor, "classes dim"], fusion_weight: float | int) -> Logits:
-    """What fusion adds to a score of the same scale: (1 - weight) / weight times the global view's similarity to the label prompts."""
+    """What fusion adds to a score: (1 - weight) / weight times the global view's similarity to the label prompts."""
     if fusion_weight in (0, 1):  # 0: no class is ranked by its transport
         return views.new_zeros(len(views), len(label))
     return (1 - fusion_weight) / fusion_weight * views[:, 0] @ label.T
 
 
 def _check_prunable(trained: bool, solver: dict) -> None:
-    """Raises ValueError where bounds on exact transport say nothing, or where a gradient is wanted of them."""
+    """Raise ValueError where there are no bounds on the transport, or where a gradient is needed."""
     if solver["solver"] != "exact":
         raise ValueError(
             f"aggregator.prune bounds the cost of exact transport, got aggregator.solver={solver['solver']}: an entropic plan costs more "

@@ -25,12 +25,29 @@ def mta(
     rounds: int = 5,
     steps: int = 5,
 ) -> Logits:
-    """logit_scale times the similarity of the views' mode to each class's normalised mean prompt (MTA, CVPR 2024).
+    """Score the mode of the views against each class's normalised mean prompt (MTA, CVPR 2024).
 
-    From v0 and equal inlierness y, `rounds` times: the kernel density at the mode once, `steps` updates
-    y = softmax((density + affinity_weight * A y) / temperature) with A = P P^T of the per-view class probabilities, then `steps` updates of
-    the mode, the normalised sum of y * density * V, the density anew each time. The authors stop an inner loop early when it moves less
-    than 1e-6, and their bandwidth is NaN below 5 views (no neighbour): here an inner loop runs to its end and one neighbour is the least.
+    From v0 and equal inlierness y, `rounds` times: the kernel density at the mode once; `steps` updates
+    y = softmax((density + affinity_weight * A y) / temperature) with A = P P^T of the per-view class probabilities; `steps` updates of
+    the mode, the normalised sum of y * density * V, with a new density each time. The authors stop an inner loop when it moves less
+    than 1e-6, and their bandwidth is NaN below 5 views (no neighbour); here inner loops run to their end with one neighbour at least.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        neighbours: Share of the other views that sets a view's bandwidth, above 0 and at most 1.
+        affinity_weight: Weight of the agreement between views in their inlierness.
+        temperature: Temperature of the softmax over inlierness, above 0.
+        rounds: Updates of inlierness and mode, 1 or more.
+        steps: Updates of inlierness, and of the mode, per round, 1 or more.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If a knob is out of range, or a class has no description and descriptions are read.
     """
     check_positive(temperature=temperature, rounds=rounds, steps=steps)
     text = text.select(text_set)

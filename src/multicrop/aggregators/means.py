@@ -1,29 +1,69 @@
-"""Means and maxima: of features, of all similarities, of the best ones."""
+"""Means of features and of similarities, maxima, and means of the best similarities."""
 
 import torch
 from torch import Tensor
 
 from multicrop.aggregators import pools
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, block_scores, prompt_mean, select_texts, select_views, view_logits
+from multicrop.aggregators.declared import aggregator
 from multicrop.text import TextBank
 
 
+@aggregator(labels_only=True)
 def global_view(views: Views, text: TextBank, logit_scale: float) -> Logits:
-    """The global view against the label prompts (CLIP)."""
+    """Score the global view against the label prompts (CLIP, ICML 2021): logit_scale * <v0, t0_c>.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+
+    Returns:
+        Logits, shape (batch, classes).
+    """
     return logit_scale * views[:, 0] @ text.label.T
 
 
 def mean_feature(views: Views, text: TextBank, logit_scale: float, *, view_set: str, text_set: str) -> Logits:
-    """The normalised mean view against the normalised mean prompt of each class."""
+    """Score the normalised mean view against the normalised mean prompt of each class.
+
+    logit_scale * <norm(mean_k V_k), norm(mean_m T_cm)>.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, or a class has no description and descriptions are read.
+    """
     text = text.select(text_set)
     image = pools.mean(select_views(views, view_set))
     return logit_scale * image @ pools.mean(text.features, text.mask).T
 
 
 def mean_similarity(views: Views, text: TextBank, logit_scale: float, *, view_set: str, text_set: str) -> Logits:
-    """logit_scale times the mean similarity over all pairs of a view and a prompt (DCLIP, ICLR 2023, has the global view alone).
+    """Average the similarity over all pairs of a view and a prompt (DCLIP, ICLR 2023, with the global view only).
 
-    The mean of the pairs is the similarity of the mean view to the mean prompt, neither normalised: no pair is ever computed.
+    logit_scale * mean_k mean_m <V_k, T_cm>, computed as the similarity of the mean view to the mean prompt, neither normalised.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, or a class has no description and descriptions are read.
     """
     mean_view = select_views(views, view_set).mean(1, keepdim=True)
     return view_logits(mean_view, text.select(text_set), logit_scale).squeeze(1)
@@ -32,10 +72,25 @@ def mean_similarity(views: Views, text: TextBank, logit_scale: float, *, view_se
 def max(
     views: Views, text: TextBank, logit_scale: float, *, view_set: str, text_set: str, each: str, max_elements: int = MAX_ELEMENTS
 ) -> Logits:
-    """Late interaction (FILIP, ColBERT): the best view of each prompt, averaged over prompts; or the converse.
+    """Average the best similarity per prompt or per view: late interaction (FILIP, ICLR 2022; ColBERT, SIGIR 2020).
 
-    `each` is `prompt` (best view for each prompt), `view` (best prompt for each view) or `both`, their mean. At most `max_elements`
-    similarities are in memory at once.
+    logit_scale * mean_m max_k <V_k, T_cm> for ``each="prompt"``, logit_scale * mean_k max_m <V_k, T_cm> for ``each="view"``.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        each: ``"prompt"`` (best view of each prompt), ``"view"`` (best prompt of each view) or ``"both"``, their mean.
+        max_elements: Most similarities in memory at once.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, a class has no description and descriptions
+            are read, or `each` is unknown.
     """
     if each not in ("prompt", "view", "both"):
         raise ValueError(f"aggregator.each is prompt, view or both, got {each!r}")
@@ -52,10 +107,25 @@ def max(
 def topk(
     views: Views, text: TextBank, logit_scale: float, *, k: int, view_set: str, text_set: str, max_elements: int = MAX_ELEMENTS
 ) -> Logits:
-    """logit_scale times the mean of the k highest similarities of any view to any prompt of the class.
+    """Average the k highest similarities of any view to any prompt of the class, times logit_scale.
 
-    A class with fewer than k pairs takes all it has. At most `max_elements` similarities are in memory at once. Raises ValueError when k is
-    below 1.
+    A class with fewer than k pairs takes all of them.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        k: Pairs of a view and a prompt, 1 or more.
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        max_elements: Most similarities in memory at once.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, a class has no description and descriptions
+            are read, or k is below 1.
     """
     if k < 1:
         raise ValueError(f"aggregator.k is 1 or more pairs, got {k}")

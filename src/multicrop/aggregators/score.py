@@ -1,10 +1,10 @@
-"""The aggregator at work, as adapters and methods are given it: class logits of views against prompts that they may change."""
+"""The scorer: class logits of views by an aggregator, fused with the global view's; adapters and methods may replace its prompts."""
 
 import copy
-from functools import partial
 from typing import Protocol, runtime_checkable
 
-from multicrop.aggregators.base import Aggregator, Logits, Views, fuse
+from multicrop.aggregators.base import Logits, Views, fuse
+from multicrop.aggregators.declared import AggregatorFunction, as_aggregator
 from multicrop.aggregators.means import global_view
 from multicrop.text import TextBank
 
@@ -18,19 +18,31 @@ class Score(Protocol):
 
     def __call__(self, views: Views) -> Logits:
         """Class logits."""
+        ...
 
 
 class Scorer:
-    """Class logits of views: the aggregator's, fused with the global view's."""
+    """Scores views by an aggregator, fused with the global view: (1 - weight) * global logits + weight * aggregator logits.
 
-    def __init__(self, text: TextBank, logit_scale: float, aggregator: Aggregator, fusion_weight: float) -> None:
+    Args:
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        aggregator: An Aggregator, or a function or functools.partial that is one.
+        fusion_weight: 0 (global view only) to 1 (aggregator only).
+
+    Raises:
+        ValueError: If the fusion weight is not in 0-1.
+    """
+
+    def __init__(self, text: TextBank, logit_scale: float, aggregator: AggregatorFunction, fusion_weight: float) -> None:
         if not 0 <= fusion_weight <= 1:
             raise ValueError(f"task.fusion_weight lies between 0 (global view) and 1 (aggregator), got {fusion_weight}")
-        self.text, self.logit_scale, self.aggregator, self.fusion_weight = text, logit_scale, aggregator, fusion_weight
-        self.spared = 0.0  # seconds that an earlier job spent on logits that this one was given
+        self.text, self.logit_scale, self.fusion_weight = text, logit_scale, fusion_weight
+        self.aggregator = as_aggregator(aggregator)
+        self.spared = 0.0  # seconds that an earlier job spent on logits that this one reads from the cache
 
     def __call__(self, views: Views) -> Logits:
-        """The fused logits."""
+        """The fused logits, shape (batch, classes)."""
         return fuse(self.global_logits(views), self.local_logits(views), self.fusion_weight)
 
     def local_logits(self, views: Views) -> Logits:
@@ -49,8 +61,13 @@ def with_text(score: Score, text: TextBank) -> Score:
     return changed
 
 
+def with_aggregator(score: Scorer, aggregator: AggregatorFunction) -> Scorer:
+    """The same scorer with another aggregator."""
+    changed = copy.copy(score)
+    changed.aggregator = as_aggregator(aggregator)
+    return changed
+
+
 def reads_labels_alone(score: Score) -> bool:
-    """Whether the aggregator takes no prompt but the label prompts, so that no other needs to go through the tower."""
-    aggregator = getattr(score, "aggregator", None)
-    function, knobs = (aggregator.func, aggregator.keywords) if isinstance(aggregator, partial) else (aggregator, {})
-    return function is global_view or knobs.get("text_set") == "label"
+    """Whether the score reads label prompts only, so that no other prompt has to pass through the text tower."""
+    return isinstance(score, Scorer) and score.aggregator.text_set == "label"

@@ -17,11 +17,25 @@ def wca(
     renormalise: bool,
     text_set: str,
 ) -> Logits:
-    """Crops weighted by their similarity to the global view against prompts weighted by theirs to the label prompt (WCA, ICML 2024).
+    """Score crops weighted by the global view against prompts weighted by the label prompt (WCA, ICML 2024).
 
     w = softmax over the crops, without view 0, of e^log_image_scale <v0, V_k>; v_c = softmax over the class's prompts of
-    e^log_text_scale <t0_c, T_cm>. With `renormalise` the two weighted sums are made unit norm, as the authors' code does; without, the
-    logits are the double sum s * sum_k sum_m w_k v_cm S[k,c,m] of the paper and README.
+    e^log_text_scale <t0_c, T_cm>; logits = logit_scale * sum_k sum_m w_k v_cm <V_k, T_cm>.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
+        log_image_scale: Logarithm of the scale of the crop weights.
+        log_text_scale: Logarithm of the scale of the prompt weights.
+        renormalise: Whether the two weighted sums are made unit norm, as in the authors' code; false: the double sum of their paper.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+
+    Returns:
+        Logits, shape (batch, classes).
+
+    Raises:
+        ValueError: If `text_set` is none of these, or a class has no description and descriptions are read.
     """
     chosen, crops = text.select(text_set), select_views(views, "crops")
     image = pools.weighted_sum(crops, pools.similarity_weights(crops, views[:, 0], log_scale=log_image_scale))
@@ -42,11 +56,26 @@ def soft_match(
     text_set: str,
     max_elements: int = MAX_ELEMENTS,
 ) -> Logits:
-    """Sum over views and a class's prompts of A * S / temperature, A each view's softmax of S / temperature over all prompts.
+    """Divide each view among all prompts of all classes by softmax, and sum per class (ABS, ICML 2025, after the authors' code).
 
-    After the authors' code of ABS (ICML 2025), temperature 0.03; that code also computes WCA's crop weights and does not use them. The
-    temperature takes the part of logit_scale, which is not read: the scale of these logits is their own, and it grows with the views. At
-    most `max_elements` similarities are in memory at once, and never fewer than those of one view to all prompts, which share it.
+    sum_k sum_m A[k,c,m] * S[k,c,m] / temperature, with A[k] the softmax of S[k] / temperature over all prompts. That code also computes
+    WCA's crop weights and does not use them.
+
+    Args:
+        views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
+        text: Text bank; prompt 0 of each class is its label prompt.
+        logit_scale: Not read: the temperature replaces it.
+        temperature: Temperature of the softmax over similarities, above 0 (the authors': 0.03).
+        view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
+        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        max_elements: Most similarities in memory at once, but never fewer than those of one view to all prompts.
+
+    Returns:
+        Logits, shape (batch, classes), on a scale of their own that grows with the number of views.
+
+    Raises:
+        ValueError: If `view_set` or `text_set` is none of these, a class has no description and descriptions
+            are read, or the temperature is not above 0.
     """
     check_positive(temperature=temperature)
     text, chosen = select_texts(text, text_set), select_views(views, view_set)
@@ -56,7 +85,7 @@ def soft_match(
 
 
 def _shared_out(views: Views, text: TextBank, temperature: float) -> Logits:
-    """One view each: what it gives to every class."""
+    """The share of each single view that goes to every class."""
     scores = similarities(views, text).squeeze(2) / temperature
     masked = scores.masked_fill(~text.mask, -torch.inf)
     attention = masked.flatten(1).softmax(-1).view_as(scores)

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from multicrop.crops.base import crop_generator
 from multicrop.crops.drawn import check_sides
-from multicrop.crops.sighted import GlobalView
+from multicrop.crops.policy import GlobalView, crop_policy
 
 
+@crop_policy(nested=True, looks_at="attention")
 def attention(
     height: int,
     width: int,
@@ -23,16 +24,34 @@ def attention(
     backbone: str | None = None,
     view: GlobalView | None = None,
 ) -> Float[Tensor, "crops 4"]:
-    """Squares, side uniform in [min_side, max_side] of the shorter side, centred on a patch of the global view, moved into the image.
+    """Draw square crops around the patches that the model attends to (ABS, ICML 2025).
 
-    The patch is one of the `top_patches` most attended to, drawn with softmax(attention / temperature), where attention is the share
-    that the last block's class token gives to each patch. `backbone` names another vision transformer whose attention is used; by
-    default it is the image tower's own. Without a view all patches are alike. Raises ValueError as `random` does, and unless
-    top_patches >= 1 and temperature > 0.
+    A side is uniform in [min_side, max_side] of the shorter side. Its centre is one of the `top_patches` patches of the global view with
+    the most attention, drawn with softmax(attention / temperature), where attention is the share that the last block's class token gives
+    to each patch. Squares are moved into the image.
+
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        image_id: Identifier of the image within its data set.
+        seed: Seed of the crops.
+        n_crops: Crops per image, 1 or more.
+        min_side: Shortest side, as a share of the image's shorter side, above 0.
+        max_side: Longest side, as a share of the image's shorter side, at most 1.
+        top_patches: Patches that a centre is drawn from, 1 or more.
+        temperature: Temperature of the softmax over shares of attention, above 0.
+        backbone: Folder or id of another vision transformer whose attention is used; None: the image tower's own.
+        view: What the global view shows of the image, with attention; without it all patches weigh the same.
+
+    Returns:
+        Boxes (x1, top, x2, bottom) in whole pixels, shape (n_crops, 4).
+
+    Raises:
+        ValueError: Unless 0 < min_side <= max_side <= 1, n_crops >= 1, top_patches >= 1 and temperature > 0.
     """
     check_sides(n_crops, min_side, max_side)
     if top_patches < 1 or temperature <= 0:
-        raise ValueError(f"attention wants top_patches >= 1 and temperature > 0, got {top_patches} and {temperature}")
+        raise ValueError(f"attention expects top_patches >= 1 and temperature > 0, got {top_patches} and {temperature}")
     view = view or GlobalView((0.0, 0.0, float(width), float(height)))
     weights = torch.ones(14, 14) if view.attention is None else view.attention
     best, patches = weights.flatten().double().topk(min(top_patches, weights.numel()))
@@ -46,9 +65,6 @@ def attention(
     return torch.tensor(boxes, dtype=torch.float32)
 
 
-attention.looks_at = "attention"
-
-
 def _centre(patch: int, shape: tuple[int, ...], rectangle: tuple[float, float, float, float]) -> tuple[float, float]:
     """The pixel (x, y) at the middle of a patch, counted row by row."""
     left, top, right, bottom = rectangle
@@ -57,7 +73,7 @@ def _centre(patch: int, shape: tuple[int, ...], rectangle: tuple[float, float, f
 
 
 def _around(centre: tuple[float, float], side: int, height: int, width: int) -> list[int]:
-    """The square of this side around a point, moved as far as it takes to lie in the image."""
+    """The square of this side around a point, moved into the image."""
     left = min(max(round(centre[0] - side / 2), 0), width - side)
     top = min(max(round(centre[1] - side / 2), 0), height - side)
     return [left, top, left + side, top + side]

@@ -1,4 +1,4 @@
-"""Crops drawn for each image: random and quasi-random squares, resized crops with flips, squares that differ from one another."""
+"""Crops drawn per image: random and quasi-random squares, resized crops with flips, squares with bounded overlap."""
 
 import math
 from collections.abc import Sequence
@@ -10,30 +10,61 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from multicrop.crops.base import crop_generator, crop_key
+from multicrop.crops.policy import crop_policy
 
-DIVERSE_ATTEMPTS = 20  # candidates a crop
+DIVERSE_ATTEMPTS = 20  # candidates per crop
 RESIZED_ATTEMPTS = 10  # torchvision's, before it falls back to the centre
 WIDEST = 4 / 3  # width over height, or height over width, of a resized crop
 
 
+@crop_policy(nested=True)
 def random(
     height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float
 ) -> Float[Tensor, "crops 4"]:
-    """Square crops, side uniform in [min_side, max_side] of the shorter side, position uniform (WCA, ICML 2024).
+    """Draw square crops, side uniform in [min_side, max_side] of the shorter side, position uniform (WCA, ICML 2024).
 
-    Raises ValueError unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        image_id: Identifier of the image within its data set.
+        seed: Seed of the crops.
+        n_crops: Crops per image, 1 or more.
+        min_side: Shortest side, as a share of the image's shorter side, above 0.
+        max_side: Longest side, as a share of the image's shorter side, at most 1.
+
+    Returns:
+        Boxes (x1, top, x2, bottom) in whole pixels, shape (n_crops, 4).
+
+    Raises:
+        ValueError: Unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
     """
     check_sides(n_crops, min_side, max_side)
     draws = [torch.rand(3, generator=crop_generator(seed, image_id, index)).tolist() for index in range(n_crops)]
     return torch.tensor([_square(height, width, u, min_side, max_side) for u in draws], dtype=torch.float32)
 
 
+@crop_policy(nested=True)
 def quasi_random(
     height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float
 ) -> Float[Tensor, "crops 4"]:
-    """As `random`, but side and position are the points of a 3-D Sobol sequence, scrambled anew for each (seed, image id) (ours).
+    """Draw square crops whose side and position are points of a 3-D Sobol sequence, scrambled per (seed, image id) (ours).
 
-    Each box alone is distributed as in `random`; together they cover sides and positions more evenly. Raises ValueError as `random` does.
+    Each box is distributed as in `random`; together they cover sides and positions more evenly.
+
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        image_id: Identifier of the image within its data set.
+        seed: Seed of the crops.
+        n_crops: Crops per image, 1 or more.
+        min_side: Shortest side, as a share of the image's shorter side, above 0.
+        max_side: Longest side, as a share of the image's shorter side, at most 1.
+
+    Returns:
+        Boxes (x1, top, x2, bottom) in whole pixels, shape (n_crops, 4).
+
+    Raises:
+        ValueError: Unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
     """
     check_sides(n_crops, min_side, max_side)
     sequence = qmc.Sobol(3, rng=np.random.default_rng(crop_key(seed, image_id, "sobol")))
@@ -41,40 +72,73 @@ def quasi_random(
     return torch.tensor([_square(height, width, u, min_side, max_side) for u in points], dtype=torch.float32)
 
 
+@crop_policy(nested=True)
 def diverse(
     height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float, max_iou: float
 ) -> Float[Tensor, "crops 4"]:
-    """As `random`, but a candidate whose IoU with an earlier crop exceeds `max_iou` is drawn again (after BiFTA's code).
+    """Draw square crops as `random` does, and draw a crop again whose IoU with an earlier one exceeds `max_iou` (after BiFTA's code).
 
     There are always n_crops: crop j keeps its last candidate when all of its DIVERSE_ATTEMPTS overlap. BiFTA filters a fixed number of
-    proposals instead, and repeats kept crops where too few remain. Raises ValueError as `random` does, and unless 0 < max_iou <= 1.
+    proposals instead, and repeats accepted crops where too few remain.
+
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        image_id: Identifier of the image within its data set.
+        seed: Seed of the crops.
+        n_crops: Crops per image, 1 or more.
+        min_side: Shortest side, as a share of the image's shorter side, above 0.
+        max_side: Longest side, as a share of the image's shorter side, at most 1.
+        max_iou: Largest intersection over union with an earlier crop, above 0 and at most 1.
+
+    Returns:
+        Boxes (x1, top, x2, bottom) in whole pixels, shape (n_crops, 4).
+
+    Raises:
+        ValueError: Unless 0 < min_side <= max_side <= 1, n_crops >= 1 and 0 < max_iou <= 1.
     """
     check_sides(n_crops, min_side, max_side)
     if not 0 < max_iou <= 1:
         raise ValueError(f"max_iou is an intersection over union with 0 < max_iou <= 1, got {max_iou}")
     boxes: list[list[int]] = []
     for index in range(n_crops):
-        generator = crop_generator(seed, image_id, index)
+        generator, box = crop_generator(seed, image_id, index), []
         for _ in range(DIVERSE_ATTEMPTS):
             box = _square(height, width, torch.rand(3, generator=generator).tolist(), min_side, max_side)
-            if all(_iou(box, kept) <= max_iou for kept in boxes):
+            if all(_iou(box, earlier) <= max_iou for earlier in boxes):
                 break
         boxes.append(box)
     return torch.tensor(boxes, dtype=torch.float32)
 
 
+@crop_policy(nested=True)
 def random_resized(
     height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_area: float, max_area: float, flip_probability: float
 ) -> Float[Tensor, "crops 4"]:
-    """Crops of an area uniform in [min_area, max_area] of the image and an aspect log-uniform in 3/4 to 4/3, mirrored by chance.
+    """Draw crops of uniform area and log-uniform aspect ratio (3/4 to 4/3), mirrored at random.
 
-    torchvision's RandomResizedCrop and RandomHorizontalFlip, as TPT, AWT and ZERO use them. Raises ValueError unless
-    0 < min_area <= max_area <= 1, 0 <= flip_probability <= 1 and n_crops >= 1.
+    torchvision's RandomResizedCrop and RandomHorizontalFlip, as TPT, AWT and ZERO use them.
+
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        image_id: Identifier of the image within its data set.
+        seed: Seed of the crops.
+        n_crops: Crops per image, 1 or more.
+        min_area: Smallest area, as a share of the image's, above 0.
+        max_area: Largest area, as a share of the image's, at most 1.
+        flip_probability: Probability that a crop is mirrored, in 0-1.
+
+    Returns:
+        Boxes (x1, top, x2, bottom) in whole pixels, shape (n_crops, 4); x1 > x2 where a crop is mirrored.
+
+    Raises:
+        ValueError: Unless 0 < min_area <= max_area <= 1, 0 <= flip_probability <= 1 and n_crops >= 1.
     """
     _check_count(n_crops)
     if not 0 < min_area <= max_area <= 1 or not 0 <= flip_probability <= 1:
         got = f"min_area={min_area}, max_area={max_area}, flip_probability={flip_probability}"
-        raise ValueError(f"random_resized wants 0 < min_area <= max_area <= 1 and 0 <= flip_probability <= 1, got {got}")
+        raise ValueError(f"random_resized expects 0 < min_area <= max_area <= 1 and 0 <= flip_probability <= 1, got {got}")
     boxes = []
     for index in range(n_crops):
         generator = crop_generator(seed, image_id, index)
@@ -86,7 +150,7 @@ def random_resized(
 
 
 def _square(height: int, width: int, u: Sequence[float], min_side: float, max_side: float) -> list[int]:
-    """The square that three numbers in [0, 1) stand for: side, left, top."""
+    """The square of three numbers in [0, 1): side, left, top."""
     side = max(1, round(min(height, width) * (min_side + (max_side - min_side) * u[0])))
     left, top = round(u[1] * (width - side)), round(u[2] * (height - side))
     return [left, top, left + side, top + side]
@@ -120,4 +184,4 @@ def check_sides(n_crops: int, min_side: float, max_side: float) -> None:
 
 def _check_count(n_crops: int) -> None:
     if n_crops < 1:
-        raise ValueError(f"n_crops is {n_crops}; a crop policy needs one or more (for none, choose crop=global)")
+        raise ValueError(f"n_crops is {n_crops}; a crop policy needs 1 or more (for no crops, choose crop=global)")

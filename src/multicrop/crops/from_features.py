@@ -1,4 +1,4 @@
-"""Crops of the model's token grid instead of its pixels (ABS, ICML 2025): boxes as `random` draws them, in what the model is shown."""
+"""Crops of the model's token grid instead of its pixels (ABS, ICML 2025): boxes of `random` in what the global view shows."""
 
 import math
 
@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multicrop.crops.drawn import random
-from multicrop.crops.sighted import GlobalView
+from multicrop.crops.policy import GlobalView, crop_policy
 
 
+@crop_policy(nested=True, looks_at="tokens")
 def feature(
     height: int,
     width: int,
@@ -21,10 +22,25 @@ def feature(
     max_side: float,
     view: GlobalView | None = None,
 ) -> Float[Tensor, "crops 4"]:
-    """Square boxes as `random` draws them in the part of the image that the global view shows (whole pixels of the image).
+    """Draw square boxes, as `random` does, in the part of the image that the global view shows (ABS, ICML 2025).
 
-    The encoder cuts them from the tokens that enter its last block (Encoder.encode_feature_crops). Without a view, the whole image
-    is shown. Raises ValueError as `random` does.
+    The encoder cuts them from the tokens that enter its last block (`Encoder.encode_feature_crops`).
+
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        image_id: Identifier of the image within its data set.
+        seed: Seed of the crops.
+        n_crops: Crops per image, 1 or more.
+        min_side: Shortest side, as a share of the image's shorter side, above 0.
+        max_side: Longest side, as a share of the image's shorter side, at most 1.
+        view: What the global view shows of the image; without it, the whole image.
+
+    Returns:
+        Boxes (x1, top, x2, bottom) in whole pixels, shape (n_crops, 4).
+
+    Raises:
+        ValueError: Unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
     """
     left, top, right, bottom = view.rectangle if view else (0.0, 0.0, float(width), float(height))
     x, y = math.ceil(left), math.ceil(top)
@@ -38,6 +54,3 @@ def feature(
         max_side=max_side,
     )
     return boxes + torch.tensor([x, y, x, y], dtype=torch.float32)
-
-
-feature.looks_at = "tokens"

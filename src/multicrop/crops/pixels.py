@@ -1,4 +1,4 @@
-"""Image + boxes -> pixels of all views: one decode, antialiased bicubic resampling on uint8 (torchvision v2)."""
+"""Image and boxes -> pixels of all views: one decode, antialiased resampling on uint8 (torchvision v2)."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,16 @@ from torchvision.transforms.v2 import functional as F
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """How a model wants its pixels: what its own image processor does, reduced to facts.
+    """What a model's image processor does; pixels enter the model as (pixel / 255 - mean) / std.
 
-    `short_side` is what the shorter side is resized to before the centre crop of `side`; None when the processor stretches the whole
-    image to a square of `side` (SigLIP) or, before the centre crop, of `stretched_side` (ALIGN). Pixels enter the model as
-    (pixel / 255 - mean) / std.
+    Args:
+        side: Side of the square that enters the model, pixels.
+        short_side: What the shorter side is resized to before the centre crop of `side`, pixels; None where the processor stretches the
+            whole image to a square of `side` (SigLIP) or, before the centre crop, of `stretched_side` (ALIGN).
+        interpolation: ``"bilinear"``, ``"bicubic"`` or another mode of torchvision.
+        mean: Mean per channel, in 0-1.
+        std: Standard deviation per channel, in 0-1.
+        stretched_side: See `short_side`.
     """
 
     side: int
@@ -28,10 +33,12 @@ class PixelSpec:
 
 
 def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec) -> UInt8[Tensor, "channels side side"]:
-    """The whole image as the model's own processor prepares it."""
+    """The global view: the image as the model's own processor prepares it, without normalisation."""
     mode = InterpolationMode(spec.interpolation)
-    resized = F.resize(image, _resized(*image.shape[1:], spec), mode, antialias=True)
-    return F.crop(resized, *_corner(*resized.shape[1:], spec), spec.side, spec.side)
+    height, width = image.shape[1:]
+    rows, columns = _resized(height, width, spec)
+    top, left = _corner(rows, columns, spec)
+    return F.crop(F.resize(image, [rows, columns], mode, antialias=True), top, left, spec.side, spec.side)
 
 
 def shown(height: int, width: int, spec: PixelSpec) -> tuple[float, float, float, float]:
@@ -43,7 +50,7 @@ def shown(height: int, width: int, spec: PixelSpec) -> tuple[float, float, float
 
 
 def shares_of_view(boxes: Float[Tensor, "*batch views 4"], spec: PixelSpec) -> Float[Tensor, "*batch crops 4"]:
-    """The crops among the boxes of images as shares of the global view; slot 0 of the boxes, the whole image, tells its size."""
+    """The boxes of the crops as shares of the global view; slot 0 of the boxes is the whole image and gives its size."""
     rows = []
     for image in boxes.reshape(-1, *boxes.shape[-2:]).tolist():
         left, top, right, bottom = shown(int(image[0][3]), int(image[0][2]), spec)
@@ -68,9 +75,15 @@ def _resized(height: int, width: int, spec: PixelSpec) -> list[int]:
 def view_pixels(
     image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> UInt8[Tensor, "views 3 side side"]:
-    """The global view in slot 0, then each crop resampled to the model's side; a crop that is not square is stretched.
+    """Cut the views of an image: the global view, then each crop resampled to the model's side; a crop that is not square is stretched.
 
-    Whole-number pixels (x1, top, x2, bottom); where x1 > x2 the crop is mirrored after resampling.
+    Args:
+        image: Pixels, uint8, shape (channels, height, width); channels beyond the third are left out of the views.
+        boxes: Boxes (x1, top, x2, bottom) in whole pixels; where x1 > x2 the crop is mirrored after resampling.
+        spec: What the model's image processor does.
+
+    Returns:
+        Pixels, uint8, shape (views, 3, side, side).
     """
     return torch.stack(separate_views(image, boxes, spec))
 
@@ -78,10 +91,7 @@ def view_pixels(
 def separate_views(
     image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> list[UInt8[Tensor, "3 side side"]]:
-    """The views of `view_pixels` before they are copied into one tensor, for those who stack the views of several images at once.
-
-    Channels beyond the third are left out of the views (multicrop.data.images.shared_pixels).
-    """
+    """The views of `view_pixels` as a list, so that the views of several images are stacked at once."""
     views = [global_pixels(image, spec)[:3]]
     return views + [crop_pixels(image, *box, spec=spec) for box in boxes[1:].int().tolist()]
 
@@ -89,14 +99,14 @@ def separate_views(
 def crop_pixels(
     image: UInt8[Tensor, "channels height width"], x1: int, top: int, x2: int, bottom: int, *, spec: PixelSpec
 ) -> UInt8[Tensor, "3 side side"]:
-    """One crop of `separate_views` by itself."""
+    """One crop of `view_pixels`."""
     crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
     mode = InterpolationMode(spec.interpolation).value
-    view = interpolate(crop, (spec.side, spec.side), mode=mode, antialias=True)[0, :3]  # torchvision's resize in the end, a tenth cheaper
+    view = interpolate(crop, (spec.side, spec.side), mode=mode, antialias=True)[0, :3]  # what torchvision's resize calls, a tenth cheaper
     return view.flip(-1) if x1 > x2 else view
 
 
 def unmirrored(boxes: Float[Tensor, "views 4"]) -> Float[Tensor, "views 4"]:
-    """The rectangles (left, top, right, bottom) of boxes that may be mirrored: x sorted, pixels as before."""
+    """The rectangles (left, top, right, bottom) of boxes that may be mirrored."""
     x = boxes[:, [0, 2]].sort(dim=1).values
     return torch.stack([x[:, 0], boxes[:, 1], x[:, 1], boxes[:, 3]], dim=1)

@@ -1,4 +1,4 @@
-"""Views cut on the device that encodes them: every crop of an image is two matrix products, horizontal then vertical."""
+"""Views cut on the device that encodes them: each crop is two matrix products, horizontal then vertical."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,10 +12,21 @@ RADIUS = {"bilinear": 1.0, "bicubic": 2.0}  # of the kernel, in pixels of the co
 def device_view_pixels(
     image: UInt8[Tensor, "3 height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> UInt8[Tensor, "views 3 side side"]:
-    """What `views.view_pixels` gives, to within 2 of 255, computed on the image's own device in one batch.
+    """Cut the views of an image on its own device in one batch; equals `pixels.view_pixels` to within 2 of 255.
 
-    An antialiased resize is linear in rows and in columns: each crop has one matrix for either axis, zero outside its box. That is far
-    more arithmetic than a CPU wants, and nothing to a GPU. Raises ValueError for an interpolation without an antialiased kernel.
+    An antialiased resize is linear in rows and in columns: each crop has one matrix per axis, zero outside its box. This is far more
+    arithmetic than `view_pixels`, which only a GPU does faster.
+
+    Args:
+        image: Pixels, uint8, shape (3, height, width), on the device.
+        boxes: Boxes (x1, top, x2, bottom) in whole pixels; where x1 > x2 the crop is mirrored.
+        spec: What the model's image processor does.
+
+    Returns:
+        Pixels, uint8, shape (views, 3, side, side).
+
+    Raises:
+        ValueError: If the interpolation has no antialiased kernel here.
     """
     if spec.interpolation not in RADIUS:
         raise ValueError(f"crops are cut on the device for {' and '.join(RADIUS)}, not {spec.interpolation}; set trainer.cut=worker")
@@ -43,8 +54,8 @@ def resize_matrices(
 ) -> Float[Tensor, "views side length"]:
     """For each view, the weights of `length` source pixels in `side` output pixels that span [start, stop).
 
-    Pixels outside [lowest, highest) do not count: a crop ends at its box, the global view at the image's edge. When an axis shrinks, the
-    kernel is widened by as much (antialiasing, as PIL does it); the weights of an output pixel sum to 1.
+    Pixels outside [lowest, highest) weigh 0: a crop ends at its box, the global view at the image's edge. When an axis shrinks, the
+    kernel is widened in proportion (antialiasing, as in PIL); the weights of an output pixel sum to 1.
     """
     scale = (stop - start) / spec.side
     wide = scale.clamp_min(1.0)[:, None, None]

@@ -3,9 +3,9 @@
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from multicrop.crops.base import CropSampler, boxes_of
+from multicrop.crops.base import boxes_of
 from multicrop.crops.pixels import PixelSpec, view_pixels
-from multicrop.crops.sighted import at_image, looks_at
+from multicrop.crops.policy import CropPolicy, CropSampler, as_policy
 
 
 def image_views(
@@ -26,16 +26,17 @@ def image_views(
     Raises:
         ValueError: If the policy looks at the image and has no encoder attached.
     """
-    boxes = image_boxes(pixels, image_id, sampler, seed)
-    return view_pixels(pixels, resampled_boxes(boxes, sampler), spec), boxes
+    policy = as_policy(sampler)
+    boxes = image_boxes(pixels, image_id, policy, seed)
+    return view_pixels(pixels, resampled_boxes(boxes, policy), spec), boxes
 
 
-def image_boxes(pixels: UInt8[Tensor, "channels height width"], image_id: str, sampler: CropSampler, seed: int) -> Float[Tensor, "views 4"]:
+def image_boxes(pixels: UInt8[Tensor, "channels height width"], image_id: str, policy: CropPolicy, seed: int) -> Float[Tensor, "views 4"]:
     """The boxes of the views of one image, the global view first."""
     height, width = pixels.shape[1:]
-    return boxes_of(at_image(sampler, pixels[:3]), height, width, image_id, seed)
+    return boxes_of(policy.at(pixels[:3]), height, width, image_id, seed)
 
 
-def resampled_boxes(boxes: Float[Tensor, "views 4"], sampler: CropSampler) -> Float[Tensor, "resampled 4"]:
+def resampled_boxes(boxes: Float[Tensor, "views 4"], policy: CropPolicy) -> Float[Tensor, "resampled 4"]:
     """The boxes whose pixels are resampled: all, or the global view alone where crops are cut from its tokens."""
-    return boxes[:1] if looks_at(sampler) == "tokens" else boxes
+    return boxes[:1] if policy.looks_at == "tokens" else boxes

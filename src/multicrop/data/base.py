@@ -27,7 +27,6 @@ class LabelledImages:
         domains: One domain per image (for instance the vendor of a drawing), or None.
         parent: The set that this is a subset of, with the positions of these images in it, or None.
         indexed: True: images are read by position.
-
     """
 
     indexed: ClassVar[Literal[True]] = True
@@ -50,7 +49,6 @@ class LabelledImages:
 
         Returns:
             The images at these positions, with this set as their parent.
-
         """
         ids = [self.ids[i] for i in indices]
         return replace(
@@ -88,7 +86,6 @@ class StreamedImages(IterableDataset):
         rank: Number of this process among `world_size` processes.
         world_size: Number of processes that share the stream.
         indexed: False: images cannot be read by position.
-
     """
 
     indexed: ClassVar[Literal[False]] = False
@@ -121,7 +118,6 @@ class Dataset:
         validation: Validation images; may be empty.
         test: Test images, indexed or streamed.
         class_keys: Stable keys of the classes, such as ImageNet's wnids, or None.
-
     """
 
     name: str
@@ -166,7 +162,6 @@ def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Seq
 
     Raises:
         ValueError: If files are missing.
-
     """
     facts, missing = [], []
     for image_id, path in zip(ids, paths, strict=True):
@@ -197,7 +192,6 @@ def assemble(name: str, classes: ClassList, splits: Mapping[str, LabelledImages]
 
     Raises:
         ValueError: If ids repeat, a label has no class name, or a class has no test image.
-
     """
     empty = splits["test"].subset([])
     for images in splits.values():

@@ -41,7 +41,6 @@ def calibration_images(folder: str | None = None) -> Iterator[tuple[str, Image.I
     Raises:
         ValueError: If the folder does not exist or holds no image.
         ImageError: If an image cannot be decoded.
-
     """
     images = _own(Path(folder).expanduser()) if folder else scenes(**SCENES).train
     for index in np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int).tolist():

@@ -48,7 +48,6 @@ def common(dataset: Dataset, *, kind: str, severity: int, corruption_seed: int) 
     Raises:
         ValueError: If the kind or the severity does not exist.
         ImportError: If the library of corruptions is not installed.
-
     """
     if kind not in (*IMAGENET_C, *FURTHER):
         raise ValueError(f"corruption.kind is one of {', '.join((*IMAGENET_C, *FURTHER))}, got {kind!r}")

@@ -30,7 +30,6 @@ def few_shot_split(dataset: Dataset, *, shots: int, seed: int) -> tuple[Labelled
 
     Raises:
         ValueError: If `shots` is below 1, or a class has fewer than two images (one, if the data set has a validation split).
-
     """
     if shots < 1:
         raise ValueError(f"task.shots is {shots}; few-shot needs one image per class or more")
@@ -62,7 +61,6 @@ def first_per_class(images: LabelledImages, count: int) -> LabelledImages:
 
     Returns:
         The selected images in their order.
-
     """
     seen: dict[int, int] = {}
     kept = []
@@ -89,7 +87,6 @@ def few_shot_from_file(dataset: Dataset, file: str) -> tuple[LabelledImages, Lab
     Raises:
         ValueError: If the file is a pickle or not of this form, names images that do not exist or one image twice, gives an image another
             label, or has no training image for a class.
-
     """
     table = _read_split(Path(file).expanduser())
     support = _picked(table["train"], [dataset.train], file)

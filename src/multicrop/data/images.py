@@ -49,7 +49,6 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         ImageError: If it cannot be decoded, is truncated, has a side under 2 pixels or more than 100 million pixels.
         FileNotFoundError: If the file does not exist.
         PermissionError: If the file may not be read.
-
     """
     name = "image bytes" if isinstance(source, bytes) else str(source)
     stream = io.BytesIO(source) if isinstance(source, bytes) else source

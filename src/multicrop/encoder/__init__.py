@@ -4,6 +4,6 @@ from multicrop.encoder.clip_layers import CAUSAL_FAMILIES, pooled_alone
 from multicrop.encoder.dual import PRECISIONS, Encoder
 from multicrop.encoder.facts import pixel_spec
 from multicrop.encoder.loading import load_encoder
-from multicrop.encoder.looking import sighted
+from multicrop.encoder.looking import with_encoder
 
-__all__ = ["CAUSAL_FAMILIES", "PRECISIONS", "Encoder", "load_encoder", "pixel_spec", "pooled_alone", "sighted"]
+__all__ = ["CAUSAL_FAMILIES", "PRECISIONS", "Encoder", "load_encoder", "pixel_spec", "pooled_alone", "with_encoder"]

@@ -45,7 +45,6 @@ class Encoder(nn.Module):
 
     Raises:
         ValueError: If the precision is unknown, cannot run on this machine, or is int8_static without calibration images.
-
     """
 
     def __init__(
@@ -101,7 +100,6 @@ class Encoder(nn.Module):
 
         Raises:
             ValueError: If the precision is fp16 and the pixels are on a CPU.
-
         """
         features = self._tower(self._normalised(pixels.reshape(-1, *pixels.shape[-3:])))
         return F.normalize(features.float(), dim=-1).reshape(*pixels.shape[:-3], -1)
@@ -120,7 +118,6 @@ class Encoder(nn.Module):
 
         Raises:
             ValueError: If the image tower has no class token, or its precision hides the tokens.
-
         """
         self.check_feature_crops()
         return F.normalize(finished_crops(self.model, self._normalised(pixels), boxes).float(), dim=-1)
@@ -145,7 +142,6 @@ class Encoder(nn.Module):
 
         Raises:
             ValueError: If a text is longer than the model's context.
-
         """
         parts, position = self.token_parts(texts, TEXT_BATCH)
         return F.normalize(self.text_outputs(parts).float().cpu(), dim=-1)[position]
@@ -162,7 +158,6 @@ class Encoder(nn.Module):
 
         Raises:
             ValueError: If a text is longer than the model's context.
-
         """
         texts = [self.rule.cleaned(text) for text in texts]
         lengths = [len(ids) for ids in self.tokenizer(texts)["input_ids"]]

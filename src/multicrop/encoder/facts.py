@@ -86,7 +86,6 @@ def pixel_spec(processor: BaseImageProcessor, expected: int | None = None) -> Pi
 
     Raises:
         ValueError: If the processor's views are not squares of one size, or not of the expected side.
-
     """
     size = {name: value for name, value in dict(processor.size or {}).items() if value}
     crop = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}

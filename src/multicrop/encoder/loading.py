@@ -38,7 +38,6 @@ def load_encoder(
     Raises:
         ValueError: If the checkpoint cannot be found, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the precision cannot
             run on this machine, or if int8_static comes without calibration.
-
     """
     path = str(Path(path).expanduser())
     model = load_model(path, revision)

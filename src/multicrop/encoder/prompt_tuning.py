@@ -37,7 +37,6 @@ class PromptTower:
 
     Raises:
         ValueError: If the text tower is of another kind, or a prompt gets longer than the model's context.
-
     """
 
     def __init__(self, encoder: Encoder, prompts: Sequence[Sequence[str]], *, lead: str, n_tokens: int | None = None) -> None:
@@ -78,7 +77,6 @@ class PromptTower:
         Args:
             text: The text bank of this tower's prompts.
             labels_alone: Whether only the label prompt of each class is read.
-
         """
         return (text.select("label"), self.labels) if labels_alone else (text, self.all)
 
@@ -95,7 +93,6 @@ class PromptTower:
 
         Returns:
             Unit-norm features, shape (copies, classes, prompts, dim); 0 where a class has fewer prompts.
-
         """
         prefix = self._prefix(context)
         heavy = torch.is_grad_enabled() and len(context) * prompts.tokens() > self._tokens_in_memory()
@@ -120,7 +117,6 @@ class PromptTower:
 
         Returns:
             Unit-norm features, shape (classes, prompts, dim); 0 where a class has fewer prompts.
-
         """
         prefix, place = self._prefix(context), prompts.place.clamp_min(0)
         none = [(key[:, None, :, :0], value[:, None, :, :0]) for key, value in prefix]

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from multicrop.config import PACKAGE
-from multicrop.crops import CropSampler, boxes_of
+from multicrop.crops import CropSampler, as_policy
 from multicrop.data.base import LabelledImages
 from multicrop.encoder import Encoder
 from multicrop.files import content_hash
@@ -45,20 +45,18 @@ def bank_identity(images: LabelledImages, sampler: CropSampler, encoder: Encoder
     Returns:
         The parts, which also hold a hash of the code that makes views and features.
     """
-    function = getattr(sampler, "func", sampler)
-    knobs = {k: v for k, v in sorted(getattr(sampler, "keywords", {}).items()) if k != "n_crops"}
     files = sorted(path for pattern in CODE_FILES for path in PACKAGE.glob(pattern))
     code = content_hash(*(path.read_text(encoding="utf-8") for path in files))
-    policy = f"{function.__module__}.{function.__qualname__} {knobs}"
+    policy = as_policy(sampler).identity
     data = content_hash(images.fingerprint, *images.ids)
     return BankIdentity(encoder.fingerprint(), f"{encoder.spec} cut={cut}", encoder.precision, data, policy, seed, code)
 
 
 def count_views(sampler: CropSampler) -> int:
     """Views per image under a crop policy; the number does not depend on the image."""
-    return len(boxes_of(sampler, 8, 8, "", 0))
+    return as_policy(sampler).n_views
 
 
 def is_nested(sampler: CropSampler) -> bool:
     """Whether the policy's first crops are the same however many it draws, so that a bank of more crops answers for fewer."""
-    return "n_crops" in getattr(sampler, "keywords", {})
+    return as_policy(sampler).nested

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from multicrop.crops import CropSampler, boxes_of, looks_at
+from multicrop.crops import CropSampler, as_policy, boxes_of
 from multicrop.crops.pixels import PixelSpec, separate_views
 from multicrop.crops.views import image_boxes, resampled_boxes
 from multicrop.data.base import LabelledImages
@@ -78,7 +78,7 @@ class ViewDataset(Dataset[ViewGroup]):
     @property
     def threads(self) -> int:
         """Images read at once: torch's threads; one where a tower looks at the images first, which is not safe in threads."""
-        return 1 if looks_at(self.cutter.sampler) == "attention" else torch.get_num_threads()
+        return 1 if as_policy(self.cutter.sampler).looks_at == "attention" else torch.get_num_threads()
 
     def _views(self, index: int) -> Cut:
         try:

@@ -28,7 +28,6 @@ class Method(nn.Module, ABC):
             not episodic is online: it has a state, which `reset` clears.
         uses_gradients: Whether the method follows gradients of the aggregator's logits.
         needs_text_tower: Whether the constructor takes `encoder` and gradients go through its text tower.
-
     """
 
     episodic: ClassVar[bool]
@@ -53,7 +52,6 @@ class Method(nn.Module, ABC):
 
         Returns:
             Adapted logits, shape (batch, classes). Up to rounding they do not depend on how the stream is split into batches.
-
         """
 
     @property
@@ -85,7 +83,6 @@ def chosen_views(views: Views, view_set: str) -> Float[Tensor, "batch chosen dim
 
     Raises:
         ValueError: For another `view_set`.
-
     """
     if view_set not in ("global", "all", "crops"):
         raise ValueError(f"method.view_set is global, all or crops, got {view_set!r}")

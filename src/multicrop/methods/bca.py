@@ -35,7 +35,6 @@ class Bca(Method):
         view_set: The views whose mean is f, ``"global"``, ``"all"`` or ``"crops"``.
         embedding: ``threshold`` (probability) and ``count`` (images) of the class embeddings.
         prior: ``threshold`` and ``count`` of the class priors.
-
     """
 
     episodic: ClassVar[bool] = False

@@ -34,7 +34,6 @@ class BoostAdapter(Tda):
         boosters: The views that may enter, ``"global"``, ``"all"`` or ``"crops"``.
         share: Share of the boosters that enter, lowest entropy first.
         extra: Slots per class above ``positive["size"]`` while an image is scored.
-
     """
 
     def __init__(

@@ -25,7 +25,6 @@ class CTpt(Tpt):
         learning_rate: See `Tpt`.
         steps: See `Tpt`.
         dispersion_weight: Weight of the dispersion of the label prompts.
-
     """
 
     def __init__(

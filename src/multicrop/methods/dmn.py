@@ -44,7 +44,6 @@ class Dmn(Method):
 
     Raises:
         ValueError: If `pseudo_label` is neither, or the weight is negative.
-
     """
 
     episodic: ClassVar[bool] = False

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from multicrop.aggregators import Aggregator, Logits, Views
+from multicrop.aggregators import AggregatorFunction, Logits, Views
 from multicrop.methods.base import Method
 from multicrop.text import TextBank
 
@@ -14,12 +14,11 @@ class Episodic(Method):
         text: Text bank of the run.
         logit_scale: Multiplier of cosine similarities.
         aggregator: The aggregator that is the method.
-
     """
 
     episodic: ClassVar[bool] = True
 
-    def __init__(self, *, text: TextBank, logit_scale: float, aggregator: Aggregator) -> None:
+    def __init__(self, *, text: TextBank, logit_scale: float, aggregator: AggregatorFunction) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         self.aggregator = aggregator
 

@@ -29,7 +29,6 @@ class Tda(Method):
         negative: The same of the negative cache, with ``entropy_low``, ``entropy_high`` (shares of ln C) and ``mask_low`` (probability).
         view_set: The views whose mean is the key, ``"global"``, ``"all"`` or ``"crops"``.
         renormalise: Whether the mean is normalised; it is not in the authors' code.
-
     """
 
     episodic: ClassVar[bool] = False
@@ -112,7 +111,6 @@ def insert(
 
     Returns:
         The slot that the key took, or None.
-
     """
     slot = int(entropies.argmax())
     if not nats < entropies[slot]:

@@ -33,7 +33,6 @@ class Tent(Method):
 
     Raises:
         ValueError: If images_per_step is below 1. In `forward`, if the aggregator's logits have no gradient.
-
     """
 
     episodic: ClassVar[bool] = False

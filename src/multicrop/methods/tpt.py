@@ -39,7 +39,6 @@ class Tpt(Method):
 
     Raises:
         ValueError: If steps or learning_rate is negative.
-
     """
 
     episodic: ClassVar[bool] = True
@@ -96,7 +95,6 @@ class Tpt(Method):
 
         Returns:
             Entropy in nats, shape (batch,).
-
         """
         mean = (self.logit_scale * views @ labels.transpose(1, 2)).log_softmax(-1).logsumexp(1)
         return entropies(mean)  # the logarithm of the number of views is a constant, which softmax removes

@@ -107,7 +107,6 @@ def pretrain(
 
     Returns:
         The trainer, and the folder of the exported model.
-
     """
     L.seed_everything(seed, verbose=False)
     concepts = [concept for concept in load_concepts() if not concept["unseen"]]

@@ -3,13 +3,10 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.markup import escape
-from rich.table import Table
 
 from multicrop.crops.views import image_views
 from multicrop.data.images import ImageError, open_image, shared_pixels
@@ -19,9 +16,8 @@ from multicrop.model import MultiCropCLIP
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
-from multicrop.show.explain.evidence import Evidence, evidence
-from multicrop.show.explain.page import write_page
-from multicrop.show.explain.picture import MOST_WORDS, draw_evidence, headline, words_title
+from multicrop.show.explain.explanation import Explanation, explain
+from multicrop.show.explain.table import facts, write_explanation
 from multicrop.show.terminal import console
 
 log = logging.getLogger(__name__)
@@ -34,7 +30,7 @@ def run(settings: Settings, cache: SweepCache | None = None) -> float:
     output = settings.output
     make_folder(output, "paths.output")
     session = Session(settings, cache)
-    explained: list[Evidence] = []
+    explained: list[Explanation] = []
     for path in paths:
         try:
             image = open_image(path)
@@ -43,12 +39,12 @@ def run(settings: Settings, cache: SweepCache | None = None) -> float:
                 raise
             log.warning("%s; skipped", error)
             continue
-        item = explain(session, path.name, image)
-        _write(item, output / f"{len(explained):03d}-{path.stem}")
+        item = explain_image(session, path.name, image)
+        write_explanation(item, output / f"{len(explained):03d}-{path.stem}", console)
         explained.append(item)
     if not explained:
         raise ValueError(f"none of the {len(paths)} images can be read; {USAGE}")
-    (output / "explanations.json").write_text(json.dumps([_facts(item) for item in explained], indent=1), encoding="utf-8")
+    (output / "explanations.json").write_text(json.dumps([facts(item) for item in explained], indent=1), encoding="utf-8")
     return sum(item.probability for item in explained) / len(explained)
 
 
@@ -77,47 +73,9 @@ def image_files(image: str | Sequence[str] | None) -> tuple[list[Path], set[Path
 
 
 @torch.inference_mode()
-def explain(session: Session, name: str, image: Image.Image) -> Evidence:
-    """Encode one RGB image and say why it gets its class; its crops are keyed by the name."""
+def explain_image(session: Session, name: str, image: Image.Image) -> Explanation:
+    """Encode one RGB image and explain its class; its crops are keyed by the name."""
     encoder = session.encoder
     pixels, boxes = image_views(shared_pixels(image), name, session.sampler, encoder.spec, session.settings["crop_seed"])
-    views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])
-    knobs = session.settings.part("aggregator").without("_target_", "_partial_").values
-    return evidence(name, image, views, boxes, session.scorer, session.dataset.class_names, knobs)
-
-
-def _write(item: Evidence, stem: Path) -> None:
-    """The picture, the page, and the table of words in the terminal."""
-    picture, html = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.html")
-    draw_evidence(item, picture)
-    write_page(item, html)
-    console.print(f"{headline(item)}\nrunner-up: {item.runner_up.name}\n{words_title(item)}", markup=False, highlight=False)
-    console.print(words_table(item))
-    console.print(f"picture: {picture}", soft_wrap=True, markup=False)
-    console.print(f"page: {html}", soft_wrap=True, markup=False)
-
-
-def words_table(item: Evidence) -> Table:
-    """The texts that weigh most between the predicted class and the runner-up."""
-    table = Table()
-    table.add_column("text", overflow="fold")
-    table.add_column("class", overflow="fold")
-    table.add_column("logits", justify="right")
-    for word in item.words[:MOST_WORDS]:
-        table.add_row(escape(word.text), escape(word.side), f"{word.contribution:+.2f}")
-    if (rest := item.words[MOST_WORDS:]) and item.is_plan:
-        table.add_row(f"{len(rest)} more", "", f"{sum(word.contribution for word in rest):+.2f}")
-    return table
-
-
-def _facts(item: Evidence) -> dict[str, object]:
-    return {
-        "image": item.name,
-        "prediction": item.predicted.name,
-        "probability": item.probability,
-        "runner_up": item.runner_up.name,
-        "margin": item.margin,
-        "global_view": item.global_name,
-        "transport_plan": item.is_plan,
-        "words": [asdict(word) for word in item.words],
-    }
+    views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])[0]
+    return explain(session.scorer, views, boxes, session.dataset.class_names, name=name, open_image=lambda: image)

@@ -13,6 +13,7 @@ from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.task import BankTask
 from multicrop.show import examples, pictures
+from multicrop.show.explain.scored import ScoredImages
 
 
 @dataclass(frozen=True)
@@ -67,36 +68,31 @@ def data_of(session: Session, bank: FeatureBank) -> dict[str, Any]:
     return {"dataset": dataset.name, "split": split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
 
 
-def plan_knobs(session: Session) -> dict[str, Any] | None:
-    """The knobs of the transport plan; None where the aggregator has none."""
-    knobs = dict(session.settings.part("aggregator").without("_target_", "_partial_").values)
-    return {**knobs, "logit_scale": session.scorer.logit_scale} if "solver" in knobs else None
+def scored_images(session: Session, bank: FeatureBank, task: BankTask) -> ScoredImages:
+    """The scored images as pictures and examples read them."""
+    row_of, images = {index: row for row, index in enumerate(bank.positions)}, bank.images
+    return ScoredImages(
+        scores=task.results(),
+        ids=images.ids,
+        fingerprint=images.fingerprint,
+        open_image=images.open,
+        views=lambda index: bank[row_of[index]][0],
+        boxes=bank.boxes,
+        scorer=session.scorer,
+        class_names=session.dataset.class_names,
+    )
 
 
 def draw_explanations(session: Session, bank: FeatureBank, task: BankTask, folder: Path) -> Path | None:
     """Draw the picture of boxes and transport plans; None where the aggregator has no plan or the images cannot be opened again."""
-    if not session.settings["pictures"] or not bank.can_reopen or (knobs := plan_knobs(session)) is None:
+    if not session.settings["pictures"] or not bank.can_reopen:
         return None
-    names, row_of, found = session.dataset.class_names, {index: row for row, index in enumerate(bank.positions)}, task.results()
-    explanations = []
-    for position in pictures.chosen_examples(found, session.settings["pictures"]):
-        index, label, prediction = (int(x[position]) for x in (found["index"], found["label"], found["final"].argmax(1)))
-        before = names[int(found["global"][position].argmax())]
-        title = f"{names[prediction]}: right" if prediction == label else f"{names[prediction]}: wrong, it is {names[label]}"
-        title += "" if before == names[prediction] else f" (global view: {before})"
-        explanations.append(pictures.explain(bank, row_of[index], session.scorer.text, prediction, title, knobs))
-    if not explanations:
-        return None
-    pictures.draw_explanations(explanations, folder / PICTURE)
-    return folder / PICTURE
+    return pictures.draw_chosen(scored_images(session, bank, task), count=session.settings["pictures"], path=folder / PICTURE)
 
 
 def keep_examples(session: Session, bank: FeatureBank, task: BankTask) -> list[dict]:
     """The rescued, lost and wrong images that the record keeps (``examples`` of them)."""
-    if not bank.can_reopen:
-        return []
-    wanted = {"count": session.settings["examples"], "plan_knobs": plan_knobs(session)}
-    return examples.collect(bank, task.results(), session.scorer.text, session.dataset.class_names, **wanted)
+    return examples.collect(scored_images(session, bank, task), count=session.settings["examples"]) if bank.can_reopen else []
 
 
 def summary_of(metrics: dict[str, Any]) -> dict[str, float]:

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from multicrop.aggregators.logits_cache import KeptScorer
+from multicrop.aggregators import Aggregator, as_aggregator
+from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer
-from multicrop.crops import CropSampler, looks_at
+from multicrop.crops import CropPolicy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.calibration import calibration_images
-from multicrop.encoder import Encoder, sighted
+from multicrop.encoder import Encoder, with_encoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -23,7 +24,6 @@ from multicrop.text import TextBank, prompts_of
 
 log = logging.getLogger(__name__)
 ON_UNREADABLE = ("skip", "raise")
-ONLY_PRUNING = ("certified_fusion_weight",)  # knobs of an aggregator that change nothing where prune=false
 Made = TypeVar("Made")
 
 
@@ -57,10 +57,9 @@ class Session:
         return self.share("model", part.values, partial(part.make, calibration=images))
 
     @cached_property
-    def sampler(self) -> CropSampler:
+    def sampler(self) -> CropPolicy:
         """The crop policy with its knobs bound, and with the encoder where it looks at the image."""
-        sampler = self.settings.part("crop").make()
-        return sighted(sampler, self.encoder) if looks_at(sampler) else sampler
+        return with_encoder(self.settings.part("crop").make(), self.encoder)
 
     @cached_property
     def prompts(self) -> list[list[str]]:
@@ -74,14 +73,17 @@ class Session:
         return self.share("text", self.prompts, lambda: self.encoder.encode_prompts(self.prompts), of=self.encoder)
 
     @cached_property
+    def aggregator(self) -> Aggregator:
+        """The aggregator with its knobs bound."""
+        return as_aggregator(self.settings.part("aggregator").make())
+
+    @cached_property
     def scorer(self) -> Scorer:
         """Class logits of views: the aggregator's, fused with the global view's."""
-        part = self.settings.part("aggregator")
-        made = (self.text, self.encoder.logit_scale, part.make(), self.settings.task["fusion_weight"])
+        made = (self.text, self.encoder.logit_scale, self.aggregator, self.settings.task["fusion_weight"])
         if self.cache is None:
             return Scorer(*made)
-        decisive = part if part.values.get("prune") else part.without(*ONLY_PRUNING)
-        return KeptScorer(*made, kept=self.share("logits", [self.prompts, decisive.values], dict, of=self.encoder))
+        return CachedScorer(*made, cache=self.share("logits", [self.prompts, self.aggregator.identity], LogitsCache, of=self.encoder))
 
     @property
     def injectables(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Session:
         Raises:
             ValueError: If the aggregator prunes classes.
         """
-        if self.settings.part("aggregator").values.get("prune"):
+        if self.aggregator.prunes:
             raise ValueError(
                 "aggregator.prune=true gives exact logits to the five best classes alone, and an adapter or method reads all of them: "
                 "use aggregator.prune=false, or task=zero_shot"

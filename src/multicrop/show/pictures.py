@@ -1,66 +1,62 @@
-"""What a person looks at: the table of a run in the terminal, and pictures of boxes and transport plans."""
+"""The picture of the boxes and transport plans of a run (explanations.png)."""
 
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from multicrop.aggregators import transport_plan
-from multicrop.crops.pixels import unmirrored
-from multicrop.features import FeatureBank
-from multicrop.text import TextBank
+from multicrop.show.examples import spread
+from multicrop.show.explain.explanation import Explanation
+from multicrop.show.explain.scored import ScoredImages
 
 matplotlib.use("Agg")
 MOST_TICKS = 24  # crop numbers below a heat map
-COLOURS = matplotlib.colormaps["tab20"].colors
+COLOURS = matplotlib.color_sequences["tab20"]
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """One image and how its crops were matched to the descriptions of one class."""
-
-    image: Image.Image
-    boxes: Tensor
-    plan: Tensor
-    prompts: list[str]
-    title: str
-
-
-def explain(bank: FeatureBank, position: int, text: TextBank, class_index: int, title: str, knobs: dict) -> Explanation:
-    """The transport plan of one image against one class; `knobs` are those of `transport_plan`, and `text` holds all classes."""
-    views, _, index = bank[position]
-    _, plan, used = transport_plan(views[None], text, **knobs)
-    boxes = bank.boxes(index)
-    boxes = boxes[1:] if plan.shape[2] == len(boxes) - 1 else boxes
-    count = int(used.mask[class_index].sum())
-    return Explanation(bank.images.open(index), boxes, plan[0, class_index, :, :count], used.prompts[class_index], title)
+def draw_chosen(run: ScoredImages, *, count: int, path: Path) -> Path | None:
+    """Draw the explanations of at most `count` images of a run; returns the path, or None where there is no plan or no image."""
+    if not run.scorer.aggregator.has_plan:
+        return None
+    explanations = [run.explain(position) for position in chosen_examples(run.scores, count)]
+    if not explanations:
+        return None
+    draw_explanations(explanations, path)
+    return path
 
 
-def draw_explanations(explanations: list[Explanation], path: Path) -> None:
-    """One row an image: its boxes, each in the colour of the description it was matched to, beside the plan as a heat map."""
+def draw_explanations(explanations: Sequence[Explanation], path: Path) -> None:
+    """Write one row per image: its boxes, each in the colour of the text that most of its mass goes to, beside the plan as a heat map."""
     figure = Figure(figsize=(11, 3.4 * len(explanations)), layout="constrained")
     axes = figure.subplots(len(explanations), 2, squeeze=False, width_ratios=[1, 2.2])
     for (picture, heat), item in zip(axes, explanations, strict=True):
-        names = [str(crop) for crop in range(len(item.boxes))]
-        draw_boxes(picture, item.image, unmirrored(item.boxes), item.plan.argmax(1).tolist(), names)
-        picture.set_title(textwrap.fill(item.title, 44, max_lines=4), fontsize=8, parse_math=False)
-        shown = draw_matches(heat, item.plan * item.plan.shape[0], item.prompts, names, vmax=1)
-        heat.set_title("share of each crop's mass that goes to a description", fontsize=8)
+        side, names = item.predicted, item.crop_names()
+        draw_boxes(picture, item.open_image(), item.boxes, item.best_texts(), names)
+        picture.set_title(textwrap.fill(outcome(item), 44, max_lines=4), fontsize=8, parse_math=False)
+        shown = draw_matches(heat, side.plan * len(side.plan), side.prompts, names, vmax=1)
+        heat.set_title("mass that goes from each crop to each text (1: all that an average crop has)", fontsize=8)
         figure.colorbar(shown, ax=heat, fraction=0.03)
     figure.savefig(path, dpi=110)
 
 
+def outcome(item: Explanation) -> str:
+    """Whether the prediction is right, and what the global view predicts where it differs."""
+    name = item.predicted.name
+    said = f"{name}: right" if name == item.label else f"{name}: wrong, it is {item.label}"
+    return said if item.global_name == name else f"{said} (global view: {item.global_name})"
+
+
 def draw_boxes(axis: Axes, image: Image.Image, boxes: Float[Tensor, "views 4"], prompts: list[int], names: list[str]) -> None:
-    """The image with its upright boxes, each in the colour of its prompt, and its name in a corner."""
+    """Draw the image with its upright boxes, each in the colour of its prompt, with its name in a corner."""
     axis.imshow(image)
     axis.axis("off")
     for best, name, (left, top, right, bottom) in zip(prompts, names, boxes.tolist(), strict=True):
@@ -77,7 +73,7 @@ def draw_matches(
     vmin: float | int = 0,
     vmax: float | int | None = None,
 ) -> AxesImage:
-    """A heat map, one row a prompt (in its colour) and one column a view; returns it, for a colour bar."""
+    """Draw a heat map, one row per prompt (in its colour) and one column per view; returns it for a colour bar."""
     shown = axis.imshow(values.T.numpy(), aspect="auto", cmap="magma", vmin=vmin, vmax=vmax)
     axis.set_yticks(range(len(prompts)), [_short(text, 34) for text in prompts], fontsize=8, parse_math=False)
     for description, tick in enumerate(axis.get_yticklabels()):
@@ -90,27 +86,19 @@ def draw_matches(
 
 
 def colour(prompt: int) -> tuple[float, float, float]:
-    """The colour (red, green, blue in 0-1) of a prompt and of the boxes that match it."""
-    return COLOURS[(2 * prompt) % len(COLOURS)]
+    """The colour (red, green, blue in 0-1) of a prompt and of the boxes matched to it."""
+    return to_rgb(COLOURS[(2 * prompt) % len(COLOURS)])
 
 
 def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def chosen_examples(results: dict[str, Tensor], count: int) -> list[int]:
-    """Positions in the stream worth a picture: rescued images first, then ones still wrong, spread over the stream."""
-    right = results["final"].argmax(1) == results["label"]
-    base = results["global"].argmax(1) == results["label"]
-    rescued, wrong = (right & ~base).nonzero().squeeze(1), (~right).nonzero().squeeze(1)
-    others = torch.arange(len(right))
+def chosen_examples(scores: Mapping[str, Tensor], count: int) -> list[int]:
+    """Positions of at most `count` images to draw: rescued ones, one wrong one where count > 1, then any, each spread over the stream."""
+    right = scores["final"].argmax(1) == scores["label"]
+    base = scores["global"].argmax(1) == scores["label"]
+    rescued, wrong = ((right & ~base).nonzero().squeeze(1).tolist(), (~right).nonzero().squeeze(1).tolist())
     n_wrong = min(len(wrong), 1 if count > 1 else 0)
-    picked = [*_spread(rescued, count - n_wrong), *_spread(wrong, n_wrong)]
-    return list(dict.fromkeys([*picked, *_spread(others, count)]))[:count]
-
-
-def _spread(positions: Tensor, count: int) -> list[int]:
-    if not len(positions) or count < 1:
-        return []
-    steps = torch.linspace(0, len(positions) - 1, min(count, len(positions))).round().long()
-    return positions[steps].tolist()
+    picked = [*spread(rescued, count - n_wrong), *spread(wrong, n_wrong), *spread(range(len(right)), count)]
+    return list(dict.fromkeys(picked))[:count]

@@ -28,7 +28,6 @@ def relaxed_scores(
 
     Returns:
         Bounds, shape (batch, classes).
-
     """
     by_prompt = (similarity.amax(1) * b).sum(-1)
     best = similarity if mask.all() else similarity.masked_fill(~mask, -torch.inf)
@@ -51,7 +50,6 @@ def dual_scores(
 
     Returns:
         Bounds, shape (problems,); infinite if the iterations overflow.
-
     """
     below = similarity - similarity.amax(2, keepdim=True)
     kernel = (below.clamp_min(-SPAN) / EPSILON).exp()

@@ -45,7 +45,6 @@ def solve(
 
     Raises:
         ValueError: For another solver, or a value outside its range.
-
     """
     if solver == "exact":
         return exact(cost, a, b)

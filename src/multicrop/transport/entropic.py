@@ -90,7 +90,6 @@ def sinkhorn(
 
     Returns:
         Transport plans, shape (batch, classes, views, prompts); pairs without mass are 0.
-
     """
     plans = torch.zeros_like(cost).flatten(0, 1)
     state, rows = start(cost.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), epsilon), torch.arange(len(plans), device=cost.device)

@@ -21,7 +21,6 @@ class Certified(NamedTuple):
     Attributes:
         scores: Exact if `solved`; otherwise upper bounds that lie below the certified places. Shape (batch, classes).
         solved: Whether the score is exact, shape (batch, classes).
-
     """
 
     scores: Float[Tensor, "batch classes"]
@@ -36,7 +35,6 @@ class Problems(NamedTuple):
         a: Mass of each view, shape (batch, views).
         b: Mass of each prompt, shape (batch, classes, prompts).
         offset: What is added to a score before classes are compared, shape (batch, classes).
-
     """
 
     similarity: Float[Tensor, "batch views classes prompts"]
@@ -65,7 +63,6 @@ def certified_scores(problems: Problems, mask: Bool[Tensor, "classes prompts"]) 
 
     Returns:
         Exact scores of the solved classes and bounds of the others.
-
     """
     bound = relaxed_scores(*problems[:3], mask)
     state, every = Certified(bound, torch.zeros_like(bound, dtype=torch.bool)), torch.ones_like(bound, dtype=torch.bool)

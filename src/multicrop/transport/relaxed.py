@@ -37,7 +37,6 @@ def unbalanced(
 
     Returns:
         Transport plans, shape (batch, classes, views, prompts).
-
     """
     share = marginal_penalty / (marginal_penalty + epsilon)
     return _relaxed(cost, a, b, lambda x: share * x, None, epsilon, tolerance, max_iterations)
@@ -69,7 +68,6 @@ def partial(
 
     Returns:
         Transport plans, shape (batch, classes, views, prompts).
-
     """
     return _relaxed(cost, a, b, lambda x: x.clamp(max=0), mass, epsilon, tolerance, max_iterations)
 

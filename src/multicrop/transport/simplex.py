@@ -27,7 +27,6 @@ def exact(
 
     Returns:
         Optimal plans, shape (batch, classes, views, prompts), see `optimal_plans`.
-
     """
     return optimal_plans(cost.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1)).view_as(cost)
 
@@ -47,7 +46,6 @@ def optimal_plans(
 
     Raises:
         ValueError: If a cost or a mass is not finite.
-
     """
     plans = np.zeros(cost.shape, dtype=np.float32)
     costs, rows, columns = (x.detach().cpu().double().numpy() for x in (cost, a, b))

@@ -75,7 +75,6 @@ def check(dataset: Dataset, *, threads: int, per_class: int, step: Callable[[str
 
     Returns:
         Counts, sizes, unreadable images, duplicates between splits, and the small pictures.
-
     """
     splits, prints, pictures = {}, [], {}
     for split in SPLITS:

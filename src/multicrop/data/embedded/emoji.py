@@ -43,7 +43,6 @@ def emoji(*, vendors: Sequence[str], group: str, unseen: bool) -> Dataset:
 
     Raises:
         ValueError: If a vendor is not held out, or the group does not exist.
-
     """
     if group not in GROUPS:
         raise ValueError(f"dataset.group is one of {', '.join(GROUPS)}, got {group!r}")

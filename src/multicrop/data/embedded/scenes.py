@@ -134,7 +134,6 @@ def scenes(
 
     Raises:
         ValueError: If an argument is out of range.
-
     """
     if vendor not in HELD_OUT_VENDORS:
         raise ValueError(f"dataset.vendor is a held-out one ({', '.join(HELD_OUT_VENDORS)}), got {vendor!r}")

@@ -43,7 +43,6 @@ def cifar(*, root: str, layout: str, classes: str) -> Dataset:
 
     Raises:
         ValueError: If files do not exist (also if only the pickled version does) or do not hold whole records, or a label is out of range.
-
     """
     if layout not in FILES:
         raise ValueError(f"dataset.layout is one of {', '.join(FILES)}, got {layout!r}")

@@ -40,7 +40,6 @@ def coop(
 
     Raises:
         ValueError: If files do not exist, a label has two names, or the labels have gaps.
-
     """
     base = Path(root).expanduser()
     file = base / split_file

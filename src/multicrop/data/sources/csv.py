@@ -54,7 +54,6 @@ def csv_file(
 
     Raises:
         ValueError: If a file, a column or an image does not exist, a split has another name, or a label is out of range.
-
     """
     if (file is None) == (test is None):
         raise ValueError(

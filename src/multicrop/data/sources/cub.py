@@ -20,7 +20,6 @@ def cub(*, root: str, classes: str) -> Dataset:
 
     Raises:
         ValueError: If a list does not exist, has a malformed line, or does not belong to the others.
-
     """
     base = Path(root).expanduser()
     if missing := [name for name in LISTS if not (base / name).is_file()]:

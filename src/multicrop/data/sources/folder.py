@@ -38,7 +38,6 @@ def folder(
 
     Raises:
         ValueError: If the folder does not exist, is empty or has one class, or a class has no test image.
-
     """
     base = Path(root).expanduser()
     if not base.is_dir():

@@ -80,7 +80,6 @@ def hf(
 
     Raises:
         ValueError: If the set, a split or a column does not exist, or the labels cannot be named.
-
     """
     if not path:
         raise ValueError("dataset=hf needs dataset.path: a hub id (owner/name), a .parquet or .arrow file, a glob of them, or their folder")

@@ -49,7 +49,6 @@ def torchvision_set(
 
     Raises:
         ValueError: If the class does not exist, reads pickles or takes no `loader`, or the data do not exist.
-
     """
     made: dict[str, tuple[Any, list[Path], list[int]]] = {}
     for split, arguments in (("train", train), ("validation", validation), ("test", test)):

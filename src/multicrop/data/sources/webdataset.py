@@ -76,7 +76,6 @@ def shards(
 
     Raises:
         ValueError: If shards do not exist or are torn, a sample has no image or label, or a label is out of range.
-
     """
     if not test:
         raise ValueError(

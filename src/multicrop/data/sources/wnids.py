@@ -26,7 +26,6 @@ def wnid_folders(*, name: str, test: str, train: str | None, n_classes: int, cla
 
     Raises:
         ValueError: If a folder does not exist or is not a class, or the number of classes is not `n_classes`.
-
     """
     reference = packaged(classes)
     if reference.keys is None:
@@ -70,7 +69,6 @@ def imagenet_c(*, root: str, corruption: str, severity: int, n_classes: int, cla
 
     Raises:
         ValueError: If the severity is out of range, or as `wnid_folders` does.
-
     """
     if severity not in range(1, 6):
         raise ValueError(f"dataset.severity is 1 to 5, got {severity}")

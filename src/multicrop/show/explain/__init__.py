@@ -1,1 +1,1 @@
-"""Why an image gets its class: evidence, picture and page."""
+"""Why an image gets its class: explanation, picture, page and table of one image."""

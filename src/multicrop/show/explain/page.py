@@ -1,4 +1,4 @@
-"""The explanation of one image as one HTML file: everything is inside, all text is escaped, and the page may not use the network."""
+"""The explanation of one image as one HTML file that holds all its parts; all text is escaped, and the page uses no network."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from multicrop.show.explain.evidence import Evidence, Side
+from multicrop.show.explain.explanation import Explanation, Side
 from multicrop.show.explain.picture import MOST_BOXES, headline, matrix_title, words_note, words_title
 from multicrop.show.pictures import colour
 
@@ -40,8 +40,8 @@ document.addEventListener('mouseover', e => light(e.target.closest('[data-view]'
 """
 
 
-def page(item: Evidence) -> str:
-    """The HTML. Pointing at a box lights up its column in both matrices, pointing at a column its box."""
+def page(item: Explanation) -> str:
+    """The HTML. Pointing at a box highlights its column in both matrices, pointing at a column its box."""
     sides = "".join(_matrix(item, side, role) for side, role in ((item.predicted, "predicted"), (item.runner_up, "runner-up")))
     title = escape(headline(item))
     return (
@@ -52,24 +52,26 @@ def page(item: Evidence) -> str:
     )
 
 
-def write_page(item: Evidence, path: Path) -> None:
+def write_page(item: Explanation, path: Path) -> None:
     """Write the page."""
     path.write_text(page(item), encoding="utf-8")
 
 
-def _boxes(item: Evidence) -> str:
-    """The image with its boxes, each in the colour of the text that it was matched to most."""
-    width, height = item.image.size
+def _boxes(item: Explanation) -> str:
+    """The image with its boxes, each in the colour of the text that it is matched to most."""
+    image = item.open_image()
+    width, height = image.size
     strong, names = item.prominent(MOST_BOXES), item.crop_names()
     frames = ""
     for view, (text, (left, top, right, bottom)) in enumerate(zip(item.best_texts(), item.boxes.tolist(), strict=True)):
         weak = "" if view in strong else ' class="weak"'
         place = f'x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}"'
-        title = f"crop {names[view]}: {escape(item.predicted.prompts[text])}"
+        crop = "global view" if names[view] == "all" else f"crop {names[view]}"
+        title = f"{crop}: {escape(item.predicted.prompts[text])}"
         frames += f'<rect data-view="{view}"{weak} {place} stroke="{to_hex(colour(text))}"><title>{title}</title></rect>'
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the image and its crops">'
-        f'<image href="{_data_uri(item.image)}" width="{width}" height="{height}"/>{frames}</svg>'
+        f'<image href="{_data_uri(image)}" width="{width}" height="{height}"/>{frames}</svg>'
     )
 
 
@@ -81,8 +83,8 @@ def _data_uri(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _matrix(item: Evidence, side: Side, role: str) -> str:
-    """One class's matrix: a row a text, a column a view."""
+def _matrix(item: Explanation, side: Side, role: str) -> str:
+    """The matrix of one class: one row per text, one column per view."""
     values = side.mass * len(side.mass) if item.is_plan else side.scores
     low, high = (0.0, 1.0) if item.is_plan else (float(values.min()), float(values.max()))
     head = "".join(f'<th data-view="{view}">{name}</th>' for view, name in enumerate(item.crop_names()))
@@ -103,8 +105,8 @@ def _cell(view: int, value: float, low: float, high: float) -> str:
     return f'<td class="cell" data-view="{view}" style="background:rgba(74,38,140,{share:.2f});color:{ink}">{value:.2f}</td>'
 
 
-def _words(item: Evidence) -> str:
-    """All texts, most decisive first, as bars left and right of zero."""
+def _words(item: Explanation) -> str:
+    """All texts, largest contribution first, as bars left and right of zero."""
     longest = max((abs(word.contribution) for word in item.words), default=0.0) or 1.0
     rows = ""
     for word in item.words:
@@ -116,6 +118,6 @@ def _words(item: Evidence) -> str:
         )
     head = f'<tr><th class="text">text</th><th class="text">class</th><th></th><th class="left">for {escape(item.runner_up.name)}</th>'
     return (
-        f"<h2>The words that decided</h2><p>{escape(words_title(item))}. {escape(words_note(item))}</p>"
+        f"<h2>What each text adds</h2><p>{escape(words_title(item))}. {escape(words_note(item))}</p>"
         f'<table class="bars">{head}<th>for {escape(item.predicted.name)}</th></tr>{rows}</table>'
     )
