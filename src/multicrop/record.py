@@ -68,7 +68,8 @@ class Predictions:
         """The same in the order of the image ids, so that runs can be paired; without the top classes."""
         order = np.argsort(np.asarray(self.image_id), kind="stable")
         rows = {row: values[order] for row, values in self.rows.items()}
-        ids, domains = ([values[i] for i in order] for values in (self.image_id, self.domain))
+        places: list[int] = order.tolist()
+        ids, domains = [self.image_id[i] for i in places], [self.domain[i] for i in places]
         return Predictions(ids, self.label[order], rows, domains)
 
     def write(self, path: Path) -> None:

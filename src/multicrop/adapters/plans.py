@@ -69,5 +69,7 @@ class HeldPlans:
     @torch.no_grad()
     def _solved(self, aggregator: Aggregator, views: Views, text: TextBank, logit_scale: float) -> Tensor:
         """The plans of the given views, of mass 1 each."""
-        plan = aggregator.plan(views, text, logit_scale).mass
-        return plan / plan.sum((-2, -1), keepdim=True)
+        plan = aggregator.plan(views, text, logit_scale)
+        if plan is None:
+            raise ValueError("held plans need an aggregator with a transport plan")
+        return plan.mass / plan.mass.sum((-2, -1), keepdim=True)

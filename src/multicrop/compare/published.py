@@ -67,7 +67,8 @@ def _figure(row: dict[str, str], place: str) -> Figure:
     try:
         if not row["source"]:
             raise ValueError("no source")
+        words = {name: row[name] for name in ("study", "experiment", "dataset", "model", "method", "metric", "source", "note", "command")}
         calls = int(row["encoder_calls"]) if row["encoder_calls"] else None
-        return Figure(**row | {"figure": float(row["figure"]), "encoder_calls": calls})
+        return Figure(figure=float(row["figure"]), encoder_calls=calls, **words)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: a row needs every column, a number as figure and a source, got {row} ({error})") from error

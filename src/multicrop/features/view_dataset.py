@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from multicrop.crops import CropSampler, as_policy, boxes_of
+from multicrop.crops import CropPolicy, as_policy, boxes_of
 from multicrop.crops.pixels import PixelSpec, separate_views
 from multicrop.crops.views import image_boxes, resampled_boxes
 from multicrop.data.base import LabelledImages
@@ -26,7 +26,7 @@ Cut = tuple[list[Tensor], Float[Tensor, "views 4"]]  # pictures and boxes of one
 class ViewCutter:
     """Cuts decoded images into views, or with `cut="device"` draws their boxes and leaves the cutting to the device."""
 
-    sampler: CropSampler
+    sampler: CropPolicy
     spec: PixelSpec
     seed: int
     cut: str = "worker"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
 from multicrop.compare.details import class_table
@@ -121,7 +121,7 @@ def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) ->
 
 
 @contextmanager
-def _logger(settings: Settings) -> Iterator[Logger | None]:
+def _logger(settings: Settings) -> Iterator[WandbLogger | None]:
     """The logger that the configuration names, which ends with the run."""
     logger = settings.part("logger").make() if settings["logger"] else None
     try:
@@ -173,7 +173,7 @@ def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results
     )
 
 
-def _log(session: Session, outcome: results.Outcome, logger: Logger) -> None:
+def _log(session: Session, outcome: results.Outcome, logger: WandbLogger) -> None:
     """Mirror the record in W&B."""
     wandb_logger.log_run(
         logger,

@@ -1,21 +1,20 @@
 """Few-shot classification: an adapter is fitted on the support set and selected on validation images before any test label is read."""
 
-import copy
 import json
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multicrop.adapters.base import Adapter, EncoderAdapter, Examples
+from multicrop.adapters.base import Adapter, AnyAdapter, EncoderAdapter, Examples
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.data.base import LabelledImages
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
-from multicrop.encoder import Encoder
 from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
 from multicrop.runs.finished_runs import run_key
@@ -25,10 +24,11 @@ from multicrop.text import TextBank
 
 SCORED_AT_ONCE = 64  # support images
 SELECTIONS = ("validation", "fixed")
+Fitted = TypeVar("Fitted")
 
 
-class FewShotTask(BankTask):
-    """Predicts with a fitted adapter.
+class SupportedTask(BankTask):
+    """What the tasks with a support set share.
 
     Args:
         scorer: Class logits of views.
@@ -38,13 +38,9 @@ class FewShotTask(BankTask):
 
     component = "adapter"
 
-    def __init__(self, scorer: Scorer, adapter: Adapter | EncoderAdapter, splits: dict[str, list[str]]) -> None:
+    def __init__(self, scorer: Scorer, adapter: AnyAdapter, splits: dict[str, list[str]]) -> None:
         super().__init__(scorer)
         self.adapter, self.splits = adapter, splits
-
-    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
-        """The adapter's logits."""
-        return self.adapter(views, aggregated)
 
     def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
         """How the hyper-parameters were chosen."""
@@ -55,7 +51,17 @@ class FewShotTask(BankTask):
         return {SPLITS: json.dumps(self.splits, indent=1)}
 
 
-class TunedTask(FewShotTask):
+class FewShotTask(SupportedTask):
+    """Predicts with a fitted adapter of features."""
+
+    adapter: Adapter
+
+    def final_logits(self, views: Views, aggregated: Logits) -> Logits:
+        """The adapter's logits."""
+        return self.adapter(views, aggregated)
+
+
+class TunedTask(SupportedTask):
     """Predicts with the aggregator on views and prompts as a tuned encoder sees them; the other rows are those of the encoder before.
 
     Args:
@@ -81,7 +87,7 @@ class TunedTask(FewShotTask):
         return self.tuned_scorer(self.tuned_views)
 
 
-def build(session: Session, *, shots: int, few_shot_file: str | None, selection: str = "validation") -> FewShotTask:
+def build(session: Session, *, shots: int, few_shot_file: str | None, selection: str = "validation") -> SupportedTask:
     """Draw the support and validation images, fit the adapter that the configuration names, and make the task.
 
     Args:
@@ -100,16 +106,17 @@ def build(session: Session, *, shots: int, few_shot_file: str | None, selection:
     else:
         support, validation = few_shot_split(session.dataset, shots=shots, seed=session.settings["seed"])
     part = session.settings.part("adapter")
-    adapter = inject(part.make() if selection == "validation" else part.without("search").make(), **session.injectables)
-    make = _tuned if isinstance(adapter, EncoderAdapter) else _fitted
-    return make(session, adapter, support, validation)
+    adapter: AnyAdapter = inject(part.make() if selection == "validation" else part.without("search").make(), **session.injectables)
+    if adapter.tunes_encoder is True:
+        return _tuned(session, adapter, support, validation)
+    return _fitted(session, adapter, support, validation)
 
 
 def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages) -> FewShotTask:
     """The task of an adapter that learns on the features of the banks."""
     with torch.no_grad():
         examples = [_examples(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
-    _fit(session, adapter, *examples)
+    _fit(session, adapter, partial(adapter.fit, *examples))
     return FewShotTask(session.scorer, adapter, _splits(support, validation))
 
 
@@ -120,23 +127,24 @@ def _tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, v
     """
     if session.settings["bank"] == "off":
         raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
-    scorer, changed = session.scorer, copy.copy(session)
+    scorer = session.scorer
     key = [session.settings.part("adapter").values, [row[:1] for row in scorer.text.prompts]]
     key += [[images.fingerprint, images.ids] for images in (support, validation)]
-    fitted = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, support, validation)), of=session.encoder)
-    adapter, changed.encoder = fitted
+    fit = partial(adapter.fit, support, validation)
+    adapter, encoder = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, fit)), of=session.encoder)
+    changed = session.with_encoder(encoder)
     bank = changed.bank(session.scored_images)
     if adapter.checkpoint:
         adapter.checkpoint.unlink(missing_ok=True)
-    return TunedTask(scorer, adapter, _splits(support, validation), changed.encoder.encode_prompts(scorer.text.prompts), bank)
+    return TunedTask(scorer, adapter, _splits(support, validation), encoder.encode_prompts(scorer.text.prompts), bank)
 
 
-def _fit(session: Session, adapter: Adapter | EncoderAdapter, *examples: Any) -> Encoder | None:
+def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted]) -> Fitted:
     """What the adapter's fit returns; a killed fit is resumed by the next run of the same configuration."""
     adapter.checkpoint = session.settings.cache / "fits" / f"{run_key(session.settings, session.dataset)}.ckpt"
     adapter.progress = session.settings.compute.progress
     started = time.perf_counter()
-    learned = adapter.fit(*examples)
+    learned = fit()
     adapter.selection["fit_seconds"] = time.perf_counter() - started
     return learned
 

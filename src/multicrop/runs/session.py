@@ -4,7 +4,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from multicrop.aggregators.score import Scorer
 from multicrop.crops import CropPolicy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.calibration import calibration_images
-from multicrop.encoder import Encoder, with_encoder
+from multicrop.encoder import Encoder, looking
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -56,10 +56,16 @@ class Session:
         images = partial(calibration_images, part.values.get("calibration"))
         return self.share("model", part.values, partial(part.make, calibration=images))
 
+    def with_encoder(self, encoder: Encoder) -> "Session":
+        """The same parts with another encoder, which crop policies look through as well."""
+        changed = replace(self)
+        changed.__dict__ |= {name: part for name, part in self.__dict__.items() if name != "sampler"} | {"encoder": encoder}
+        return changed
+
     @cached_property
     def sampler(self) -> CropPolicy:
         """The crop policy with its knobs bound, and with the encoder where it looks at the image."""
-        return with_encoder(self.settings.part("crop").make(), self.encoder)
+        return looking.with_encoder(self.settings.part("crop").make(), self.encoder)
 
     @cached_property
     def prompts(self) -> list[list[str]]:
@@ -127,7 +133,7 @@ class Session:
             "progress": compute.progress,
         }
         make = partial(feature_bank, images, self.sampler, self.encoder, **how)
-        if storage == "off":
+        if storage == "off" or isinstance(images, StreamedImages):
             return make()
         key = [images.fingerprint, images.ids, self.settings.part("crop").values, how]
         opened = self.share("bank", key, make, of=self.encoder)  # files are opened, and checksums read, once per process in a sweep

@@ -73,4 +73,4 @@ def weights_mark(part: object) -> Mark:
 
 def _digest(values: torch.Tensor) -> int:
     content = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return xxhash.xxh3_64_intdigest(content.numpy())
+    return xxhash.xxh3_64_intdigest(content.numpy().data)

@@ -40,10 +40,11 @@ class BankTask(L.LightningModule):
         super().__init__()
         self.scorer = scorer
         n_classes = len(scorer.text.prompts)
-        self.metrics = torch.nn.ModuleDict({row: _metrics(n_classes, row) for row in ROWS})
+        self.measures = {row: _metrics(n_classes, row) for row in ROWS}
+        self.metrics = nn.ModuleDict(self.measures)
         self.collected: dict[str, list[Tensor]] = {}
         self.measured: dict[str, float] = {}
-        self.seconds = dict.fromkeys(ROWS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(ROWS, 0.0)
 
     @abstractmethod
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
@@ -87,13 +88,13 @@ class BankTask(L.LightningModule):
     def collect(self, scored: Mapping[str, Tensor]) -> None:
         """Count and keep scored images: label, index and the logits of each row."""
         for row in ROWS:
-            self.metrics[row].update(scored[row].softmax(-1), scored["label"])
+            self.measures[row].update(scored[row].softmax(-1), scored["label"])
         for name, values in scored.items():
             self.collected.setdefault(name, []).append(values.cpu())
 
     def on_test_epoch_end(self) -> None:
         """Measure the final row as test/*, the other rows as test/<row>/*; logged where the trainer has a logger."""
-        self.measured = {name: float(value) for row in ROWS for name, value in self.metrics[row].compute().items()}
+        self.measured = {name: float(value) for row in ROWS for name, value in self.measures[row].compute().items()}
         if self.trainer.loggers:
             self.log_dict(self.measured)
 
@@ -109,7 +110,7 @@ class BankTask(L.LightningModule):
             domains: The domain of each image of the data set, if it has domains.
         """
         found = self.results()
-        indices = found["index"].tolist()
+        indices: list[int] = found["index"].tolist()
         top = found["final"].topk(min(TOP_LOGITS, found["final"].shape[1]))
         rows = {row: found[row].argmax(1).numpy() for row in ROWS}
         own = [domains[i] for i in indices] if domains else [""] * len(indices)
