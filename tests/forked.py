@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-WARM = ("multicrop.runs.experiment", "multicrop.show.wandb_logger", "multicrop.encoder", "multicrop.data.embedded.scenes", "peft")
+WARM = ("multicrop.runs.experiment", "multicrop.encoder", "multicrop.data.embedded.scenes", "peft")
 
 
 @dataclass
@@ -107,5 +107,8 @@ if __name__ == "__main__":
         __import__(module)
     for vendors in (artwork.TRAINING_VENDORS, *((vendor,) for vendor in artwork.HELD_OUT_VENDORS)):
         artwork.load_drawings(vendors, unseen=False)
+    for folder in [thing for thing in gc.get_objects() if isinstance(thing, tempfile.TemporaryDirectory)]:
+        folder.cleanup()  # else the first process that ends removes what wandb made at its import
+        Path(folder.name).mkdir()
     gc.freeze()  # what all processes share is not looked through again
     _become(_serve())

@@ -206,7 +206,7 @@ def _fill_elsewhere(cache, queue):
 
 
 def test_four_processes_at_once_encode_each_shard_once(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork after torch operations hangs
     queue = context.Queue()
     processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(4)]
     for process in processes:
