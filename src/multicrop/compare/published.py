@@ -3,6 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from multicrop.config import PACKAGE
 
@@ -68,6 +69,7 @@ def _figure(row: dict[str, str], place: str) -> Figure:
         if not row["source"]:
             raise ValueError("no source")
         calls = int(row["encoder_calls"]) if row["encoder_calls"] else None
-        return Figure(**row | {"figure": float(row["figure"]), "encoder_calls": calls})
+        values: dict[str, Any] = {**row, "figure": float(row["figure"]), "encoder_calls": calls}
+        return Figure(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: a row needs every column, a number as figure and a source, got {row} ({error})") from error
