@@ -3,7 +3,6 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from multicrop.config import PACKAGE
 
