@@ -13,8 +13,8 @@ from multicrop.config import PACKAGE
 from multicrop.encoder import Encoder, load_encoder
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.tpt import Tpt
-from multicrop.text.descriptions import load_bank
-from multicrop.text.grammar import joined
+from multicrop.text.descriptions import load_description_set
+from multicrop.text.joins import joined
 
 CLASSES, LAYERS, WIDTH, CONTEXT = 40, 2, 512, 77
 IMAGES, VIEWS = 16, 16
@@ -54,7 +54,7 @@ def step(features, context: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
 
 def descriptions(encoder: Encoder) -> dict[str, Timing]:
     """Prompts that describe a class, cut behind what those of a class share, and each by itself."""
-    bank = load_bank("cub200")
+    bank = load_description_set("cub200")
     keys = list(bank.classes)[:DESCRIBED]
     prompts = [[joined(f"{WORDS} {bank.classes[key]}", phrase) for phrase in bank.descriptions[key]] for key in keys]
     cut, whole = (PromptTower(encoder, rows, lead=WORDS) for rows in (prompts, [[text] for row in prompts for text in row]))

@@ -10,6 +10,8 @@ import datasets as hf_datasets
 import numpy as np
 from PIL import Image
 
+from multicrop.text.descriptions import load_description_set
+
 NAMES = ["cat", "dog", "okapi"]
 SPLITS = {"train": 3, "validation": 2, "test": 2}  # images a class
 
@@ -100,6 +102,28 @@ def make_coop(root: Path, *, order=(0, 1, 2), name=lambda label: NAMES[label]) -
         table[{"validation": "val"}.get(split, split)].append([path, order.index(label), name(label)])
     write(root / "dtd" / "split_zhou_DescribableTextures.json", table)
     return ["dataset=dtd", f"paths.data={root}", "dataset.classes=null"]
+
+
+def make_aircraft(root: Path) -> list[str]:
+    """The layout of FGVC-Aircraft: one image of each of the 100 variants per split, some with a slash in the name."""
+    folder, names = root / "fgvc-aircraft-2013b" / "data", list(load_description_set("fgvc_aircraft").classes)
+    write(folder / "variants.txt", "\n".join(names).encode())
+    for split in ("train", "val", "test"):
+        for label in range(len(names)):
+            write(folder / "images" / f"{split}{label}.jpg", picture(label, side=8))
+        write(folder / f"images_variant_{split}.txt", "\n".join(f"{split}{i} {name}" for i, name in enumerate(names)).encode())
+    return ["dataset=fgvc_aircraft", f"paths.data={root}"]
+
+
+def make_cars(root: Path) -> list[str]:
+    """The layout of CoOp for Stanford Cars: one image of each of the 196 models per split, one with a slash in the name."""
+    names, table = list(load_description_set("stanford_cars").classes), {}
+    for split in ("train", "val", "test"):
+        table[split] = [[f"cars_{split}/{label}.jpg", label, name] for label, name in enumerate(names)]
+        for path, label, _ in table[split]:
+            write(root / "stanford_cars" / path, picture(label, side=8))
+    write(root / "stanford_cars" / "split_zhou_StanfordCars.json", table)
+    return ["dataset=stanford_cars", f"paths.data={root}"]
 
 
 MAKERS = {"folder": make_folder, "csv": make_csv, "webdataset": make_shards, "hf": make_parquet, "coop": make_coop}

@@ -16,18 +16,34 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
-from small_copies import MAKERS, NAMES, SPLITS, make_coop, make_csv, make_parquet, make_shards, make_tar, picture, samples, write
+from small_copies import (
+    MAKERS,
+    NAMES,
+    SPLITS,
+    make_aircraft,
+    make_cars,
+    make_coop,
+    make_csv,
+    make_parquet,
+    make_shards,
+    make_tar,
+    picture,
+    samples,
+    write,
+)
 from torch.utils.data import DataLoader
 
 from multicrop.config import without
 from multicrop.data.base import StreamedImages
-from multicrop.data.classes import ClassList, classes_of, match, packaged, plain
+from multicrop.data.classes import ClassList, classes_of, match, packaged
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
 from multicrop.data.sources.hf_load import facts_of
 from multicrop.runs.experiment import run
 from multicrop.runs.settings import FACTS
-from multicrop.text.descriptions import available, load_bank
+from multicrop.text import prompts_of
+from multicrop.text.class_names import plain, shown_name
+from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.sources import class_texts
 
 
@@ -121,6 +137,35 @@ class TestNames:
         assert plain("001.Black_footed_Albatross") == plain("Black-footed Albatross") == "black footed albatross"
         assert plain("/a/apartment_building/outdoor") == plain("apartment_building-outdoor")
         assert plain("F/A-18") == "f a 18" and plain("Straße") == "strasse" and plain("737-400") == "737 400"
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("/a/airport_terminal", "airport terminal"), ("apartment_building/outdoor", "apartment building outdoor"),
+            ("001.Black_footed_Albatross", "Black footed Albatross"), ("F-16A/B", "F-16A/B"), ("F/A-18", "F/A-18"),
+            ("2012 Ram C/V Cargo Van Minivan", "2012 Ram C/V Cargo Van Minivan"), ("+", "+"),
+        ],
+    )  # fmt: skip
+    def test_a_slash_of_the_name_stays_and_one_of_a_path_goes(self, name, shown):
+        assert shown_name(name) == shown and plain(shown) == plain(name)
+
+    @pytest.mark.parametrize("name", available())
+    def test_every_packaged_class_finds_its_descriptions_as_it_is_shown(self, name):
+        listed, texts = packaged(name), load_description_set(name).descriptions
+        rows = class_texts(listed.names, {}, description_set=name, class_keys=listed.keys)
+        assert rows == list(texts.values())
+        jack = [i for i, title in enumerate(listed.names) if "jack" in title and "lantern" in title]
+        assert all(class_texts(["jack o lantern"], {}, description_set=name) == [rows[i]] for i in jack)
+
+    @pytest.mark.parametrize(("make", "slash"), [(make_aircraft, {"F-16A/B", "F/A-18"}), (make_cars, {"2012 Ram C/V Cargo Van Minivan"})])
+    def test_names_with_a_slash_run_through_to_prompts(self, make, slash, tmp_path):
+        overrides = make(tmp_path)
+        data = load(*overrides)
+        prompts = prompts_of(instantiate(composed(*overrides).prompt), data.class_names, data.descriptions, data.class_keys)
+        assert slash <= set(data.class_names) and all(len(row) > 8 for row in prompts)
+        for name in slash:
+            row = prompts[data.class_names.index(name)]
+            assert name in row[0] and all(text.startswith(f"{name}, which ") for text in row[1:])
 
     @pytest.mark.parametrize("name", available())
     def test_packaged_lists_match_themselves_in_any_order_and_spelling(self, name):
@@ -480,8 +525,8 @@ class TestWnids:
         data = load(*arguments)
         assert data.class_keys == sorted(wnids) and data.class_names == ["tench", "crane bird", "missile", "projectile"]
         assert [path.split("/")[0] for path in data.test.ids] == sorted(wnids) and len(data.train) == 4
-        texts = class_texts(data.class_names, {}, bank="imagenet1k", class_keys=data.class_keys)
-        phrases = load_bank("imagenet1k").descriptions
+        texts = class_texts(data.class_names, {}, description_set="imagenet1k", class_keys=data.class_keys)
+        phrases = load_description_set("imagenet1k").descriptions
         assert [list(row) for row in texts] == [phrases[key] for key in data.class_keys] and texts[2] != texts[3]
 
     def test_numbers_are_labels_not_strings(self, tmp_path):

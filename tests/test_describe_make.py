@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from multicrop.cli import main
 from multicrop.text.audit.check import check
-from multicrop.text.descriptions import read_bank
+from multicrop.text.descriptions import read_description_set
 from multicrop.text.descriptions.files import read_texts
 from multicrop.text.make.make import QUESTIONS, Job, make, phrases_of, read_questions
 from multicrop.text.make.writers import ATTEMPTS, local_writer, server_writer
@@ -103,7 +103,7 @@ class TestLocalModel:
         arguments = ["--classes", tmp_path / "classes.json", "--out", tmp_path / "zoo.json", "--model", local_model, "--max-tokens", 40]
         code, printed = run(capsys, *arguments, "--questions", tmp_path / "ask.yaml", "--temperature", 1.5)
         table = json.loads((tmp_path / "zoo.json").read_text())
-        bank = read_bank(tmp_path / "zoo.json")
+        bank = read_description_set(tmp_path / "zoo.json")
         assert bank.classes == {"n1": "cat", "n2": "dog"} and table["model"] == "tiny_lm" and table["set"] == "zoo"
         assert table["questions"] == ["What does a {class} look like?", "Parts of a {class}?"] and table["date"] >= "2026"
         assert table["settings"] == {"max_tokens": 40, "temperature": 1.5, "seed": 0}
@@ -247,7 +247,9 @@ def test_a_killed_run_goes_on_and_the_key_is_nowhere(server, tmp_path):
     server.delay, before = 0.0, len(server.requests)
     finished = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
     assert len(server.requests) - before == (len(names) - done) * len(QUESTIONS)
-    assert list(read_bank(out).descriptions) == names and all(len(row) >= 2 for row in read_bank(out).descriptions.values())
+    assert list(read_description_set(out).descriptions) == names and all(
+        len(row) >= 2 for row in read_description_set(out).descriptions.values()
+    )
     files = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY not in files + first + finished.stdout + finished.stderr and "some-model" in files
 
@@ -273,7 +275,7 @@ def test_bad_questions(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--classes", "{tmp}/none.txt"], ["none.txt does not exist", "one name a line"]),
+        (["--classes", "{tmp}/none.txt"], ["none.txt does not exist", "one name per line"]),
         (["--classes", "{tmp}/twice.txt"], ["1 class names repeat", "stable key"]),
         (["--out", "{tmp}/nowhere/zoo.json"], ["its folder does not exist"]),
         (["--max-tokens", "0"], ["--max-tokens is 1 or more"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from multicrop.text.descriptions import DescriptionBank, available, load_bank
+from multicrop.text.descriptions import DescriptionSet, available, load_description_set
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments.descriptions import texts
@@ -14,8 +14,8 @@ from experiments.descriptions import texts
 NAMES = {"a": "sea bass", "b": "red lemon", "c": "trout"}
 
 
-def bank(*rows) -> DescriptionBank:
-    return DescriptionBank("mini", NAMES, dict(zip(NAMES, rows, strict=True)))
+def bank(*rows) -> DescriptionSet:
+    return DescriptionSet("mini", NAMES, dict(zip(NAMES, rows, strict=True)))
 
 
 def test_close_classes_against_loops():
@@ -53,12 +53,12 @@ def test_a_part_of_another_name_is_no_other_class():
 
 def test_history_speaks_of_packaged_sets_and_no_more_classes_than_they_have():
     assert set(texts.BEFORE) <= set(available())
-    assert all(changed <= len(load_bank(name).classes) for name, (changed, *_) in texts.BEFORE.items())
+    assert all(changed <= len(load_description_set(name).classes) for name, (changed, *_) in texts.BEFORE.items())
 
 
 @pytest.mark.parametrize("name", ["oxford_pets", "fgvc_aircraft", "flowers102", "stanford_cars", "cub200"])
 def test_fine_grained_banks_share_no_phrase_and_name_no_class_whole(name):
-    packaged = load_bank(name)
+    packaged = load_description_set(name)
     phrases = [phrase.casefold() for row in packaged.descriptions.values() for phrase in row]
     assert len(phrases) == len(set(phrases))
     assert texts.whole_names(packaged) == 0

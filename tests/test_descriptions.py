@@ -13,7 +13,7 @@ from multicrop.cli import main
 from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, stem
 from multicrop.text.audit.check import RULES, check, fix
 from multicrop.text.audit.leaks import Leakage, leak_of, leakage, masked
-from multicrop.text.descriptions import FOLDER, HEADER, DescriptionBank, available, load_bank, phrases_for, read_bank
+from multicrop.text.descriptions import FOLDER, HEADER, DescriptionSet, available, load_description_set, phrases_for, read_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 
 # sha256 of the class list, a line "key<tab>name" for each class in order; taken once from the lists that the banks were written for.
@@ -44,8 +44,8 @@ OTHERS = [
 ]  # fmt: skip
 
 
-def bank(cat=PHRASES, house=OTHERS, *, name="cat") -> DescriptionBank:
-    return DescriptionBank("mini", {"k1": name, "k2": "house"}, {"k1": list(cat), "k2": list(house)})
+def bank(cat=PHRASES, house=OTHERS, *, name="cat") -> DescriptionSet:
+    return DescriptionSet("mini", {"k1": name, "k2": "house"}, {"k1": list(cat), "k2": list(house)})
 
 
 def found(bank, **limits):
@@ -59,7 +59,7 @@ def test_the_expected_sets_are_packaged():
 @pytest.mark.parametrize("name", available())
 class TestPackaged:
     def test_audit_finds_no_error(self, name):
-        assert [finding for finding in audit(load_bank(name)) if finding.severity == "error"] == []
+        assert [finding for finding in audit(load_description_set(name)) if finding.severity == "error"] == []
 
     def test_header_is_complete(self, name):
         table = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
@@ -68,12 +68,12 @@ class TestPackaged:
         assert table["licence"] == "Apache-2.0"
 
     def test_class_list_and_its_order(self, name):
-        lines = "\n".join(f"{key}\t{title}" for key, title in load_bank(name).classes.items())
+        lines = "\n".join(f"{key}\t{title}" for key, title in load_description_set(name).classes.items())
         assert hashlib.sha256(lines.encode()).hexdigest() == CLASS_LISTS[name]
 
     def test_one_class_a_line(self, name):
         lines = (FOLDER / f"{name}.json").read_text(encoding="utf-8").splitlines()
-        assert sum(line.rstrip(",").endswith("]") for line in lines) == len(load_bank(name).classes)
+        assert sum(line.rstrip(",").endswith("]") for line in lines) == len(load_description_set(name).classes)
 
 
 def test_a_sound_bank_has_no_finding():
@@ -162,7 +162,7 @@ def test_part_wants_four_letters_at_an_edge():
 
 def test_an_unknown_bank_names_the_packaged_ones():
     with pytest.raises(ValueError, match=r"called 'zoo'.*eurosat"):
-        load_bank("zoo")
+        load_description_set("zoo")
 
 
 @pytest.mark.parametrize(
@@ -177,17 +177,17 @@ def test_a_faulty_file_is_told_what_it_lacks(tmp_path: Path, change, message):
     table = dict.fromkeys(HEADER, "x") | {"descriptions": {"cat": PHRASES}}
     file = tmp_path / "own.json"
     file.write_text(json.dumps(table))
-    assert read_bank(file) == DescriptionBank("x", {"cat": "cat"}, {"cat": PHRASES})
+    assert read_description_set(file) == DescriptionSet("x", {"cat": "cat"}, {"cat": PHRASES})
     file.write_text(json.dumps(table | change))
     with pytest.raises(ValueError, match=message):
-        read_bank(file)
+        read_description_set(file)
 
 
 @pytest.mark.parametrize(("text", "message"), [("[]", "got a list"), ("{", "readable JSON")])
 def test_a_file_that_is_no_bank_is_refused(tmp_path: Path, text, message):
     (tmp_path / "own.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_bank(tmp_path / "own.json")
+        read_description_set(tmp_path / "own.json")
 
 
 def test_a_bank_is_found_by_name_whatever_the_spelling_and_twice_used_names_by_key():
@@ -338,9 +338,9 @@ class TestFiles:
     )
     def test_bad_class_lists(self, tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
-        with refused(name, "one name a line", *words):
+        with refused(name, "one name per line", *words):
             read_classes(tmp_path / name)
-        with refused("does not exist", "one name a line"):
+        with refused("does not exist", "one name per line"):
             read_classes(tmp_path / "none.json")
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from multicrop.text.descriptions import DescriptionBank, available, load_bank
+from multicrop.text.descriptions import DescriptionSet, available, load_description_set
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.descriptions.texts import BEFORE, CLOSE, closeness_row, history_row, name_row, text_row
@@ -60,7 +60,7 @@ def spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
-def identifiability(bank: DescriptionBank, features: dict[str, Tensor], *, centred: bool, shuffles: int, seed: int) -> Identifiability:
+def identifiability(bank: DescriptionSet, features: dict[str, Tensor], *, centred: bool, shuffles: int, seed: int) -> Identifiability:
     names = torch.stack([features[spoken(name)] for name in bank.classes.values()])
     phrases = torch.stack([features[phrase] for row in bank.descriptions.values() for phrase in row])
     owner = torch.tensor([index for index, row in enumerate(bank.descriptions.values()) for _ in row])
@@ -92,7 +92,7 @@ def margins(
     return cosine.diagonal() - best.values, neighbours.gather(1, best.indices.unsqueeze(1)).squeeze(1)
 
 
-def score_row(bank: DescriptionBank, score: Identifiability, centred: Identifiability) -> str:
+def score_row(bank: DescriptionSet, score: Identifiability, centred: Identifiability) -> str:
     cells = [bank.name, f"{int((score.margin > 0).sum())} of {len(score.margin)}"]
     for kind in (score, centred):
         low, high = kind.shuffled.min().item(), kind.shuffled.max().item()
@@ -105,7 +105,7 @@ def no_better(scores: dict[str, Identifiability]) -> str:
     return ", ".join(name for name, score in scores.items() if score.share <= score.shuffled.max().item() + 1e-6) or "none"
 
 
-def lowest_row(bank: DescriptionBank, score: Identifiability) -> str:
+def lowest_row(bank: DescriptionSet, score: Identifiability) -> str:
     names = list(bank.classes.values())
     lowest = score.margin.argsort()[:LOWEST].tolist()
     return f"| {bank.name} | " + "; ".join(f"{names[i]} ({score.margin[i]:+.2f}, {names[score.rival[i]]})" for i in lowest) + " |"
@@ -132,14 +132,14 @@ def chart(plain: list[Identifiability], centred: list[Identifiability], labels: 
     figure.savefig(path, dpi=130)
 
 
-def embedded(banks: list[DescriptionBank]) -> dict[str, Tensor]:
+def embedded(banks: list[DescriptionSet]) -> dict[str, Tensor]:
     """The embedding of every phrase and spoken name of the banks; every distinct text is embedded once."""
     texts = [phrase for bank in banks for row in bank.descriptions.values() for phrase in row]
     texts = list(dict.fromkeys(texts + [spoken(name) for bank in banks for name in bank.classes.values()]))
     return dict(zip(texts, embed(texts), strict=True))
 
 
-def measured(banks: list[DescriptionBank], features: dict[str, Tensor], *, shuffles: int, seed: int) -> list[dict[str, Identifiability]]:
+def measured(banks: list[DescriptionSet], features: dict[str, Tensor], *, shuffles: int, seed: int) -> list[dict[str, Identifiability]]:
     """The plain and the centred scores of every bank, by name."""
     return [
         {bank.name: identifiability(bank, features, centred=centred, shuffles=shuffles, seed=seed) for bank in banks}
@@ -147,7 +147,7 @@ def measured(banks: list[DescriptionBank], features: dict[str, Tensor], *, shuff
     ]
 
 
-def tables(banks: list[DescriptionBank], features: dict[str, Tensor], *scores: dict[str, Identifiability]) -> dict[str, str]:
+def tables(banks: list[DescriptionSet], features: dict[str, Tensor], *scores: dict[str, Identifiability]) -> dict[str, str]:
     plain, centred = scores
     return {
         "texts": "\n".join(text_row(bank) for bank in banks),
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    banks = sorted(map(load_bank, args.sets or available()), key=lambda bank: len(bank.classes))
+    banks = sorted(map(load_description_set, args.sets or available()), key=lambda bank: len(bank.classes))
     features = embedded(banks)
     plain, centred = measured(banks, features, shuffles=args.shuffles, seed=args.seed)
     args.out.mkdir(parents=True, exist_ok=True)

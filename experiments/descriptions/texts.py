@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multicrop.text.audit.audit import audit, bag, content_words, shared, stem, tokens, words
-from multicrop.text.descriptions import DescriptionBank
-from multicrop.text.grammar import joined
+from multicrop.text.descriptions import DescriptionSet
+from multicrop.text.joins import joined
 
 CLOSE = 0.75  # cosine of two phrases' sentence embeddings from which on they say nearly the same
 CONTEXT = 77
@@ -33,7 +33,7 @@ BEFORE = {
 }
 
 
-def text_row(bank: DescriptionBank) -> str:
+def text_row(bank: DescriptionSet) -> str:
     """A row of the table of counts: how many phrases, how many are shared, and how long they are."""
     phrases = [phrase for row in bank.descriptions.values() for phrase in row]
     exact = shared(bank, str.casefold)
@@ -48,7 +48,7 @@ def text_row(bank: DescriptionBank) -> str:
     )
 
 
-def name_row(bank: DescriptionBank) -> str:
+def name_row(bank: DescriptionSet) -> str:
     """A row of the table of names and defects: what the audit finds, and how many phrases speak of another class of the set."""
     findings = audit(bank)
     defects = Counter(finding.defect for finding in findings)
@@ -56,7 +56,7 @@ def name_row(bank: DescriptionBank) -> str:
     return row(bank.name, whole_names(bank), defects["leakage"], defects["part_of_name"], rivals(bank), defects["privative"], errors)
 
 
-def closeness_row(bank: DescriptionBank, features: dict[str, Tensor]) -> str:
+def closeness_row(bank: DescriptionSet, features: dict[str, Tensor]) -> str:
     """A row of the table of closeness: the share of phrases that another class, or their own, says in other words."""
     phrases = [phrase for texts in bank.descriptions.values() for phrase in texts]
     classes, inside = close_classes(*gathered(bank, features))
@@ -66,7 +66,7 @@ def closeness_row(bank: DescriptionBank, features: dict[str, Tensor]) -> str:
     return row(bank.name, f"{share(classes):.1%}", f"{classes.double().mean():.2f}", f"{share(inside):.1%}", most)
 
 
-def history_row(bank: DescriptionBank, features: dict[str, Tensor], found: float, centred: float) -> str:
+def history_row(bank: DescriptionSet, features: dict[str, Tensor], found: float, centred: float) -> str:
     """A row of the table of what rewriting changed; `found` and `centred` are the shares of this run."""
     changed, *before = BEFORE[bank.name]
     classes, _ = close_classes(*gathered(bank, features))
@@ -78,7 +78,7 @@ def history_row(bank: DescriptionBank, features: dict[str, Tensor], found: float
     return row(bank.name, f"{changed} of {len(bank.classes)}", *cells)
 
 
-def gathered(bank: DescriptionBank, features: dict[str, Tensor]) -> tuple[Float[Tensor, "phrases dim"], Int[Tensor, " phrases"]]:
+def gathered(bank: DescriptionSet, features: dict[str, Tensor]) -> tuple[Float[Tensor, "phrases dim"], Int[Tensor, " phrases"]]:
     """The features of all phrases of the bank in order, and the index of the class of each."""
     rows = list(bank.descriptions.values())
     owner = torch.tensor([index for index, texts in enumerate(rows) for _ in texts])
@@ -102,7 +102,7 @@ def close_classes(features: Float[Tensor, "phrases dim"], owner: Int[Tensor, " p
     return torch.cat(others), torch.cat(inside)
 
 
-def whole_names(bank: DescriptionBank) -> int:
+def whole_names(bank: DescriptionSet) -> int:
     """The phrases that hold the whole name of their class, colours and short words included."""
     named = (
         (" ".join(tokens(bank.classes[key])), " ".join(tokens(phrase))) for key, texts in bank.descriptions.items() for phrase in texts
@@ -110,7 +110,7 @@ def whole_names(bank: DescriptionBank) -> int:
     return sum(f" {name} " in f" {phrase} " for name, phrase in named)
 
 
-def rivals(bank: DescriptionBank) -> int:
+def rivals(bank: DescriptionSet) -> int:
     """The phrases that hold every content word of the name of another class, and of no class of the same words."""
     contents = {key: frozenset(content_words(name)[0]) for key, name in bank.classes.items()}
     found = 0
@@ -121,7 +121,7 @@ def rivals(bank: DescriptionBank) -> int:
     return found
 
 
-def clip_tokens(bank: DescriptionBank) -> int:
+def clip_tokens(bank: DescriptionSet) -> int:
     """The longest "a photo of a LABEL, which has PHRASE." in the tokens of CLIP's own vocabulary, start and end included."""
     from instant_clip_tokenizer import Tokenizer
 

@@ -1,4 +1,4 @@
-"""`multicrop describe audit|make`: check the texts of classes before use, or have a language model write some."""
+"""`multicrop describe audit|make`: check the descriptions of classes, or let a language model write them."""
 
 import argparse
 import json
@@ -8,36 +8,39 @@ from pathlib import Path
 from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.leaks import leakage
-from multicrop.text.descriptions import FOLDER, DescriptionBank, available, load_bank
+from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
-from multicrop.text.make.make import QUESTIONS, Job, bank_table, make, read_questions, write_atomically, write_bank
+from multicrop.text.joins import stored
+from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_atomically, write_file
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """The parsers of `describe audit` and `describe make`."""
     parser = commands.add_parser("describe", help="audit or make descriptions of classes", description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make")
-    audits = tasks.add_parser("audit", help="find defects of a file of texts or of a packaged bank; exit status 1 on errors")
+    audits = tasks.add_parser("audit", help="find defects of a description file or a packaged description set; exit status 1 on errors")
     audits.add_argument(
-        "source", metavar="FILE_OR_BANK", help="a JSON file {class: [text, ...]} or in the packaged format, or a bank's name"
+        "source", metavar="FILE_OR_SET", help="a JSON file {class: [text, ...]} or of the packaged format, or the name of a description set"
     )
     _add_classes(audits, required=False)
     audits.add_argument(
         "--model", metavar="FOLDER_OR_ID", help="count tokens as this encoder does (tiny: the embedded one; default: as CLIP)"
     )
-    audits.add_argument("--strict", action="store_true", help="also the rules of the packaged banks (their names imply it)")
-    audits.add_argument("--examples", type=int, default=2, metavar="N", help="examples a defect (default 2)")
-    audits.add_argument("--fix", metavar="OUT.json", help="write the texts with mechanical defects mended")
+    audits.add_argument("--strict", action="store_true", help="also the rules of the packaged sets (their names imply it)")
+    audits.add_argument("--examples", type=int, default=2, metavar="N", help="examples per defect (default 2)")
+    audits.add_argument("--fix", metavar="OUT.json", help="write the texts without the defects that can be mended")
     audits.set_defaults(run=run_audit)
-    makes = tasks.add_parser("make", help="have a language model write phrases about the parts of every class")
+    makes = tasks.add_parser("make", help="let a language model write phrases about the parts of every class")
     _add_classes(makes, required=True)
-    makes.add_argument("--out", required=True, metavar="FILE.json", help="the bank file; answers are kept beside it in FILE.json.parts")
+    makes.add_argument("--out", required=True, metavar="FILE.json", help="the description file; answers are cached in FILE.json.parts")
     makes.add_argument(
         "--model", required=True, metavar="NAME", help="folder or hub id of a causal language model; with --server its name there"
     )
-    makes.add_argument("--server", action="store_true", help="ask the chat-completions server at OPENAI_BASE_URL, key in OPENAI_API_KEY")
-    makes.add_argument("--questions", metavar="FILE", help="a JSON or YAML list of questions with {class}, instead of our own")
-    makes.add_argument("--max-tokens", type=int, default=200, help="of one answer (default 200)")
+    makes.add_argument(
+        "--server", action="store_true", help="ask the chat-completions server at OPENAI_BASE_URL, with the key in OPENAI_API_KEY"
+    )
+    makes.add_argument("--questions", metavar="FILE", help="a JSON or YAML list of questions with {class}, instead of the built-in ones")
+    makes.add_argument("--max-tokens", type=int, default=200, help="tokens per answer (default 200)")
     makes.add_argument("--temperature", type=float, default=0.7, help="0: the most likely answer (default 0.7)")
     makes.add_argument("--seed", type=int, default=0)
     makes.add_argument("--keep-leaks", action="store_true", help="keep phrases that name their class")
@@ -47,15 +50,17 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _add_classes(parser: argparse.ArgumentParser, *, required: bool) -> None:
     group = parser.add_mutually_exclusive_group(required=required)
-    group.add_argument("--classes", metavar="FILE", help="class list: a name a line (.txt), or JSON [name], {key: name} or [{wnid, name}]")
-    group.add_argument("--dataset", metavar="NAME", help="the class list of a packaged bank: imagenet1k, oxford_pets, ...")
+    group.add_argument(
+        "--classes", metavar="FILE", help="class list: one name per line (.txt), or JSON [name], {key: name} or [{wnid, name}]"
+    )
+    group.add_argument("--dataset", metavar="NAME", help="the class list of a packaged description set: imagenet1k, oxford_pets, ...")
 
 
 def run_audit(options: argparse.Namespace) -> int:
-    """Print the defects with counts, examples and remedies; 1 where one is an error."""
+    """Print the defects with counts, examples and remedies; return 1 if one is an error."""
     packaged = options.source in available() and not Path(options.source).is_file()
-    bank = load_bank(options.source) if packaged else None
-    texts = ClassTexts(bank.descriptions, bank.classes) if bank else read_texts(options.source, "describe audit")
+    source = load_description_set(options.source) if packaged else None
+    texts = ClassTexts(source.descriptions, source.classes) if source else read_texts(options.source, "describe audit")
     names, keys = _classes(options)
     if options.fix:
         texts = fix(texts, names, keys)
@@ -64,7 +69,7 @@ def run_audit(options: argparse.Namespace) -> int:
     counter = _token_counter(options.model) if options.model else _clip_counter()
     findings = check(texts, names, keys, **counter)
     if packaged or options.strict:
-        findings += audit(DescriptionBank("", texts.titles, texts.texts))
+        findings += audit(DescriptionSet("", texts.titles, texts.texts))
     _print(options, texts, findings)
     if not counter:
         print("tokens were not counted: pass --model FOLDER_OR_ID of the encoder, or install multicrop[descriptions] for CLIP's tokenizer")
@@ -74,7 +79,7 @@ def run_audit(options: argparse.Namespace) -> int:
 def _print(options: argparse.Namespace, texts: ClassTexts, findings: Sequence[Finding]) -> None:
     rows = [(texts.titles[key], row) for key, row in texts.texts.items()]
     counts = [len(row) for _, row in rows]
-    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts, {min(counts)} to {max(counts)} a class")
+    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts, {min(counts)} to {max(counts)} per class")
     print(f"leakage: {leakage(rows)}")
     print("\n".join(summary(findings, options.examples)) or "no defect found")
     errors = sum(finding.severity == "error" for finding in findings)
@@ -82,11 +87,11 @@ def _print(options: argparse.Namespace, texts: ClassTexts, findings: Sequence[Fi
 
 
 def _classes(options: argparse.Namespace) -> tuple[list[str] | None, list[str] | None]:
-    """(class names, stable keys), as far as the options give them."""
+    """(class names, stable keys); each is None if the options do not set it."""
     if options.classes:
         return read_classes(options.classes)
     if options.dataset:
-        classes = load_bank(options.dataset).classes
+        classes = load_description_set(options.dataset).classes
         return list(classes.values()), list(classes)
     return None, None
 
@@ -111,7 +116,7 @@ def _token_counter(model: str) -> dict[str, object]:
 
 
 def _clip_counter() -> dict[str, object]:
-    """`count_tokens` and `context` of OpenAI's CLIP, where the library that has its tokenizer is installed."""
+    """`count_tokens` and `context` of OpenAI's CLIP, if the library with its tokenizer is installed."""
     try:
         from instant_clip_tokenizer import Tokenizer
     except ImportError:
@@ -121,18 +126,22 @@ def _clip_counter() -> dict[str, object]:
 
 
 def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
-    """The mended texts in the format of their source: the header of a bank is kept."""
+    """Write the mended texts in the format of their source, with its header."""
     if source is None:
-        raise ValueError(f"a packaged bank has nothing to mend; --fix is for files. To start one of your own, copy from {FOLDER}")
+        raise ValueError(
+            f"a packaged description set has nothing to mend; --fix is for files. To start one of your own, copy from {FOLDER}"
+        )
     table = json.loads(source.read_bytes().decode("utf-8"))
     if isinstance(table.get("descriptions"), dict):
-        write_bank(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
+        write_file(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
     else:
-        write_atomically(out, json.dumps(texts.texts, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(
+            out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n"
+        )
 
 
 def run_make(options: argparse.Namespace) -> int:
-    """Ask about every class, write the bank file, and audit it; 1 where the audit finds errors."""
+    """Ask about every class, write the description file, and audit it; return 1 if the audit finds errors."""
     from rich.console import Console
     from rich.progress import track
 
@@ -144,14 +153,16 @@ def run_make(options: argparse.Namespace) -> int:
     names, keys = _classes(options)
     classes = dict(zip(keys or names, names, strict=True))
     if len(classes) < len(names):
-        raise ValueError(f"{len(names) - len(classes)} class names repeat; give a stable key each: JSON {{key: name}} or [{{wnid, name}}]")
+        raise ValueError(
+            f"{len(names) - len(classes)} class names repeat; set a stable key per class: JSON {{key: name}} or [{{wnid, name}}]"
+        )
     questions = read_questions(options.questions) if options.questions else list(QUESTIONS)
     ask, shown, version = _writer(options)
     settings = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     job = Job(shown, questions, seed=options.seed, settings=settings, version=version)
     made = make(classes, ask, job, out.with_name(f"{out.name}.parts"), keep_leaks=options.keep_leaks)
     phrases = dict(track(made, "classes", total=len(classes), console=Console(stderr=True)))
-    write_bank(out, bank_table(out.stem, classes, phrases, job, options.classes or f"the packaged bank {options.dataset}"))
+    write_file(out, file_table(out.stem, classes, phrases, job, options.classes or f"the packaged set {options.dataset}"))
     findings = check(ClassTexts(phrases, classes), names, keys)
     print(f"{out}: {len(phrases)} classes, {sum(map(len, phrases.values()))} phrases")
     print("\n".join(summary(findings)) or "no defect found")
@@ -159,7 +170,7 @@ def run_make(options: argparse.Namespace) -> int:
 
 
 def _writer(options: argparse.Namespace) -> tuple[Callable[[list[str], int], list[str]], str, str]:
-    """What answers, the model's name for the header, and what tells models of one name apart."""
+    """The writer, the model's name for the header, and a version that separates models of one name."""
     from multicrop.text.make.writers import local_writer, server_writer
 
     knobs = {"max_tokens": options.max_tokens, "temperature": options.temperature}

@@ -1,12 +1,12 @@
-"""Classes by name: what a source calls its classes is matched to a reference list by name or by stable key, never by position."""
+"""Class lists of data sets: the names in the data are matched to a reference list by name or by stable key, never by position."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.text.descriptions import load_bank
+from multicrop.text.class_names import NameIndex, plain, shown_name
+from multicrop.text.descriptions import load_description_set
 
 LABEL_ORDER = ("cifar10", "cifar100", "imagenet1k")  # packaged lists whose order is the order of the labels
 TOLD_APART = {"n04008634": "projectile", "n04355933": "sunglass"}  # the first WordNet lemma where two ImageNet classes share a name
@@ -15,13 +15,18 @@ SHOWN = 6
 
 @dataclass(frozen=True)
 class ClassList:
-    """Class names, all different, and where there is one a stable key a class (ImageNet: the wnid)."""
+    """The classes of a data set, in the order of its labels.
+
+    Args:
+        names: Class names, all different.
+        keys: Stable key per class (ImageNet: the wnid), or None.
+    """
 
     names: list[str]
     keys: list[str] | None = None
 
     def index(self, what: str) -> dict[str, int]:
-        """The position of each name (in plain form) and key; raises ValueError when two classes share a plain name."""
+        """The position of each plain name and key; raises ValueError when two classes share a plain name."""
         plain_names = [plain(name) for name in self.names]
         if twice := [name for name in dict.fromkeys(plain_names) if plain_names.count(name) > 1]:
             rows = [f"{i}: {self.names[i]}" for i, name in enumerate(plain_names) if name == twice[0]]
@@ -29,35 +34,44 @@ class ClassList:
         return {name: i for i, name in enumerate(plain_names)} | {key: i for i, key in enumerate(self.keys or [])}
 
 
-def plain(name: str) -> str:
-    """The name for comparing: lower case, without a leading "001." or "/a/", everything but letters and digits as one space."""
-    name = re.sub(r"^(\d+\.|/[a-z]/)(?=.)", "", name.strip())
-    return " ".join(re.sub(r"[\W_]+", " ", name.casefold()).split())
-
-
-def shown_name(name: str) -> str:
-    """The name as a prompt wants it: without a leading "001." or "/a/", "_" and "/" as spaces."""
-    return " ".join(re.sub(r"^(\d{3}\.|/[a-z]/)(?=.)", "", name).replace("_", " ").replace("/", " ").split())
-
-
 def packaged(name: str) -> ClassList:
-    """The class list of a packaged description bank; names that repeat in ImageNet are told apart by wnid."""
-    bank = load_bank(name)
-    keys = list(bank.classes)
-    names = [TOLD_APART.get(key, shown_name(title)) for key, title in bank.classes.items()]
-    return ClassList(names, keys if keys != list(bank.classes.values()) else None)
+    """Load the class list of a packaged description set.
+
+    Args:
+        name: Name of the set.
+
+    Returns:
+        Names as prompts show them. The two pairs of ImageNet classes with one name get different names.
+    """
+    classes = load_description_set(name).classes
+    names = [TOLD_APART.get(key, shown_name(title)) for key, title in classes.items()]
+    return ClassList(names, list(classes) if any(key != title for key, title in classes.items()) else None)
 
 
 def match(
     found: Sequence[str], wanted: ClassList, *, what: str, reference: str, aliases: Mapping[str, str] | None = None, subset: bool = False
 ) -> list[int]:
-    """The position in `wanted` of each class found, by key or by name (case, "_", "-" and punctuation aside) after `aliases`.
+    """Find the classes of the data in a reference list.
 
-    `subset` lets classes of `wanted` be absent. Raises ValueError with both lists side by side when the two do not pair one to one.
+    Args:
+        found: Names or stable keys in the data, in any spelling (case, "_", "-" and punctuation do not count).
+        wanted: Reference list.
+        what: Where the names come from, for the error message.
+        reference: Name of the reference list, for the error message.
+        aliases: Name in the reference list by name in the data, applied first.
+        subset: Whether classes of `wanted` may be absent.
+
+    Returns:
+        The position in `wanted` of each class found.
+
+    Raises:
+        ValueError: If the two lists do not pair one to one; the message shows both side by side.
     """
-    aliases, row = dict(aliases or {}), wanted.index(reference)
-    named = [aliases.get(name, name) for name in found]
-    positions = [row[name] if name in row else row.get(plain(name)) for name in named]
+    wanted.index(reference)  # refuses names that differ only in spelling
+    index = NameIndex(dict(zip(wanted.keys or wanted.names, wanted.names, strict=True)))
+    position = {key: i for i, key in enumerate(index.titles)}
+    named = [(aliases or {}).get(name, name) for name in found]
+    positions = [position.get(key) if (key := index.find(name)) is not None else None for name in named]
     hit = [p for p in positions if p is not None]
     if None in positions or len(set(hit)) < len(hit) or (not subset and len(hit) < len(wanted.names)):
         raise ValueError(_difference(list(found), wanted.names, positions, what, reference, subset))
@@ -65,7 +79,7 @@ def match(
 
 
 def _difference(found: list[str], wanted: list[str], positions: list[int | None], what: str, reference: str, subset: bool) -> str:
-    """What a failed match says: the first rows that differ, and what each side has alone."""
+    """The message of a failed match: the first rows that differ, and the names that only one side has."""
     rows = [(i, *pair) for i, pair in enumerate(zip(found, wanted, strict=False)) if plain(pair[0]) != plain(pair[1])]
     width = max([len(str(left)) for _, left, _ in rows[:SHOWN]] or [0])
     table = "".join(f"\n  {i:>4}  {left:<{width}} | {right}" for i, left, right in rows[:SHOWN])
@@ -85,7 +99,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def read_names(path: str) -> list[str]:
-    """A JSON list of class names; raises ValueError when the file is something else."""
+    """Read a JSON list of class names; raises ValueError for any other file."""
     file, wanted = Path(path).expanduser(), "it wants a JSON list of class names in the order of the labels"
     if not file.is_file():
         raise ValueError(f"dataset.class_names={path} does not exist; {wanted}")
@@ -101,10 +115,20 @@ def read_names(path: str) -> list[str]:
 def classes_of(
     found: Sequence[str], *, what: str, classes: str | None, class_names: str | None, aliases: Mapping[str, str] | None = None
 ) -> ClassList:
-    """The class names to use for the classes that the data names, in the data's own order.
+    """Choose the class names for data that names its classes.
 
-    Without a reference they are the data's names. `classes` is a packaged list, `class_names` a JSON list: either is matched by name,
-    so its order does not matter. Raises ValueError when they name other classes.
+    Args:
+        found: Class names in the data, in the order of its labels.
+        what: Where they come from, for error messages.
+        classes: Packaged class list, or None.
+        class_names: JSON file with a class list, or None. Either list is matched by name, so its order does not matter.
+        aliases: Name in the list by name in the data.
+
+    Returns:
+        The classes in the order of `found`: the names of the list, or those of the data if no list is set.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or the list names other classes.
     """
     if len(found) < 2:
         raise ValueError(f"{what} has {len(found)} classes ({_some(found) or 'none'}); a classification needs two or more")
@@ -119,9 +143,19 @@ def classes_of(
 
 
 def numbered_classes(labels: Sequence[int], *, what: str, classes: str | None, class_names: str | None) -> ClassList:
-    """The class names of data whose labels are bare numbers: only a list in label order can name them.
+    """Choose the class names for data whose labels are numbers, which only a list in label order can name.
 
-    Raises ValueError when none is given, when its order is not the labels', or when a label lies outside it.
+    Args:
+        labels: All labels of the data.
+        what: Where they come from, for error messages.
+        classes: Packaged class list in label order (CIFAR-10, CIFAR-100, ImageNet), or None.
+        class_names: JSON file with a class list in label order, or None.
+
+    Returns:
+        The classes, in label order.
+
+    Raises:
+        ValueError: If no list is set, if its order is not that of the labels, or if a label lies outside it.
     """
     remedy = "pass dataset.class_names=FILE, a JSON list of class names in the order of the labels"
     if classes is not None and classes not in LABEL_ORDER:

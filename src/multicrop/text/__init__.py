@@ -1,4 +1,4 @@
-"""Class names -> prompts: slot 0 of a class is its label prompt, further texts follow. Counts stay ragged."""
+"""Prompts of classes from class names and descriptions. The first prompt of a class is its label prompt; counts may differ by class."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The encoded prompts of all classes: every distinct text once, laid out class by class; and prompts that stand for a mean of texts."""
+"""Encoded prompts of all classes, padded to one tensor; and prompts that stand for the mean of several texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 class Mean(str):
-    """A prompt that stands for the normalised mean embedding of its `members`; as a text, it is what it is shown as."""
+    """A prompt that stands for the normalised mean embedding of its `members`; its own text is what reports show."""
 
     members: tuple[str, ...]
 
     def __new__(cls, shown: str, members: Sequence[str]) -> "Mean":
-        """The mean of the distinct members."""
+        """The mean of the distinct members, shown as `shown`."""
         made = super().__new__(cls, shown)
         made.members = tuple(dict.fromkeys(members))
         return made
 
     def __getnewargs__(self) -> tuple[str, tuple[str, ...]]:
-        """What a copy is made from."""
+        """The arguments that a copy is made from."""
         return str(self), self.members
 
     def __repr__(self) -> str:
-        """The members too: two means may be shown alike."""
+        """With the members, as two means may show the same text."""
         return f"Mean({str(self)!r}, {self.members!r})"
 
 
@@ -35,7 +35,13 @@ def members(prompt: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TextBank:
-    """Unit-norm prompt features of all classes, padded to the longest class, with the mask of real entries."""
+    """Unit-norm prompt features of all classes.
+
+    Args:
+        features: Features, shape (classes, prompts, dim), padded with zeros to the class with most prompts.
+        mask: True for real entries, shape (classes, prompts).
+        prompts: Prompts per class; the label prompt is first.
+    """
 
     features: Float[Tensor, "classes prompts dim"]
     mask: Bool[Tensor, "classes prompts"]
@@ -47,9 +53,16 @@ class TextBank:
         return self.features[:, 0]
 
     def select(self, texts: str) -> "TextBank":
-        """Only the label prompts (`label`), only the descriptions (`descriptions`), or `all`.
+        """Select label prompts or descriptions.
 
-        Raises ValueError when descriptions are wanted and some class has none.
+        Args:
+            texts: ``"label"``, ``"descriptions"`` or ``"all"``.
+
+        Returns:
+            The bank of the selected prompts.
+
+        Raises:
+            ValueError: If `texts` is none of these, or descriptions are selected and a class has none.
         """
         if texts == "all":
             return self
@@ -68,7 +81,15 @@ class TextBank:
 
 
 def text_bank(prompts: list[list[str]], encode: Callable[[list[str]], Tensor]) -> TextBank:
-    """Encode every distinct text once and lay the features out class by class; a `Mean` becomes one feature."""
+    """Encode every distinct text once and arrange the features class by class.
+
+    Args:
+        prompts: Prompts per class; a ``Mean`` becomes one feature.
+        encode: Encodes a list of texts to unit-norm features, shape (texts, dim).
+
+    Returns:
+        The text bank.
+    """
     distinct = list(dict.fromkeys(text for row in prompts for prompt in row for text in members(prompt)))
     position = {text: index for index, text in enumerate(distinct)}
     features = encode(distinct)

@@ -1,13 +1,12 @@
-"""Random words and random characters in place of descriptions: the control that any "descriptions help" claim needs."""
+"""Random words and characters in place of descriptions: the control for any claim that descriptions help."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
 
 from multicrop.text.audit.audit import words
-from multicrop.text.descriptions import FOLDER
+from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.prompts import joined_text
 from multicrop.text.sources import class_texts
 from multicrop.text.templates import fill
@@ -29,23 +28,39 @@ def waffle(
     shared: bool,
     waffle_seed: int,
     with_label: bool = True,
-    bank: str | None = None,
+    description_set: str | None = None,
     file: str | None = None,
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """The label prompt, then random texts (WaffleCLIP, Roth et al., 2023), drawn by (`waffle_seed`, class or not, slot).
+    """Make the label prompt and random texts (WaffleCLIP, Roth et al., 2023).
 
-    `count` random texts a class; null gives each class as many as it has descriptions (its own, those of `bank` or `file`), each of as many
-    words as the one that it stands for (random characters: as many as fit in 10). `kind` is `words` (from the packaged banks' phrases),
-    `characters`, or `both` in turn. `shared` gives every class the same texts. Raises ValueError for knobs out of range, and for null
-    `count` without descriptions.
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Descriptions of the data set itself, by class name.
+        template: Template of the label prompt.
+        join: Text with the fields of ``described``.
+        kind: ``"words"`` (drawn from the packaged description sets), ``"characters"``, or ``"both"`` in turn.
+        count: Random texts per class; None: as many as the class has descriptions, each of as many words as the one that it replaces
+            (random characters: as many as fit in 10).
+        shared: Whether all classes get the same texts.
+        waffle_seed: Seed; a text depends on it, on its position and, unless `shared`, on the class name.
+        with_label: False: the random texts stand alone.
+        description_set: Packaged description set whose number and length of texts are matched.
+        file: JSON file whose number and length of texts are matched.
+        class_keys: Stable key of each class.
+
+    Returns:
+        Prompts per class; the label prompt is first.
+
+    Raises:
+        ValueError: If an argument is out of range, or `count` is None and a class has no descriptions.
     """
     if kind not in KINDS:
         raise ValueError(f"prompt.kind is one of {', '.join(KINDS)}, got {kind!r}")
     if count is not None and count < 1:
-        raise ValueError(f"prompt.count is the number of random texts a class, 1 or more, or null to match the descriptions; got {count}")
+        raise ValueError(f"prompt.count is the number of random texts per class, 1 or more, or null to match the descriptions; got {count}")
     if count is None:
-        rows = class_texts(class_names, descriptions, bank=bank, file=file, class_keys=class_keys)
+        rows = class_texts(class_names, descriptions, description_set=description_set, file=file, class_keys=class_keys)
     else:
         rows = [[" ".join(["x" * USUAL[1]] * USUAL[0])] * count for _ in class_names]
     if shared:
@@ -60,7 +75,7 @@ def waffle(
 
 
 def _random_text(model: str, kind: str, slot: int, seed: Sequence[int], name: str) -> str:
-    """A random text with the number of words of `model`; the name is a part of the key."""
+    """A random text with the number of words of `model`, drawn by seed and class name."""
     rng = np.random.default_rng([*seed, *name.encode()])
     lengths = [len(word) for word in model.split()] or [USUAL[1]]
     if kind == "words" or (kind == "both" and slot % 2 == 0):
@@ -76,9 +91,9 @@ def _random_text(model: str, kind: str, slot: int, seed: Sequence[int], name: st
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """The words of three letters or more in the phrases of the packaged banks, sorted."""
+    """The words of three letters or more in the packaged description sets, sorted."""
     found: set[str] = set()
-    for path in sorted(FOLDER.glob("*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8"))["descriptions"].values():
+    for name in available():
+        for row in load_description_set(name).descriptions.values():
             found.update(word for phrase in row for word in words(phrase) if len(word) > 2 and word.isalpha() and word.isascii())
     return tuple(sorted(found))

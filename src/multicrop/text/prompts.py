@@ -3,8 +3,8 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
-from multicrop.text import grammar
 from multicrop.text.bank import members
+from multicrop.text.joins import joined
 from multicrop.text.sources import class_texts, leak_handled
 from multicrop.text.templates import fill
 
@@ -18,7 +18,7 @@ def described(
     *,
     template: str,
     join: str | None = GRAMMAR,
-    bank: str | None = None,
+    description_set: str | None = None,
     file: str | None = None,
     extend: str | None = None,
     with_label: bool = True,
@@ -26,17 +26,33 @@ def described(
     max_descriptions: int | None = None,
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """The label prompt, then each description put into `join`, or bare where the texts are to stand without the label.
+    """Make the label prompt and one prompt per description.
 
-    `join` is a text with the fields {description}, {label} (the class name) and {prompt} (the label prompt), as DCLIP's
-    "{label}, which has {description}", or `grammar` (also null): "which has a", "which is", "which" or nothing, by the phrase's part of
-    speech. The sources are those of `sources.class_texts`, `leak` that of `sources.leak_handled`. `max_descriptions` keeps the first
-    so many of each class. Raises ValueError as they do, for a `join` without {description} or with another field, and for a number below 1.
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Descriptions of the data set itself, by class name.
+        template: Template of the label prompt, with ``{}`` for the class name.
+        join: How a description follows the class name: a text with the fields ``{description}``, ``{label}`` (class name) and ``{prompt}``
+            (label prompt), such as ``"{label}, which has {description}"`` (DCLIP, Menon and Vondrick, 2023), or ``"grammar"`` (also None):
+            "which has a", "which is" and so on, by the join word of each phrase (see ``multicrop.text.joins``).
+        description_set: Packaged description set, laid over `descriptions` class by class.
+        file: JSON file that replaces all other sources.
+        extend: JSON file whose texts are added.
+        with_label: False: descriptions stand alone, without the class name; the label prompt stays first.
+        leak: ``"keep"``, ``"drop"`` or ``"mask"`` descriptions that hold the class name.
+        max_descriptions: Number of descriptions per class, the first of each list; None for all.
+        class_keys: Stable key of each class (ImageNet: the wnid).
+
+    Returns:
+        Prompts per class; the label prompt is first.
+
+    Raises:
+        ValueError: If a source cannot be used, a class has no description, or an argument is out of range.
     """
     if max_descriptions is not None and max_descriptions < 1:
         raise ValueError(f"prompt.max_descriptions is 1 or more, or null for all; got {max_descriptions}. For none, use prompt=template")
-    rows = class_texts(class_names, descriptions, bank=bank, file=file, extend=extend, class_keys=class_keys)
-    if leak != "keep" or not with_label or bank or file or extend:
+    rows = class_texts(class_names, descriptions, description_set=description_set, file=file, extend=extend, class_keys=class_keys)
+    if leak != "keep" or not with_label or description_set or file or extend:
         rows = leak_handled(class_names, rows, leak, hidden=not with_label)
     rows = [row[:max_descriptions] for row in rows]
     labels = [fill(template, name) for name in class_names]
@@ -60,10 +76,24 @@ def sentences(
     leak: str = "keep",
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """The label prompt, then whole sentences about the class from a file (CuPL, Pratt et al., 2023), as written.
+    """Make the label prompt and the sentences of a file as they are written (CuPL, Pratt et al., 2023).
 
-    Nearly all such sentences name their class; `with_label=false` says that they should not, and `leak` does it. Raises ValueError without
-    a file, and as `described` does.
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Ignored; prompt functions share their first two arguments.
+        template: Template of the label prompt.
+        file: JSON file ``{class: [sentence, ...]}``.
+        extend: JSON file whose sentences are added.
+        join: Text with the fields of ``described``.
+        with_label: False: warns about sentences that name their class; choose `leak` with it.
+        leak: ``"keep"``, ``"drop"`` or ``"mask"`` sentences that hold the class name.
+        class_keys: Stable key of each class.
+
+    Returns:
+        Prompts per class; the label prompt is first.
+
+    Raises:
+        ValueError: If no file is set, and as ``described`` does.
     """
     if not file:
         raise ValueError("prompt=sentences needs a file of sentences, a JSON object {class: [sentence, ...]}; pass prompt.file=PATH")
@@ -79,9 +109,19 @@ def mixed(
     parts: Mapping[str, Callable[..., list[list[str]]]],
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """The prompts of several prompt functions, one behind the other: slot 0 is that of the first part, repeated texts are left out.
+    """Concatenate the prompts of several prompt functions.
 
-    Raises ValueError when there is no part.
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Descriptions of the data set itself, by class name.
+        parts: Prompt functions by name, in order.
+        class_keys: Stable key of each class.
+
+    Returns:
+        Prompts per class without repeated texts; the first is that of the first part.
+
+    Raises:
+        ValueError: If there is no part.
     """
     if not parts:
         raise ValueError("prompt=mixed has no part; add one: +prompt@prompt.parts.mine=descriptions")
@@ -103,16 +143,16 @@ def prompts_of(
     descriptions: Mapping[str, list[str]],
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """What a prompt function makes; stable keys are passed on where the data set has some and the function takes them."""
+    """Call a prompt function, with the stable keys if the data set has them and the function takes them."""
     if class_keys is None or "class_keys" not in inspect.signature(prompts).parameters:
         return prompts(class_names, descriptions)
     return prompts(class_names, descriptions, class_keys=class_keys)
 
 
 def joined_text(join: str, label: str, prompt: str, description: str) -> str:
-    """The description put into `join`; raises ValueError when that has no `{description}` or another field than the three."""
+    """Put the description into `join`; raises ValueError if `join` has no `{description}` or a field other than the three."""
     if join == GRAMMAR:
-        return grammar.joined(label, description)
+        return joined(label, description)
     try:
         if "{description}" in join:
             return join.format(label=label, prompt=prompt, description=description)

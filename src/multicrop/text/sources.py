@@ -1,12 +1,13 @@
-"""The texts of each class for a run, by position in the class list: where they come from, their audit, and what is done about leaks."""
+"""Collects the texts of each class for a run, checks those of a user's files, and removes class names from them."""
 
 import logging
 from collections.abc import Mapping, Sequence
 
 from multicrop.text.audit.check import RULES, check, grouped, summary
 from multicrop.text.audit.leaks import LEAK, dropped, leakage, masked
-from multicrop.text.descriptions import available, load_bank
+from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, match, read_texts
+from multicrop.text.joins import like
 
 log = logging.getLogger(__name__)
 Rows = list[list[str]]
@@ -16,16 +17,26 @@ def class_texts(
     class_names: Sequence[str],
     descriptions: Mapping[str, list[str]],
     *,
-    bank: str | None = None,
+    description_set: str | None = None,
     file: str | None = None,
     extend: str | None = None,
     class_keys: Sequence[str] | None = None,
 ) -> Rows:
-    """The texts of each class, in the order of the class list.
+    """Collect the texts of each class.
 
-    A `file` stands for all other sources; without one the data set's own descriptions are overlaid, class by class, by those of a packaged
-    `bank`. `extend`, a second file, adds its texts behind them. Classes are matched by stable key, else by name (case, "_", "-" aside).
-    Raises ValueError for a file that fails its audit, for a bank that does not exist, and for classes that are left without any text.
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Descriptions of the data set itself, by class name.
+        description_set: Packaged description set, laid over `descriptions` class by class.
+        file: JSON file that replaces both.
+        extend: JSON file whose texts are added.
+        class_keys: Stable key of each class; classes are matched by it, else by name.
+
+    Returns:
+        Texts per class, in the order of `class_names`.
+
+    Raises:
+        ValueError: If a file fails its audit, the description set does not exist, or a class has no text.
     """
     unknown: list[str] = []
     if file:
@@ -33,8 +44,8 @@ def class_texts(
     else:
         rows = [list(descriptions.get(name, ())) for name in class_names]
         unknown += sorted(set(descriptions) - set(class_names))
-        if bank:
-            packaged = load_bank(bank)
+        if description_set:
+            packaged = load_description_set(description_set)
             texts = ClassTexts(packaged.descriptions, packaged.classes)
             keys = match(texts, class_names, class_keys)
             rows = [texts.texts[key] if key is not None else row for key, row in zip(keys, rows, strict=True)]
@@ -46,7 +57,17 @@ def class_texts(
 
 
 def read_descriptions(file: str) -> dict[str, list[str]]:
-    """A JSON file of {class: [phrase, ...]}, or of the packaged format; raises ValueError when it is another, or has an empty text."""
+    """Read descriptions from a JSON file.
+
+    Args:
+        file: JSON file ``{class: [phrase, ...]}``, or one of the packaged format.
+
+    Returns:
+        Descriptions by class name or stable key.
+
+    Raises:
+        ValueError: If the file cannot be read, has another shape, or holds an empty text.
+    """
     texts = read_texts(file).texts
     if empty := [name for name, row in texts.items() if not all(text.strip() for text in row)]:
         raise ValueError(
@@ -57,10 +78,19 @@ def read_descriptions(file: str) -> dict[str, list[str]]:
 
 
 def leak_handled(class_names: Sequence[str], rows: Rows, leak: str, *, hidden: bool) -> Rows:
-    """The texts with `leak` done about class names in them: `keep`, `drop` the text, or `mask` the name ("it", "they", "its", "this").
+    """Measure and log how many texts hold their class name, and drop or mask them.
 
-    The leakage is measured and logged; where the label is to be `hidden` and some is left, as a warning. Raises ValueError for another
-    `leak`, and when dropping leaves a class without texts.
+    Args:
+        class_names: Class names, in the order of `rows`.
+        rows: Texts per class.
+        leak: ``"keep"``, ``"drop"`` the text, or ``"mask"`` the name ("it", "they", "its", "this").
+        hidden: Whether the texts stand without the label; then leaks that are kept are logged as a warning.
+
+    Returns:
+        Texts per class.
+
+    Raises:
+        ValueError: If `leak` is unknown, or dropping leaves a class without texts.
     """
     if leak not in LEAK:
         raise ValueError(f"prompt.leak is one of {', '.join(LEAK)}, got {leak!r}")
@@ -68,20 +98,25 @@ def leak_handled(class_names: Sequence[str], rows: Rows, leak: str, *, hidden: b
     if leak == "drop":
         rows = [dropped(row, name) for name, row in zip(class_names, rows, strict=True)]
     elif leak == "mask":
-        rows = [list(dict.fromkeys(masked(text, name) for text in row)) for name, row in zip(class_names, rows, strict=True)]
+        rows = [list(dict.fromkeys(_masked(text, name) for text in row)) for name, row in zip(class_names, rows, strict=True)]
     if bare := [name for name, row in zip(class_names, rows, strict=True) if not row]:
         raise ValueError(
             f"every text of {len(bare)} classes names its class: {', '.join(bare[:3])}{', ...' if len(bare) > 3 else ''}; prompt.leak=drop "
             "leaves them none. Use prompt.leak=mask, or give texts that do not name the class (prompt.extend=FILE)"
         )
     told = log.warning if hidden and leak == "keep" and before.whole + before.part else log.info
-    advice = "; the texts are to stand without the label: prompt.leak=drop or mask takes care of it" if told == log.warning else ""
+    advice = "; the texts stand without the label: remove the names with prompt.leak=drop or mask" if told == log.warning else ""
     told("texts: %s; prompt.leak=%s%s", before, leak, advice)
     return rows
 
 
+def _masked(text: str, name: str) -> str:
+    """The masked text; it keeps its join word."""
+    return like(masked(text, name), text)
+
+
 def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Sequence[str] | None, unknown: list[str]) -> Rows:
-    """The rows of a file that passed its audit; a class that it does not have gets an empty row."""
+    """The rows of a file, after its audit; a class that is not in the file gets an empty row."""
     texts = read_texts(file, knob)
     findings = check(texts, class_names, class_keys)
     errors = [finding for finding in findings if finding.severity == "error" and finding.defect != "no_texts"]
@@ -110,5 +145,5 @@ def _all_have_some(class_names: Sequence[str], rows: Rows, unknown: Sequence[str
             f"{', ...' if len(missing) > 3 else ''}"
             + (f"; the descriptions name {len(unknown)} other classes: {', '.join(unknown[:3])}" if unknown else "")
             + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH (alone) or prompt.extend=PATH (on top), name a "
-            f"packaged bank (prompt.bank={'|'.join(available())}), or use prompt=template"
+            f"packaged description set (prompt.description_set={'|'.join(available())}), or use prompt=template"
         )

@@ -1,4 +1,4 @@
-"""Label prompts: one template filled with the class name, or an ensemble of many, as prompts of their own or as one mean embedding."""
+"""Label prompts: one template filled with the class name, or an ensemble of templates, as single prompts or as one mean embedding."""
 
 import json
 import re
@@ -7,15 +7,24 @@ from functools import cache
 from pathlib import Path
 
 from multicrop.text.bank import Mean
-from multicrop.text.grammar import article
+from multicrop.text.nouns import article
 
 DEFAULT_SET = "imagenet1k"  # OpenAI's 80 templates for ImageNet, the most general set
 
 
 def fill(template: str, name: str, *, agree: bool = False) -> str:
-    """The template with the class name in its `{}`; `agree` turns an "a" before it into "an" where the name wants that.
+    """Put the class name into a template.
 
-    Raises ValueError when it has no `{}` or several.
+    Args:
+        template: Text with one ``{}``.
+        name: Class name.
+        agree: Whether "a" or "an" before the ``{}`` follows the sound of the name.
+
+    Returns:
+        The label prompt.
+
+    Raises:
+        ValueError: If the template has no ``{}``, or several.
     """
     if template.count("{}") != 1:
         raise ValueError(f"a template holds {{}} once, where the class name goes; got {template!r}")
@@ -25,7 +34,7 @@ def fill(template: str, name: str, *, agree: bool = False) -> str:
 
 
 def template(class_names: Sequence[str], descriptions: dict[str, list[str]], *, template: str, agree: bool = False) -> list[list[str]]:
-    """The label prompt alone: the template filled with the class name."""
+    """Make the label prompt alone; the arguments are those of ``fill``."""
     return [[fill(template, name, agree=agree)] for name in class_names]
 
 
@@ -38,11 +47,22 @@ def ensemble(
     average: bool,
     agree: bool = False,
 ) -> list[list[str]]:
-    """Many templates a class: with `average` slot 0 is the normalised mean embedding of all (Radford et al., 2021), and the only prompt;
-    without, slot 0 is the label prompt and each template is one prompt more.
+    """Fill many templates with each class name (Radford et al., 2021).
 
-    `templates` is a list, the name of a packaged set (a data set's name, or imagenet7), or null for OpenAI's 80. Raises ValueError for an
-    unknown set, an empty list, or a template without one `{}`.
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Ignored; prompt functions share their first two arguments.
+        template: Template of the label prompt.
+        templates: List of templates, name of a packaged set (a data set's name, or ``"imagenet7"``), or None for OpenAI's 80.
+        average: True: one prompt per class, the normalised mean embedding of all templates. False: the label prompt, then one prompt per
+            template.
+        agree: Whether "a" or "an" before the name follows its sound.
+
+    Returns:
+        Prompts per class; the label prompt or the mean is first.
+
+    Raises:
+        ValueError: If the set is unknown, the list is empty, or a template does not hold one ``{}``.
     """
     chosen = template_set(templates)
     rows = []

@@ -1,8 +1,7 @@
-"""Finds where a description bank breaks the rules of the packaged ones. Pure functions: they take a bank and return records.
+"""Finds where a description set breaks the rules of the packaged ones.
 
-What makes texts of any source unfit for a run is found by check.py, which asks less; this is the house rule on top of it.
-
-An **error** breaks a rule that every bank keeps; a **warning** may be right, so a reader decides.
+check.py finds what makes texts of any source unfit for a run; the rules here are stricter.
+An **error** breaks a rule that every packaged set keeps; a **warning** may be right, so a reader decides.
 
 | defect          | severity | found when                                                                                      |
 | --------------- | -------- | ----------------------------------------------------------------------------------------------- |
@@ -14,6 +13,7 @@ An **error** breaks a rule that every bank keeps; a **warning** may be right, so
 | duplicate       | error    | a phrase twice in a class, word for word                                                        |
 | common          | error    | a phrase in more than `max_share` of the classes, and in more than one                          |
 | skeleton        | error    | more than `max_skeleton` of all phrases, and more than two, are the same with one word masked   |
+| join            | error    | the join word is `a` or `an`, but the noun is a plural or cannot be counted (`a headlights`)    |
 | part_of_name    | warning  | a word begins or ends with a content word of the name, or one with it (`ball` of `basketball`)  |
 | privative       | warning  | a word in -less or -free (`leafless`)                                                           |
 | near_duplicate  | warning  | two phrases, of two classes or of one, are equal up to word order and inflection                |
@@ -29,11 +29,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from multicrop.text.descriptions import DescriptionBank
+from multicrop.text.descriptions import DescriptionSet
+from multicrop.text.joins import Phrase, fits, head
 
 PHRASES = range(8, 13)
 WORDS = range(2, 9)
-ERRORS = frozenset({"count", "length", "leakage", "negation", "banned", "duplicate", "common", "skeleton"})
+ERRORS = frozenset({"count", "length", "leakage", "negation", "banned", "duplicate", "common", "skeleton", "join"})
 BLOCKING = frozenset({"no_texts", "ambiguous_name", "empty", "refusal", "too_long"})  # the errors of check.py, which stop a run
 FUNCTION_WORDS = frozenset(["a", "an", "and", "de", "in", "of", "on", "or", "the", "to", "with"])
 COLOURS = frozenset(
@@ -49,7 +50,7 @@ PRIVATIVE = re.compile(r"\b(?!stainless|seamless|endless)\w+less\b|\w+-free\b")
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One defect of one phrase; `key` or `phrase` is empty where the defect is the bank's or the class's."""
+    """One defect of one phrase; `key` is empty for a defect of the whole set, `phrase` for one of a class."""
 
     key: str
     phrase: str
@@ -58,18 +59,27 @@ class Finding:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """The severity of the defect, by the table of this module or that of check.py."""
+        """The severity of the defect, by the table of this module or by that of check.py."""
         return "error" if self.defect in ERRORS | BLOCKING else "warning"
 
 
-def audit(bank: DescriptionBank, *, max_share: float = 0.2, max_skeleton: float = 0.1) -> list[Finding]:
-    """Every defect of the bank, class by class, then those of the bank as a whole; no finding, no defect."""
+def audit(source: DescriptionSet, *, max_share: float = 0.2, max_skeleton: float = 0.1) -> list[Finding]:
+    """Find the defects of a description set by the rules of the packaged ones.
+
+    Args:
+        source: Description set.
+        max_share: Largest share of the classes that may have one phrase in common.
+        max_skeleton: Largest share of the phrases that may be equal up to one word.
+
+    Returns:
+        Defects class by class, then those of the whole set; empty if there are none.
+    """
     found: list[Finding] = []
-    for key, phrases in bank.descriptions.items():
+    for key, phrases in source.descriptions.items():
         found += class_defects(key, phrases)
         for phrase in phrases:
-            found += [Finding(key, phrase, *defect) for defect in phrase_defects(phrase, bank.classes[key])]
-    return [*found, *common(bank, max_share), *near_duplicates(bank), *skeletons(bank, max_skeleton)]
+            found += [Finding(key, phrase, *defect) for defect in phrase_defects(phrase, source.classes[key])]
+    return [*found, *common(source, max_share), *near_duplicates(source), *skeletons(source, max_skeleton)]
 
 
 def class_defects(key: str, phrases: list[str]) -> Iterator[Finding]:
@@ -91,6 +101,8 @@ def phrase_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:
     for defect, pattern in (("negation", NEGATION), ("banned", BANNED), ("privative", PRIVATIVE)):
         if match := pattern.search(phrase.lower()):
             yield defect, match.group()
+    if isinstance(phrase, Phrase) and not fits(phrase):
+        yield "join", f"{phrase.join_word} before {head(phrase)}"
 
 
 def name_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:
@@ -123,34 +135,34 @@ def content_words(name: str) -> tuple[set[str], set[str]]:
     return {stem(word) for word in content - compounds}, content & compounds
 
 
-def common(bank: DescriptionBank, max_share: float) -> Iterator[Finding]:
+def common(source: DescriptionSet, max_share: float) -> Iterator[Finding]:
     """The phrases that more than `max_share` of the classes have."""
-    for uses in shared(bank, str.casefold):
+    for uses in shared(source, str.casefold):
         classes = len({key for key, _ in uses})
-        if classes > max_share * len(bank.descriptions):
+        if classes > max_share * len(source.descriptions):
             yield Finding("", uses[0][1], "common", f"in {classes} classes")
 
 
-def near_duplicates(bank: DescriptionBank) -> Iterator[Finding]:
+def near_duplicates(source: DescriptionSet) -> Iterator[Finding]:
     """The phrases that another class has too, up to word order and inflection."""
-    for uses in shared(bank, bag):
+    for uses in shared(source, bag):
         for key, phrase in uses:
-            others = [f"{bank.classes[other]}: {text}" for other, text in uses if other != key]
+            others = [f"{source.classes[other]}: {text}" for other, text in uses if other != key]
             yield Finding(key, phrase, "near_duplicate", "; ".join(others))
 
 
-def shared(bank: DescriptionBank, signature: Callable[[str], Hashable]) -> list[list[tuple[str, str]]]:
+def shared(source: DescriptionSet, signature: Callable[[str], Hashable]) -> list[list[tuple[str, str]]]:
     """The (key, phrase) groups of one signature that span more than one class."""
     groups: dict[Hashable, list[tuple[str, str]]] = defaultdict(list)
-    for key, phrases in bank.descriptions.items():
+    for key, phrases in source.descriptions.items():
         for phrase in phrases:
             groups[signature(phrase)].append((key, phrase))
     return [uses for uses in groups.values() if len({key for key, _ in uses}) > 1]
 
 
-def skeletons(bank: DescriptionBank, max_skeleton: float) -> Iterator[Finding]:
+def skeletons(source: DescriptionSet, max_skeleton: float) -> Iterator[Finding]:
     """The phrases with one word masked that more than `max_skeleton` of all phrases, and more than two, have in common."""
-    phrases = [words(phrase) for row in bank.descriptions.values() for phrase in row]
+    phrases = [words(phrase) for row in source.descriptions.values() for phrase in row]
     masked = Counter(skeleton for row in phrases for skeleton in {" ".join([*row[:i], "*", *row[i + 1 :]]) for i in range(len(row))})
     for skeleton, uses in masked.most_common():
         if uses > max(2, max_skeleton * len(phrases)):

@@ -1,6 +1,6 @@
-"""Checks the texts of any source against a class list before use; the rules that packaged banks keep on top of it are in audit.py.
+"""Checks the texts of any source against a class list before use; the stricter rules of packaged sets are in audit.py.
 
-RULES below says of every defect whether it stops a run, and its remedy; docs/texts.md prints the same table.
+RULES lists every defect with its remedy; docs/texts.md has the same table.
 """
 
 import re
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from multicrop.text.audit.audit import Finding
 from multicrop.text.audit.leaks import leak_of
-from multicrop.text.descriptions.files import ClassTexts, ambiguous, match, plain
+from multicrop.text.class_names import plain
+from multicrop.text.descriptions.files import ClassTexts, ambiguous, match
+from multicrop.text.joins import like
 
 REFUSAL = re.compile(
     r"\bas an ai\b|\b(?:large )?language model\b|\bi(?: am|['\u2019]m) (?:not (?:sure|familiar|able)|sorry|unable|an ai)\b"
@@ -22,7 +24,7 @@ REFUSAL = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """When a defect is found and what to do; `fixable` by `multicrop describe audit --fix`."""
+    """The condition and the remedy of a defect; `fixable` ones are mended by `multicrop describe audit --fix`."""
 
     found_when: str
     remedy: str
@@ -53,10 +55,18 @@ def check(
     count_tokens: Callable[[list[str]], list[int]] | None = None,
     context: int = 77,
 ) -> list[Finding]:
-    """Every defect of the texts, and of how they fit the classes where a list of these is given; no finding, no defect.
+    """Find the defects of texts, and of their match with a class list.
 
-    `count_tokens` counts the tokens of texts as the encoder's tokenizer does, its start and end tokens included; `context` is how many it
-    reads.
+    Args:
+        texts: Texts by key.
+        class_names: Class list, or None to check the texts alone.
+        class_keys: Stable key of each class.
+        count_tokens: Counts the tokens of each text as the encoder's tokenizer does, start and end tokens included; None: tokens are not
+            counted.
+        context: Number of tokens that the encoder reads.
+
+    Returns:
+        Defects; empty if there are none.
     """
     used = texts.texts
     found = list(_class_defects(texts, class_names, class_keys)) if class_names is not None else []
@@ -76,7 +86,7 @@ def check(
 
 
 def _class_defects(texts: ClassTexts, class_names: Sequence[str], class_keys: Sequence[str] | None) -> Iterator[Finding]:
-    """How keys and classes fit."""
+    """The defects of the match between keys and classes."""
     keys = match(texts, class_names, class_keys)
     several = set(ambiguous(texts, class_names, keys))
     for name, key in zip(class_names, keys, strict=True):
@@ -114,19 +124,20 @@ def _row_defects(key: str, row: Sequence[str], name: str) -> Iterator[Finding]:
 
 
 def tidied(text: str) -> str:
-    """The text with single spaces, none around it, and none spelled "_"."""
+    """The text with single spaces inside, none around it, and spaces for "_"."""
     return " ".join(text.replace("_", " ").split())
 
 
 def fix(texts: ClassTexts, class_names: Sequence[str] | None = None, class_keys: Sequence[str] | None = None) -> ClassTexts:
-    """The texts with the fixable defects mended: spaces and "_", repeated and empty texts, and class names spelled as in the list."""
+    """The texts without fixable defects: spaces and "_", repeated and empty texts, and class names that the list spells in another way."""
     keys = match(texts, class_names, class_keys) if class_names is not None else []
     spelled = {key: name for key, name in zip(keys, class_names or [], strict=True) if key is not None}
     mended, titles = {}, {}
     for key, row in texts.texts.items():
         distinct: dict[str, str] = {}
-        for text in filter(None, map(tidied, row)):
-            distinct.setdefault(text.casefold(), text)
+        for text in row:
+            if tidy := tidied(text):
+                distinct.setdefault(tidy.casefold(), like(tidy, text))
         title = spelled.get(key, texts.titles[key])
         renamed = title if texts.titles[key] == key else key
         mended[renamed], titles[renamed] = list(distinct.values()), title
@@ -134,7 +145,7 @@ def fix(texts: ClassTexts, class_names: Sequence[str] | None = None, class_keys:
 
 
 def summary(findings: Sequence[Finding], examples: int = 2) -> list[str]:
-    """A line a defect, errors first: severity, defect, count, examples and the remedy."""
+    """One line per defect, errors first: severity, defect, count, examples and remedy."""
     lines = []
     for defect, several in grouped(findings).items():
         shown = "; ".join(_shown(finding) for finding in several[:examples])

@@ -1,4 +1,4 @@
-"""Class names inside descriptions: found whole, inflected or in part, counted, dropped or masked."""
+"""Finds class names in descriptions (whole, inflected or in part), counts, drops or masks them."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ class Leakage:
 
 
 def leakage(rows: Iterable[tuple[str, Sequence[str]]]) -> Leakage:
-    """Counted over (class name, its texts)."""
+    """Count the leakage over rows of (class name, its texts)."""
     found = [leak_of(text, name) for name, texts in rows for text in texts]
     return Leakage(len(found), found.count("whole"), found.count("part"))
 

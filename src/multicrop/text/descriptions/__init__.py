@@ -1,18 +1,19 @@
-"""The packaged description banks: for each data set, phrases about the parts of every class that a crop can show."""
+"""The packaged description sets: for each data set, phrases about the parts of every class that a crop can show."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.text.descriptions.files import ClassTexts, match
+from multicrop.text.class_names import NameIndex
+from multicrop.text.joins import parsed
 
 FOLDER = Path(__file__).parent
 HEADER = ("set", "classes_from", "author", "date", "licence", "how")
 
 
 @dataclass(frozen=True)
-class DescriptionBank:
+class DescriptionSet:
     """The phrases of every class of one data set, in the order of its class list.
 
     `classes` maps a stable key to the class name; the two differ only where names repeat (ImageNet: the key is the wnid).
@@ -24,32 +25,57 @@ class DescriptionBank:
 
 
 def available() -> list[str]:
-    """The names of the packaged banks, sorted."""
+    """The names of the packaged description sets, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def load_bank(name: str) -> DescriptionBank:
-    """The packaged bank of the data set `name`; raises ValueError when there is none."""
+def load_description_set(name: str) -> DescriptionSet:
+    """Load a packaged description set.
+
+    Args:
+        name: Name of the data set (``imagenet1k``, ``cub200``, ...); see ``available``.
+
+    Returns:
+        The phrases of every class, each a ``Phrase`` with its join word.
+
+    Raises:
+        ValueError: If no description set has this name.
+    """
     if name not in available():
         raise ValueError(
-            f"no description bank is called {name!r}; packaged are {', '.join(available())}. "
-            "Pass one of these, or a file of your own in the same format to read_bank(PATH)"
+            f"no description set is called {name!r}; packaged are {', '.join(available())}. "
+            "Pass one of these, or read a file of your own in the same format: read_description_set(PATH)"
         )
-    return read_bank(FOLDER / f"{name}.json")
+    return read_description_set(FOLDER / f"{name}.json")
 
 
 def phrases_for(name: str, class_names: Sequence[str]) -> dict[str, list[str]]:
-    """The phrases of the packaged bank for these classes, found by key or by name (case, "_" and "-" aside).
+    """Select the packaged phrases of some classes.
 
-    A class that the bank does not know is left out; so is a name that the bank has twice, whose key (ImageNet's wnid) must be given.
+    Args:
+        name: Name of the description set.
+        class_names: Class names in any spelling, or stable keys.
+
+    Returns:
+        The phrases of each class that the set has. A name that the set has twice is left out; pass its key (ImageNet: the wnid).
     """
-    bank = load_bank(name)
-    keys = match(ClassTexts(bank.descriptions, bank.classes), class_names)
-    return {c: bank.descriptions[key] for c, key in zip(class_names, keys, strict=True) if key is not None}
+    packaged = load_description_set(name)
+    index = NameIndex(packaged.classes)
+    return {c: packaged.descriptions[key] for c in class_names if (key := index.find(c)) is not None}
 
 
-def read_bank(path: Path) -> DescriptionBank:
-    """The bank in a JSON file of the packaged format; raises ValueError that names what the file lacks."""
+def read_description_set(path: Path) -> DescriptionSet:
+    """Read a JSON file of the packaged format.
+
+    Args:
+        path: File with the header fields, ``descriptions`` and, where class names repeat, ``names``.
+
+    Returns:
+        The description set.
+
+    Raises:
+        ValueError: If a header field is absent or the file has another shape.
+    """
     table = _read_object(path)
     if lacking := [field for field in HEADER if not isinstance(table.get(field), str) or not table[field].strip()]:
         raise ValueError(f"{path} needs the header fields {', '.join(HEADER)} as text; add {', '.join(lacking)}")
@@ -62,7 +88,7 @@ def read_bank(path: Path) -> DescriptionBank:
             f'"names" of {path} should name each key of "descriptions" in the same order ({len(descriptions)} keys); '
             "leave it out where the keys are the class names"
         )
-    return DescriptionBank(table["set"], names, descriptions)
+    return DescriptionSet(table["set"], names, {key: [parsed(text) for text in row] for key, row in descriptions.items()})
 
 
 def _read_object(path: Path) -> dict:

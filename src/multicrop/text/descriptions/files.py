@@ -1,26 +1,37 @@
-"""Texts of classes from a file, in the packaged format or as a plain {class: [text, ...]}, and how they are matched to classes."""
+"""Reads texts of classes and class lists from files, and matches texts to classes."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multicrop.text.class_names import NameIndex
+from multicrop.text.joins import parsed
+
 SHAPE = "{class: [phrase, ...]}"
 
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """The texts of every key, as they lie in a file; `titles` gives each key's class name (the key itself, but for stable keys)."""
+    """The texts of every key of a file; `titles` gives the class name of each key (the key itself where no stable keys exist)."""
 
     texts: dict[str, list[str]]
     titles: dict[str, str]
 
 
 def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
-    """The texts in a JSON file: {class: [phrase, ...]} (as DCLIP's and CuPL's files are), or a bank as packaged ones are.
+    """Read the texts of classes from a JSON file.
 
-    Texts may be empty here (`check` finds them). Raises ValueError, with `knob` and the remedy, for a file that is missing, not UTF-8, no
-    JSON, of another shape, without classes, or that has a class twice.
+    Args:
+        file: File ``{class: [phrase, ...]}`` (as those of DCLIP and CuPL), or one of the packaged format. A phrase may begin with a join
+            word: ``"a|long tail"``. Texts may be empty; ``check`` finds them.
+        knob: Setting that names the file, for error messages.
+
+    Returns:
+        The texts of every key.
+
+    Raises:
+        ValueError: If the file is absent, not JSON in UTF-8, of another shape, without classes, or has a class twice.
     """
     path, wanted = Path(file).expanduser(), f"{knob} wants a JSON object {SHAPE}"
     if not path.is_file():
@@ -33,7 +44,7 @@ def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
         raise ValueError(f"the description file {path} is no JSON ({error}); {wanted}") from error
     except _KeyTwiceError as error:
         raise ValueError(
-            f"the description file {path} has {error}: JSON keeps only the last. Use a stable key a class (ImageNet's wnid) and "
+            f"the description file {path} has {error}: JSON keeps only the last. Use a stable key per class (ImageNet: the wnid) and "
             '"names": {key: class name}, as docs/texts.md shows'
         ) from error
     return _class_texts(table, f"the description file {path} must be a JSON object {SHAPE} of non-empty strings")
@@ -55,7 +66,7 @@ def _class_texts(table: object, complaint: str) -> ClassTexts:
         titles = {key: key for key in table}
     if not isinstance(titles, dict) or set(titles) != set(table) or not all(isinstance(title, str) for title in titles.values()):
         raise ValueError(f'{complaint}; its "names" must give each key of "descriptions" the class name, as text')
-    return ClassTexts(table, {key: titles[key] for key in table})
+    return ClassTexts({key: [parsed(text) for text in row] for key, row in table.items()}, {key: titles[key] for key in table})
 
 
 class _KeyTwiceError(Exception):
@@ -69,41 +80,41 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def plain(name: str) -> str:
-    """A class name for comparing: lower case, "_" and "-" as spaces."""
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
-
-
 def match(texts: ClassTexts, class_names: Sequence[str], class_keys: Sequence[str] | None = None) -> list[str | None]:
-    """The key of each class's texts: by its stable key, by its name as a key, else by name with case, "_" and "-" aside.
+    """Find the key of the texts of each class.
 
-    None where there is none, and where a name fits several keys (ImageNet's missile), for which only a stable key will do.
+    Args:
+        texts: Texts by key.
+        class_names: Class names in any spelling.
+        class_keys: Stable key of each class (ImageNet: the wnid), which decides where names repeat.
+
+    Returns:
+        The key of each class; None where no key fits, and where a name fits several keys.
     """
-    by_name: dict[str, list[str]] = {}
-    for key, title in texts.titles.items():
-        for spelling in {plain(title), plain(key)}:
-            by_name.setdefault(spelling, []).append(key)
-    found: list[str | None] = []
-    for name, stable in zip(class_names, class_keys or [""] * len(class_names), strict=True):
-        fitting = by_name.get(plain(name), [])
-        exact = next((key for key in (stable, name) if key in texts.texts), None)
-        found.append(exact if exact is not None else fitting[0] if len(fitting) == 1 else None)
-    return found
+    index = NameIndex(texts.titles)
+    return [index.find(name, key) for name, key in zip(class_names, class_keys or [None] * len(class_names), strict=True)]
 
 
 def ambiguous(texts: ClassTexts, class_names: Sequence[str], keys: Sequence[str | None]) -> list[str]:
     """The names without a match because several keys have that name."""
-    titles = [plain(title) for title in texts.titles.values()]
-    return [name for name, key in zip(class_names, keys, strict=True) if key is None and titles.count(plain(name)) > 1]
+    index = NameIndex(texts.titles)
+    return [name for name, key in zip(class_names, keys, strict=True) if key is None and len(index.candidates(name)) > 1]
 
 
 def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
-    """(class names, stable keys or None) in a file: a line a class (.txt), or JSON: [name], {key: name}, or [{"wnid": key, "name": name}].
+    """Read a class list.
 
-    Raises ValueError for a file that is missing, not UTF-8, empty or of another shape.
+    Args:
+        file: Text file with one name per line (.txt), or JSON: ``[name]``, ``{key: name}`` or ``[{"wnid": key, "name": name}]``.
+
+    Returns:
+        Class names, and stable keys or None.
+
+    Raises:
+        ValueError: If the file is absent, not UTF-8, empty or of another shape.
     """
     path = Path(file).expanduser()
-    wanted = "the class list wants one name a line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
+    wanted = "the class list wants one name per line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
     if not path.is_file():
         raise ValueError(f"{path} does not exist; {wanted}")
     try:
@@ -119,7 +130,7 @@ def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
 
 def _names_and_keys(table: object) -> tuple[list, list | None]:
     if isinstance(table, Mapping):
-        if isinstance(table.get("descriptions"), Mapping):  # a bank: its classes
+        if isinstance(table.get("descriptions"), Mapping):  # a description file: its classes
             table = table.get("names") or {key: key for key in table["descriptions"]}
         keys, names = list(table), list(table.values())
         return (keys, None) if all(isinstance(value, list) for value in names) or keys == names else (names, keys)

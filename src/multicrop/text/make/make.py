@@ -1,4 +1,4 @@
-"""Has a language model write phrases about the parts of each class: asked, parsed, cached class by class, and put into one bank file."""
+"""Asks a language model for phrases about the parts of each class, caches the answers per class, and writes one description file."""
 
 import hashlib
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 
 from multicrop.text.audit.check import REFUSAL, tidied
 from multicrop.text.audit.leaks import dropped
+from multicrop.text.joins import stored, with_join
+from multicrop.text.nouns import article
 
 Ask = Callable[[list[str], int], list[str]]  # questions and a seed -> answers
 MOST_WORDS = 8  # of a phrase; longer lines are explanations
@@ -31,14 +33,14 @@ CHATTER = re.compile(r"^(?:sure|certainly|of course|okay|ok|here (?:is|are)|note
 
 @dataclass(frozen=True)
 class Job:
-    """What decides the phrases of a class: a changed job starts anew, an equal one goes on where it stopped."""
+    """The settings that decide the phrases of a class. A job with the same settings continues where it stopped; another one starts anew."""
 
     model: str
     questions: Sequence[str] = QUESTIONS
     instruction: str = INSTRUCTION
     seed: int = 0
     settings: Mapping[str, object] = field(default_factory=dict)
-    version: str = ""  # tells weights of one name apart; no part of the bank file
+    version: str = ""  # tells weights of one name apart; not part of the description file
 
     @property
     def key(self) -> str:
@@ -48,14 +50,23 @@ class Job:
 
     def prompts(self, name: str) -> list[str]:
         """The questions about one class."""
-        article = "an" if name[:1].lower() in set("aeiou") else "a"
-        return [question.replace("{class}", name).replace("{article}", article) + "\n" + self.instruction for question in self.questions]
+        return [
+            question.replace("{class}", name).replace("{article}", article(name)) + "\n" + self.instruction for question in self.questions
+        ]
 
 
 def make(classes: Mapping[str, str], ask: Ask, job: Job, folder: Path, *, keep_leaks: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """(key, phrases) of each class in order; every class that is done is written to `folder` and not asked about again.
+    """Ask for the phrases of each class.
 
-    `classes` maps the stable key to the class name. Phrases that name their class are left out unless `keep_leaks`.
+    Args:
+        classes: Class name by stable key.
+        ask: Answers a list of questions, given a seed.
+        job: Questions and settings.
+        folder: Cache; a class whose answers are there is not asked about again.
+        keep_leaks: Whether to keep phrases that name their class.
+
+    Yields:
+        (key, phrases) per class, in the order of `classes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for key, name in classes.items():
@@ -70,7 +81,7 @@ def make(classes: Mapping[str, str], ask: Ask, job: Job, folder: Path, *, keep_l
 
 
 def _cached(path: Path) -> list[str] | None:
-    """The answers in a cache file; None where there is none, or it cannot be read."""
+    """The answers in a cache file; None if it is absent or cannot be read."""
     try:
         answers = json.loads(path.read_text(encoding="utf-8"))["answers"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -79,7 +90,7 @@ def _cached(path: Path) -> list[str] | None:
 
 
 def phrases_of(answer: str) -> list[str]:
-    """The short phrases in a model's answer: bullets, numbers, markdown, quotes and lead-ins taken off, other talk left out."""
+    """The short phrases in a model's answer, without bullets, numbers, markdown, quotes, introductions and other text."""
     if REFUSAL.search(answer):
         return []
     lines = [part for line in answer.splitlines() for part in line.split(";")]
@@ -89,7 +100,7 @@ def phrases_of(answer: str) -> list[str]:
 
 
 def _phrase(line: str) -> str | None:
-    """The phrase of one line, or None where the line is no phrase."""
+    """The phrase of one line, or None if the line holds none."""
     text = re.sub(r"[*_`#]+", " ", BULLET.sub("", line))
     text = tidied(text).strip(" \t\"'“”\u2018\u2019.,!-")
     if CHATTER.search(tidied(line)) or CHATTER.search(text):
@@ -108,8 +119,8 @@ def distinct(phrases: Iterator[str] | Sequence[str]) -> list[str]:
     return list(kept.values())
 
 
-def bank_table(name: str, classes: Mapping[str, str], phrases: Mapping[str, list[str]], job: Job, classes_from: str) -> dict:
-    """The content of a bank file: the header of packaged banks, and what was asked of which model, with which settings, when."""
+def file_table(name: str, classes: Mapping[str, str], phrases: Mapping[str, list[str]], job: Job, classes_from: str) -> dict:
+    """The content of a description file: the header of packaged sets, and the model, questions, settings and date."""
     table: dict[str, object] = {
         "set": name,
         "classes_from": classes_from,
@@ -127,16 +138,17 @@ def bank_table(name: str, classes: Mapping[str, str], phrases: Mapping[str, list
     return {**table, "descriptions": dict(phrases)}
 
 
-def write_bank(path: Path, table: Mapping[str, object]) -> None:
-    """Write a bank file at once or not at all, one class a line."""
+def write_file(path: Path, table: Mapping[str, object]) -> None:
+    """Write a description file of the packaged format, one class per line, each phrase with its join word. The write is atomic."""
     lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table.items() if k != "descriptions"]
-    rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table["descriptions"].items()]
+    rows_of = {key: [stored(with_join(text)) for text in row] for key, row in table["descriptions"].items()}
+    rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in rows_of.items()]
     lines.append('  "descriptions": {\n' + ",\n".join(rows) + "\n  }")
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name beside the file, then rename: a killed run leaves the old file or the new one."""
+    """Write to a temporary file and rename it: an interrupted run leaves the old file or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

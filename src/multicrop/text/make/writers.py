@@ -1,4 +1,4 @@
-"""What answers the questions of `make`: a causal language model on this machine, or an OpenAI-compatible server."""
+"""Answers the questions of `make` with a causal language model on this machine or an OpenAI-compatible server."""
 
 import logging
 import os
