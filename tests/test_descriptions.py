@@ -10,11 +10,12 @@ from conftest import ROOT
 from refusals import refused
 
 from multicrop.cli import main
-from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, stem
+from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, phrase_defects, stem
 from multicrop.text.audit.check import RULES, check, fix
 from multicrop.text.audit.leaks import Leakage, leak_of, leakage, masked
 from multicrop.text.descriptions import FOLDER, HEADER, DescriptionSet, available, load_description_set, phrases_for, read_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
+from multicrop.text.joins import parsed
 
 # sha256 of the class list, a line "key<tab>name" for each class in order; taken once from the lists that the banks were written for.
 CLASS_LISTS = {
@@ -98,6 +99,14 @@ def test_a_sound_bank_has_no_finding():
 )
 def test_audit_finds_what_is_put_in(phrase, defect):
     assert found(bank([*PHRASES, phrase])) == {("k1", phrase, defect)}
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [("a|pale ears with tufts", True), ("an|orange fur", True), ("has|pale ears", False), ("a|pale chin and lips", False)],
+)
+def test_audit_finds_an_article_before_a_plural_or_an_uncountable_noun(text, wrong):
+    assert [defect for defect, _ in phrase_defects(parsed(text), "cat")] == ["join"] * wrong
 
 
 @pytest.mark.parametrize("size", [7, 13])
@@ -377,7 +386,7 @@ class TestCommand:
         table = dict.fromkeys(HEADER, "x") | {"names": {"n1": "CAT"}, "descriptions": {"n1": ["soft  fur"]}}
         (tmp_path / "own.json").write_text(json.dumps(table))
         assert self.run(capsys, tmp_path / "own.json", "--fix", tmp_path / "fixed.json")[0] == 0
-        assert json.loads((tmp_path / "fixed.json").read_text()) == table | {"descriptions": {"n1": ["soft fur"]}}
+        assert json.loads((tmp_path / "fixed.json").read_text()) == table | {"descriptions": {"n1": ["has|soft fur"]}}
 
     def test_strict_has_the_rules_of_packaged_banks(self, tmp_path, capsys):
         (tmp_path / "own.json").write_text(json.dumps({"cat": ["typical fur"]}))
@@ -389,9 +398,9 @@ class TestCommand:
         ("arguments", "words"),
         [
             (["/nowhere.json"], ["/nowhere.json does not exist", "{class: [phrase, ...]}"]),
-            (["eurosat", "--dataset", "zoo"], ["no description bank is called 'zoo'"]),
+            (["eurosat", "--dataset", "zoo"], ["no description set is called 'zoo'"]),
             (["eurosat", "--model", "/nowhere"], ["--model /nowhere has no tokenizer"]),
-            (["eurosat", "--fix", "/nowhere/out.json"], ["a packaged bank has nothing to mend"]),
+            (["eurosat", "--fix", "/nowhere/out.json"], ["a packaged description set has nothing to mend"]),
         ],
     )
     def test_bad_input_ends_with_status_2_and_the_remedy(self, capsys, monkeypatch, arguments, words):
