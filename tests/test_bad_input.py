@@ -12,9 +12,9 @@ from refusals import refused
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from multicrop.config import check_overrides
-from multicrop.data.base import divided
 from multicrop.data.few_shot import few_shot_split
 from multicrop.data.sources.folder import folder
+from multicrop.data.sources.splits import divided
 from multicrop.encoder import load_encoder
 from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
 from multicrop.text import described, fill, read_descriptions, template, text_bank

@@ -73,7 +73,7 @@ def _read(file: Path) -> dict[str, list]:
             if not (isinstance(row, list) and [type(part) for part in row] == [str, int, str]):
                 raise ValueError(f"{file} has the row {row!r} in {key}; {wanted}")
             if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:
-                raise ValueError(f"{file} has the path {row[0]!r} in {key}; paths are relative to the folder of images")
+                raise ValueError(f"{file} has the path {row[0]!r} in {key}; paths must lie below the folder of images")
     return table
 
 

@@ -75,9 +75,9 @@ def facts_of(path: str, table: datasets.Dataset) -> list[str]:
 
 
 def _stored_facts(table: datasets.Dataset) -> list[str]:
-    """Names and sizes of the arrow files in the cache, whose folder is named by the revision; for a set in memory a hash of its rows."""
+    """Paths within the cache (by configuration and revision) and sizes of the arrow files; for a set in memory a hash of its rows."""
     if files := [Path(entry["filename"]) for entry in table.cache_files]:
-        return [f"{file.parent.name}/{file.name}:{file.stat().st_size}" for file in files]
+        return [f"{'/'.join(file.parts[-4:])}:{file.stat().st_size}" for file in files]  # configuration, version, revision, name
     digest = xxhash.xxh3_128(str(table.features).encode())
     for rows in table.with_format("arrow").iter(1000):
         for batch in rows.to_batches():
