@@ -56,7 +56,7 @@ def feature_bank(
     """
     check_storage(images, storage=storage, cut=cut)
     module = MultiCropCLIP(encoder, sampler, seed=seed)
-    if isinstance(images, StreamedImages):
+    if images.indexed is False:
         return OnePassBank(images, module, num_workers=num_workers, accelerator=accelerator, cut=cut)
     if storage == "off":
         return OnTheFlyBank(images, module, num_workers=num_workers, accelerator=accelerator, cut=cut)
@@ -70,5 +70,5 @@ def check_storage(images: LabelledImages | StreamedImages, *, storage: str, cut:
         raise ValueError(f"bank is one of {', '.join(STORAGES)}, got {storage!r}")
     if cut not in CUTS:
         raise ValueError(f"trainer.cut is one of {', '.join(CUTS)}, got {cut!r}")
-    if storage == "disk" and isinstance(images, StreamedImages):
+    if storage == "disk" and not images.indexed:
         raise ValueError(f"{images.name} is a stream, whose images are read once: pass bank=off, or dataset.streaming=false for a bank")

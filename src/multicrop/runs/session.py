@@ -133,7 +133,7 @@ class Session:
             "progress": compute.progress,
         }
         make = partial(feature_bank, images, self.sampler, self.encoder, **how)
-        if storage == "off" or isinstance(images, StreamedImages):
+        if storage == "off" or images.indexed is False:
             return make()
         key = [images.fingerprint, images.ids, self.settings.part("crop").values, how]
         opened = self.share("bank", key, make, of=self.encoder)  # files are opened, and checksums read, once per process in a sweep
@@ -173,6 +173,6 @@ def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = ("test", 
     if split not in among:
         raise ValueError(f"split is {' or '.join(among)}, got {split!r}")
     images = getattr(dataset, split)
-    if isinstance(images, LabelledImages) and not len(images):
+    if images.indexed is True and not len(images):
         raise ValueError(f"{dataset.name} brings no {split} images; name another split or choose another data set")
     return images
