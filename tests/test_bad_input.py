@@ -107,8 +107,8 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("counts", "words"),
         [
-            ({}, ["no class folder", "two or more, one folder a class"]),
-            ({"cat": 2}, ["one class folder (cat)", "two or more, one folder a class"]),
+            ({}, ["no class folder", "two or more, one folder per class"]),
+            ({"cat": 2}, ["one class folder (cat)", "two or more, one folder per class"]),
             ({"cat": 0, "dog": 0}, ["no image below", ".png"]),
             ({"cat": 2, "dog": 0}, ["no test image: dog", "Add images", ".png", "remove the folders"]),
         ],
