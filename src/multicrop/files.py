@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SHORTEST = 8  # characters: shorter values are part of too many words
@@ -35,6 +39,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
+    """Write a matplotlib figure whole or not at all, in the format that the file's ending names."""
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
 def as_yaml(values: dict) -> str:

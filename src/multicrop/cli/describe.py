@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from multicrop.files import write_text
 from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.leaks import leakage
 from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 from multicrop.text.joins import stored
-from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_atomically, write_file
+from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_file
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -135,9 +136,7 @@ def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
     if isinstance(table.get("descriptions"), dict):
         write_file(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
     else:
-        write_atomically(
-            out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n"
-        )
+        write_text(out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n")
 
 
 def run_make(options: argparse.Namespace) -> int:

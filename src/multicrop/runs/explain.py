@@ -11,7 +11,7 @@ from PIL import Image
 from multicrop.crops.views import image_views
 from multicrop.data.images import ImageError, open_image, shared_pixels
 from multicrop.data.sources.folder import SUFFIXES
-from multicrop.files import make_folder
+from multicrop.files import make_folder, write_text
 from multicrop.model import MultiCropCLIP
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
@@ -44,7 +44,7 @@ def run(settings: Settings, cache: SweepCache | None = None) -> float:
         explained.append(item)
     if not explained:
         raise ValueError(f"none of the {len(paths)} images can be read; {USAGE}")
-    (output / "explanations.json").write_text(json.dumps([facts(item) for item in explained], indent=1), encoding="utf-8")
+    write_text(output / "explanations.json", json.dumps([facts(item) for item in explained], indent=1))
     return sum(item.probability for item in explained) / len(explained)
 
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
+from multicrop.files import save_figure
 from multicrop.show.examples import spread
 from multicrop.show.explain.explanation import Explanation
 from multicrop.show.explain.scored import ScoredImages
@@ -45,7 +46,7 @@ def draw_explanations(explanations: Sequence[Explanation], path: Path) -> None:
         shown = draw_matches(heat, side.plan * len(side.plan), side.prompts, names, vmax=1)
         heat.set_title("mass that goes from each crop to each text (1: all that an average crop has)", fontsize=8)
         figure.colorbar(shown, ax=heat, fraction=0.03)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def outcome(item: Explanation) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from multicrop.files import write_text
 from multicrop.show.explain.explanation import Explanation, Side
 from multicrop.show.explain.picture import MOST_BOXES, headline, matrix_title, words_note, words_title
 from multicrop.show.pictures import colour
@@ -54,7 +55,7 @@ def page(item: Explanation) -> str:
 
 def write_page(item: Explanation, path: Path) -> None:
     """Write the page."""
-    path.write_text(page(item), encoding="utf-8")
+    write_text(path, page(item))
 
 
 def _boxes(item: Explanation) -> str:

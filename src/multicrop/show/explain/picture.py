@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multicrop.files import save_figure
 from multicrop.show.explain.explanation import Explanation, Side, Word
 from multicrop.show.pictures import draw_boxes, draw_matches
 
@@ -28,7 +29,7 @@ def draw_explanation(item: Explanation, path: Path) -> None:
     for axis, side, role in ((first, item.predicted, "predicted"), (second, item.runner_up, "runner-up")):
         _draw_side(axis, item, side, role)
     _draw_words(figure.add_subplot(bottom), listed, item)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def headline(item: Explanation) -> str:

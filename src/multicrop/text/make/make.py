@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from multicrop.files import write_text
 from multicrop.text.audit.check import REFUSAL, tidied
 from multicrop.text.audit.leaks import dropped
 from multicrop.text.joins import stored, with_join
@@ -75,7 +74,7 @@ def make(classes: Mapping[str, str], ask: Ask, job: Job, folder: Path, *, keep_l
         if answers is None:
             seed = int(hashlib.blake2b(f"{job.seed} {key}".encode(), digest_size=4).hexdigest(), 16)
             answers = ask(job.prompts(name), seed)
-            write_atomically(path, json.dumps({"key": key, "name": name, "job": job.key, "answers": answers}, ensure_ascii=False))
+            write_text(path, json.dumps({"key": key, "name": name, "job": job.key, "answers": answers}, ensure_ascii=False))
         phrases = distinct(phrase for answer in answers for phrase in phrases_of(answer))
         yield key, phrases if keep_leaks else dropped(phrases, name)
 
@@ -144,19 +143,7 @@ def write_file(path: Path, table: Mapping[str, object]) -> None:
     rows_of = {key: [stored(with_join(text)) for text in row] for key, row in table["descriptions"].items()}
     rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in rows_of.items()]
     lines.append('  "descriptions": {\n' + ",\n".join(rows) + "\n  }")
-    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary file and rename it: an interrupted run leaves the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_questions(file: str) -> list[str]:
