@@ -65,7 +65,7 @@ class TestFeatures:
             exact, ours = encoder.encode_images(pixels), static.encode_images(pixels)
         cosines = (exact * ours).sum(-1)
         assert cosines.min() > 0.99
-        assert cosines.mean() > 0.998
+        assert cosines.mean() > 0.997  # measured on emoji: over 0.998 with AMX, 0.9974 on a CPU without VNNI, whose 8-bit products saturate
         assert not torch.equal(exact, ours)
 
     def test_neither_process_nor_threads_change_a_byte(self, folder):
