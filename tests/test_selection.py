@@ -175,4 +175,4 @@ def test_an_adapter_declares_whether_it_tunes_the_encoder_and_needs_its_text_tow
     asks_encoder = "encoder" in inspect.signature(kind).parameters
     assert asks_encoder == (kind.tunes_encoder or kind.needs_text_tower)
     with pytest.raises(TypeError, match="abstract"):
-        (EncoderAdapter if kind.tunes_encoder else Adapter)(text=None, logit_scale=1.0, score=None)
+        EncoderAdapter() if kind.tunes_encoder else Adapter(text=None, logit_scale=1.0, score=None)
