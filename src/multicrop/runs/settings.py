@@ -22,7 +22,7 @@ class Part:
 
     def make(self, *args: Any, **kwargs: Any) -> Any:
         """The component; for a file with ``_partial_``, a function that takes the remaining arguments."""
-        return instantiate(dict(self.values), *args, **kwargs)
+        return instantiate(dict(self.values), *args, _convert_="all", **kwargs)
 
     def without(self, *keys: str) -> "Part":
         """The component less some values."""

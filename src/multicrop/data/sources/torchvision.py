@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
-from omegaconf import DictConfig, OmegaConf
 
 from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.classes import ClassList, classes_of, numbered_classes
@@ -84,7 +83,7 @@ def _make(set_class: str | None, root: str, download: bool, arguments: Mapping[s
             f"torchvision.datasets.{set_class} takes no loader, so its image files cannot be listed; save it as a folder tree and use "
             "dataset=folder"
         )
-    plain = OmegaConf.to_container(arguments, resolve=True) if isinstance(arguments, DictConfig) else dict(arguments)
+    plain = dict(arguments)
     try:
         # the loader returns the path of the image, so that an item of the set is (path, label)
         return kind(Path(root).expanduser(), loader=Path, **plain, **({"download": True} if download else {}))

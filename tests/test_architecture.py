@@ -1,0 +1,31 @@
+"""The house: no module lies loose at the top, the configuration stops at the entries, and the import contract names every room."""
+
+import ast
+import tomllib
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "src" / "multicrop"
+LOOSE = {"__init__", "model", "record", "config", "files"}
+READS_CONFIGURATION = {"config", "runs.settings", "runs.experiment", "runs.sweep"}  # the entries, and what helps them
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_no_module_lies_beside_the_rooms():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
+
+
+def test_the_configuration_stops_at_the_entries():
+    names = {name for name, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "omegaconf"}
+    assert names == READS_CONFIGURATION
+
+
+def test_the_contract_names_every_room_once_on_twelve_rungs():
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rooms = [room.strip().removeprefix("multicrop.") for rung in contract["layers"] for room in rung.split("|")]
+    found = {path.stem for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").is_file()} | LOOSE - {"__init__"}
+    assert len(contract["layers"]) == 12 and sorted(rooms) == sorted(found)
