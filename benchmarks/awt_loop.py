@@ -1,4 +1,4 @@
-"""AWT's evaluation as published, one image after the other: the yardstick of the batched form. Written from its description."""
+"""AWT's evaluation as published, one image at a time: the baseline of the batched form. Written from its description."""
 
 import torch
 

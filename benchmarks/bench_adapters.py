@@ -1,4 +1,4 @@
-"""Adapters at 1,000 classes x 16 shots from a synthetic cached bank: the whole fit with its grid, in seconds, and the memory it takes."""
+"""Adapters at 1,000 classes x 16 shots on synthetic features: time of the fit with its grid search, and memory."""
 
 import multiprocessing
 import time
@@ -20,9 +20,9 @@ from multicrop.text import TextBank
 CONF = Path(__file__).parent.parent / "conf"
 CLASSES, SHOTS, VALIDATION, DIM, SCALE = 1000, 16, 4, 512, 100.0
 MEANINGS = 32  # directions in which classes differ
-SECONDS = 60.0  # what a fit of the training-free adapters and of LP++ should take at most
+SECONDS = 60.0  # time limit for a fit of the training-free adapters and of LP++
 WHOLE = ("tip_adapter", "gda adapter.samples=images", "ape")
-STEPS = {  # long fits: the knob, and how many steps are taken to tell the time of all
+STEPS = {  # long fits: the knob, and the number of steps from which the total time is extrapolated
     "lp_pp": ("iterations", 5),
     "lp_pp adapter.products=bf16": ("iterations", 5),
     "taskres": ("epochs", 1),
@@ -30,10 +30,10 @@ STEPS = {  # long fits: the knob, and how many steps are taken to tell the time 
 
 
 def problem() -> tuple[Scorer, Examples, Examples]:
-    """Global views, prompts, and the host CLIP: 16,000 support and 4,000 validation images.
+    """The scorer of CLIP's global view, 16,000 support and 4,000 validation images.
 
-    Classes are points in a few directions, prompts and images noisy copies of them, each kind in a cone of its own as CLIP's are. Zero-shot
-    gets two thirds right.
+    Classes are points in a low-dimensional space; prompts and images are noisy copies of them, each modality in its own cone as in CLIP.
+    Zero-shot accuracy is about two thirds.
     """
     generator = torch.Generator().manual_seed(0)
     draw, unit = partial(torch.randn, generator=generator), partial(torch.nn.functional.normalize, dim=-1)
@@ -56,20 +56,20 @@ def problem() -> tuple[Scorer, Examples, Examples]:
 
 
 def peak() -> float:
-    """The most memory the process has held since its last reset, in MiB (Linux)."""
+    """Peak memory of the process since the last reset, in MiB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def fit(choice: str) -> tuple[float, str]:
-    """Seconds of the fit, and a line on it: the memory beyond its inputs, and validation accuracies."""
+    """Seconds of the fit, and a note: memory on top of its inputs, and validation accuracy."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         node = compose("config", ["task=few_shot", *f"adapter={choice}".split()]).adapter
     scorer, support, validation = problem()
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
-        clear.write_text("5")  # the peak starts anew
+        clear.write_text("5")  # resets the peak
     before = peak() if clear.exists() else 0.0
 
     def timed(**knobs: object) -> tuple[float, float]:
@@ -83,7 +83,7 @@ def fit(choice: str) -> tuple[float, str]:
     if knob:
         longer, right = timed(**{knob: 2 * few})
         seconds += (longer - seconds) * (node[knob] / few - 1)
-        said += f" after {few} and {right:.1%} after {2 * few} {knob}, whose time is drawn out to all {node[knob]}"
+        said += f" after {few} and {right:.1%} after {2 * few} {knob}, time extrapolated to {node[knob]}"
     return seconds, f"{said} (zero-shot {accuracy(validation.logits, validation.labels):.1%})"
 
 
@@ -96,7 +96,7 @@ def main() -> tuple[str, list[Row]]:
             seconds, said = pool.apply(fit, (choice,))
             share, mark = seconds / SECONDS, None if choice == "taskres" else 1.0
             note = f"{seconds:.1f} s, {said}"
-            rows.append(Row(f"{choice}: fit and search over a minute", share, share, share, mark=mark, at_most=True, note=note))
+            rows.append(Row(f"{choice}: fit and search / one minute", share, share, share, mark=mark, at_most=True, note=note))
             print(rows[-1].name, note, flush=True)
     return f"Few-shot adapters, {CLASSES} classes x {SHOTS} shots, width {DIM}, all cores", rows
 

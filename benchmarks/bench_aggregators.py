@@ -20,7 +20,7 @@ from multicrop.text import TextBank
 CONF = Path(__file__).parent.parent / "conf"
 SCALE = 100.0
 SIZES = [(k, c, m) for k in (16, 64) for c in (100, 1000) for m in (8, 50)]
-WORK = 2e7  # similarities a measurement: decides how many images it takes
+WORK = 2e7  # similarities per measurement, which sets its number of images
 SETS = {"view_set": "crops", "text_set": "descriptions"}
 
 
@@ -29,7 +29,7 @@ def say(message: str) -> None:
 
 
 def options() -> dict[str, object]:
-    """Every file of conf/aggregator, as a function."""
+    """The aggregator of each file of conf/aggregator."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         names = sorted(path.stem for path in (CONF / "aggregator").glob("*.yaml"))
@@ -37,7 +37,7 @@ def options() -> dict[str, object]:
 
 
 def part(views: torch.Tensor, text: TextBank, k: int, c: int, m: int) -> tuple[torch.Tensor, TextBank]:
-    """The first k crops, c classes and m descriptions; as many images as make a measurement."""
+    """The first k crops, c classes and m descriptions of the images of one measurement."""
     images = max(2, min(len(views), int(WORK / (k * c * m))))
     prompts = [row[: m + 1] for row in text.prompts[:c]]
     return views[:images, : k + 1], TextBank(text.features[:c, : m + 1], text.mask[:c, : m + 1], prompts)
@@ -64,7 +64,7 @@ def throughput() -> list[Row]:
 
 @torch.inference_mode()
 def against_the_loop() -> list[Row]:
-    """AWT batched, against its published loop, at equal scores."""
+    """Batched AWT and its published loop, with equal scores."""
     awt, rows = options()["awt"], []
     for classes, images, mark in ((100, 64, None), (1000, 16, 10)):
         views, text = clustered(images, classes, 15, 8)
@@ -81,7 +81,7 @@ def against_the_loop() -> list[Row]:
 
 @torch.inference_mode()
 def against_pot() -> list[Row]:
-    """Sinkhorn against `ot.solve_batch`, same problems, epsilon and tolerance; similarities are given to both."""
+    """Sinkhorn and `ot.solve_batch` on the same problems, with the same epsilon and tolerance and precomputed similarities."""
     views, text = clustered(16, 1000, 16, 8)
     similarity = aggregators.similarities(views[:, 1:], text.select("descriptions"))
     cost = (1 - similarity).flatten(0, 1).contiguous()
@@ -95,7 +95,7 @@ def against_pot() -> list[Row]:
 
 @torch.inference_mode()
 def pruning() -> list[Row]:
-    """Exact transport behind bounds against exact without, and against Sinkhorn; every image must have the same five best."""
+    """Pruned exact transport, exact transport and Sinkhorn; pruned and exact must have the same five best classes per image."""
     rows = []
     for strength in (0.25, 0.12):
         views, text = clustered(60, 1000, 16, 8, strength=strength)
@@ -103,12 +103,12 @@ def pruning() -> list[Row]:
         ways = {"pruned": partial(solve, solver="exact", prune=True), "sinkhorn": partial(solve, solver="sinkhorn")}
         exact, pruned = solve(solver="exact"), ways["pruned"]()
         if not torch.equal(exact.topk(5, 1).values, pruned.topk(5, 1).values) or not torch.equal(exact.argmax(1), pruned.argmax(1)):
-            raise RuntimeError("pruning changed a prediction or one of the five best")
+            raise RuntimeError("pruning changed a prediction or one of the five best scores")
         times = in_turn(ways | {"exact": partial(solve, solver="exact")}, rounds=3, warm_up=0)
         share = f"{solved_share(views, text):.2%} of class problems solved, same five best"
         name = f"K=16 C=1000 M=8, {'clear' if strength > 0.2 else 'hard'} images"
-        rows.append(ratio(f"exact behind bounds / Sinkhorn, {name}", times["pruned"], times["sinkhorn"], mark=2, at_most=True, note=share))
-        rows.append(ratio(f"exact / exact behind bounds, {name}", times["exact"], times["pruned"], mark=30, note=share))
+        rows.append(ratio(f"pruned exact / Sinkhorn, {name}", times["pruned"], times["sinkhorn"], mark=2, at_most=True, note=share))
+        rows.append(ratio(f"exact / pruned exact, {name}", times["exact"], times["pruned"], mark=30, note=share))
         say(rows[-1].name)
     views, text = clustered(10, 1000, 64, 50)
     solve = partial(aggregators.optimal_transport, views, text, SCALE, epsilon=0.05, **SETS)
@@ -116,12 +116,12 @@ def pruning() -> list[Row]:
     share = f"{solved_share(views, text):.2%} of class problems solved"
     return [
         *rows,
-        ratio("exact behind bounds / Sinkhorn, K=64 C=1000 M=50", times["pruned"], times["sinkhorn"], mark=2, at_most=True, note=share),
+        ratio("pruned exact / Sinkhorn, K=64 C=1000 M=50", times["pruned"], times["sinkhorn"], mark=2, at_most=True, note=share),
     ]
 
 
 def solved_share(views: torch.Tensor, text: TextBank) -> float:
-    """The share of classes whose transport is solved, uniform marginals."""
+    """The share of class problems that are solved exactly, with uniform marginals."""
     text, crops = text.select("descriptions"), views[:, 1:]
     a, b = crops.new_full(crops.shape[:2], 1 / crops.shape[1]), transport.uniform_marginal(text.mask).expand(len(crops), -1, -1)
     shares = []
@@ -133,25 +133,25 @@ def solved_share(views: torch.Tensor, text: TextBank) -> float:
 
 
 def peak() -> float:
-    """The most memory the process has held since its last reset, in MiB (Linux)."""
+    """Peak memory of the process since the last reset, in MiB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 @torch.inference_mode()
 def growth(name: str, classes: int) -> float:
-    """By how many MiB the process grows while one aggregator scores 32 images; run in a process of its own."""
+    """Growth of the process in MiB while one aggregator scores 32 images; run in a separate process."""
     views, text = clustered(32, classes, 64, 50)
     aggregate = options()[name]
     aggregate(views[:1, :3], text, SCALE)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak()
     aggregate(views, text, SCALE)
     return max(peak() - before, 1.0)
 
 
 def memory() -> list[Row]:
-    """All similarities of 32 images (K=64, M=50) over the memory that an aggregator took on top of its inputs."""
+    """Size of all similarities of 32 images (K=64, M=50) / memory that an aggregator uses on top of its inputs."""
     rows = []
     if not Path("/proc/self/clear_refs").exists():
         return rows
@@ -162,7 +162,12 @@ def memory() -> list[Row]:
                 copied = classes * 50 * DIM * 4 / 2**20
                 row = Row(f"{name}: all similarities / peak growth, C={classes}", table / grown, table / grown, table / grown)
                 rows.append(
-                    Row(**{**vars(row), "note": f"{grown:.0f} MiB, of it {copied:.0f} a copy of the descriptions; table {table:.0f} MiB"})
+                    Row(
+                        **{
+                            **vars(row),
+                            "note": f"{grown:.0f} MiB, of which {copied:.0f} MiB a copy of the descriptions; table {table:.0f} MiB",
+                        }
+                    )
                 )
         say("memory")
     return rows

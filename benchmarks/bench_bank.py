@@ -1,4 +1,4 @@
-"""Filling and reading banks: the encode against the bare forward and the published loop, its parts, its memory, and a sweep over a bank."""
+"""Filling and reading banks: encoding against the bare forward pass and the published loop, its stages, its memory, and a sweep."""
 
 import io
 import logging
@@ -43,7 +43,7 @@ OPENAI = PixelSpec(224, 224, "bicubic", IMAGE_MEAN, IMAGE_STD)
 
 
 def main() -> tuple[str, list[Row]]:
-    """All comparisons, each in turn within one run."""
+    """Measure."""
     files, rows = photographs(64), []
     rows += against_bare_and_published("ViT-B/32", vit_b32, files[: 64 if GPU else 16], marks=(0.92, 2.0), rounds=3)
     rows += against_bare_and_published("embedded", tiny, files * 4, marks=(0.75, 3.5), rounds=3)
@@ -58,7 +58,7 @@ def main() -> tuple[str, list[Row]]:
 
 
 def photographs(count: int) -> list[bytes]:
-    """JPEG files with the statistics that cost a decoder time: shading, edges, noise."""
+    """JPEG files that cost as much time to decode as photographs: shading, edges, noise."""
     y, x = np.mgrid[:375, :500]
     files = []
     for seed in range(count):
@@ -94,8 +94,8 @@ def tiny(precision: str) -> Encoder:
 def against_bare_and_published(
     name: str, build: Callable[[str], Encoder], files: list[bytes], *, marks: tuple[float, float], rounds: int
 ) -> list[Row]:
-    """The whole encode, JPEG to shards on disk, over the bare forward of as many views; and the published loop over it."""
-    quantised = ("openvino_bf16", "int8", *(("int8_static",) if name == "embedded" else ()))  # its ranges take a large tower minutes
+    """Bare forward pass / encoding from JPEG to shards on disk, and published loop / encoding, for the same number of views."""
+    quantised = ("openvino_bf16", "int8", *(("int8_static",) if name == "embedded" else ()))  # calibrating a large tower takes minutes
     precisions = ["fp32", "bf16"] + ([] if GPU else [p for p in quantised if _available(p)])
     ways, encoders = {}, {p: build(p).to(DEVICE) for p in precisions}
     side = encoders["fp32"].spec.side
@@ -117,7 +117,7 @@ def against_bare_and_published(
         )
         for p in precisions
     ]
-    rows[0] = Row(**{**vars(rows[0]), "note": f"{rate:,.0f} crops a second"})
+    rows[0] = Row(**{**vars(rows[0]), "note": f"{rate:,.0f} crops per second"})
     for p in precisions:
         mark = {"bf16": marks[1], "openvino_bf16": 2.3} if name == "ViT-B/32" else {"bf16" if GPU else "int8_static": marks[1]}
         rows.append(ratio(f"{name}: published loop / whole encode, {p}", times["published"], times[f"bank {p}"], mark=mark.get(p)))
@@ -134,7 +134,7 @@ def _available(precision: str) -> bool:
 
 @torch.inference_mode()
 def bare(encoder: Encoder, pixels: torch.Tensor, part: int) -> None:
-    """Nothing but the tower."""
+    """Only the image tower."""
     for views in pixels.split(part):
         encoder.encode_images(views)
     if GPU:
@@ -142,7 +142,7 @@ def bare(encoder: Encoder, pixels: torch.Tensor, part: int) -> None:
 
 
 def best_part(encoder: Encoder, pixels: torch.Tensor) -> int:
-    """The number of views a forward at which the tower is fastest here."""
+    """The number of views per forward pass at which the tower is fastest on this machine."""
     parts = [p for p in ((128, 512, 1024) if GPU else (8, 17, 34, 68)) if p <= len(pixels)]
     sample = pixels[: max(parts)]
     times = in_turn({str(part): partial(bare, encoder, sample, part) for part in parts}, rounds=2)
@@ -150,14 +150,14 @@ def best_part(encoder: Encoder, pixels: torch.Tensor) -> int:
 
 
 def fill(encoder: Encoder, images: LabelledImages, sampler: crops.CropSampler = RANDOM) -> None:
-    """A bank from nothing."""
+    """Fill a new bank."""
     with tempfile.TemporaryDirectory() as cache:
         where = {"accelerator": ACCELERATOR, "cut": "device" if GPU else "worker", "num_workers": 0}
         feature_bank(images, sampler, encoder, seed=0, cache=Path(cache), progress=False, **where)
 
 
 def pipeline(files: list[bytes]) -> list[Row]:
-    """Decode, crop and resample alone, one core, at 224 pixels."""
+    """Decoding, cropping and resampling to 224 pixels, on one core."""
     threads, rng = torch.get_num_threads(), np.random.default_rng(0)
     torch.set_num_threads(1)
     dataset = ViewDataset(labelled(files, "bench"), ViewCutter(RANDOM, OPENAI, seed=0), group_size=1)
@@ -167,12 +167,12 @@ def pipeline(files: list[bytes]) -> list[Row]:
     }
     times = in_turn(ways, rounds=5)
     torch.set_num_threads(threads)
-    note = f"{times['ours'].median / len(files) * 1e3:.1f} ms an image"
+    note = f"{times['ours'].median / len(files) * 1e3:.1f} ms per image"
     return [ratio("input pipeline alone, one core: PIL / ours", times["pil"], times["ours"], mark=5.0, note=note)]
 
 
 def texts() -> list[Row]:
-    """Texts trimmed to the longest of their batch, against padding to 77."""
+    """Texts padded to 77 tokens / texts trimmed to the longest of their batch."""
     encoder = vit_b32("fp32")
     tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "encoder" / "tiny_clip")
     tokenizer.model_max_length = 77
@@ -190,7 +190,7 @@ def texts() -> list[Row]:
 
 
 def features(files: list[bytes]) -> list[Row]:
-    """crop=feature against crop=random."""
+    """Time of crop=random / time of crop=feature."""
     encoder = tiny("fp32").to(DEVICE)
     images = labelled(files, "bench")
     feature = partial(crops.feature, n_crops=CROPS, min_side=0.5, max_side=0.9)
@@ -199,7 +199,7 @@ def features(files: list[bytes]) -> list[Row]:
 
 
 class WideStub:
-    """An encoder without a tower, whose features are as long as a large model's: what is left is the bank's own memory."""
+    """An encoder without a tower and with the feature width of a large model, to measure the memory of the bank alone."""
 
     dim, spec, precision, name, views_in_cache = 1024, OPENAI, "fp32", "stub", 8
 
@@ -222,9 +222,9 @@ print(peak.bytes)
 
 
 class PeakMemory:
-    """The most memory of its own (Linux: RssAnon) that this process has held within the block, looked at every 5 ms.
+    """Peak anonymous memory (Linux: RssAnon) of this process within the block, sampled every 5 ms.
 
-    Pages of memory-mapped files do not count: the system takes them back when it needs them.
+    Pages of memory-mapped files do not count, because the system can drop them.
     """
 
     def __enter__(self) -> "PeakMemory":
@@ -244,7 +244,7 @@ class PeakMemory:
 
 
 def memory() -> list[Row]:
-    """Peak memory of a fill does not grow with its length: 8 shards against 2, each in a process of its own."""
+    """Growth of a fill's peak memory from 2 to 8 shards, each fill in a separate process."""
     peaks = {}
     for shards in (2, 8):
         script = MEMORY.format(here=str(Path(__file__).parent), shards=shards)
@@ -256,7 +256,7 @@ def memory() -> list[Row]:
 
 
 def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: int = 10, prompts: int = 8) -> list[Row]:
-    """Aggregator settings over a bank of 50,000 x 16 crops x 512, against the encode that would fill it (embedded model)."""
+    """Time to fill a bank of 50,000 images x 16 crops (embedded model) / time of a sweep of aggregator settings over it (width 512)."""
     generator = torch.Generator().manual_seed(0)
     text = torch.nn.functional.normalize(torch.randn(classes, prompts, dim, generator=generator), dim=-1)
     bank_text = TextBank(text, torch.ones(classes, prompts, dtype=torch.bool), [["x"] * prompts] * classes)
@@ -272,7 +272,7 @@ def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: in
         opened = time.perf_counter() - started
         seconds = []
         with PeakMemory() as memory:
-            for setting in range(settings // 10):  # a tenth of them: each costs the same
+            for setting in range(settings // 10):  # a tenth of them, because all cost the same
                 started = time.perf_counter()
                 for shard in shards:
                     views = shard["views"].float()
@@ -285,12 +285,10 @@ def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: in
     encode = (time.perf_counter() - started) / 16 * images
     whole = Timing(tuple(opened + s * settings for s in seconds))
     peak = memory.bytes / 2**30
-    note = (
-        f"{whole.median:.0f} s for {settings} settings (a tenth run, times ten), opening and checking {opened:.1f} s, peak {peak:.1f} GiB"
-    )
+    note = f"{whole.median:.0f} s for {settings} settings (extrapolated from a tenth), opening {opened:.1f} s, peak {peak:.1f} GiB"
     return [
         ratio(
-            "embedded: encoding 50,000 images / a sweep of 100 settings over them",
+            "embedded: encoding 50,000 images / a sweep of 100 settings",
             Timing((encode,) * len(seconds)),
             whole,
             mark=1.0,

@@ -1,4 +1,4 @@
-"""Test-time methods, one thread: 64 views x 1,000 classes with all caches full, time against plain scoring, memory growth, state."""
+"""Test-time methods, one thread, 64 views x 1,000 classes, full caches: time relative to plain scoring, memory growth, state."""
 
 import multiprocessing
 from functools import partial
@@ -24,13 +24,13 @@ SCALE = 100.0
 
 
 def scorer(text: TextBank) -> Scorer:
-    """All similarities of crops and descriptions averaged: the plainest scoring that reads every view."""
+    """The mean of all similarities of crops and descriptions: the simplest scoring that reads every view."""
     plain = partial(aggregators.mean_similarity, view_set="crops", text_set="descriptions")
     return Scorer(text, SCALE, plain, 1.0)
 
 
 def full(name: str, text: TextBank) -> Method:
-    """The method with the knobs of conf/method, every slot of its caches taken: what an image costs does not hang on what they hold."""
+    """The method with the knobs of conf/method and full caches; the time per image does not depend on their content."""
     register_resolvers()
     with initialize_config_dir(str(PACKAGE.parent.parent / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={name}", "task=tta"])
@@ -42,10 +42,10 @@ def full(name: str, text: TextBank) -> Method:
 
 
 def growth(name: str) -> float:
-    """By how many MiB the process grows while one method takes a batch of the stream (Linux)."""
+    """Growth of the process in MiB while one method processes a batch of the stream (Linux)."""
     views, text = clustered(IMAGES, CLASSES, CROPS, DESCRIPTIONS)
     method, logits = full(name, text), scorer(text)(views)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak()
     with torch.inference_mode():
         method(views, logits)
@@ -69,8 +69,8 @@ def main() -> tuple[str, list[Row]]:
     for name, method in methods.items():
         each = times[name].median / IMAGES
         note = (
-            f"{1000 * each:.2f} ms an image, {STREAM * each:.0f} s for {STREAM:,}; plain {1000 * times['plain'].median / IMAGES:.2f} ms; "
+            f"{1000 * each:.2f} ms per image, {STREAM * each:.0f} s for {STREAM:,}; plain {1000 * times['plain'].median / IMAGES:.2f} ms; "
         )
-        note += f"{IMAGES} images grow the process by {grown[name]:.0f} MiB; state {method.state_bytes / 2**20:.1f} MiB"
+        note += f"{IMAGES} images: memory growth {grown[name]:.0f} MiB; state {method.state_bytes / 2**20:.1f} MiB"
         rows.append(ratio(f"{name} / plain scoring", times[name], times["plain"], note=note))
     return f"Test-time methods, one thread: {CROPS + 1} views, {CLASSES} classes, full caches", rows

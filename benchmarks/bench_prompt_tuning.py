@@ -1,4 +1,4 @@
-"""Prompt tuning, text tower of ViT-B/32's width: shared context, trimmed prompts and shared beginnings; images in batches."""
+"""Prompt tuning with a text tower of ViT-B/32's width: shared context, trimmed prompts, shared prefixes, images in batches."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ def wide_encoder() -> Encoder:
 
 
 def whole_prompts(encoder: Encoder, prompts: list[list[str]], context: torch.Tensor, length: int | None) -> torch.Tensor:
-    """Features of all prompts through the whole tower, the context put in place of the words, padded to `length` or the longest."""
+    """Features of all prompts through the whole tower, with the context in place of the words, padded to `length` or the longest prompt."""
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
     ids = encoder.tokenizer([row[0] for row in prompts], return_tensors="pt", **padding)["input_ids"]
     embed = encoder.model.text_model.embeddings.token_embedding
@@ -53,7 +53,7 @@ def step(features, context: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
 
 
 def descriptions(encoder: Encoder) -> dict[str, Timing]:
-    """Prompts that describe a class, cut behind what those of a class share, and each by itself."""
+    """Descriptions with the prefix of each class encoded once, and each description encoded whole."""
     bank = load_description_set("cub200")
     keys = list(bank.classes)[:DESCRIBED]
     prompts = [[joined(f"{WORDS} {bank.classes[key]}", phrase) for phrase in bank.descriptions[key]] for key in keys]
@@ -101,10 +101,10 @@ def main() -> tuple[str, list[Row]]:
     )
     described = descriptions(encoder)
     title = f"Prompt tuning: {CLASSES} classes, {LAYERS} layers of width {WIDTH}, forward and backward"
-    note = f"{1000 * images['batch'].median / IMAGES:.0f} ms an image"
+    note = f"{1000 * images['batch'].median / IMAGES:.0f} ms per image"
     return title, [
         ratio("77 padded tokens / shared context, trimmed", tuning["padded"], tuning["shared"], mark=10),
         ratio("whole prompts, trimmed / shared context, trimmed", tuning["trimmed"], tuning["shared"]),
-        ratio(f"descriptions of {DESCRIBED} birds: each whole / cut behind what a class's share", described["whole"], described["cut"]),
+        ratio(f"descriptions of {DESCRIBED} birds: whole / shared prefix per class", described["whole"], described["cut"]),
         ratio("TPT one image at a time / in a batch", images["one by one"], images["batch"], note=note),
     ]

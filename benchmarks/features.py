@@ -1,4 +1,4 @@
-"""Random features with the structure that pruning meets in practice: classes in groups, shared attributes, noisy crops of one class."""
+"""Random features with the structure that pruning needs to handle: classes in groups, shared attributes, noisy crops of one class."""
 
 import torch
 from torch.nn.functional import normalize
@@ -13,8 +13,8 @@ def clustered(
 ) -> tuple[torch.Tensor, TextBank]:
     """Views (images, 1 + n_crops, 512) and texts (classes, 1 + descriptions, 512), unit norm; cosines within about 0.05 of their mean.
 
-    Ten classes to a group, attributes drawn from 200 that classes share, everything in one cone; a crop shows its class and one of its
-    attributes with up to `strength`, and one attribute of any class.
+    A group has ten classes; attributes are drawn from 200 that all classes share; all features are in one cone. A crop is a sum of its
+    class and one of its attributes, each weighted up to `strength`, one attribute of any class, and noise.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = lambda *shape: torch.randn(*shape, DIM, generator=generator) / DIM**0.5  # noqa: E731

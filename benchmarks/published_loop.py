@@ -1,4 +1,4 @@
-"""The plain multi-crop loop, as WCA's description has it: PIL decodes, cuts and prepares every crop alone; one fp32 forward an image."""
+"""The multi-crop loop as WCA describes it: PIL decodes the image and preprocesses each crop; one fp32 forward pass per image."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
 
 
 def prepared(image: Image.Image, side: int) -> Tensor:
-    """One view as CLIP's own preprocessing makes it: short side to `side`, bicubic, centre crop, normalise."""
+    """One view with CLIP's preprocessing: resize the shorter side to `side` (bicubic), centre crop, normalise."""
     scale = side / min(image.size)
     image = image.resize((max(side, round(image.width * scale)), max(side, round(image.height * scale))), Image.Resampling.BICUBIC)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -22,7 +22,7 @@ def prepared(image: Image.Image, side: int) -> Tensor:
 
 
 def views(data: bytes, side: int, n_crops: int, rng: np.random.Generator) -> Tensor:
-    """The whole image and `n_crops` random squares of half to nine tenths of its shorter side."""
+    """The whole image and `n_crops` random squares with a side of 0.5 to 0.9 of its shorter side."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     parts = [prepared(image, side)]
     for _ in range(n_crops):
@@ -34,7 +34,7 @@ def views(data: bytes, side: int, n_crops: int, rng: np.random.Generator) -> Ten
 
 @torch.inference_mode()
 def encode(files: Sequence[bytes], model: CLIPModel, side: int, n_crops: int) -> Tensor:
-    """Features (images, 1 + n_crops, dim) of the whole loop."""
+    """Features of all images, shape (images, 1 + n_crops, dim)."""
     rng, rows = np.random.default_rng(0), []
     for data in files:
         pixels = views(data, side, n_crops, rng).to(model.device)

@@ -1,4 +1,4 @@
-"""`make bench`: every benchmarks/bench_*.py in turn, or those named; prints ratios measured in one run and writes them as JSON."""
+"""`make bench`: run every benchmarks/bench_*.py, or the named ones; print ratios measured within one run and write them as JSON."""
 
 import argparse
 import importlib
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+    """The machine of the measurements."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": platform.machine(),
@@ -30,8 +30,8 @@ def machine() -> dict[str, object]:
 def main() -> None:
     names = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*names, []], help=f"which of {', '.join(names)}; all without a name")
-    parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the JSON files")
+    parser.add_argument("names", nargs="*", choices=[*names, []], help=f"benchmarks to run: {', '.join(names)} (default: all)")
+    parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the JSON files (default: benchmarks/results)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.names or names:

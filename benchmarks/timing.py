@@ -1,4 +1,4 @@
-"""What every benchmark shares: ways of doing one job timed in turn, medians with their spread, and a table of ratios."""
+"""Shared by all benchmarks: timing of alternatives in turn, medians with their range, and a table of ratios."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one way of doing a job, one a round."""
+    """Seconds of one alternative, one value per round."""
 
     seconds: tuple[float, ...]
 
@@ -22,7 +22,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a benchmark: what was compared, the ratio, its spread over rounds, and the mark it should reach (None: no mark)."""
+    """One line of a benchmark: name, ratio, its range over rounds, and the target it should reach (None: no target)."""
 
     name: str
     ratio: float
@@ -38,7 +38,7 @@ class Row:
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_up: int = 1) -> dict[str, Timing]:
-    """Time all ways back to back, round after round, so that a machine that slows down slows all of them."""
+    """Time all alternatives one after another in each round, so that a change of the machine's speed affects all of them."""
     for _ in range(warm_up):
         for way in ways.values():
             way()
@@ -52,13 +52,13 @@ def in_turn(ways: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_u
 
 
 def ratio(name: str, over: Timing, under: Timing, *, mark: float | None = None, at_most: bool = False, note: str = "") -> Row:
-    """How many times longer `over` takes than `under`: the median over rounds of the ratio within a round, with its range."""
+    """Time of `over` / time of `under`: the median over rounds of the ratio within a round, with its range."""
     ratios = [a / b for a, b in zip(over.seconds, under.seconds, strict=True)]
     return Row(name, statistics.median(ratios), min(ratios), max(ratios), mark, at_most, note)
 
 
 def show(title: str, rows: list[Row]) -> None:
-    """The rows as a table."""
+    """Print the rows as a table."""
     table = Table(title=title, title_justify="left")
     for column, justify in (
         ("", "left"),

@@ -6,43 +6,44 @@ from pathlib import Path
 
 import numpy as np
 
+from multicrop.compare.run import Run, read_run
 from multicrop.compare.statistics import Comparison, compare_runs
-from multicrop.record import METRICS, Record, read_record
+from multicrop.record import METRICS
 
 POINTS = 100  # accuracies are printed in percent
 
 
-def dataset_of(run: Record) -> str:
+def dataset_of(run: Run) -> str:
     """The option of the group `dataset`."""
     return run.choices["dataset"]
 
 
-def read_runs(folder: Path) -> list[Record]:
+def read_runs(folder: Path) -> list[Run]:
     """Every finished run below the folder, oldest first; raises SystemExit when there is none."""
-    found = [read_record(path.parent) for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)]
+    found = [read_run(path.parent) for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)]
     if not found:
         raise SystemExit(f"no finished run below {folder}; run the study's command first and pass its paths.output")
     return found
 
 
-def by_setting(runs: Iterable[Record], setting: Callable[[Record], Hashable]) -> dict[Hashable, np.ndarray]:
+def by_setting(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:
     """What each setting got right (seeds, images); of two runs with one seed the newest counts. Checks that all saw the same images."""
     return _stacked(runs, setting, "final")
 
 
-def global_view(runs: Iterable[Record], setting: Callable[[Record], Hashable]) -> dict[Hashable, np.ndarray]:
+def global_view(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict[Hashable, np.ndarray]:
     """The same of the global view against the label prompts, which every record holds."""
     return _stacked(runs, setting, "global")
 
 
-def _stacked(runs: Iterable[Record], setting: Callable[[Record], Hashable], row: str) -> dict[Hashable, np.ndarray]:
-    grouped: dict[Hashable, dict[int, Record]] = {}
+def _stacked(runs: Iterable[Run], setting: Callable[[Run], Hashable], row: str) -> dict[Hashable, np.ndarray]:
+    grouped: dict[Hashable, dict[int, Run]] = {}
     ids: dict[str, Sequence[str]] = {}
     for run in runs:
-        if ids.setdefault(dataset_of(run), run.predictions.image_id) != run.predictions.image_id:
+        if ids.setdefault(dataset_of(run), run.sorted_predictions.image_id) != run.sorted_predictions.image_id:
             raise SystemExit(f"the runs on {dataset_of(run)} did not see the same images; compare runs of one data set")
         grouped.setdefault(setting(run), {})[run.config["crop_seed"]] = run
-    return {name: np.stack([seeds[seed].predictions.correct(row) for seed in sorted(seeds)]) for name, seeds in grouped.items()}
+    return {name: np.stack([seeds[seed].sorted_predictions.correct(row) for seed in sorted(seeds)]) for name, seeds in grouped.items()}
 
 
 def accuracy(correct: np.ndarray) -> Comparison:

@@ -1,4 +1,4 @@
-"""`multicrop compare`: what it reads, pairs, corrects and prints; and its word on records that are torn, foreign or unpaired."""
+"""`multicrop compare`: reading, pairing, correction and output, and its messages on damaged, other or unpaired records."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def test_the_leaderboard_is_what_a_loop_over_the_files_finds(three):
     )
     expected = {}
     for entry in block.entries:
-        final, base = by_hand(entry.records[0].folder)
+        final, base = by_hand(entry.runs[0].folder)
         assert entry.accuracy == pytest.approx(final.mean()) and entry.comparison == compare(final, base)
         expected[entry.label] = entry.comparison.p_value
     assert [e.p_holm for e in block.entries] == pytest.approx(holm([expected[e.label] for e in block.entries]))
@@ -65,7 +65,7 @@ def test_a_run_as_baseline_is_paired_by_image_not_by_position(three):
     baseline = reading.collect([three / "1"])[0]
     (block,) = leaderboard.blocks(found, baseline)
     entry = next(e for e in block.entries if e.label.startswith("dnd"))
-    final, other = by_hand(entry.records[0].folder)[0], by_hand(three / "1")[0]
+    final, other = by_hand(entry.runs[0].folder)[0], by_hand(three / "1")[0]
     assert entry.comparison == compare(final, other)
     itself = next(e for e in block.entries if e.label.startswith("max"))
     assert itself.comparison.difference == 0 and itself.comparison.p_value == 1
@@ -96,7 +96,7 @@ def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp
     shutil.copytree(tmp_path / "s1", tmp_path / "copy")
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
     (entry,) = block.entries
-    assert block.notes == ("1 run(s) repeat another with the same configuration and seeds, and count once",)
+    assert block.notes == ("1 run(s) have the same configuration and seeds as another run and count once",)
     pairs = [by_hand(tmp_path / f"s{seed}") for seed in (1, 2, 3)]
     assert entry.comparison == compare_runs(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
     assert entry.spread == pytest.approx(np.std([p[0].mean() for p in pairs], ddof=1))
@@ -109,7 +109,7 @@ def test_an_adapters_seed_that_follows_the_runs_makes_no_method_of_its_own(tmp_p
         config = yaml.safe_load((folder / "config.yaml").read_text()) | {"adapter": {"_target_": "x.tip", "seed": own}}
         (folder / "config.yaml").write_text(json.dumps(config))
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
-    assert sorted(len(entry.records) for entry in block.entries) == [1, 2]  # a seed of the adapter's own is a knob
+    assert sorted(len(entry.runs) for entry in block.entries) == [1, 2]  # a seed of the adapter's own is a knob
 
 
 def test_a_baseline_without_a_seed_leaves_that_run_out_and_says_so(tmp_path):
@@ -130,14 +130,14 @@ def test_runs_on_other_data_are_not_paired_and_it_says_so(three, capsys, other):
     out = compared(capsys, three).out
     assert out.count("are not paired with these") == 2
     out = compared(capsys, three, "--baseline", three / "other").out
-    assert "other images or labels: not paired" in out
+    assert "other images or labels and is not paired" in out
 
 
 def test_classes_and_domains_are_compared_on_their_own_images(three):
     (block,) = leaderboard.blocks(reading.collect([three])[0])
     entry = block.entries[0]
-    final, base = by_hand(entry.records[0].folder)
-    labels = entry.records[0].predictions.label
+    final, base = by_hand(entry.runs[0].folder)
+    labels = entry.runs[0].sorted_predictions.label
     parts = {part.name: part for part in details.by_class(entry)}
     assert set(parts) == set(records.NAMES)
     for c, name in enumerate(records.NAMES):
@@ -152,8 +152,10 @@ def test_agreement_and_rescues_are_counted_image_by_image(three):
     agree, rescue = details.agreement(block.entries), details.rescues(block.entries)
     for i, one in enumerate(block.entries):
         for j, two in enumerate(block.entries):
-            a, b = one.records[0], two.records[0]
-            pairs = list(zip(a.predictions.rows["final"], b.predictions.rows["final"], a.predictions.label, strict=True))
+            a, b = one.runs[0], two.runs[0]
+            pairs = list(
+                zip(a.sorted_predictions.rows["final"], b.sorted_predictions.rows["final"], a.sorted_predictions.label, strict=True)
+            )
             assert agree[i, j] == pytest.approx(sum(p == q for p, q, _ in pairs) / len(pairs))
             assert rescue[i, j] == sum(p == label != q for p, q, label in pairs)
 
@@ -166,7 +168,7 @@ def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, 
     (block,) = leaderboard.blocks(reading.collect([three])[0])
     top = f"{100 * block.entries[0].accuracy:.1f}"
     assert top in terminal and top in markdown and top in latex
-    assert "a\\|b_&lt;c>&\\\\d" in markdown and "images the row gets right" in markdown and "dugong" in markdown
+    assert "a\\|b_&lt;c>&\\\\d" in markdown and "images that the row method classifies correctly" in markdown and "dugong" in markdown
     assert r"\toprule" in latex and r"\bottomrule" in latex and r"a\textbar{}b\_\textless{}c\textgreater{}\&\textbackslash{}d" in latex
     path = three / "out.csv"
     assert f"written: {path}" in compared(capsys, three, "-o", path).out
@@ -211,7 +213,7 @@ def test_figures_are_png_and_pdf_of_each_plot(three):
     assert all(p.read_bytes().startswith(b"\x89PNG" if p.suffix == ".png" else b"%PDF") and p.stat().st_size > 3000 for p in paths)
 
 
-def test_torn_killed_failed_and_foreign_folders_are_named_and_the_rest_is_compared(three, capsys):
+def test_damaged_killed_failed_and_other_folders_are_listed_and_the_rest_is_compared(three, capsys):
     for name in ("torn", "cut", "killed", "foreign", "halved"):
         shutil.copytree(three / "0", three / name)
     (three / "torn" / "metrics.json").write_text('{"rows": {"gl')
@@ -223,15 +225,15 @@ def test_torn_killed_failed_and_foreign_folders_are_named_and_the_rest_is_compar
     (three / "failed" / "failed.json").write_text('{"error": "ValueError: no"}')
     err = compared(capsys, three).err
     for name, word in [
-        ("torn", "torn"),
-        ("cut", "torn"),
+        ("torn", "damaged"),
+        ("cut", "damaged"),
         ("killed", "killed"),
-        ("foreign", "foreign"),
+        ("foreign", "not a record of multicrop (expected an accuracy for each of the rows global"),
         ("halved", "missing"),
         ("failed", "ValueError: no"),
     ]:
         (line,) = [line for line in err.splitlines() if f"{three}/{name}:" in line]
-        assert line.startswith("left out: ") and word in line.removeprefix(f"left out: {three}/{name}")
+        assert line.startswith("skipped: ") and word in line.removeprefix(f"skipped: {three}/{name}")
 
 
 def test_a_skipped_jobs_pointer_leads_to_its_record_once(three):

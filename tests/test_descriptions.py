@@ -400,7 +400,7 @@ class TestCommand:
             (["/nowhere.json"], ["/nowhere.json does not exist", "{class: [phrase, ...]}"]),
             (["eurosat", "--dataset", "zoo"], ["no description set is called 'zoo'"]),
             (["eurosat", "--model", "/nowhere"], ["--model /nowhere has no tokenizer"]),
-            (["eurosat", "--fix", "/nowhere/out.json"], ["a packaged description set has nothing to mend"]),
+            (["eurosat", "--fix", "/nowhere/out.json"], ["--fix needs a file, got a packaged description set"]),
         ],
     )
     def test_bad_input_ends_with_status_2_and_the_remedy(self, capsys, monkeypatch, arguments, words):

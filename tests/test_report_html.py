@@ -182,9 +182,9 @@ def test_accuracy_by_class_is_the_mean_over_runs_and_empty_classes_are_blank(tmp
         records.write(tmp_path / str(seed), seed=seed, draw=seed)
     data = pages.page_data(blocks(collect([tmp_path])[0]), "global", 0)
     entry = blocks(collect([tmp_path])[0])[0].entries[0]
-    labels = entry.records[0].predictions.label
+    labels = entry.runs[0].sorted_predictions.label
     for c in range(4):
-        by_hand = sum(r.predictions.correct()[labels == c].sum() for r in entry.records) / (2 * (labels == c).sum())
+        by_hand = sum(r.sorted_predictions.correct()[labels == c].sum() for r in entry.runs) / (2 * (labels == c).sum())
         assert data["entries"][0]["classes"][c] == round(1000 * by_hand)
     more = records.write(tmp_path / "more", names=[*records.NAMES, "unseen"], images=4, draw=3)
     assert pages.page_data(blocks([collect([more])[0][0]]), "global", 0)["entries"][0]["classes"][4] is None

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm
-from multicrop.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
 from experiments.study import POINTS, accuracy, by_setting, dataset_of, markdown, numbers, points, read_runs, write_csv
@@ -39,7 +39,7 @@ CROPS = {"full": "global", "crops": "random_k16"}  # a row's name is TEXT_VIEW_A
 AGGREGATORS = {"mean": "mean_similarity", "dnd": "dnd"}
 
 
-def row_name(run: Record) -> str:
+def row_name(run: Run) -> str:
     """The row of a run, such as `descriptions_crops_dnd`."""
     view = next(name for name, crop in CROPS.items() if crop == run.choices["crop"])
     aggregator = next(name for name, option in AGGREGATORS.items() if option == run.choices["aggregator"])

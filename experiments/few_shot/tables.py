@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm
-from multicrop.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
 from experiments.study import accuracy, dataset_of, markdown, numbers, read_runs, write_csv
@@ -31,15 +31,15 @@ COMPARISONS = "dataset", "host", "adapter", "shots", "against", "difference", "l
 Cell = tuple[str, str, str, int]  # dataset, host, adapter, shots
 
 
-def by_cell(runs: list[Record], row: str) -> dict[Cell, dict[int, np.ndarray]]:
+def by_cell(runs: list[Run], row: str) -> dict[Cell, dict[int, np.ndarray]]:
     """What each cell got right, by seed: `final` with its adapter, `aggregated` only its host."""
     cells: dict[Cell, dict[int, np.ndarray]] = defaultdict(dict)
     for run in runs:
-        cells[cell(run)][run.config["seed"]] = run.predictions.correct(row)
+        cells[cell(run)][run.config["seed"]] = run.sorted_predictions.correct(row)
     return dict(cells)
 
 
-def cell(run: Record) -> Cell:
+def cell(run: Run) -> Cell:
     """Where a run stands in the grid."""
     return dataset_of(run), HOST_OF[run.choices["aggregator"]], run.choices["adapter"], run.config["task"]["shots"]
 
@@ -77,7 +77,7 @@ def corrected(found: dict[tuple[Cell, str], list[str]]) -> dict[tuple[Cell, str]
     return dict(sorted(rows.items(), key=lambda item: item[0][0]))
 
 
-def accuracies(runs: list[Record], cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[Cell, list[str]]:
+def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[Cell, list[str]]:
     """Top-1 with its interval, seeds, and the median seconds of a fit and of a test, for each cell and for each host alone."""
     seconds = defaultdict(list)
     for run in runs:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from multicrop.compare.run import read_run
 from multicrop.compare.statistics import Comparison, compare_runs
-from multicrop.record import METRICS, read_record
+from multicrop.record import METRICS
 
 SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D"}
 METHODS = ("tda", "dmn", "bca", "boost", "tent", "mta", "zero", "tpt", "c_tpt")
@@ -72,8 +73,8 @@ def read(folder: Path) -> dict[Cell, Runs]:
 
 
 def _read(folder: Path) -> tuple[Cell, int, Stream]:
-    record = read_record(folder)
-    config, choices, shown = record.config, record.choices, record.stream
+    record = read_run(folder)
+    config, choices, shown = record.config, record.choices, record.predictions
     kind = config["corruption"].get("kind")
     data = choices["dataset"] + (f", {kind} {config['corruption']['severity']}" if kind else "")
     setting = choices["experiment"].removeprefix("tta/")

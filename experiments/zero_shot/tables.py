@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs
-from multicrop.record import Record
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
 from experiments.study import POINTS, accuracy, by_setting, dataset_of, global_view, markdown, numbers, points, read_runs, write_csv
@@ -34,11 +34,11 @@ class Study:
     """An ablation: what is varied, and which value the default is."""
 
     title: str
-    value: Callable[[Record], object]
+    value: Callable[[Run], object]
     default: dict[str, object]
 
 
-def _side(run: Record) -> str:
+def _side(run: Run) -> str:
     return "{}-{}".format(*run.knobs.get("dataset.facts.crop_side"))
 
 
@@ -75,11 +75,11 @@ class Point:
     against_default: Comparison
 
 
-def measure(name: str, runs: list[Record]) -> list[Point]:
+def measure(name: str, runs: list[Run]) -> list[Point]:
     """All settings of a study, by data set, aggregator and value."""
     study = STUDIES[name]
 
-    def setting(run: Record) -> tuple[str, str, object]:
+    def setting(run: Run) -> tuple[str, str, object]:
         return dataset_of(run), run.choices["aggregator"], study.value(run)
 
     correct, whole = by_setting(runs, setting), global_view(runs, setting)

@@ -1,7 +1,7 @@
-"""Hydra's launcher `ray`: each job of a sweep is a task of a Ray cluster, or of a small one that it starts on this machine.
+"""Hydra's launcher `ray`: each job of a sweep is a task of a Ray cluster, or of a local cluster that the launcher starts.
 
-Hydra looks for launchers in the name space `hydra_plugins`. Hydra's own plugin for Ray wants cloudpickle below 3, which the joblib of
-scikit-learn does not; this one needs ray alone.
+Hydra searches the namespace `hydra_plugins` for launchers. Hydra's own plugin for Ray requires cloudpickle < 3, which conflicts with the
+joblib of scikit-learn; this launcher requires only ray.
 """
 
 import logging
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, open_dict
 
 log = logging.getLogger(__name__)
 
-# init: arguments of ray.init; remote: of ray.remote, what each job reserves. A killed job is not tried again, as with the other launchers
+# init: arguments of ray.init; remote: arguments of ray.remote, the resources per job. A killed job is not retried, as with other launchers
 KNOBS = {
     "init": {"address": None, "num_cpus": None, "include_dashboard": False},
     "remote": {"num_cpus": 1, "num_gpus": None, "max_retries": 0},
@@ -27,18 +27,23 @@ KNOBS = {
 
 
 class RayLauncher(Launcher):
-    """Runs the jobs as Ray tasks; raises ImportError that names the extra where ray is missing."""
+    """Run the jobs of a sweep as Ray tasks.
+
+    Args:
+        init: Arguments of ``ray.init``.
+        remote: Arguments of ``ray.remote``: the resources per job.
+    """
 
     def __init__(self, *, init: Mapping, remote: Mapping) -> None:
         self.init, self.remote = dict(init), dict(remote)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra says of the sweep."""
+        """Store the sweep's context, task function and configuration."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Start all jobs and wait for them; a sweeper may call this several times, and the cluster is started once."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
+        """Run all jobs and return their results; raises ImportError without ray. Repeated calls of a sweeper use one cluster."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray sends usage statistics
         try:
             import ray
         except ImportError as error:
@@ -57,7 +62,7 @@ class RayLauncher(Launcher):
 
 
 def _run(shared: tuple, overrides: list[str], number: int) -> JobReturn:
-    """One job, in a process of Ray's, in the folder that the sweep was started in."""
+    """Run one job in a Ray worker, in the working directory of the sweep."""
     hydra_context, task_function, config, state, folder = shared
     os.chdir(folder)
     setup_globals()

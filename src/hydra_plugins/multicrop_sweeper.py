@@ -1,9 +1,9 @@
-"""Hydra's basic sweeper for many short jobs: groups are composed once per choice, knobs are set on a copy.
+"""Hydra's basic sweeper for many short jobs: each choice of groups is composed once, and knobs are set on a copy.
 
-Hydra composes the configuration of every job twice from about thirty files, once to check it and once to run it, which costs more
+Hydra composes the configuration of every job twice from about thirty files, once to check it and once to run it, which takes longer
 than scoring a small feature bank. In a sweep over knobs all jobs have the same groups. Hydra has no public interface for the sweeper's
-loader, so this file, and no other, uses Hydra's internals; tests/test_sweeps.py fails when their signatures or results change.
-It is the option `knobs` of the group hydra/sweeper, which conf/hydra/default.yaml chooses.
+loader, so this file, and no other, uses Hydra's internals; tests/test_sweeps.py fails if their signatures or results change.
+The sweeper is the option `knobs` of the group hydra/sweeper, which conf/hydra/default.yaml selects.
 """
 
 import copy
@@ -43,7 +43,7 @@ class KnobLoader(ConfigLoaderImpl):
         return cfg
 
     def is_knob(self, override: Override) -> bool:
-        """Whether an override sets a plain value of the experiment, which cannot change the files that are composed."""
+        """Whether an override sets a value of the experiment, which cannot change the composed files."""
         key = override.key_or_group
         plain = override.type == OverrideType.CHANGE and override.package is None and not override.is_sweep_override()
         return plain and "/" not in key and key.split(".")[0] != "hydra" and ("." in key or key not in self._groups)

@@ -1,4 +1,4 @@
-"""Configuration helpers: resolvers, facts about Hydra's job, and a check of the command line that suggests near names."""
+"""Configuration helpers: resolvers, properties of the Hydra job, and a check of the command line that suggests similar names."""
 
 import difflib
 import os
@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent
-ALL_KNOBS = "All knobs of an experiment: python run.py --cfg job"
-TASK_OF = {"adapter": "few_shot", "method": "tta"}  # groups that one task reads; its file in conf/task brings a default
+ALL_KNOBS = "python run.py --cfg job prints all knobs"
+TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only one task reads
 
 
 def register_resolvers() -> None:
@@ -41,14 +41,25 @@ def choices() -> dict[str, str]:
     return {group: option for group, option in chosen.items() if not group.startswith("hydra")}
 
 
-def threads_of_job(available: int) -> int:
-    """Number of torch threads for this job: what its launcher reserves, or its share where jobs run in parallel.
+def parts_of(task: str) -> list[str]:
+    """The config groups that only this task reads: ``adapter`` of few_shot, ``method`` of tta."""
+    return [group for group, reader in TASK_OF.items() if reader == task]
 
-    The share is of the processors, not of `available`: joblib divides the threads before the job starts, and one process may run
+
+def threads_of_job(available: int) -> int:
+    """The number of torch threads for this job: what its launcher reserves, or its share if jobs run in parallel.
+
+    The share is of the processors, not of ``available``: joblib divides the threads before the job starts, and one process may run
     several jobs.
+
+    Args:
+        available: Number of torch threads of the process.
+
+    Returns:
+        The number of threads, at least 1.
     """
     launcher = HydraConfig.get().launcher if in_sweep() else {}
-    if "cpus_per_task" in launcher:  # submitit starts all jobs at once
+    if "cpus_per_task" in launcher:  # submitit starts all jobs at the same time
         return launcher.cpus_per_task or 1
     wanted = int(launcher.get("n_jobs") or 1)
     if wanted == 1:
@@ -58,17 +69,17 @@ def threads_of_job(available: int) -> int:
 
 
 def in_parallel() -> bool:
-    """Whether this is a job of a sweep whose launcher starts a process per job."""
+    """Whether this is a job of a sweep whose launcher starts one process per job."""
     return in_sweep() and HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic"
 
 
 def sweeper_takes_failures() -> bool:
-    """Whether the sweeper of this job counts failures itself and accepts no NaN, as Optuna's does."""
+    """Whether the sweeper of this job counts failed jobs itself and accepts no NaN, as Optuna's does."""
     return in_sweep() and "max_failure_rate" in HydraConfig.get().sweeper
 
 
 def without(node: DictConfig, *keys: str) -> DictConfig:
-    """A resolved copy of the node without some keys, for keys that are no arguments of its constructor."""
+    """A resolved copy of the node without keys that are not arguments of its constructor."""
     node = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
     for key in keys:
         node.pop(key, None)
@@ -76,26 +87,34 @@ def without(node: DictConfig, *keys: str) -> DictConfig:
 
 
 def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
-    """Raise ValueError for an adapter or a method, named by its option, that the task does not read."""
+    """Check that the task reads the chosen adapter or method.
+
+    Args:
+        cfg: The composed configuration.
+        options: Option per config group, for the message.
+
+    Raises:
+        ValueError: If an adapter or a method is chosen that the task does not read.
+    """
     for group, task in TASK_OF.items():
         if cfg.get(group) is not None and cfg.task.name != task:
             raise ValueError(
                 f"{group}={options.get(group, '...')} needs task={task}, got task={cfg.task.name}: "
-                f"add task={task}, or leave the {group} out (a sweep over tasks takes no {group}=...)"
+                f"add task={task}, or remove {group}=... (a sweep over tasks cannot have {group}=...)"
             )
 
 
 def check_overrides(arguments: list[str], conf: Path) -> None:
     """Check the command line before Hydra composes it.
 
-    Hydra's own flags, and overrides other than ``name=value`` (appending, deleting), are left to Hydra.
+    Hydra checks its own flags, and overrides other than ``name=value`` (appending, deleting).
 
     Args:
         arguments: The command line without the program's name.
-        conf: The folder of the configuration.
+        conf: Folder of the configuration.
 
     Raises:
-        ValueError: For an unknown option or knob, with the nearest names, or for a part that the task does not read.
+        ValueError: If an option or knob is unknown (the message suggests similar names), or the task does not read a chosen part.
     """
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
     try:
@@ -111,7 +130,7 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     if not (knobs or parts) or GlobalHydra.instance().is_initialized():
         return
     cfg = _composed(list(chosen.values()), conf)
-    if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file may choose the task
+    if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file can set the task
         check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
     known = _check_knobs(knobs, list(_names(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
@@ -121,12 +140,12 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
 
 
 def _check_options(override: Override, conf: Path) -> str:
-    """All values of a group override exist; returns the first."""
+    """Check that all values of a group override exist; returns the first."""
     folder = conf / override.key_or_group
     options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
     wanted = override.value()
     if isinstance(wanted, Glob):
-        values = wanted.filter([option for option in options if "/" not in option])  # Hydra's glob ignores subfolders
+        values = wanted.filter([option for option in options if "/" not in option])  # Hydra's glob does not match subfolders
         if not values:
             raise ValueError(f"no option of {override.key_or_group} matches {override.input_line}. The options are: {', '.join(options)}")
     else:
@@ -140,7 +159,7 @@ def _check_options(override: Override, conf: Path) -> str:
 
 
 def _check_knobs(knobs: list[Override], known: list[str], groups: set[str]) -> list[str]:
-    """Every knob is among the known ones, or is a node above some; returns the known ones."""
+    """Check that every knob is a known name; returns the known names."""
     for knob in knobs:
         name = knob.key_or_group
         if name not in known:
@@ -151,12 +170,12 @@ def _check_knobs(knobs: list[Override], known: list[str], groups: set[str]) -> l
 
 
 def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
-    """Hydra sets a knob with a single value before it sweeps, so no group that is swept may be the one that has it."""
+    """Check that no knob with a single value belongs to a swept group, because Hydra sets such a knob before the sweep."""
     for knob in knobs:
         name, value = knob.input_line.split("=", 1)
         raise ValueError(
-            f"{knob.input_line} is set before the sweep over {' and '.join(o.key_or_group for o in swept)}, where there is no {name} yet; "
-            f'write "{name}=choice({value})", or choose the group that has it beside the sweep ({name.split(".")[0]}=...)'
+            f"{knob.input_line} is set before the sweep over {' and '.join(o.key_or_group for o in swept)}, without a {name} yet; "
+            f'write "{name}=choice({value})", or set the group that has it to one option ({name.split(".")[0]}=...)'
         )
 
 

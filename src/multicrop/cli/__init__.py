@@ -1,4 +1,4 @@
-"""`multicrop COMMAND`: what looks after banks, texts, data and records; experiments themselves are `python run.py`."""
+"""`multicrop COMMAND`: manage feature banks, descriptions, data and records. Experiments are run with `python run.py`."""
 
 import argparse
 import importlib
@@ -8,7 +8,11 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry of the console script; a user's mistake ends with one line that says what to do, and exit status 2."""
+    """Run the console script; a wrong argument or file ends with a one-line error and exit status 2.
+
+    Args:
+        arguments: The command line without the program's name; None for that of the process.
+    """
     parser = argparse.ArgumentParser(prog="multicrop", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in pkgutil.iter_modules(__path__):

@@ -13,31 +13,31 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Entry:
-    """One bank in the cache; `manifest` is empty while it is unfinished."""
+    """One bank in the cache; `manifest` is empty for an unfinished bank."""
 
     path: Path
     manifest: dict
     size: int  # bytes
-    used: float  # seconds since the epoch, of its last use
+    used: float  # time of the last use, seconds since the epoch
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """The command line of `multicrop bank`."""
+    """Add the command."""
     parser = commands.add_parser("bank", help="list, verify and prune banks of view features", description=__doc__)
     parser.add_argument("action", choices=["list", "verify", "prune"])
     default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
-    parser.add_argument("--cache", type=Path, default=Path(default), help=f"the folder of the banks, as paths.cache (here: {default})")
+    parser.add_argument("--cache", type=Path, default=Path(default), help=f"folder of the banks, as paths.cache (default: {default})")
     parser.add_argument("--json", action="store_true", help="list: print JSON instead of a table")
-    parser.add_argument("--unused-days", type=float, help="prune: banks unused for so many days")
-    parser.add_argument("--unfinished", action="store_true", help="prune: banks that a killed run left unfinished")
+    parser.add_argument("--unused-days", type=float, help="prune: banks that were not used for this number of days")
+    parser.add_argument("--unfinished", action="store_true", help="prune: unfinished banks of killed runs")
     parser.add_argument("--yes", action="store_true", help="prune: delete; without it, list what would be deleted")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do one action; returns the exit status, 1 where `verify` found damage."""
+    """Run one action; the exit status is 1 if `verify` finds damaged shards."""
     if not options.cache.is_dir():
-        raise ValueError(f"{options.cache} is not a folder; name the folder of the banks with --cache (paths.cache of your runs)")
+        raise ValueError(f"{options.cache} is not a folder; pass the folder of the banks with --cache (paths.cache of your runs)")
     entries = find(options.cache)
     if options.action == "verify":
         return verify(entries)
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find(cache: Path) -> list[Entry]:
-    """All banks of a cache, the largest first."""
+    """The banks of a cache, largest first."""
     from multicrop.features.shards import read_manifest
 
     entries = []
@@ -84,7 +84,7 @@ def show(entries: list[Entry], cache: Path) -> None:
 
 
 def verify(entries: list[Entry]) -> int:
-    """Read every shard of every finished bank against its checksum."""
+    """Verify the checksums of all shards of finished banks."""
     from rich.progress import track
 
     from multicrop.features.shards import ShardFolder
@@ -101,9 +101,9 @@ def verify(entries: list[Entry]) -> int:
 
 
 def prune(entries: list[Entry], options: argparse.Namespace) -> int:
-    """Delete the banks that the options select; raises ValueError for no option."""
+    """Delete the selected banks; raises ValueError without --unused-days or --unfinished."""
     if options.unused_days is None and not options.unfinished:
-        raise ValueError("say what to prune: --unused-days N, --unfinished, or both")
+        raise ValueError("prune needs --unused-days N, --unfinished, or both")
     limit = None if options.unused_days is None else time.time() - options.unused_days * DAY
     chosen = [e for e in entries if (limit is not None and e.used < limit) or (options.unfinished and not e.manifest)]
     busy = [entry for entry in chosen if in_use(entry.path)]
@@ -121,7 +121,7 @@ def prune(entries: list[Entry], options: argparse.Namespace) -> int:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process holds a claim on a shard of this bank."""
+    """Whether a process holds a lock on a shard of this bank."""
     from filelock import FileLock, Timeout
 
     for file in path.glob("*.lock"):

@@ -1,10 +1,15 @@
-"""`multicrop compare RUNS...`: finished runs against a baseline, paired image by image."""
+"""`multicrop compare RUNS...`: compare finished runs with a baseline, paired per image."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "compare finished runs with a baseline, image by image"
-TOP = 20  # methods in a table for people
+if TYPE_CHECKING:
+    from multicrop.compare.leaderboard import Block
+    from multicrop.compare.tables import Table
+
+HELP = "compare finished runs with a baseline, paired per image"
+TOP = 20  # methods in a table, except in CSV
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -14,16 +19,20 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser("compare", help=HELP, description=__doc__)
     add_runs(parser)
-    parser.add_argument("--by", choices=("class", "domain"), help="also the differences class by class or domain by domain")
-    parser.add_argument("--matrix", action="store_true", help="also on how many images two methods agree, and which rescues which")
-    parser.add_argument("--top", type=int, help="how many methods to show (0: all); by default 20, and all as CSV")
-    parser.add_argument("--format", choices=tuple(FORMATS), help="how to print; the default follows the ending of -o")
+    parser.add_argument("--by", choices=("class", "domain"), help="add a table per method with the difference per class or per domain")
+    parser.add_argument(
+        "--matrix",
+        action="store_true",
+        help="add two tables over pairs of methods: agreement, and images that only one classifies correctly",
+    )
+    parser.add_argument("--top", type=int, help="number of methods to show (0: all; default: 20, in CSV all)")
+    parser.add_argument("--format", choices=tuple(FORMATS), help="output format (default: by the suffix of -o, else terminal)")
     parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read, compare, print; records that cannot be used are named on standard error."""
+    """Read and compare the runs and print or write the tables."""
     from multicrop.compare import command, tables
 
     _, found = command.read_runs(options)
@@ -45,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tables(block: object, options: argparse.Namespace, baseline: str) -> list:
-    """The leaderboard of a block and what was asked for beside it."""
+def _tables(block: "Block", options: argparse.Namespace, baseline: str) -> "list[Table]":
+    """The leaderboard of a block and the tables of --by and --matrix."""
     from dataclasses import replace
 
     from multicrop.compare import details, tables
@@ -62,5 +71,9 @@ def _tables(block: object, options: argparse.Namespace, baseline: str) -> list:
         alike, rescues = details.agreement(shown.entries), details.rescues(shown.entries)
         title = "share of images with the same prediction, %"
         made.append(tables.matrix_table(shown, "agreement", title, alike, lambda v: f"{100 * v:.0f}"))
-        made.append(tables.matrix_table(shown, "rescues", "images the row gets right and the column wrong", rescues, str))
+        made.append(
+            tables.matrix_table(
+                shown, "rescues", "images that the row method classifies correctly and the column method does not", rescues, str
+            )
+        )
     return made

@@ -11,31 +11,33 @@ if TYPE_CHECKING:
     from multicrop.data.base import Dataset
     from multicrop.data.checks.check import Findings
 
-SHOWN = 5  # unreadable images and duplicates in the terminal; the report lists all
+SHOWN = 5  # unreadable images and duplicates on the terminal; the report lists all
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """The command line of `multicrop data`."""
+    """Add the command."""
     parser = commands.add_parser(
         "data", help="check a data set: counts, sizes, unreadable images, leaks between splits", description=__doc__
     )
     parser.add_argument("action", choices=["check"])
-    parser.add_argument("overrides", nargs="+", metavar="dataset=NAME", help="as for run.py: dataset=folder dataset.root=PATH ...")
+    parser.add_argument(
+        "overrides", nargs="+", metavar="dataset=NAME", help="overrides as for run.py: dataset=folder dataset.root=PATH ..."
+    )
     parser.add_argument("--report", type=Path, help="write the findings to this JSON file")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the test images to this picture (.png)")
-    parser.add_argument("--per-class", type=int, default=4, help="pictures per class on the sheet (4)")
-    parser.add_argument("--classes", type=int, default=80, help="classes on the sheet (80)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="images opened at once (all processors)")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of test images to this file (.png)")
+    parser.add_argument("--per-class", type=int, default=4, help="images per class on the sheet (default: 4)")
+    parser.add_argument("--classes", type=int, default=80, help="classes on the sheet (default: 80)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads that read images (default: number of processors)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the data set that the overrides compose; returns 1 if it has problems."""
+    """Check the data set that the overrides select; the exit status is 1 if it has problems."""
     from multicrop.data.checks.check import check
     from multicrop.files import atomic, write_text
 
     if options.threads < 1 or options.per_class < 1 or options.classes < 1:
-        raise ValueError("--threads, --per-class and --classes need 1 or more")
+        raise ValueError("--threads, --per-class and --classes must be 1 or more")
     with _Bars() as step:
         findings = check(_dataset(options.overrides), threads=options.threads, per_class=options.per_class, step=step)
     _show(findings)

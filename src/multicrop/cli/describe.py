@@ -1,4 +1,4 @@
-"""`multicrop describe audit|make`: check the descriptions of classes, or let a language model write them."""
+"""`multicrop describe audit|make`: audit descriptions of classes, or generate them with a language model."""
 
 import argparse
 import json
@@ -16,36 +16,43 @@ from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_ques
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """The parsers of `describe audit` and `describe make`."""
-    parser = commands.add_parser("describe", help="audit or make descriptions of classes", description=__doc__)
+    """Add the commands `describe audit` and `describe make`."""
+    parser = commands.add_parser(
+        "describe", help="audit descriptions of classes, or generate them with a language model", description=__doc__
+    )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make")
     audits = tasks.add_parser("audit", help="find defects of a description file or a packaged description set; exit status 1 on errors")
     audits.add_argument(
-        "source", metavar="FILE_OR_SET", help="a JSON file {class: [text, ...]} or of the packaged format, or the name of a description set"
+        "source",
+        metavar="FILE_OR_SET",
+        help="a JSON file ({class: [text, ...]} or the packaged format), or the name of a packaged description set",
     )
     _add_classes(audits, required=False)
     audits.add_argument(
-        "--model", metavar="FOLDER_OR_ID", help="count tokens as this encoder does (tiny: the embedded one; default: as CLIP)"
+        "--model", metavar="FOLDER_OR_ID", help="count tokens with the tokenizer of this encoder (tiny: the embedded one; default: CLIP's)"
     )
-    audits.add_argument("--strict", action="store_true", help="also the rules of the packaged sets (their names imply it)")
+    audits.add_argument("--strict", action="store_true", help="also check the rules of the packaged sets (default for a packaged set)")
     audits.add_argument("--examples", type=int, default=2, metavar="N", help="examples per defect (default 2)")
-    audits.add_argument("--fix", metavar="OUT.json", help="write the texts without the defects that can be mended")
+    audits.add_argument("--fix", metavar="OUT.json", help="write the texts with the repairable defects repaired")
     audits.set_defaults(run=run_audit)
-    makes = tasks.add_parser("make", help="let a language model write phrases about the parts of every class")
+    makes = tasks.add_parser("make", help="generate phrases about the parts of every class with a language model")
     _add_classes(makes, required=True)
     makes.add_argument("--out", required=True, metavar="FILE.json", help="the description file; answers are cached in FILE.json.parts")
     makes.add_argument(
-        "--model", required=True, metavar="NAME", help="folder or hub id of a causal language model; with --server its name there"
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="folder or hub id of a causal language model; with --server the model name on the server",
     )
     makes.add_argument(
         "--server", action="store_true", help="ask the chat-completions server at OPENAI_BASE_URL, with the key in OPENAI_API_KEY"
     )
     makes.add_argument("--questions", metavar="FILE", help="a JSON or YAML list of questions with {class}, instead of the built-in ones")
     makes.add_argument("--max-tokens", type=int, default=200, help="tokens per answer (default 200)")
-    makes.add_argument("--temperature", type=float, default=0.7, help="0: the most likely answer (default 0.7)")
+    makes.add_argument("--temperature", type=float, default=0.7, help="sampling temperature, 0 for greedy decoding (default 0.7)")
     makes.add_argument("--seed", type=int, default=0)
     makes.add_argument("--keep-leaks", action="store_true", help="keep phrases that name their class")
-    makes.add_argument("--force", action="store_true", help="write over an existing FILE.json")
+    makes.add_argument("--force", action="store_true", help="overwrite an existing FILE.json")
     makes.set_defaults(run=run_make)
 
 
@@ -58,7 +65,7 @@ def _add_classes(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def run_audit(options: argparse.Namespace) -> int:
-    """Print the defects with counts, examples and remedies; return 1 if one is an error."""
+    """Print the defects with counts, examples and remedies; the exit status is 1 if one is an error."""
     packaged = options.source in available() and not Path(options.source).is_file()
     source = load_description_set(options.source) if packaged else None
     texts = ClassTexts(source.descriptions, source.classes) if source else read_texts(options.source, "describe audit")
@@ -66,7 +73,7 @@ def run_audit(options: argparse.Namespace) -> int:
     if options.fix:
         texts = fix(texts, names, keys)
         _write_fixed(Path(options.fix), None if packaged else Path(options.source), texts)
-        print(f"written: {options.fix}; what is left:")
+        print(f"written: {options.fix}; remaining defects:")
     counter = _token_counter(options.model) if options.model else _clip_counter()
     findings = check(texts, names, keys, **counter)
     if packaged or options.strict:
@@ -88,7 +95,7 @@ def _print(options: argparse.Namespace, texts: ClassTexts, findings: Sequence[Fi
 
 
 def _classes(options: argparse.Namespace) -> tuple[list[str] | None, list[str] | None]:
-    """(class names, stable keys); each is None if the options do not set it."""
+    """Class names and stable keys; each is None if the options do not give it."""
     if options.classes:
         return read_classes(options.classes)
     if options.dataset:
@@ -98,7 +105,7 @@ def _classes(options: argparse.Namespace) -> tuple[list[str] | None, list[str] |
 
 
 def _token_counter(model: str) -> dict[str, object]:
-    """`count_tokens` and `context` of an encoder's text tower."""
+    """Keyword arguments `count_tokens` and `context` for an encoder's text tower."""
     from transformers import AutoConfig, AutoTokenizer
 
     from multicrop.config import PACKAGE
@@ -108,16 +115,14 @@ def _token_counter(model: str) -> dict[str, object]:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"--model {model} has no tokenizer that can be read ({str(error).splitlines()[0]}); pass the encoder's folder"
-        ) from error
+        raise ValueError(f"--model {model} has no readable tokenizer ({str(error).splitlines()[0]}); pass the encoder's folder") from error
     context = getattr(config, "text_config", config).max_position_embeddings
     counter: Callable[[list[str]], list[int]] = lambda texts: [len(ids) for ids in tokenizer(texts)["input_ids"]]  # noqa: E731
     return {"count_tokens": counter, "context": context}
 
 
 def _clip_counter() -> dict[str, object]:
-    """`count_tokens` and `context` of OpenAI's CLIP, if the library with its tokenizer is installed."""
+    """Keyword arguments `count_tokens` and `context` for OpenAI's CLIP; empty if the library of its tokenizer is not installed."""
     try:
         from instant_clip_tokenizer import Tokenizer
     except ImportError:
@@ -127,11 +132,9 @@ def _clip_counter() -> dict[str, object]:
 
 
 def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
-    """Write the mended texts in the format of their source, with its header."""
+    """Write the repaired texts in the format of their source, with its header."""
     if source is None:
-        raise ValueError(
-            f"a packaged description set has nothing to mend; --fix is for files. To start one of your own, copy from {FOLDER}"
-        )
+        raise ValueError(f"--fix needs a file, got a packaged description set; to change a packaged set, copy its file from {FOLDER}")
     table = json.loads(source.read_bytes().decode("utf-8"))
     if isinstance(table.get("descriptions"), dict):
         write_file(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
@@ -140,15 +143,15 @@ def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
 
 
 def run_make(options: argparse.Namespace) -> int:
-    """Ask about every class, write the description file, and audit it; return 1 if the audit finds errors."""
+    """Query the model for every class, write the description file, and audit it; the exit status is 1 if the audit finds errors."""
     from rich.console import Console
     from rich.progress import track
 
     out = Path(options.out).expanduser()
     if out.exists() and not options.force:
-        raise ValueError(f"--out {out} exists; pass another name, or --force to write over it")
+        raise ValueError(f"--out {out} exists; pass another name, or --force to overwrite it")
     if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: its folder does not exist; make it first")
+        raise ValueError(f"--out {out}: its folder does not exist; create it first")
     names, keys = _classes(options)
     classes = dict(zip(keys or names, names, strict=True))
     if len(classes) < len(names):
@@ -169,12 +172,12 @@ def run_make(options: argparse.Namespace) -> int:
 
 
 def _writer(options: argparse.Namespace) -> tuple[Callable[[list[str], int], list[str]], str, str]:
-    """The writer, the model's name for the header, and a version that separates models of one name."""
+    """The writer, the model's name for the header, and a version that distinguishes models with one name."""
     from multicrop.text.make.writers import local_writer, server_writer
 
     knobs = {"max_tokens": options.max_tokens, "temperature": options.temperature}
     if options.max_tokens < 1 or options.temperature < 0:
-        raise ValueError(f"--max-tokens is 1 or more and --temperature 0 or more, got {options.max_tokens} and {options.temperature}")
+        raise ValueError(f"--max-tokens must be 1 or more and --temperature 0 or more, got {options.max_tokens} and {options.temperature}")
     if options.server:
         return server_writer(options.model, **knobs), options.model, "server"
     folder = Path(options.model).expanduser()

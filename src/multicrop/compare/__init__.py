@@ -1,1 +1,1 @@
-"""Comparing finished runs: reads records (never models or data), pairs them image by image, and shows tables, plots and a page."""
+"""Compare finished runs: read records (not models or data), pair them per image, and make tables, plots and a page."""

@@ -1,40 +1,41 @@
-"""Finding records below folders, with the reason for each folder that holds none that can be read."""
+"""Find records below folders, with the reason for each folder whose record cannot be read."""
 
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from multicrop.record import CONFIG, ENVIRONMENT, FAILURE, METRICS, POINTER, Record, RecordError, read_record
+from multicrop.compare.run import Run, read_run
+from multicrop.record import CONFIG, ENVIRONMENT, FAILURE, METRICS, POINTER, RecordError
 
 
-def collect(places: Sequence[str | Path]) -> tuple[list[Record], list[str]]:
-    """Read all records in some folders or globs, each once.
+def collect(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+    """Read all records in folders or globs, each record once.
 
     Args:
-        places: Folders of records or of sweeps, or globs of them.
+        places: Folders of records or of sweeps, or globs of such folders.
 
     Returns:
-        The records, and one line per folder that could not be used.
+        The runs, and one message per folder whose record cannot be read.
 
     Raises:
-        ValueError: If a place does not exist or there is no record at all.
+        ValueError: If a place does not exist or no record can be read.
     """
-    records: dict[Path, Record] = {}
+    runs: dict[Path, Run] = {}
     problems = []
     for folder in (f for place in places for f in _folders(str(place))):
         try:
-            record = read_record(folder)
-            _ = record.predictions  # a damaged file is found here
-            records.setdefault(record.folder.resolve(), record)
+            run = read_run(folder)
+            _ = run.sorted_predictions  # reads the file, so that a damaged one is reported here
+            runs.setdefault(run.folder.resolve(), run)
         except RecordError as error:
             problems.append(str(error))
-    if not records:
+    if not runs:
         raise ValueError("\n".join([f"no record could be read in {', '.join(map(str, places))}", *problems]))
-    return list(records.values()), list(dict.fromkeys(problems))
+    return list(runs.values()), list(dict.fromkeys(problems))
 
 
 def _folders(place: str) -> list[Path]:
-    """The folders at or below a place that hold, or should hold, a record."""
+    """The folders at or below a place that have a record, or the files of an unfinished one."""
     names = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]  # noqa: PTH207 - absolute patterns too
     matched = [Path(name) for name in names]
     if not matched or not all(path.exists() for path in matched):

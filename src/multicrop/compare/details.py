@@ -1,4 +1,4 @@
-"""Where methods differ: classes, domains, and which images one gets right that another gets wrong."""
+"""Where methods differ: per class, per domain, and per pair of methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from multicrop.record import Predictions
 
 @dataclass(frozen=True)
 class Part:
-    """One class or domain: its images, the accuracy of method and baseline, and their comparison, corrected over this method's parts."""
+    """One class or domain: number of images, accuracy of method and baseline, comparison, and p-value corrected over the method's parts."""
 
     name: str
     images: int
@@ -23,51 +23,106 @@ class Part:
 
 
 def by_class(entry: Entry) -> list[Part]:
-    """The comparison class by class, greatest difference first; raises ValueError when the entry has no baseline."""
-    names = entry.records[0].class_names
-    return _parts(entry, [names[c] for c in entry.records[0].predictions.label])
+    """Compare a method with its baseline per class.
+
+    Args:
+        entry: A paired entry of a block.
+
+    Returns:
+        One part per class that has images, largest difference first.
+
+    Raises:
+        ValueError: If the entry is not paired with a baseline.
+    """
+    return _parts(entry, entry.runs[0].sorted_predictions.label, entry.runs[0].class_names)
 
 
 def by_domain(entry: Entry) -> list[Part]:
-    """The comparison domain by domain; raises ValueError when the images have no domains."""
-    if not entry.records[0].domains:
-        raise ValueError(f"the images of {entry.records[0].dataset} have no domains; use --by class")
-    return _parts(entry, entry.records[0].predictions.domain)
+    """Compare a method with its baseline per domain.
+
+    Args:
+        entry: A paired entry of a block.
+
+    Returns:
+        One part per domain, largest difference first.
+
+    Raises:
+        ValueError: If the images have no domains, or the entry is not paired with a baseline.
+    """
+    if not entry.runs[0].domains:
+        raise ValueError(f"the images of {entry.runs[0].dataset} have no domains; use --by class")
+    names, group = np.unique(entry.runs[0].sorted_predictions.domain, return_inverse=True)
+    return _parts(entry, group, names.tolist())
 
 
-def _parts(entry: Entry, groups: Sequence[str]) -> list[Part]:
+def group_accuracy(correct: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
+    """Accuracy per group of images, for instance per class.
+
+    Args:
+        correct: Correctness, shape (images,) or (runs, images).
+        group: Group index per image, shape (images,).
+        count: Number of groups.
+
+    Returns:
+        Accuracy from 0 to 1, mean over runs, shape (count,); NaN for a group without images.
+    """
+    correct = np.atleast_2d(correct)
+    right = np.bincount(group, weights=correct.sum(0), minlength=count)
+    images = np.bincount(group, minlength=count)
+    return np.divide(right, len(correct) * images, out=np.full(count, np.nan), where=images > 0)
+
+
+def _parts(entry: Entry, group: np.ndarray, names: Sequence[str]) -> list[Part]:
     if entry.baseline is None:
         raise ValueError(f"{entry.label} is not paired with the baseline; choose a baseline on the same images")
-    correct, names = entry.correct, np.asarray(groups)
-    members = {name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))}
-    compared = {name: compare_runs(correct[:, index], entry.baseline[:, index]) for name, index in members.items()}
-    corrected = holm_family(list(compared.values()))
+    correct, baseline = entry.correct, entry.baseline
+    members: dict[int, np.ndarray] = {index: np.flatnonzero(group == index) for index in np.unique(group).tolist()}
+    compared = [compare_runs(correct[:, images], baseline[:, images]) for images in members.values()]
+    own, base = (group_accuracy(values, group, len(names)).tolist() for values in (correct, baseline))
     parts = [
-        Part(name, len(index), float(correct[:, index].mean()), float(entry.baseline[:, index].mean()), compared[name], p)
-        for (name, index), p in zip(members.items(), corrected, strict=True)
+        Part(names[index], len(images), own[index], base[index], comparison, p)
+        for (index, images), comparison, p in zip(members.items(), compared, holm_family(compared), strict=True)
     ]
-    return sorted(parts, key=lambda part: -part.comparison.difference)
+    return sorted(parts, key=lambda part: (-part.comparison.difference, part.name))
 
 
 def agreement(entries: Sequence[Entry]) -> np.ndarray:
-    """The share of images on which the first runs of two methods predict the same class (methods, methods)."""
-    predictions = np.stack([entry.records[0].predictions.rows["final"] for entry in entries])
-    return (predictions[:, None] == predictions[None]).mean(-1)
+    """Share of images for which the first runs of two methods predict the same class.
+
+    Args:
+        entries: Entries of one block.
+
+    Returns:
+        Shares from 0 to 1, shape (methods, methods).
+    """
+    predicted = np.stack([entry.runs[0].sorted_predictions.rows["final"] for entry in entries])
+    return (predicted[:, None] == predicted[None]).mean(-1)
 
 
 def rescues(entries: Sequence[Entry]) -> np.ndarray:
-    """Images that the first run of the row's method gets right and that of the column's wrong (methods, methods)."""
-    correct = np.stack([entry.records[0].predictions.correct() for entry in entries])
+    """Number of images that one method classifies correctly and another does not, in the first run of each.
+
+    Args:
+        entries: Entries of one block.
+
+    Returns:
+        Counts, shape (methods, methods): the row's method is right, the column's is wrong.
+    """
+    correct = np.stack([entry.runs[0].sorted_predictions.correct() for entry in entries])
     return (correct[:, None] & ~correct[None]).sum(-1)
 
 
 def class_table(predictions: Predictions, class_names: Sequence[str]) -> list[dict[str, object]]:
-    """One row per class that has images: name, images, and the accuracy of the final row and of the global view."""
-    label = predictions.label
-    final, base = (predictions.correct(row) for row in ("final", "global"))
-    counts = np.bincount(label, minlength=len(class_names)).tolist()
-    return [
-        {"class": name, "images": n, "accuracy": float(final[label == c].mean()), "global": float(base[label == c].mean())}
-        for c, (name, n) in enumerate(zip(class_names, counts, strict=True))
-        if n
-    ]
+    """Accuracy per class of one run.
+
+    Args:
+        predictions: Labels and predictions of the run.
+        class_names: Name per class.
+
+    Returns:
+        One row per class that has images: ``class``, ``images``, ``accuracy`` of the final row, ``global`` accuracy of the global view.
+    """
+    counts = np.bincount(predictions.label, minlength=len(class_names)).tolist()
+    final, base = (group_accuracy(predictions.correct(row), predictions.label, len(counts)).tolist() for row in ("final", "global"))
+    rows = zip(class_names, counts, final, base, strict=True)
+    return [{"class": name, "images": n, "accuracy": right, "global": whole} for name, n, right, whole in rows if n]

@@ -1,42 +1,41 @@
-"""Runs put beside each other: one block a data set and task, one entry a method, each paired with a baseline image by image."""
+"""Group runs into blocks (one per data set and task) and entries (one per method), each paired with a baseline per image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from multicrop.compare.run import SEEDS, Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm_family
-from multicrop.record import ROWS, SEEDS, Record
-
-PARTS = {"zero_shot": (), "few_shot": ("adapter",), "tta": ("method",)}
+from multicrop.record import ROWS
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method on one data set: its runs (seeds, stream orders), their mean accuracy and cost, and the comparison to the baseline."""
+    """One method on one data set: its runs (one per seed or stream order), mean accuracy, cost, and comparison with the baseline."""
 
     label: str
-    records: tuple[Record, ...]
+    runs: tuple[Run, ...]
     accuracy: float
-    spread: float  # standard deviation over runs; 0 for one
-    encoder_calls: int  # an image
-    seconds: float  # of scoring, a run: aggregator, and what the task adds
+    spread: float  # standard deviation over runs; 0 for one run
+    encoder_calls: int  # per image
+    seconds: float  # scoring time per run: aggregator, and adapter or method
     comparison: Comparison | None = None
     p_holm: float | None = None
     on_front: bool = False
-    baseline: np.ndarray | None = None  # correctness (runs, images)
+    baseline: np.ndarray | None = None  # correctness, shape (runs, images)
 
     @property
     def correct(self) -> np.ndarray:
-        """Correctness (runs, images)."""
-        return np.stack([record.predictions.correct() for record in self.records])
+        """Correctness, shape (runs, images)."""
+        return np.stack([run.sorted_predictions.correct() for run in self.runs])
 
 
 @dataclass(frozen=True)
 class Block:
-    """All entries of a task on the same images, best first, with notes on what could not be compared.
+    """All entries of a task on the same images, best first, with notes on runs that are not compared.
 
-    The comparisons of a block with its baseline are one family: `tests` says how many Holm's correction is over.
+    The comparisons of a block with its baseline are one family; ``tests`` is its size, the number of p-values in Holm's correction.
     """
 
     entries: tuple[Entry, ...]
@@ -44,9 +43,9 @@ class Block:
     notes: tuple[str, ...] = ()
 
     @property
-    def first(self) -> Record:
-        """A record that speaks for the images of all."""
-        return self.entries[0].records[0]
+    def first(self) -> Run:
+        """The first run of the best entry; all runs of the block have its images and labels."""
+        return self.entries[0].runs[0]
 
     @property
     def task(self) -> str:
@@ -55,106 +54,116 @@ class Block:
 
     @property
     def split(self) -> str:
-        """Which images were scored: test or validation."""
+        """The scored split: test or validation."""
         return self.first.config.get("split", "test")
 
     @property
     def data(self) -> str:
-        """The data set and its size."""
-        return f"{self.first.dataset} ({self.split}): {len(self.first.predictions)} images, {len(self.first.class_names)} classes"
+        """Data set, split, and numbers of images and classes."""
+        return f"{self.first.dataset} ({self.split}): {len(self.first.sorted_predictions)} images, {len(self.first.class_names)} classes"
 
     @property
     def name(self) -> str:
-        """The data set and the task."""
+        """Data set and task."""
         return f"{self.data}; {self.task}"
 
 
-def blocks(records: Sequence[Record], baseline: str | Sequence[Record] = "global") -> list[Block]:
-    """Sort records into blocks of the same images and task, and compare each method with the baseline.
+def blocks(runs: Sequence[Run], baseline: str | Sequence[Run] = "global") -> list[Block]:
+    """Group runs into blocks of the same images and task, and compare each method with the baseline.
 
-    `baseline` is a row that every record carries (global, crops_mean, aggregated) or the runs of one method, of any task. Holm's
-    correction is over the methods of a block. Raises ValueError when the baseline runs are of several methods.
+    Holm's correction is over the methods of a block.
+
+    Args:
+        runs: Runs of any data sets, tasks and methods, as ``collect`` returns them.
+        baseline: A row of every run (``global``, ``crops_mean``, ``aggregated``), or the runs of one method, of any task.
+
+    Returns:
+        One block per set of images and task.
+
+    Raises:
+        ValueError: If the baseline is no such row, or its runs are of several methods.
     """
     if isinstance(baseline, str) and baseline not in ROWS[:3]:
-        raise ValueError(f"a baseline is {', '.join(ROWS[:3])} or a run's folder, got {baseline!r}")
-    if not isinstance(baseline, str) and len({record.method for record in baseline}) > 1:
-        count = len({record.method for record in baseline})
-        raise ValueError(f"the baseline holds {count} methods; name the folder of one run, or of one method's seeds")
-    return [_block(runs, baseline, len(records) - len(group)) for group in _same_images(records) for runs in _by_task(group)]
+        raise ValueError(f"a baseline is {', '.join(ROWS[:3])} or the folder of a run, got {baseline!r}")
+    if not isinstance(baseline, str) and (count := len({run.method for run in baseline})) > 1:
+        raise ValueError(
+            f"the baseline must be one method, got runs of {count} methods; pass the folder of one run, or of one method's seeds"
+        )
+    return [_block(members, baseline, len(runs) - len(group)) for group in _same_images(runs) for members in _by_task(group)]
 
 
-def varying(records: Sequence[Record]) -> list[str]:
-    """The knobs in which these runs differ, other than seeds and what the chosen options bring along; of equal ones the first."""
-    chosen = {k for k in records[0].choices if len({record.choices.get(k) for record in records}) > 1}
+def varying(runs: Sequence[Run]) -> list[str]:
+    """The knobs in which these runs differ, without seeds and knobs that follow from the options; of knobs that vary together the first."""
+    chosen = {k for k in runs[0].choices if len({run.choices.get(k) for run in runs}) > 1}
     kept: dict[tuple, str] = {}
-    for name in dict.fromkeys(name for record in records for name in record.knobs):
+    for name in dict.fromkeys(name for run in runs for name in run.knobs):
         top = name.split(".")[0]
         by_choice: dict[object, set] = {}
-        for record in records:
-            value = str(record.knobs[name]) if name in record.knobs else None
-            by_choice.setdefault(record.choices.get(top) if top in chosen else None, set()).add(value)
+        for run in runs:
+            value = str(run.knobs[name]) if name in run.knobs else None
+            by_choice.setdefault(run.choices.get(top) if top in chosen else None, set()).add(value)
         if name not in SEEDS and max(map(len, by_choice.values())) > 1:
-            kept.setdefault(tuple(str(record.knobs.get(name)) for record in records), name)
+            kept.setdefault(tuple(str(run.knobs.get(name)) for run in runs), name)
     return list(kept.values())
 
 
-def label(record: Record, knobs: Sequence[str], groups: Sequence[str]) -> str:
-    """What tables call a method: aggregator, adapter or test-time method, crops, and the `groups` and knobs that vary."""
-    parts = [record.choices.get("aggregator", "?"), *(record.choices.get(p, "?") for p in PARTS.get(record.choices["task"], ()))]
-    extra = [f"{name.rsplit('.', 1)[-1]}={record.knobs[name]}" for name in knobs if name in record.knobs]
-    return ", ".join([" + ".join(parts), record.choices.get("crop", "?"), *(record.choices.get(g, "?") for g in groups), *extra])
+def label(run: Run, knobs: Sequence[str], groups: Sequence[str]) -> str:
+    """The label of a method in tables: aggregator, adapter or test-time method, crops, and the groups and knobs that vary."""
+    parts = [run.choices.get("aggregator", "?"), *run.task_options.values()]
+    extra = [f"{name.rsplit('.', 1)[-1]}={run.knobs[name]}" for name in knobs if name in run.knobs]
+    return ", ".join([" + ".join(parts), run.choices.get("crop", "?"), *(run.choices.get(g, "?") for g in groups), *extra])
 
 
-def _varying_groups(records: Sequence[Record]) -> list[str]:
-    """The groups beside aggregator, crop and the task's part in which these runs differ."""
-    return [g for g in ("model", "prompt") if len({record.choices.get(g) for record in records}) > 1]
+def _varying_groups(runs: Sequence[Run]) -> list[str]:
+    """The groups ``model`` and ``prompt`` where these runs differ in them."""
+    return [g for g in ("model", "prompt") if len({run.choices.get(g) for run in runs}) > 1]
 
 
-def _same_images(records: Sequence[Record]) -> list[list[Record]]:
-    groups: list[list[Record]] = []
-    for record in records:
-        home = next((group for group in groups if group[0].same_images(record)), None)
+def _same_images(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: list[list[Run]] = []
+    for run in runs:
+        home = next((group for group in groups if group[0].same_images(run)), None)
         if home is None:
-            groups.append([record])
+            groups.append([run])
         else:
-            home.append(record)
+            home.append(run)
     return groups
 
 
-def _by_task(records: Sequence[Record]) -> list[list[Record]]:
-    """Zero-shot, few-shot and test-time methods apart: they answer different questions and know different things."""
-    return [[r for r in records if r.choices["task"] == task] for task in dict.fromkeys(r.choices["task"] for r in records)]
+def _by_task(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group by task: zero-shot, few-shot and test-time methods use different data, so they are not ranked together."""
+    return [[r for r in runs if r.choices["task"] == task] for task in dict.fromkeys(r.choices["task"] for r in runs)]
 
 
-def _block(group: list[Record], baseline: str | Sequence[Record], others: int) -> Block:
-    """The block of the runs in `group`; `others` are the runs on other images."""
-    methods: dict[str, list[Record]] = {}
-    for record in group:
-        methods.setdefault(record.method, []).append(record)
+def _block(group: list[Run], baseline: str | Sequence[Run], others: int) -> Block:
+    """The block of the runs in ``group``; ``others`` is the number of runs on other images."""
+    methods: dict[str, list[Run]] = {}
+    for run in group:
+        methods.setdefault(run.method, []).append(run)
     knobs, groups = varying(group), _varying_groups(group)
     notes = []
     entries = [_entry(label(runs[0], knobs, groups), runs, baseline, notes) for runs in methods.values()]
-    if repeats := len(group) - sum(len({record.seeds for record in runs}) for runs in methods.values()):
-        notes.append(f"{repeats} run(s) repeat another with the same configuration and seeds, and count once")
+    if repeats := len(group) - sum(len({run.seeds for run in runs}) for runs in methods.values()):
+        notes.append(f"{repeats} run(s) have the same configuration and seeds as another run and count once")
     family = {id(entry): entry.comparison for entry in entries if entry.comparison is not None}
     corrected = dict(zip(family, holm_family(list(family.values())), strict=True))
     front = _front(entries)
     entries = [replace(e, p_holm=corrected.get(id(e)), on_front=e.label in front) for e in entries]
     if others:
-        notes.append(f"{others} other run(s) were scored on other images or labels and are not paired with these")
+        notes.append(f"{others} other run(s) scored other images or labels and are not paired with these")
     tests = sum(entry.p_holm is not None for entry in entries)
     return Block(tuple(sorted(entries, key=lambda e: -e.accuracy)), tests, tuple(dict.fromkeys(notes)))
 
 
-def _entry(name: str, runs: list[Record], baseline: str | Sequence[Record], notes: list[str]) -> Entry:
-    unique = {record.seeds: record for record in runs}  # the same run made twice counts once
-    runs = sorted(unique.values(), key=lambda record: str(record.seeds))
-    paired = [(record, base) for record in runs if (base := _base(record, baseline, notes)) is not None]
-    runs = [record for record, _ in paired] or runs
-    correct = np.stack([record.predictions.correct() for record in runs])
+def _entry(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: list[str]) -> Entry:
+    unique = {run.seeds: run for run in runs}  # a repeated run counts once
+    runs = sorted(unique.values(), key=lambda run: str(run.seeds))
+    paired = [(run, base) for run in runs if (base := _base(run, baseline, notes)) is not None]
+    runs = [run for run, _ in paired] or runs
+    correct = np.stack([run.sorted_predictions.correct() for run in runs])
     accuracies = correct.mean(1)
     spread = float(accuracies.std(ddof=1)) if len(runs) > 1 else 0.0
-    times = [record.metrics.get("row_seconds", {}) for record in runs]
+    times = [run.metrics.get("row_seconds", {}) for run in runs]
     seconds = float(np.mean([time.get("aggregated", np.nan) + time.get("final", np.nan) for time in times]))
     calls = int(runs[0].metrics.get("views_per_image", 1))
     entry = Entry(name, tuple(runs), float(accuracies.mean()), spread, calls, seconds)
@@ -164,23 +173,23 @@ def _entry(name: str, runs: list[Record], baseline: str | Sequence[Record], note
     return replace(entry, comparison=compare_runs(correct, bases), baseline=bases)
 
 
-def _base(record: Record, baseline: str | Sequence[Record], notes: list[str]) -> np.ndarray | None:
-    """The baseline's correctness for one run: its own row, or the baseline run of the same seeds."""
+def _base(run: Run, baseline: str | Sequence[Run], notes: list[str]) -> np.ndarray | None:
+    """Correctness of the baseline for one run: a row of the run, or the baseline run with the same seeds."""
     if isinstance(baseline, str):
-        return record.predictions.correct(baseline)
-    usable = [b for b in baseline if b.same_images(record)]
+        return run.sorted_predictions.correct(baseline)
+    usable = [b for b in baseline if b.same_images(run)]
     if not usable:
-        notes.append(f"the baseline {baseline[0].folder} was scored on other images or labels: not paired with these")
+        notes.append(f"the baseline {baseline[0].folder} scored other images or labels and is not paired with these")
         return None
-    match = next((b for b in usable if b.seeds == record.seeds), usable[0] if len(usable) == 1 else None)
+    match = next((b for b in usable if b.seeds == run.seeds), usable[0] if len(usable) == 1 else None)
     if match is None:
-        notes.append(f"the baseline has no run with the seeds {record.seeds} of {record.folder}: that run is left out of the comparison")
+        notes.append(f"the baseline has no run with the seeds {run.seeds} of {run.folder}; this run is excluded from the comparison")
         return None
-    return match.predictions.correct()
+    return match.sorted_predictions.correct()
 
 
 def _front(entries: Sequence[Entry]) -> set[str]:
-    """The methods that no other beats in accuracy at the same cost or less."""
+    """Labels of the methods on the Pareto front: no method has higher accuracy at the same or lower cost."""
     best: dict[int, float] = {}
     for entry in entries:
         best[entry.encoder_calls] = max(entry.accuracy, best.get(entry.encoder_calls, 0.0))

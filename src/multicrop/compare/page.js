@@ -44,7 +44,7 @@ function drawFilters() {
     const values = [...new Set(data.entries.map((e) => String(e[name])))].filter((v) => v !== "").sort();
     if (values.length < 2) continue;
     const label = element("label", names[name] || name), select = element("select", undefined, { name });
-    if (name === "images") state.filters.images = values[0]; // accuracies on different images do not belong into one list
+    if (name === "images") state.filters.images = values[0]; // accuracies on different images are not comparable
     else select.append(element("option", "all", { value: "" }));
     for (const value of values) select.append(element("option", name === "images" ? data.blocks[value].data : value, { value }));
     select.addEventListener("change", () => { state.filters[name] = select.value; draw(); });
@@ -113,7 +113,7 @@ function drawCost(entries) {
   const front = entries.filter((e) => e.on_front).sort((a, b) => a.encoder_calls - b.encoder_calls);
   const one = new Set(entries.map((e) => e.block)).size === 1;
   if (one && front.length > 1) traces.push({ name: "front", mode: "lines", type: "scatter", x: front.map((e) => e.encoder_calls), y: front.map((e) => 100 * e.accuracy), line: { dash: "dot", shape: "hv", width: 1 }, hoverinfo: "skip" });
-  plot("cost", traces, { xaxis: { type: "log", title: { text: "encoder calls an image" } }, yaxis: { title: { text: "top-1 %" } } });
+  plot("cost", traces, { xaxis: { type: "log", title: { text: "encoder calls per image" } }, yaxis: { title: { text: "top-1 %" } } });
 }
 
 function drawGrid(entries) {
@@ -128,7 +128,7 @@ function drawForest(entries) {
   const best = entries.filter((e) => e.difference !== null).sort((a, b) => b.difference - a.difference).slice(0, 30).reverse();
   plot("forest", [{ type: "scatter", mode: "markers", x: best.map((e) => 100 * e.difference), y: best.map((_, i) => i), text: best.map(tip), hoverinfo: "text", marker: { size: 7, color: COLOURS[0] },
     error_x: { type: "data", symmetric: false, array: best.map((e) => 100 * (e.high - e.difference)), arrayminus: best.map((e) => 100 * (e.difference - e.low)), thickness: 1.2, color: COLOURS[0] } }],
-    { xaxis: { title: { text: "points" }, zeroline: true }, yaxis: { tickvals: best.map((_, i) => i), ticktext: best.map((e) => plain(middle(e.label))), zeroline: false }, height: Math.max(340, 60 + 20 * best.length) });
+    { xaxis: { title: { text: "percent points" }, zeroline: true }, yaxis: { tickvals: best.map((_, i) => i), ticktext: best.map((e) => plain(middle(e.label))), zeroline: false }, height: Math.max(340, 60 + 20 * best.length) });
 }
 
 function drawShots(entries) {
@@ -139,7 +139,7 @@ function drawShots(entries) {
     const points = members.sort((a, b) => a.shots - b.shots);
     return { name: plain(name), mode: "lines+markers", type: "scatter", x: points.map((e) => e.shots), y: points.map((e) => 100 * e.accuracy), text: points.map(tip), hoverinfo: "text" };
   });
-  plot("shots", traces, { xaxis: { type: "log", title: { text: "shots a class" }, tickvals: [1, 2, 4, 8, 16, 32] }, yaxis: { title: { text: "top-1 %" } } });
+  plot("shots", traces, { xaxis: { type: "log", title: { text: "shots per class" }, tickvals: [1, 2, 4, 8, 16, 32] }, yaxis: { title: { text: "top-1 %" } } });
 }
 
 function drawClasses(entry) {
@@ -154,7 +154,7 @@ function drawClasses(entry) {
 }
 
 function card(example) {
-  const made = element("article", undefined, { class: "card" }), frame = element("div"), match = element("p", "Point at a box for the text it was matched to.", { class: "match" });
+  const made = element("article", undefined, { class: "card" }), frame = element("div"), match = element("p", "Point at a box to see its best matching texts.", { class: "match" });
   const image = element("img", undefined, { src: "data:image/webp;base64," + data.pictures[example.picture], alt: `${example.kind}: ${example.label}` });
   image.style.aspectRatio = example.aspect;
   frame.append(image);
@@ -177,8 +177,8 @@ function card(example) {
 
 function drawImages(entry) {
   const examples = entry ? data.examples[entry.id] || [] : [], kinds = ["rescued", "lost", "wrong"];
-  byId("images-hint").textContent = examples.length ? "Baseline of the images: the global view. Rescued: only the method is right. Lost: only the global view is right."
-    : `No images of this method are in this page (it carries those of ${Object.keys(data.examples).length} methods).`;
+  byId("images-hint").textContent = examples.length ? "Compared with the global view. Rescued: only the method is right. Lost: only the global view is right. Wrong: neither is right."
+    : `This page has no images of this method (it has images of ${Object.keys(data.examples).length} methods).`;
   const buttons = kinds.map((kind) => {
     const button = element("button", `${kind} (${examples.filter((e) => e.kind === kind).length})`, { type: "button", "aria-pressed": kind === state.kind, "data-kind": kind });
     button.addEventListener("click", () => { state.kind = kind; drawImages(entry); });

@@ -1,7 +1,7 @@
-"""Tables in four forms: terminal, markdown, LaTeX booktabs, CSV. The first three print percent; CSV keeps fractions of 1.
+"""Tables in four formats: terminal, markdown, LaTeX booktabs, CSV. The first three print percent; CSV has fractions of 1.
 
-In CSV all tables are one, a line a comparison or a pair of methods: the column `table` says of which table a line is, and what a table has
-no word on is empty.
+In CSV all tables are one, with one line per comparison or pair of methods; the column `table` names the line's table, and missing fields
+are empty.
 """
 
 import csv
@@ -25,9 +25,16 @@ LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {c: rf"\text{name}{{}}" for c, name i
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of raw values by name, and what each printed column makes of a row.
+    """A table as raw values, with a function per printed column that formats a row.
 
-    `family` says over which comparisons p is corrected. `lines` are the rows of CSV where they are not those that are printed.
+    Args:
+        title: Title above the table.
+        kind: Value of the column ``table`` in CSV.
+        columns: Formatting function per column, by heading.
+        rows: Raw values by name.
+        family: Which comparisons the p-values are corrected over.
+        notes: Lines below the table.
+        lines: Rows of CSV; None if they are ``rows``.
     """
 
     title: str
@@ -39,13 +46,21 @@ class Table:
     lines: Sequence[Mapping] | None = None
 
     def cells(self) -> list[list[str]]:
-        """The printed table without its head."""
+        """The formatted cells, without the headings."""
         return [[show(row) for show in self.columns.values()] for row in self.rows]
 
 
 def leaderboard_table(block: Block, baseline: str) -> Table:
-    """The methods of a block against the baseline; a star marks the accuracy-cost front."""
-    several = any(len(entry.records) > 1 for entry in block.entries)
+    """The table of a block: its methods compared with the baseline; a star marks the accuracy-cost front.
+
+    Args:
+        block: The block.
+        baseline: Name of the baseline in headings.
+
+    Returns:
+        The table.
+    """
+    several = any(len(entry.runs) > 1 for entry in block.entries)
     columns = {
         "method": lambda r: r["method"],
         **({"runs": lambda r: str(r["runs"])} if several else {}),
@@ -60,12 +75,12 @@ def leaderboard_table(block: Block, baseline: str) -> Table:
 
 
 def place(block: Block) -> dict:
-    """What every line of a block says in CSV."""
+    """The values of a block that every line of it has in CSV."""
     return {"data": block.first.dataset, "split": block.split, "task": block.task}
 
 
 def block_family(block: Block, baseline: str) -> str:
-    """Over which comparisons the p-values of a block are corrected."""
+    """The note that says which comparisons the p-values of a block are corrected over."""
     methods = f"the {block.tests} {block.task} methods on {block.first.dataset} ({block.split})"
     return f"p (Holm): corrected over one family, {methods} that differ from {baseline} on some image, shown or not"
 
@@ -75,11 +90,22 @@ def entry_values(entry: Entry) -> dict:
     names = ("difference", "low", "high", "p_value", "rescued", "lost")
     compared = asdict(entry.comparison) if entry.comparison else dict.fromkeys(names)
     own = {name: getattr(entry, name) for name in ("accuracy", "spread", "encoder_calls", "seconds", "p_holm", "on_front")}
-    return {"method": entry.label, "runs": len(entry.records), **own, **compared, "record": str(entry.records[0].folder)}
+    return {"method": entry.label, "runs": len(entry.runs), **own, **compared, "record": str(entry.runs[0].folder)}
 
 
 def parts_table(block: Block, method: str, kind: str, parts: Sequence[Part], baseline: str) -> Table:
-    """The comparison of a method class by class or domain by domain."""
+    """The table of a method's comparison per class or per domain.
+
+    Args:
+        block: Block of the method.
+        method: Label of the method.
+        kind: ``class`` or ``domain``.
+        parts: What ``by_class`` or ``by_domain`` returned.
+        baseline: Name of the baseline in headings.
+
+    Returns:
+        The table.
+    """
     columns = {
         kind: lambda r: r["name"],
         "images": lambda r: str(r["images"]),
@@ -89,14 +115,25 @@ def parts_table(block: Block, method: str, kind: str, parts: Sequence[Part], bas
         "p (Holm)": lambda r: probability(r["p_holm"]),
     }
     own, tests = ("name", "images", "accuracy", "baseline", "p_holm"), sum(part.p_holm is not None for part in parts)
-    said = place(block) | {"method": method, "tests": tests}
-    rows = [said | {n: getattr(p, n) for n in own} | asdict(p.comparison) for p in parts]
+    shared = place(block) | {"method": method, "tests": tests}
+    rows = [shared | {n: getattr(p, n) for n in own} | asdict(p.comparison) for p in parts]
     family = f"p (Holm): corrected over one family, the {tests} parts by {kind} in which this method differs from {baseline} on some image"
     return Table(f"{method}, by {kind}", kind, columns, rows, family)
 
 
 def matrix_table(block: Block, kind: str, title: str, values: np.ndarray, show: Callable[[float], str]) -> Table:
-    """A square of numbers, methods by methods; columns are numbered as the rows are."""
+    """The table of a matrix over pairs of methods, with numbered rows and columns.
+
+    Args:
+        block: Block of the methods.
+        kind: Name of the value in CSV.
+        title: Title of the table.
+        values: Matrix, shape (methods, methods).
+        show: Formats a value.
+
+    Returns:
+        The table.
+    """
     names = [entry.label for entry in block.entries]
     columns = {"": lambda r: f"{r['number']} {r['method']}"}
     for i in range(len(names)):
@@ -109,17 +146,29 @@ def matrix_table(block: Block, kind: str, title: str, values: np.ndarray, show: 
 
 
 def interval(row: Mapping) -> str:
-    """`+3.1 [+1.0, +5.2]` in percent; empty where there is no comparison."""
+    """`+3.1 [+1.0, +5.2]` in percent points; empty without a comparison."""
     return "" if row["difference"] is None else f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
 def probability(value: float | None) -> str:
-    """A p-value in three places, or that it is smaller."""
+    """A p-value with three decimals, or `<0.001`."""
     return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def render(tables: Sequence[Table], form: str, *, width: int = 120) -> str:
-    """The tables as text; raises ValueError for an unknown format."""
+    """Format tables as text.
+
+    Args:
+        tables: The tables.
+        form: ``terminal``, ``markdown``, ``latex`` or ``csv``.
+        width: Characters per line of the terminal format.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: If the format is unknown.
+    """
     if form not in FORMATS:
         raise ValueError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
     if form == "terminal":
@@ -134,7 +183,7 @@ def render(tables: Sequence[Table], form: str, *, width: int = 120) -> str:
 
 
 def show(console: Console, tables: Sequence[Table]) -> None:
-    """The tables on a terminal."""
+    """Print the tables to a terminal."""
     for table in tables:
         _print(console, table)
 

@@ -40,7 +40,7 @@ def outcome_of(
 def row_metrics(predictions: Predictions) -> dict[str, dict[str, float]]:
     """Accuracy of each row, and its paired difference to the global view."""
     correct = {row: predictions.correct(row) for row in ROWS}
-    return {row: {"accuracy": float(correct[row].mean()), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
+    return {row: {"accuracy": predictions.accuracy(row), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
 
 
 def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, scoring_seconds: float, resumed: int) -> dict[str, Any]:

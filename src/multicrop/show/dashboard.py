@@ -1,4 +1,8 @@
-"""A W&B workspace and report in code: accuracy by crop and aggregator, cost, curves of shots and streams, rescued images."""
+"""A W&B workspace and report: accuracy by crop and aggregator, cost, curves of shots and streams, rescued images.
+
+wandb-workspaces has no public function that returns a workspace or report as JSON, so `save_json` uses the private method that its save()
+calls. No other file uses it; tests/test_loggers.py fails if the method is missing or its JSON has another shape.
+"""
 
 import json
 from pathlib import Path
@@ -17,7 +21,7 @@ IMAGES = ("images/rescued", "images/lost", "images/wrong")
 
 
 def panels() -> list[tuple[str, list]]:
-    """The sections: a name, and its panels."""
+    """The sections as pairs of name and panels."""
     import wandb_workspaces.reports.v2 as wr
 
     bars = [wr.BarPlot(title=title, metrics=[metric], groupby=f"config.{knob}") for title, knob, metric in CURVES]
@@ -33,7 +37,15 @@ def panels() -> list[tuple[str, list]]:
 
 
 def workspace(entity: str, project: str) -> object:
-    """The workspace of a project."""
+    """Make the workspace of a project.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+
+    Returns:
+        The workspace; ``save()`` uploads it.
+    """
     import wandb_workspaces.workspaces as ws
 
     sections = [ws.Section(name=name, panels=made, is_open=True) for name, made in panels()]
@@ -41,7 +53,16 @@ def workspace(entity: str, project: str) -> object:
 
 
 def report(entity: str, project: str, *, online: bool) -> object:
-    """The report of a project; offline its run set names no project, for that is looked up on the server."""
+    """Make the report of a project.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+        online: Whether the report is for upload; if not, its run set names no project, because the client looks it up on the server.
+
+    Returns:
+        The report; ``save()`` uploads it.
+    """
     import wandb_workspaces.reports.v2 as wr
 
     where = {"entity": entity, "project": project} if online else {}
@@ -52,8 +73,7 @@ def report(entity: str, project: str, *, online: bool) -> object:
 
 
 def save_json(entity: str, project: str, path: Path) -> None:
-    """Both as JSON, as the client would send them."""
-    # wandb-workspaces has no public way to its JSON: this private method is what its save() calls
+    """Write workspace and report as JSON, as the client would upload them."""
     models = {"workspace": workspace(entity, project), "report": report(entity, project, online=False)}
     text = {name: json.loads(made._to_model().model_dump_json(by_alias=True, exclude_none=True)) for name, made in models.items()}
     path.write_text(json.dumps(text, indent=1, sort_keys=True), encoding="utf-8")

@@ -23,7 +23,7 @@ def pick(scores: Mapping[str, Tensor], count: int) -> list[tuple[int, str]]:
     Rescued: only the final row is right. Lost: only the global view is right. Wrong: neither is. About half are rescued, a third lost
     and a sixth wrong; places that a kind does not fill go to the other kinds, in this order.
     """
-    final, base = (scores[row].argmax(1) == scores["label"] for row in ("final", "global"))
+    final, base = (correct(scores, row) for row in ("final", "global"))
     members = {"rescued": final & ~base, "lost": ~final & base, "wrong": ~final & ~base}
     positions = {kind: mask.nonzero().squeeze(1).tolist() for kind, mask in members.items()}
     wanted = dict(zip(KINDS, (count - count // 3 - count // 6, count // 3, count // 6), strict=True))
@@ -31,6 +31,11 @@ def pick(scores: Mapping[str, Tensor], count: int) -> list[tuple[int, str]]:
     for kind in KINDS:
         share[kind] += min(count - sum(share.values()), len(positions[kind]) - share[kind])
     return [(position, kind) for kind in KINDS for position in spread(positions[kind], share[kind])]
+
+
+def correct(scores: Mapping[str, Tensor], row: str) -> Tensor:
+    """Whether a row of logits classifies each image correctly, shape (images,)."""
+    return scores[row].argmax(1) == scores["label"]
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from multicrop.files import save_figure
-from multicrop.show.examples import spread
+from multicrop.show.examples import correct, spread
 from multicrop.show.explain.explanation import Explanation
 from multicrop.show.explain.scored import ScoredImages
 
@@ -97,8 +97,7 @@ def _short(text: str, length: int) -> str:
 
 def chosen_examples(scores: Mapping[str, Tensor], count: int) -> list[int]:
     """Positions of at most `count` images to draw: rescued ones, one wrong one where count > 1, then any, each spread over the stream."""
-    right = scores["final"].argmax(1) == scores["label"]
-    base = scores["global"].argmax(1) == scores["label"]
+    right, base = correct(scores, "final"), correct(scores, "global")
     rescued, wrong = ((right & ~base).nonzero().squeeze(1).tolist(), (~right).nonzero().squeeze(1).tolist())
     n_wrong = min(len(wrong), 1 if count > 1 else 0)
     picked = [*spread(rescued, count - n_wrong), *spread(wrong, n_wrong), *spread(range(len(right)), count)]

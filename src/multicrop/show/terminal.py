@@ -1,4 +1,4 @@
-"""What a run prints: its table, its cost, and where everything is. Takes plain values."""
+"""Output of a run on the terminal: table, cost, paths. Takes plain values."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +13,15 @@ console = Console()
 
 
 def row_labels(choices: Mapping[str, str], component: str | None, n_views: int) -> dict[str, str]:
-    """What the table calls the rows of a run.
+    """The label of each row in the table of a run.
 
     Args:
-        choices: The option chosen in each config group.
-        component: The group of what the task adds to the aggregator (``adapter``, ``method``); None: nothing.
+        choices: Option per config group.
+        component: Config group that the task adds to the aggregator (``adapter``, ``method``), or None.
         n_views: Views per image.
+
+    Returns:
+        Labels by row name; without ``component`` there is no row ``final``.
     """
     crops = f"{n_views - 1} crops averaged" if n_views > 1 else "no crops: the global view"
     labels = {"global": "global view", "crops_mean": crops, "aggregated": choices.get("aggregator", "aggregator")}
@@ -26,7 +29,7 @@ def row_labels(choices: Mapping[str, str], component: str | None, n_views: int) 
 
 
 def results_table(title: str, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], seconds: Mapping[str, float]) -> Table:
-    """Accuracy, paired difference to the global view with its 95 % interval, rescued and lost images, and scoring time of each row."""
+    """The table of a run: per row accuracy, difference from the global view with 95 % interval, rescued and lost images, seconds."""
     table = Table(title=title, title_justify="left")
     for column in ("", "top-1", r"vs global \[95 %]", "rescued/lost", "seconds"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
@@ -45,9 +48,9 @@ def show_run(
     console.print(results_table(title, metrics["rows"], labels, metrics["row_seconds"]))
     how = "bank reused, filled at" if metrics["bank_reused"] else "bank filled at"
     console.print(
-        f"{metrics['encoder_calls']:,} views, {how} {metrics['crops_per_second']:,.0f} crops a second "
+        f"{metrics['encoder_calls']:,} views, {how} {metrics['crops_per_second']:,.0f} crops per second "
         f"({metrics['encode_seconds']:.1f} s); scoring {metrics['scoring_seconds']:.1f} s; "
-        f"in all {facts['seconds']:.1f} s, peak memory {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
+        f"total {facts['seconds']:.1f} s, peak memory {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
     console.print(f"record: {record}", soft_wrap=True)
     if picture:
@@ -55,17 +58,17 @@ def show_run(
 
 
 def show_published(figures: Sequence[Figure]) -> None:
-    """Print what papers report for the setting of a run."""
+    """Print the published numbers for the setting of a run."""
     for figure in figures:
         console.print(str(figure), soft_wrap=True, markup=False)
 
 
 def show_encoded(name: str, images: int, views: int, crops_per_second: float | None) -> None:
-    """Print that a feature bank is whole; ``crops_per_second`` is None where it was found."""
-    how = "found whole" if crops_per_second is None else f"encoded at {crops_per_second:,.0f} crops a second"
+    """Print that a feature bank is complete; ``crops_per_second`` is None if it was found in the cache."""
+    how = "found in the cache" if crops_per_second is None else f"encoded at {crops_per_second:,.0f} crops per second"
     console.print(f"{name}: {images:,} images x {views} views {how}", soft_wrap=True)
 
 
 def show_skipped(record: Path) -> None:
-    """Print that a job of a sweep was done before."""
-    console.print(f"already done, skipped (rerun=true does it again): {record}", soft_wrap=True)
+    """Print that a sweep job was skipped because its run is finished."""
+    console.print(f"already done, skipped (rerun=true runs it again): {record}", soft_wrap=True)

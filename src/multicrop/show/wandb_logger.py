@@ -1,4 +1,4 @@
-"""Weights & Biases: offline by default, online when a project or a key is there; the record is mirrored, never replaced."""
+"""Weights & Biases: offline by default, online with a project or a key; the record is copied to W&B, which does not replace it."""
 
 import netrc
 import os
@@ -9,14 +9,13 @@ from pathlib import Path
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 
-from multicrop.config import in_sweep
+from multicrop.config import in_sweep, parts_of
 from multicrop.files import redacted
 from multicrop.record import FILES
 from multicrop.show.examples import unpacked
 
 TAGGED = ("dataset", "crop", "aggregator", "prompt", "model")
-LONGEST_TAG = 64  # of W&B
-TASK_PARTS = {"few_shot": ("adapter",), "tta": ("method",)}
+LONGEST_TAG = 64  # W&B's limit, characters
 SMALLER_IS_BETTER = ("ece", "seconds", "p_value", "lost", "skipped_images", "encoder_calls")
 
 
@@ -31,11 +30,22 @@ def wandb_logger(
     folder: str,
     name: str | None,
 ) -> WandbLogger:
-    """A Lightning logger in the mode that `wandb_mode` finds; its files lie in the run's own folder.
+    """Start a W&B run and return its Lightning logger, in the mode that ``wandb_mode`` returns.
 
-    Without a `group` the jobs of a sweep are a group named like the sweep's folder, and single runs one named like the data set.
+    Args:
+        project: W&B project; None for ``multicrop``.
+        entity: W&B user or team; None for the user's default.
+        group: W&B group; None for the name of the sweep's folder, or of the data set outside a sweep.
+        job_type: W&B job type.
+        choices: Option per config group, from which tags are made.
+        tags: More tags.
+        folder: Folder of the run, where W&B writes its files.
+        name: Name of the W&B run; None for a generated one.
+
+    Returns:
+        The logger.
     """
-    command = " ".join(sys.argv)  # W&B keeps it; where it holds a secret nothing about the machine is sent, the record still says it
+    command = " ".join(sys.argv)  # W&B stores it with facts about the machine: neither is sent if the command holds a secret
     sweep = Path(folder).parent.name if in_sweep() else choices.get("dataset")
     run = wandb.init(
         project=project or "multicrop",
@@ -52,13 +62,13 @@ def wandb_logger(
 
 
 def run_tags(choices: Mapping[str, str]) -> list[str]:
-    """The options that tell runs apart, as W&B takes tags: the adapter of few-shot runs and the method of test-time ones too."""
-    names = [*TAGGED, *TASK_PARTS.get(choices.get("task", ""), ())]
+    """W&B tags of a run: its main options, with the adapter of a few-shot run or the method of a test-time run."""
+    names = [*TAGGED, *parts_of(choices.get("task", ""))]
     return list(dict.fromkeys(str(choices[name])[:LONGEST_TAG] for name in names if choices.get(name)))
 
 
 def wandb_mode(project: str | None) -> str:
-    """WANDB_MODE where the user sets it; else online with a project or a key at hand; else offline, without asking for a login."""
+    """The variable WANDB_MODE if it is set; else online with a project, a key or a login; else offline, without asking for a login."""
     if mode := os.environ.get("WANDB_MODE"):
         return mode
     return "online" if project or os.environ.get("WANDB_API_KEY") or _netrc_has_wandb() else "offline"
@@ -81,7 +91,17 @@ def log_run(
     record: Path,
     picture: Path | None,
 ) -> None:
-    """Config, summary metrics with their direction, the table of classes, the panels of images, the record itself."""
+    """Log a finished run to W&B.
+
+    Args:
+        logger: The run's logger.
+        config: Configuration that W&B shows.
+        summary: Metrics by name.
+        classes: Rows of ``compare.details.class_table``.
+        examples: Pictures of single images, as ``show.examples`` makes them.
+        record: Folder of the record, which is added as an artifact.
+        picture: Picture of explanations, if there is one.
+    """
     run = logger.experiment
     run.config.update(config, allow_val_change=True)
     describe(run, summary)
@@ -90,21 +110,21 @@ def log_run(
     run.log_artifact(record_artifact(record, run.id))
 
 
-def describe(run: object, summary: Mapping[str, float]) -> None:
-    """Summary metrics, each with the direction in which it is better."""
+def describe(run: wandb.Run, summary: Mapping[str, float]) -> None:
+    """Set the summary metrics, and for each whether higher or lower is better."""
     for name, value in summary.items():
         run.define_metric(name, summary="min" if name.endswith(SMALLER_IS_BETTER) else "max")
         run.summary[name] = value
 
 
 def class_table(classes: Sequence[Mapping]) -> wandb.Table:
-    """One row a class: images, accuracy, the global view's."""
+    """The W&B table of classes: images, accuracy, accuracy of the global view."""
     columns = ["class", "images", "accuracy", "global"]
     return wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in classes])
 
 
 def example_panels(examples: Sequence[Mapping]) -> dict[str, list[wandb.Image]]:
-    """Rescued, lost and wrong images, each kind a panel; a box names the text that its crop was matched to most."""
+    """One panel per kind of image (rescued, lost, wrong); a box has the text that receives most of its crop's mass."""
     panels: dict[str, list[wandb.Image]] = {}
     for example in examples:
         panels.setdefault(f"images/{example['kind']}", []).append(_with_boxes(example))
@@ -124,7 +144,7 @@ def _with_boxes(example: Mapping) -> wandb.Image:
 
 
 def record_artifact(record: Path, run_id: str) -> wandb.Artifact:
-    """The files of the record; they stay where they are, no second copy is made."""
+    """The artifact of a record's files, which W&B reads in place, without a copy in its cache."""
     artifact = wandb.Artifact(f"record-{run_id}", type="record")
     for name in FILES:
         if (record / name).is_file():
@@ -133,6 +153,6 @@ def record_artifact(record: Path, run_id: str) -> wandb.Artifact:
 
 
 def finish(logger: object) -> None:
-    """End the W&B run of this job; without it the next job of a multirun would be logged into this one."""
+    """Finish the W&B run of this job; otherwise the next job of a multirun would log into it."""
     if isinstance(logger, WandbLogger):
         wandb.finish()
