@@ -18,6 +18,7 @@ from multicrop.compare import details, leaderboard, tables
 from multicrop.compare.page import page_data
 from multicrop.compare.plots import save_figures
 from multicrop.compare.statistics import compare, compare_runs, holm
+from multicrop.record import ROWS, Predictions
 
 
 def compared(capsys, *arguments, status=0):
@@ -142,9 +143,22 @@ def test_classes_and_domains_are_compared_on_their_own_images(three):
     assert set(parts) == set(records.NAMES)
     for c, name in enumerate(records.NAMES):
         assert parts[name].comparison == compare(final[labels == c], base[labels == c]) and parts[name].images == 30
+        assert (parts[name].accuracy, parts[name].baseline) == (final[labels == c].mean(), base[labels == c].mean())
     assert sorted(p.name for p in details.by_domain(entry)) == ["photo", "sketch"]
     differences = [part.comparison.difference for part in details.by_class(entry)]
     assert differences == sorted(differences, reverse=True)
+
+
+def test_accuracy_per_group_is_the_mean_over_runs_and_nan_without_images():
+    correct, group = np.array([[True, False, True], [True, True, False]]), np.array([2, 0, 2])
+    got = details.group_accuracy(correct, group, 4)
+    assert got[[0, 2]].tolist() == [0.5, 0.75] and np.isnan(got[[1, 3]]).all()
+    rows = {row: np.array([1, 0, 0]) for row in ROWS} | {"final": np.array([1, 1, 1])}
+    predictions = Predictions(["a", "b", "c"], np.array([1, 1, 0]), rows, [""] * 3)
+    assert details.class_table(predictions, ["okapi", "dugong", "unseen"]) == [
+        {"class": "okapi", "images": 1, "accuracy": 0.0, "global": 1.0},
+        {"class": "dugong", "images": 2, "accuracy": 1.0, "global": 0.5},
+    ]
 
 
 def test_agreement_and_rescues_are_counted_image_by_image(three):

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="multicrop", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}").add(commands)
+        importlib.import_module(f"{__name__}.{module.name}").add(commands.add_parser)
     options = parser.parse_args(arguments)
     try:
         sys.exit(options.run(options))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,9 @@ class Entry:
     used: float  # time of the last use, seconds since the epoch
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("bank", help="list, verify and prune banks of view features", description=__doc__)
+    parser = add_parser("bank", help="list, verify and prune banks of view features", description=__doc__)
     parser.add_argument("action", choices=["list", "verify", "prune"])
     default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
     parser.add_argument("--cache", type=Path, default=Path(default), help=f"folder of the banks, as paths.cache (default: {default})")

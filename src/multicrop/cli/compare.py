@@ -1,6 +1,7 @@
 """`multicrop compare RUNS...`: compare finished runs with a baseline, paired per image."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,12 @@ HELP = "compare finished runs with a baseline, paired per image"
 TOP = 20  # methods in a table, except in CSV
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     from multicrop.compare.command import add_runs
     from multicrop.compare.tables import FORMATS
 
-    parser = commands.add_parser("compare", help=HELP, description=__doc__)
+    parser = add_parser("compare", help=HELP, description=__doc__)
     add_runs(parser)
     parser.add_argument("--by", choices=("class", "domain"), help="add a table per method with the difference per class or per domain")
     parser.add_argument(

@@ -1,14 +1,15 @@
 """`multicrop dashboard`: make the W&B workspace and report of a project, online with a login, otherwise as JSON."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 HELP = "make the W&B workspace and report of a project"
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("dashboard", help=HELP, description=__doc__)
+    parser = add_parser("dashboard", help=HELP, description=__doc__)
     parser.add_argument("--project", default="multicrop", help="W&B project (default: multicrop)")
     parser.add_argument("--entity", default="", help="W&B user or team; required to save online")
     parser.add_argument("-o", "--output", type=Path, help="write JSON to this file instead of saving online")

@@ -15,11 +15,9 @@ from multicrop.text.joins import stored
 from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_file
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands `describe audit` and `describe make`."""
-    parser = commands.add_parser(
-        "describe", help="audit descriptions of classes, or generate them with a language model", description=__doc__
-    )
+    parser = add_parser("describe", help="audit descriptions of classes, or generate them with a language model", description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make")
     audits = tasks.add_parser("audit", help="find defects of a description file or a packaged description set; exit status 1 on errors")
     audits.add_argument(

@@ -1,14 +1,15 @@
 """`multicrop published`: numbers that papers report, with their sources and the commands that run the same settings here."""
 
 import argparse
+from collections.abc import Callable
 
 HELP = "list published numbers, their sources and commands"
 FILTERS = ("study", "experiment", "dataset", "model", "method")
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("published", help=HELP, description=__doc__)
+    parser = add_parser("published", help=HELP, description=__doc__)
     for name in FILTERS:
         parser.add_argument(f"--{name}", help=f"only rows of this {name}")
     parser.add_argument("--commands", action="store_true", help="print each row's command below it")

@@ -1,16 +1,17 @@
 """`multicrop report RUNS... -o report.html`: one HTML page of finished runs, which needs no network."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 HELP = "write one HTML page of finished runs: leaderboard, plots, classes, images"
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     from multicrop.compare.command import add_runs
 
-    parser = commands.add_parser("report", help=HELP, description=__doc__)
+    parser = add_parser("report", help=HELP, description=__doc__)
     add_runs(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), help="file to write (default: report.html)")
     parser.add_argument("--pictures", type=int, default=300, help="maximum number of distinct pictures in the page (default: 300, 0: none)")
