@@ -14,7 +14,7 @@ from refusals import refused
 
 from multicrop import cli
 from multicrop.compare import collect as reading
-from multicrop.compare import details, leaderboard, tables
+from multicrop.compare import details, leaderboard, render, tables
 from multicrop.compare.page import page_data
 from multicrop.compare.plots import save_figures
 from multicrop.compare.statistics import compare, compare_runs, holm
@@ -101,7 +101,7 @@ def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp
     pairs = [by_hand(tmp_path / f"s{seed}") for seed in (1, 2, 3)]
     assert entry.comparison == compare_runs(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
     assert entry.spread == pytest.approx(np.std([p[0].mean() for p in pairs], ddof=1))
-    assert "±" in tables.render([tables.leaderboard_table(block, "global")], "terminal")
+    assert "±" in render.render([tables.leaderboard_table(block, "global")], "terminal")
 
 
 def test_an_adapters_seed_that_follows_the_runs_makes_no_method_of_its_own(tmp_path):
@@ -270,7 +270,7 @@ def test_places_without_records_and_wrong_options_are_refused(three, capsys):
         records.write(three / str(number), domains=("",))
     assert "have no domains" in compared(capsys, three, "--by", "domain", status=2).err
     with refused("--format is one of"):
-        tables.render([], "word")
+        render.render([], "word")
     with refused("a baseline is global"):
         leaderboard.blocks(reading.collect([three])[0], "final")
 

@@ -26,7 +26,6 @@ CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "p
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 POINTER, FAILURE = "record.json", "failed.json"
 FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, ENVIRONMENT, METRICS, PICTURE)
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where PyYAML has it
 
 
 class RecordError(ValueError):
@@ -166,8 +165,7 @@ def read_record(folder: Path) -> Record:
         raise _damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
     if metrics.get("format", 1) > FORMAT:
         raise RecordError(f"{folder}: the record has format {metrics['format']}, this version reads up to {FORMAT}; update multicrop")
-    missing = [name for name in (CONFIG, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in (CONFIG, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
         raise RecordError(f"{folder}: {', '.join(missing)} is missing from the record; run the experiment again")
     config, data = _content(folder / CONFIG), _content(folder / DATA) if (folder / DATA).is_file() else {}
     if "name" not in (config.get("task") or {}):
@@ -209,7 +207,7 @@ def _content(path: Path) -> dict:
     """The content of a JSON or YAML file."""
     try:
         text = path.read_text(encoding="utf-8")
-        value = yaml.load(text, Loader=SAFE_LOADER) if path.suffix == ".yaml" else json.loads(text)  # noqa: S506 - a safe loader
+        value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.suffix == ".yaml" else json.loads(text)  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise _damaged(path, error) from error
     if not isinstance(value, dict):

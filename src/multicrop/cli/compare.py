@@ -16,7 +16,7 @@ TOP = 20  # methods in a table, except in CSV
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     from multicrop.compare.command import add_runs
-    from multicrop.compare.tables import FORMATS
+    from multicrop.compare.render import FORMATS
 
     parser = add_parser("compare", help=HELP, description=__doc__)
     add_runs(parser)
@@ -34,23 +34,23 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read and compare the runs and print or write the tables."""
-    from multicrop.compare import command, tables
+    from multicrop.compare import command, render
 
     _, found = command.read_runs(options)
     baseline = options.baseline if command.is_row(options) else "baseline"
-    form = options.format or next((f for f, end in tables.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
+    form = options.format or next((f for f, end in render.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
     if options.top is None:
         options.top = 0 if form == "csv" else TOP
     shown = [table for block in found for table in _tables(block, options, baseline)]
     if options.output:
-        options.output.write_text(tables.render(shown, form), encoding="utf-8")
+        options.output.write_text(render.render(shown, form), encoding="utf-8")
         print(f"written: {options.output}")
     elif form == "terminal":
         from rich.console import Console
 
-        tables.show(Console(), shown)
+        render.show(Console(), shown)
     else:
-        print(tables.render(shown, form), end="")
+        print(render.render(shown, form), end="")
     command.write_figures(found, options)
     return 0
 
