@@ -44,7 +44,7 @@ def test_the_table_holds_accuracy_interval_and_cost_of_every_row(printed):
     (first,) = [line for line in table.splitlines() if "│ global view" in line]
     assert [cell.strip() for cell in first.split("│")[1:-1]] == ["global view", "59.5", "", "", "0.25"]
     said = " ".join(table.split())
-    for text in ("6,800 views, bank reused, filled at 309 crops a second", "peak memory 0.50 GiB", "record: out", "picture: out/x.png"):
+    for text in ("6,800 views, bank reused, filled at 309 crops per second", "peak memory 0.50 GiB", "record: out", "picture: out/x.png"):
         assert text in said
 
 
@@ -62,5 +62,6 @@ def test_a_bank_that_was_found_has_no_rate(printed):
     terminal.show_encoded("zoo/train", 5, 17, 1500.4)
     said = printed()
     assert (
-        "zoo/test: 1,234 images x 17 views found whole" in said and "zoo/train: 5 images x 17 views encoded at 1,500 crops a second" in said
+        "zoo/test: 1,234 images x 17 views found in the cache" in said
+        and "zoo/train: 5 images x 17 views encoded at 1,500 crops per second" in said
     )

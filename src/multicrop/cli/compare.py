@@ -35,6 +35,7 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read and compare the runs and print or write the tables."""
     from multicrop.compare import command, render
+    from multicrop.files import write_text
 
     _, found = command.read_runs(options)
     baseline = options.baseline if command.is_row(options) else "baseline"
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         options.top = 0 if form == "csv" else TOP
     shown = [table for block in found for table in _tables(block, options, baseline)]
     if options.output:
-        options.output.write_text(render.render(shown, form), encoding="utf-8")
+        write_text(options.output, render.render(shown, form))
         print(f"written: {options.output}")
     elif form == "terminal":
         from rich.console import Console

@@ -22,10 +22,11 @@ def run(options: argparse.Namespace) -> int:
     """Read and compare the runs and write the page."""
     from multicrop.compare import command
     from multicrop.compare.page import page
+    from multicrop.files import write_text
 
     runs, found = command.read_runs(options)
     text = page(found, baseline=options.baseline, pictures=options.pictures)
-    options.output.write_text(text, encoding="utf-8")
+    write_text(options.output, text)
     print(f"{len(runs)} runs in {options.output}, {len(text) / 2**20:.1f} MiB")
     command.write_figures(found, options)
     return 0

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from multicrop.compare.details import by_class
 from multicrop.compare.leaderboard import Block
+from multicrop.files import save_figure
 
 MOST_ROWS = 30
 MOST_NAMED = 80  # classes
@@ -37,7 +38,7 @@ def save_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
             draw(figure.subplots(), block)
             for ending in ("png", "pdf"):
                 written.append(folder / f"{number}-{name}.{ending}")
-                figure.savefig(written[-1], dpi=150)
+                save_figure(figure, written[-1], dpi=150)
     return written
 
 

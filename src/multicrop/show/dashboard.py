@@ -7,6 +7,8 @@ calls. No other file uses it; tests/test_loggers.py fails if the method is missi
 import json
 from pathlib import Path
 
+from multicrop.files import write_text
+
 CURVES = (
     ("Accuracy by aggregator", "choices.aggregator", "test/accuracy"),
     ("Accuracy by crop policy", "choices.crop", "test/accuracy"),
@@ -76,4 +78,4 @@ def save_json(entity: str, project: str, path: Path) -> None:
     """Write workspace and report as JSON, as the client would upload them."""
     models = {"workspace": workspace(entity, project), "report": report(entity, project, online=False)}
     text = {name: json.loads(made._to_model().model_dump_json(by_alias=True, exclude_none=True)) for name, made in models.items()}
-    path.write_text(json.dumps(text, indent=1, sort_keys=True), encoding="utf-8")
+    write_text(path, json.dumps(text, indent=1, sort_keys=True))
