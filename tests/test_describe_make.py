@@ -278,7 +278,7 @@ def test_bad_questions(tmp_path, content, words):
         (["--classes", "{tmp}/none.txt"], ["none.txt does not exist", "one name per line"]),
         (["--classes", "{tmp}/twice.txt"], ["1 class names repeat", "stable key"]),
         (["--out", "{tmp}/nowhere/zoo.json"], ["its folder does not exist"]),
-        (["--max-tokens", "0"], ["--max-tokens is 1 or more"]),
+        (["--max-tokens", "0"], ["--max-tokens must be 1 or more"]),
         (["--temperature", "-1"], ["--temperature 0 or more"]),
         (["--model", "{tmp}"], ["no causal language model"]),
     ],

@@ -61,7 +61,5 @@ def test_a_bank_that_was_found_has_no_rate(printed):
     terminal.show_encoded("zoo/test", 1234, 17, None)
     terminal.show_encoded("zoo/train", 5, 17, 1500.4)
     said = printed()
-    assert (
-        "zoo/test: 1,234 images x 17 views found in the cache" in said
-        and "zoo/train: 5 images x 17 views encoded at 1,500 crops per second" in said
-    )
+    assert "zoo/test: 1,234 images x 17 views found in the cache" in said
+    assert "zoo/train: 5 images x 17 views encoded at 1,500 crops per second" in said
