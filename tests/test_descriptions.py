@@ -399,7 +399,7 @@ class TestCommand:
         [
             (["/nowhere.json"], ["/nowhere.json does not exist", "{class: [phrase, ...]}"]),
             (["eurosat", "--dataset", "zoo"], ["no description set is called 'zoo'"]),
-            (["eurosat", "--model", "/nowhere"], ["--model /nowhere has no tokenizer"]),
+            (["eurosat", "--model", "/nowhere"], ["--model /nowhere has no readable tokenizer"]),
             (["eurosat", "--fix", "/nowhere/out.json"], ["--fix needs a file, got a packaged description set"]),
         ],
     )
