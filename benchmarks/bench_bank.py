@@ -160,7 +160,7 @@ def pipeline(files: list[bytes]) -> list[Row]:
     """Decoding, cropping and resampling to 224 pixels, on one core."""
     threads, rng = torch.get_num_threads(), np.random.default_rng(0)
     torch.set_num_threads(1)
-    dataset = ViewDataset(labelled(files, "bench"), ViewCutter(RANDOM, OPENAI, seed=0), group_size=1)
+    dataset = ViewDataset(labelled(files, "bench"), ViewCutter(crops.as_policy(RANDOM), OPENAI, seed=0), group_size=1)
     ways = {
         "ours": lambda: [dataset[i] for i in range(len(files))],
         "pil": lambda: [published_loop.views(data, 224, CROPS, rng) for data in files],

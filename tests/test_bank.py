@@ -86,7 +86,7 @@ def test_images_read_side_by_side_keep_their_places(encoder, monkeypatch):
     whole = pictures(8)
     images = replace(whole, open=lambda i: open_image(b"no image") if i == 5 else whole.open(i))
     monkeypatch.setattr(ViewDataset, "threads", 4)
-    group = ViewDataset(images, ViewCutter(SAMPLER, encoder.spec, seed=0), group_size=8)[0]
+    group = ViewDataset(images, ViewCutter(crops.as_policy(SAMPLER), encoder.spec, seed=0), group_size=8)[0]
     readable = [i for i in range(8) if i != 5]
     assert group["readable"].tolist() == [i != 5 for i in range(8)]
     alone = [image_views(shared_pixels(whole.open(i)), whole.ids[i], SAMPLER, encoder.spec, 0) for i in readable]
@@ -235,8 +235,8 @@ def test_forward_gives_class_logits_of_pictures(encoder, generator):
 
 def test_a_view_dataset_item_does_not_depend_on_its_neighbours(encoder):
     images = pictures(5)
-    one = ViewDataset(images, ViewCutter(SAMPLER, encoder.spec, seed=0), group_size=1)[3]
-    group = ViewDataset(images, ViewCutter(SAMPLER, encoder.spec, seed=0), group_size=2)[1]
+    one = ViewDataset(images, ViewCutter(crops.as_policy(SAMPLER), encoder.spec, seed=0), group_size=1)[3]
+    group = ViewDataset(images, ViewCutter(crops.as_policy(SAMPLER), encoder.spec, seed=0), group_size=2)[1]
     assert group["index"].tolist() == [2, 3] and torch.equal(one["pixels"], group["pixels"][4:])
     assert torch.equal(one["boxes"][0], group["boxes"][1])
 
