@@ -101,7 +101,8 @@ def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
 
 def hydra_of(monkeypatch, mode=RunMode.MULTIRUN, sweeper=None, name="plugin", **launcher):
     """What HydraConfig holds in a job whose launcher has this name."""
-    node = {"mode": mode, "launcher": launcher, "sweeper": sweeper or {}, "runtime": {"choices": {"hydra/launcher": name}, "output_dir": "outputs"}}
+    runtime = {"choices": {"hydra/launcher": name}, "output_dir": "outputs"}
+    node = {"mode": mode, "launcher": launcher, "sweeper": sweeper or {}, "runtime": runtime}
     monkeypatch.setattr(config.HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: OmegaConf.create(node)))
 
