@@ -1,20 +1,65 @@
-"""Files that a run writes: whole or not at all, hashed by content, without secrets."""
+"""Files of a run: read again after a passing error, written whole or not at all, hashed by content, without secrets."""
 
+import errno
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+Read = TypeVar("Read")
+RETRY_SECONDS = (0.1, 0.5, 2.0)
+LASTING = frozenset(
+    (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EROFS)
+)  # errors of the system that say something about the file itself
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SHORTEST = 8  # characters: shorter values are part of too many words
+
+
+class PersistentError(OSError):
+    """An error of the disk, the network or the system that stayed after several tries."""
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether the system, not the file, is at fault, so that another try may succeed (EIO, EMFILE, ESTALE, ETIMEDOUT, ENOMEM ...)."""
+    return error.errno is not None and error.errno not in LASTING and not isinstance(error, PersistentError)
+
+
+def retrying(read: Callable[[], Read], name: object) -> Read:
+    """Read something, several times where the system fails for the moment.
+
+    Args:
+        read: Reads it.
+        name: The file, for the message.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        PersistentError: If the system fails each time. Other errors are raised at once, as they are.
+    """
+    for wait in (*RETRY_SECONDS, None):
+        try:
+            return read()
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            if wait is None:
+                told = f"{error.strerror}, {len(RETRY_SECONDS) + 1} times; check the disk, the network and the limits of the system"
+                raise PersistentError(error.errno, f"{told}, then run the same command again", str(name)) from error
+            log.warning("%s cannot be read (%s); next try in %.1f s", name, error.strerror, wait)
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager
@@ -39,6 +84,26 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def naming(path: Path, knob: str) -> Iterator[None]:
+    """Say in an error of writing which file could not be written, and which knob chooses another place.
+
+    Args:
+        path: The file that the block writes.
+        knob: The configuration knob that names its folder.
+
+    Raises:
+        OSError: If the block raises OSError; it names the file and the knob, once where such blocks are nested.
+    """
+    try:
+        yield
+    except OSError as error:
+        if knob in str(error):
+            raise
+        told = f"cannot write {path} ({error.strerror or error}); free some disk space or choose another place with {knob}=FOLDER"
+        raise OSError(error.errno or errno.EIO, told) from error
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int) -> None:

@@ -53,14 +53,14 @@ def run(options: argparse.Namespace) -> int:
 
 def find(cache: Path) -> list[Entry]:
     """The banks of a cache, largest first."""
-    from multicrop.features.shards import read_manifest
+    from multicrop.features.manifest import MANIFEST, read_sealed
 
     entries = []
     for path in cache.glob("*/*/v*"):
         if not path.is_dir():
             continue
         files = [file.stat() for file in path.iterdir() if file.is_file()]
-        manifest = read_manifest(path / "manifest.json") or {}
+        manifest = read_sealed(path / MANIFEST) or {}
         used = max((file.st_mtime for file in files), default=path.stat().st_mtime)
         entries.append(Entry(path, manifest, sum(file.st_size for file in files), used))
     return sorted(entries, key=lambda entry: -entry.size)
@@ -88,16 +88,18 @@ def verify(entries: list[Entry]) -> int:
     """Verify the checksums of all shards of finished banks."""
     from rich.progress import track
 
+    from multicrop.features.manifest import MANIFEST
     from multicrop.features.shards import ShardFolder
 
-    damaged, whole = [], [entry for entry in entries if entry.manifest]
+    whole = [entry for entry in entries if entry.manifest]
+    damaged = [entry.path / MANIFEST for entry in entries if not entry.manifest and (entry.path / MANIFEST).is_file()]
     for entry in track(whole, description="Verifying"):
         facts = entry.manifest
         folder = ShardFolder(entry.path, entry.path.parts[-2], facts["images"], facts["shard_images"])
         damaged += [folder.shard(index) for index in range(folder.count) if folder.read(index) is None]
     for path in damaged:
         print(f"damaged: {path} (the next run that reads its bank encodes it again)")
-    print(f"{len(whole)} banks verified, {len(damaged)} damaged shards, {len(entries) - len(whole)} unfinished banks")
+    print(f"{len(whole)} banks verified, {len(damaged)} damaged files, {len(entries) - len(whole)} unfinished banks")
     return 1 if damaged else 0
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from multicrop.data.classes import ClassList, check_labels
 from multicrop.data.images import ImageError, open_image
-from multicrop.files import content_hash
+from multicrop.files import content_hash, retrying
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class StreamedImages(IterableDataset):
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         for image_id, label, opened in self.source(self.rank * workers + number, self.world_size * workers):
             try:
-                yield image_id, label, opened()
+                yield image_id, label, retrying(opened, image_id)
             except ImageError:
                 yield image_id, label, None
 

@@ -2,10 +2,13 @@
 
 Converted: EXIF rotation is applied, CMYK and palettes become RGB, 16-bit grey and floats in 0-1 are scaled to 8 bits, alpha is
 composited on white, an animation shows its first frame. Rejected with ImageError: files that cannot be decoded or are truncated, and
-images with a side under 2 pixels or more than MAX_PIXELS.
+images with a side under 2 pixels or more than MAX_PIXELS. Errors of the disk, the network or the system are no faults of the image: they
+are tried again and then raised, as are missing files and missing permission, so that they are never recorded as unreadable images.
 """
 
+import errno
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
+
+from multicrop.files import is_passing, retrying
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 2
@@ -49,10 +54,16 @@ def open_image(source: str | Path | bytes) -> Image.Image:
         ImageError: If it cannot be decoded, is truncated, has a side under 2 pixels or more than 100 million pixels.
         FileNotFoundError: If the file does not exist.
         PermissionError: If the file may not be read.
+        PersistentError: If the disk, the network or the system fails several times.
     """
     name = "image bytes" if isinstance(source, bytes) else str(source)
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    return retrying(lambda: _decoded(source, name), name)
+
+
+def _decoded(source: str | Path | bytes, name: str) -> Image.Image:
+    """The image, after one try."""
     try:
+        stream = io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(stream)
@@ -61,10 +72,13 @@ def open_image(source: str | Path | bytes) -> Image.Image:
             return to_rgb(upright(image))
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {error} Shrink it or remove it") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, ImageError | FileNotFoundError | PermissionError):
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), name) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, ImageError | FileNotFoundError | PermissionError) or (isinstance(error, OSError) and is_passing(error)):
             raise
-        raise ImageError(f"{name} cannot be decoded ({error}); remove it or replace it with an intact file") from error
+        reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
+        raise ImageError(f"{name} cannot be decoded ({reason}); remove it or replace it with an intact file") from error
 
 
 def check_size(image: Image.Image, name: str) -> None:

@@ -1,5 +1,6 @@
 """DiskBank: view features in files, opened where they are whole and encoded where they are not."""
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -14,9 +15,12 @@ from multicrop.data.base import LabelledImages
 from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
 from multicrop.features.fill import EncodeSettings, fill
 from multicrop.features.identity import BankIdentity, bank_identity, count_views, is_nested
-from multicrop.features.shards import SHARD_IMAGES, ShardFolder, read_manifest
-from multicrop.files import make_folder
+from multicrop.features.manifest import KNOB, MANIFEST, agreed_size, stored_size
+from multicrop.features.shards import SHARD_IMAGES, ShardFolder
+from multicrop.files import make_folder, naming
 from multicrop.model import MultiCropCLIP
+
+log = logging.getLogger(__name__)
 
 
 class DiskBank(FeatureBank, Dataset[Row]):
@@ -109,7 +113,7 @@ def open_or_fill(
         module: Encodes their views.
         cache: The folder of all banks.
         settings: Where and how to encode.
-        shard_images: Images per shard of a new bank, a power of two; None for 256.
+        shard_images: Images per shard of a new bank, a power of two; None for 256. A bank that was begun keeps its size.
 
     Returns:
         The bank, whole and verified.
@@ -129,8 +133,11 @@ def open_or_fill(
     if bank := _found(images, module, identity, cache):
         return bank
     n_views = count_views(module.sampler)
-    folder = ShardFolder(_top(images, identity, cache) / f"v{n_views}", identity.key, len(images), size)
-    make_folder(folder.path, "paths.cache")
+    path = _top(images, identity, cache) / f"v{n_views}"
+    make_folder(path, KNOB)
+    if (begun := agreed_size(path, size)) != size:
+        log.warning("%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks", path, begun, size)
+    folder = ShardFolder(path, identity.key, len(images), begun)
     while (opened := _opened(folder)) is None:
         fill(images, module, identity, folder, settings)
     shards, manifest = opened
@@ -148,10 +155,10 @@ def _top(images: LabelledImages, identity: BankIdentity, cache: Path) -> Path:
 def _found(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, cache: Path) -> DiskBank | None:
     """A finished and intact bank of these images: this policy's own, or one of more nested crops."""
     n_views, nested = count_views(module.sampler), is_nested(module.sampler)
-    for path in sorted(_top(images, identity, cache).glob("v*/manifest.json"), key=lambda path: int(path.parent.name[1:])):
+    for path in sorted(_top(images, identity, cache).glob(f"v*/{MANIFEST}"), key=lambda path: int(path.parent.name[1:])):
         stored = int(path.parent.name[1:])
         if stored == n_views or (nested and stored > n_views):
-            size = (read_manifest(path) or {}).get("shard_images", SHARD_IMAGES)
+            size = stored_size(path.parent) or SHARD_IMAGES
             if (opened := _opened(ShardFolder(path.parent, identity.key, len(images), size))) is not None:
                 with suppress(OSError):  # `multicrop bank prune` reads the time of the last use; a read-only cache keeps the old one
                     os.utime(path)
@@ -165,7 +172,7 @@ def _opened(folder: ShardFolder) -> tuple[list[dict[str, Tensor]], dict] | None:
     if (manifest := folder.manifest()) is None:
         return None
     if (shards := folder.check()) is None:
-        with FileLock(folder.path.with_suffix(".lock")):
+        with naming(folder.manifest_path, KNOB), FileLock(folder.path.with_suffix(".lock")):
             folder.manifest_path.unlink(missing_ok=True)
         return None
     return shards, manifest

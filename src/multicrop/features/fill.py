@@ -125,7 +125,7 @@ def fill(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, 
         encoded += _encode_missing(images, module, folder, settings)
     seconds = time.perf_counter() - started
     if folder.manifest() is None:
-        facts = {"dataset": images.name, "model": module.encoder.name, "images": len(images), "views": n_views, "shard_images": folder.size}
+        facts = {"dataset": images.name, "model": module.encoder.name, "views": n_views}
         rate = encoded * n_views / seconds
         folder.finish({"identity": asdict(identity), **facts, "seconds": seconds, "crops_per_second": rate, "precision_on_disk": "fp16"})
     folder.tidy()

@@ -13,6 +13,7 @@ from multicrop.data.images import shared_pixels, to_rgb
 from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
 from multicrop.features.identity import count_views
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
+from multicrop.files import retrying
 from multicrop.model import MultiCropCLIP, ViewGroup
 
 
@@ -92,7 +93,8 @@ class OnTheFlyBank(FeatureBank):
         return joined(self.batches())
 
     def _image(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels, cutter = shared_pixels(to_rgb(self.images.open(index))), self.cutter
+        image = retrying(lambda: self.images.open(index), self.images.ids[index])
+        pixels, cutter = shared_pixels(to_rgb(image)), self.cutter
         return image_views(pixels, self.images.ids[index], cutter.sampler, cutter.spec, cutter.seed)
 
 

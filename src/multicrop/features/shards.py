@@ -1,10 +1,7 @@
-"""The files of a bank: shards with a checksum, claims so that each shard is encoded once, and the manifest, written last."""
+"""The shards of a bank, sealed by a checksum, and claims so that each shard is encoded once."""
 
-import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from multicrop.files import atomic, write_text
+from multicrop.features.manifest import KNOB, MANIFEST, read_sealed, set_aside, write_sealed
+from multicrop.files import atomic, naming, retrying
 
 SHARD_IMAGES = 256
 
@@ -49,52 +47,58 @@ class ShardFolder:
     @property
     def manifest_path(self) -> Path:
         """The file that says that the bank is whole."""
-        return self.path / "manifest.json"
+        return self.path / MANIFEST
 
     def manifest(self) -> dict | None:
-        """The manifest, or None where the bank is not whole."""
-        return read_manifest(self.manifest_path)
+        """The manifest, or None where the bank is not whole; one that is damaged or another bank's is set aside."""
+        facts = read_sealed(self.manifest_path)
+        if facts is not None and (facts.get("key"), facts.get("images"), facts.get("shard_images")) == (self.key, self.images, self.size):
+            return facts
+        if self.manifest_path.is_file():
+            set_aside(self.manifest_path, "is damaged or not the manifest of this bank")
+        return None
 
     def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
         """Write one shard, flushed to the disk before it gets its name; raises OSError when it cannot be written."""
         path = self.shard(index)
-        try:
-            with atomic(path) as partial:
+        with naming(path, KNOB), atomic(path) as partial:
+            try:
                 save_file(dict(tensors), partial, metadata={"shard": self.seal(index, tensors)})
-                with partial.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"cannot write {path} ({error}); free some disk space or choose another place with paths.cache") from error
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
 
     def read(self, index: int) -> dict[str, Tensor] | None:
-        """One shard, memory-mapped, or None when it is missing, truncated, of another identity or fails its checksum."""
+        """One shard, memory-mapped, or None when it is missing, truncated, of another identity or place, or fails its checksum."""
         path = self.shard(index)
         try:
+            retrying(lambda: path.open("rb").close(), path)  # a passing error is no damage
             with safe_open(path, "pt") as stream:
                 sealed = (stream.metadata() or {}).get("shard")
             tensors = load_file(path)
-        except (OSError, SafetensorError):
+        except (FileNotFoundError, SafetensorError):
             return None
         return tensors if sealed == self.seal(index, tensors) and len(tensors["readable"]) == len(self.rows(index)) else None
 
     def seal(self, index: int, tensors: Mapping[str, Tensor]) -> str:
-        """The metadata of a shard: identity, number and checksum, in one entry because safetensors orders entries at random."""
-        return f"{self.key} {index} {checksum(tensors)}"
+        """The metadata of a shard: identity, images and checksum, in one entry because safetensors orders entries at random."""
+        rows = self.rows(index)
+        return f"{self.key} {index} images {rows.start} to {rows.stop} of {self.images} by {self.size} {checksum(tensors)}"
 
     def check(self) -> list[dict[str, Tensor]] | None:
-        """All shards; None after the damaged ones were removed, with a warning, so that they are encoded again."""
+        """All shards; None after the damaged ones were set aside, with a warning, so that they are encoded again."""
         shards = [self.read(index) for index in range(self.count)]
         bad = [index for index, shard in enumerate(shards) if shard is None and self.shard(index).is_file()]
         for index in bad:
-            warnings.warn(f"{self.shard(index)} fails its checksum; it is encoded again", stacklevel=2)
-            with suppress(OSError):
-                self.shard(index).unlink()
+            set_aside(self.shard(index), "fails its checksum")
         whole = [shard for shard in shards if shard is not None]
         return whole if len(whole) == self.count else None
 
     def finish(self, facts: Mapping[str, object]) -> None:
         """Write the manifest, after all shards."""
-        write_text(self.manifest_path, json.dumps(dict(facts), indent=1))
+        own = {"key": self.key, "images": self.images, "shard_images": self.size}
+        write_sealed(self.manifest_path, {**facts, **own})
 
     def tidy(self) -> None:
         """Remove the lock files of claims; every process does so when no shard is missing."""
@@ -111,10 +115,11 @@ class Claims:
     def take(self, index: int) -> bool:
         """Claim a missing shard; False where another process has claimed or written it."""
         lock = FileLock(self.folder.shard(index).with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
+        with naming(Path(lock.lock_file), KNOB):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return False
         if self.folder.shard(index).is_file():
             lock.release()
             return False
@@ -142,11 +147,3 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def read_manifest(path: Path) -> dict | None:
-    """A manifest; None where it is missing or cannot be parsed."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -16,6 +16,7 @@ from multicrop.crops.pixels import PixelSpec, separate_views
 from multicrop.crops.views import image_boxes, resampled_boxes
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError, shared_pixels, to_tensor
+from multicrop.files import retrying
 from multicrop.model import MultiCropCLIP, ViewGroup
 
 VIEWS_AT_ONCE = {"cpu": 68, "cuda": 1024}  # views of a group: on a CPU four images of 17, read side by side
@@ -82,7 +83,7 @@ class ViewDataset(Dataset[ViewGroup]):
 
     def _views(self, index: int) -> Cut:
         try:
-            image = self.images.open(index)
+            image = retrying(lambda: self.images.open(index), self.images.ids[index])
         except ImageError:
             image = None
         return self.cutter.views(image, self.images.ids[index])
