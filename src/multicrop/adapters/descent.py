@@ -11,6 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
+from multicrop.features import StopBetweenBatches
 from multicrop.files import atomic
 
 CHECKPOINT_SECONDS = 20.0  # between two checkpoints; a shorter fit writes none
@@ -69,7 +70,7 @@ def descend(
         devices=1,
         max_epochs=epochs,
         logger=False,
-        callbacks=[*checkpoints, *([FitBar()] if progress else [])],
+        callbacks=[*checkpoints, *([FitBar()] if progress else []), StopBetweenBatches()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

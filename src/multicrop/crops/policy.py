@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from multicrop.crops.code import code_hash
+
 CropSampler = Callable[..., Float[Tensor, "crops 4"]]  # (height, width, image_id, seed), knobs already bound
 LooksAt = Literal["attention", "tokens"]
 Function = TypeVar("Function", bound=CropSampler)
@@ -68,6 +70,8 @@ class CropPolicy:
     def identity(self) -> str:
         """Text that differs where boxes or pixels may differ; of nested policies it leaves out the number of crops.
 
+        It holds a hash of the code of a function outside this package.
+
         Raises:
             ValueError: If the function has no name, so that nothing tells it from another one.
         """
@@ -75,7 +79,8 @@ class CropPolicy:
         if name is None:
             raise ValueError(f"a crop policy is a named function, got {self.function!r}; write it with def and bind its knobs with partial")
         knobs = {name: value for name, value in sorted(self.knobs.items()) if not (self.nested and name == "n_crops")}
-        return f"{module}.{name} {knobs}" + (f" {self.look.identity}" if self.look else "")
+        code = code_hash(self.function)
+        return f"{module}.{name} {knobs}" + (f" code {code}" if code else "") + (f" {self.look.identity}" if self.look else "")
 
     @property
     def n_crops(self) -> int:

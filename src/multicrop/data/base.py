@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from multicrop.data.classes import ClassList, check_labels
+from multicrop.data.contents import FileContents
 from multicrop.data.images import ImageError, open_image
 from multicrop.files import content_hash, retrying
 
@@ -23,7 +24,8 @@ class LabelledImages:
         ids: One stable id per image; it keys the crops of the image.
         labels: One class index per image.
         open: Function from a position to the decoded RGB image; raises ImageError. Several threads may call it at once.
-        fingerprint: Hash of everything that can change the pixels or the ids. It does not depend on where the files lie.
+        content: Hash of everything that can change the pixels or the ids, or the files whose bytes are hashed for it. It does not depend on
+            where the files lie.
         domains: One domain per image (for instance the vendor of a drawing), or None.
         parent: The set that this is a subset of, with the positions of these images in it, or None.
         indexed: True: images are read by position.
@@ -34,12 +36,17 @@ class LabelledImages:
     ids: list[str]
     labels: list[int]
     open: Callable[[int], Image.Image]
-    fingerprint: str
+    content: str | FileContents
     domains: list[str] | None = None
     parent: tuple["LabelledImages", list[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the content. Images in files are read for it the first time, so ask only for images that are used."""
+        return self.content if isinstance(self.content, str) else self.content.fingerprint
 
     def subset(self, indices: Sequence[int]) -> "LabelledImages":
         """Select images.
@@ -56,7 +63,7 @@ class LabelledImages:
             ids=ids,
             labels=[self.labels[i] for i in indices],
             open=_Reindexed(self.open, list(indices)),
-            fingerprint=content_hash(self.fingerprint, *ids),
+            content=content_hash(self.content, *ids) if isinstance(self.content, str) else self.content.subset(indices, ids),
             domains=[self.domains[i] for i in indices] if self.domains else None,
             parent=(self, list(indices)),
         )
@@ -158,25 +165,18 @@ def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Seq
         paths: One file per image.
 
     Returns:
-        The images; their fingerprint covers the id, size and modification time of each file.
+        The images; their fingerprint covers the id and the bytes of each file.
 
     Raises:
         ValueError: If files are missing.
     """
-    facts, missing = [], []
-    for image_id, path in zip(ids, paths, strict=True):
-        try:
-            found = path.stat()
-        except OSError:
-            missing.append(str(path))
-        else:
-            facts.append(f"{image_id}:{found.st_size}:{found.st_mtime_ns}")
+    missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(ids)} images of {name} do not exist: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}. Check dataset.root, or unpack all of the data"
         )
-    return LabelledImages(name, list(ids), list(labels), Files(list(paths)), content_hash(*facts))
+    return LabelledImages(name, list(ids), list(labels), Files(list(paths)), FileContents(name, list(ids), list(paths)))
 
 
 def assemble(name: str, classes: ClassList, splits: Mapping[str, LabelledImages]) -> Dataset:

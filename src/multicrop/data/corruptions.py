@@ -57,7 +57,7 @@ def common(dataset: Dataset, *, kind: str, severity: int, corruption_seed: int) 
     test = dataset.test
     name, fingerprint = f"{test.name}-{kind}-{severity}", content_hash(test.fingerprint, spoil, _library_version())
     if test.indexed is True:
-        corrupted = replace(test, name=name, fingerprint=fingerprint, open=_CorruptedImages(test, spoil), parent=None)
+        corrupted = replace(test, name=name, content=fingerprint, open=_CorruptedImages(test, spoil), parent=None)
     else:
         corrupted = replace(test, name=name, fingerprint=fingerprint, source=_CorruptedSource(test.source, spoil))
     return replace(dataset, name=f"{dataset.name}-{kind}-{severity}", test=corrupted)

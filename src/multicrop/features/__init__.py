@@ -8,6 +8,7 @@ from multicrop.features.identity import BankIdentity, bank_identity, count_views
 from multicrop.features.on_the_fly import OnTheFlyBank
 from multicrop.features.one_pass import OnePassBank
 from multicrop.features.shards import ShardFolder
+from multicrop.features.stops import StopBetweenBatches, Stopped, stop_on_signals
 
 __all__ = [
     "BankIdentity",
@@ -19,9 +20,12 @@ __all__ = [
     "OnTheFlyBank",
     "OnePassBank",
     "ShardFolder",
+    "StopBetweenBatches",
+    "Stopped",
     "bank_identity",
     "check_storage",
     "count_views",
     "feature_bank",
     "local_rank",
+    "stop_on_signals",
 ]

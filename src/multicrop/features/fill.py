@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from multicrop.data.base import LabelledImages
 from multicrop.features.identity import BankIdentity, count_views
 from multicrop.features.shards import Claims, ShardFolder
+from multicrop.features.stops import StopBetweenBatches
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
 from multicrop.model import MultiCropCLIP
 
@@ -54,7 +55,7 @@ def encoding_trainer(
         strategy="ddp" if devices > 1 else "auto",
         use_distributed_sampler=False,
         logger=False,
-        callbacks=[*callbacks, *([BankProgress()] if progress else [])],
+        callbacks=[*callbacks, *([BankProgress()] if progress else []), StopBetweenBatches()],
         enable_progress_bar=progress,
         enable_model_summary=False,
         enable_checkpointing=False,

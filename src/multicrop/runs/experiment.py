@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, threads_of_job
-from multicrop.features import BankProgress, Batch, FeatureBank, local_rank
+from multicrop.features import BankProgress, Batch, FeatureBank, StopBetweenBatches, local_rank
 from multicrop.files import content_hash, make_folder
 from multicrop.record import Record, write_pointer, write_record
 from multicrop.runs import finished_runs, results
@@ -136,7 +136,7 @@ def _score(task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamS
     trainer = L.Trainer(
         accelerator="cpu",
         logger=logger or False,
-        callbacks=[saves, *([BankProgress()] if progress else [])],
+        callbacks=[saves, *([BankProgress()] if progress else []), StopBetweenBatches()],
         enable_progress_bar=progress,
         enable_model_summary=False,
         enable_checkpointing=False,

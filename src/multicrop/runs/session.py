@@ -16,6 +16,7 @@ from multicrop.aggregators.score import Scorer
 from multicrop.crops import CropPolicy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.calibration import calibration_images
+from multicrop.data.contents import keep_index_in
 from multicrop.encoder import Encoder, looking
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.settings import Settings
@@ -47,6 +48,7 @@ class Session:
     def dataset(self) -> Dataset:
         """The data set, corrupted if the configuration asks for it."""
         part = self.settings.part("dataset")
+        keep_index_in(self.settings.cache / "contents")
         return self.settings.part("corruption").make()(self.share("dataset", part.values, part.make))
 
     @cached_property

@@ -29,19 +29,26 @@ _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 
 def job(cfg: DictConfig) -> float:
     """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
+    from multicrop.features import stop_on_signals
     from multicrop.runs.experiment import run
     from multicrop.runs.sweep_cache import process_cache
 
     if not in_sweep():
         if choices().get("sweep"):
             raise ValueError(f"sweep={choices()['sweep']} is a sweep of many runs: put -m before the overrides, python run.py -m sweep=...")
-        return run(cfg)
+        with stop_on_signals():
+            return run(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     clear_failure(folder)
     if _VIEWS or in_parallel():  # two live displays would write over each other
         cfg.trainer.progress = False
     try:
-        return run(cfg, process_cache())
+        with stop_on_signals():
+            return run(cfg, process_cache())
+    except SystemExit:  # a signal ends the sweep
+        for view in _VIEWS:
+            view.stop()
+        raise
     except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
         leave_failure(folder, error)
         log.error("job %s failed: %s", HydraConfig.get().job.num, error)

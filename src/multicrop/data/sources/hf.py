@@ -12,7 +12,7 @@ from PIL import Image
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages, assemble, open_bytes
 from multicrop.data.classes import ClassList, check_labels, classes_of, numbered_classes
 from multicrop.data.images import ImageError, open_image
-from multicrop.data.sources.hf_load import facts_of, load, without_decoding
+from multicrop.data.sources.hf_load import content_of, load, without_decoding
 from multicrop.files import content_hash
 
 
@@ -97,7 +97,7 @@ def hf(
     values = [value for column in labels.values() for value in column]
     names, label_of = _classes(tables["test"], label_column, values, name, class_names, classes, aliases)
     splits = {
-        split: _indexed(f"{name}/{split}", table, image_column, id_column, [label_of(v) for v in labels[split]], facts_of(path, table))
+        split: _indexed(f"{name}/{split}", table, image_column, id_column, [label_of(v) for v in labels[split]], path)
         for split, table in tables.items()
     }
     return assemble(name, names, splits)
@@ -128,13 +128,14 @@ def _classes(
     return numbered_classes(values, what=name, classes=classes, class_names=class_names), int
 
 
-def _indexed(name: str, table: Any, image_column: str, id_column: str | None, labels: list[int], facts: list[str]) -> LabelledImages:
+def _indexed(name: str, table: Any, image_column: str, id_column: str | None, labels: list[int], path: str) -> LabelledImages:
     """One split; an id is the value of the id column, or the number of the row."""
     if id_column and id_column not in table.column_names:
         raise ValueError(f"{name} has no column {id_column}; its columns are {', '.join(table.column_names)}. Correct dataset.id_column")
     split = name.rsplit("/", 1)[-1]
     ids = [str(value) for value in table[id_column][:]] if id_column else [f"{split}/{row:07d}" for row in range(len(table))]
-    return LabelledImages(name, ids, labels, _Rows(table, image_column, name), content_hash(split, *facts, image_column, *ids, *labels))
+    content = content_of(name, path, table, [split, image_column, *ids, *map(str, labels)])
+    return LabelledImages(name, ids, labels, _Rows(table, image_column, name), content)
 
 
 def _streamed(

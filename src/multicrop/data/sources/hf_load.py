@@ -6,6 +6,9 @@ from typing import Any
 import datasets
 import xxhash
 
+from multicrop.data.contents import FileContents
+from multicrop.files import content_hash
+
 FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -65,12 +68,17 @@ def without_decoding(table: Any, image_column: str, label_column: str, name: str
     return table
 
 
-def facts_of(path: str, table: datasets.Dataset) -> list[str]:
+def content_of(name: str, path: str, table: datasets.Dataset, more: list[str]) -> str | FileContents:
     """What identifies the content of a set: its local files; or the files and revision that a hub set was downloaded from."""
     place = Path(path).expanduser()
     files = _local_files(path) or sorted(file for file in place.rglob("*") if file.is_file())
     if files:
-        return [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
+        return FileContents(name, [file.name for file in files], files, content_hash(*more), per_image=False)
+    return content_hash(*_hub_facts(table), *more)
+
+
+def _hub_facts(table: datasets.Dataset) -> list[str]:
+    """The files that a hub set was downloaded from."""
     return sorted(table.info.download_checksums or {}) or _stored_facts(table)
 
 

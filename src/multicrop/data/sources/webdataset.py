@@ -12,6 +12,7 @@ from PIL import Image
 
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages, assemble, open_bytes
 from multicrop.data.classes import ClassList, check_labels, numbered_classes
+from multicrop.data.contents import FileContents
 from multicrop.data.sources.labels import text_labels
 from multicrop.files import content_hash
 
@@ -159,11 +160,11 @@ def read_label(data: bytes, label_key: str, label_field: str | None, name: str) 
 
 
 def _images(name: str, paths: list[Path], samples: list[Sample], label_of: dict[str, int]) -> LabelledImages:
-    """One split; the fingerprint covers the name, size and modification time of each shard."""
-    facts = [f"{path.name}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in paths]
+    """One split; the fingerprint covers the name and the bytes of each shard."""
     places = [(s.shard, s.offset, s.size, s.key) for s in samples]
     ids = [s.key for s in samples]
-    return LabelledImages(name, ids, [label_of[s.label] for s in samples], _Members(paths, places), content_hash(*facts, *ids))
+    content = FileContents(name, [path.name for path in paths], paths, content_hash(*ids), per_image=False)
+    return LabelledImages(name, ids, [label_of[s.label] for s in samples], _Members(paths, places), content)
 
 
 def _streamed(name: str, urls: str, label: tuple[str, str | None], class_names: str | None, classes: str | None) -> Dataset:

@@ -1,0 +1,104 @@
+"""Stops: SIGTERM and SIGINT end a run between two batches of a Lightning loop, and elsewhere at once, with exit status 143 or 130."""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import lightning as L
+
+from multicrop.files import redacted
+
+DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
+
+class Stopped(SystemExit):
+    """The process was asked to stop; its exit status is 128 and the number of the signal, as in a shell."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+class _Requests:
+    """The signal that came while a loop ran, if any, and whether a loop runs."""
+
+    pending: int | None = None
+    in_loop = False
+
+    def take(self, number: int, _: FrameType | None) -> None:
+        """A signal handler: note the first signal within a loop for the end of the batch; else stop."""
+        if self.in_loop and self.pending is None:
+            self.pending = number
+        else:
+            raise Stopped(number)
+
+    def clear(self) -> None:
+        """Forget earlier runs."""
+        self.pending, self.in_loop = None, False
+
+
+_REQUESTS = _Requests()
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """End the block on SIGTERM or SIGINT: in a loop with `StopBetweenBatches` at the end of the batch, else at once.
+
+    A second signal ends it at once. Claims are released and half-written files removed on the way. The message names the command that goes
+    on. Where a launcher has handlers of its own, or outside the main thread, the block runs as it is.
+
+    Raises:
+        Stopped: If a signal came. Whatever else ends the block after a signal, such as workers that got it too, counts as the stop.
+    """
+    if threading.current_thread() is not threading.main_thread() or any(signal.getsignal(n) != h for n, h in DEFAULTS.items()):
+        yield
+        return
+    _REQUESTS.clear()
+    for number in DEFAULTS:
+        signal.signal(number, _REQUESTS.take)
+    try:
+        yield
+    except BaseException as error:
+        number = error.number if isinstance(error, Stopped) else _REQUESTS.pending
+        if number is None:
+            raise
+        _say(number)
+        raise Stopped(number) from error
+    finally:
+        _REQUESTS.clear()
+        for number, handler in DEFAULTS.items():
+            signal.signal(number, handler)
+
+
+def _say(number: int) -> None:
+    """Say how to go on; one process of a group speaks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        command = redacted(shlex.join([Path(sys.executable).name, *sys.argv]))
+        message = f"stopped by {signal.Signals(number).name}; what is finished is kept, and the same command goes on from there: {command}"
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+
+
+class StopBetweenBatches(L.Callback):
+    """Lets a signal wait for the end of a batch, and then stops; the last callback of a trainer, after those that keep its results."""
+
+    def _enter(self, *_: object) -> None:
+        _REQUESTS.in_loop = True
+
+    def _leave(self, *_: object) -> None:
+        _REQUESTS.in_loop = False
+
+    def _check(self, *_: object) -> None:
+        if _REQUESTS.pending is not None:
+            self._leave()
+            raise Stopped(_REQUESTS.pending)
+
+    on_train_start = on_test_start = on_predict_start = _enter
+    on_train_batch_end = on_test_batch_end = on_predict_batch_end = _check
+    on_train_end = on_test_end = on_predict_end = on_exception = _leave

@@ -1,0 +1,316 @@
+"""The files of a bank against what happens to files: shards of two sizes, foreign and damaged files, full disks, passing errors."""
+
+import errno
+import importlib
+import json
+import logging
+import os
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import pictures
+from test_bank import SAMPLER, fill, shard_bytes
+
+from multicrop import files
+from multicrop.crops import as_policy
+from multicrop.data.images import ImageError, open_image
+from multicrop.features import DiskBank, ShardFolder, feature_bank
+from multicrop.features.manifest import agreed_size, read_sealed
+from multicrop.features.shards import Claims
+from multicrop.model import MultiCropCLIP
+
+manifest_module = importlib.import_module("multicrop.features.manifest")
+shards_module = importlib.import_module("multicrop.features.shards")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Tries without waits."""
+    monkeypatch.setattr(files, "RETRY_SECONDS", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def bank(encoder, tmp_path) -> DiskBank:
+    """A bank of ten images in shards of four."""
+    return fill(pictures(10), encoder, tmp_path, shard_images=4)
+
+
+def stopped(images, encoder, cache, monkeypatch, *, size, after):
+    """A fill in shards of `size` that ends when so many have been written."""
+    write, written = ShardFolder.write, []
+
+    def dying(self, index, tensors):
+        if len(written) == after:
+            raise InterruptedError("the process was killed")
+        written.append(index)
+        write(self, index, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardFolder, "write", dying)
+        with pytest.raises(InterruptedError):
+            fill(images, encoder, cache, shard_images=size)
+
+
+@pytest.mark.parametrize(("first", "second"), [(4, 16), (16, 4)])
+def test_a_bank_goes_on_with_the_size_it_was_begun_with(first, second, encoder, tmp_path, monkeypatch, caplog):
+    clean = fill(pictures(20), encoder, tmp_path / "clean", shard_images=16)
+    stopped(pictures(20), encoder, tmp_path / "bank", monkeypatch, size=first, after=4 if first == 4 else 1)
+    kept = shard_bytes(tmp_path / "bank")
+    found = fill(pictures(20), encoder, tmp_path / "bank", shard_images=second)
+    assert torch.equal(found.tensors()[0], clean.tensors()[0])
+    assert found.manifest["shard_images"] == first and kept.items() <= shard_bytes(tmp_path / "bank").items()
+    assert f"begun with {first} images per shard" in caplog.text
+
+
+def test_shards_of_another_size_are_no_shards_of_this_bank(encoder, tmp_path, monkeypatch):
+    """Even where the layout is lost: rows and size are sealed."""
+    clean = fill(pictures(20), encoder, tmp_path / "clean", shard_images=16)
+    stopped(pictures(20), encoder, tmp_path / "bank", monkeypatch, size=4, after=4)
+    next((tmp_path / "bank").rglob("layout.json")).unlink()
+    with pytest.warns(UserWarning, match="checksum"):
+        found = fill(pictures(20), encoder, tmp_path / "bank", shard_images=16)
+    assert torch.equal(found.tensors()[0], clean.tensors()[0])
+
+
+def test_a_shard_is_sealed_with_its_rows_and_size(tmp_path):
+    tensors = {"readable": torch.ones(4, dtype=torch.uint8)}
+    sealed = ShardFolder(tmp_path, "key", 20, 4)
+    sealed.write(1, tensors)
+    assert sealed.read(1) is not None
+    shutil.copy(sealed.shard(1), sealed.shard(2))
+    assert sealed.read(2) is None
+    for other in (replace(sealed, images=8), replace(sealed, key="other"), replace(sealed, images=19)):
+        assert other.read(1) is None
+    ends = replace(sealed, images=20, size=16)  # its second shard is rows 16 to 19, also four
+    assert len(ends.rows(1)) == 4 and ends.read(1) is None
+
+
+def test_writers_of_different_sizes_agree(tmp_path):
+    sizes, barrier = [], threading.Barrier(8)
+
+    def ask(wanted):
+        barrier.wait()
+        sizes.append(agreed_size(tmp_path, wanted))
+
+    threads = [threading.Thread(target=ask, args=(2**n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sizes) == 8 and len(set(sizes)) == 1 and agreed_size(tmp_path, 512) == sizes[0]
+
+
+def test_two_fills_of_different_sizes_at_once_give_the_features_of_one(encoder, tmp_path):
+    images, step = pictures(20), MultiCropCLIP.predict_step
+    clean = fill(images, encoder, tmp_path / "clean", shard_images=16)
+    pids = []
+    for size in (4, 16):
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                fill(images, encoder, tmp_path / "bank", shard_images=size)
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0] and step is MultiCropCLIP.predict_step
+    found = fill(images, encoder, tmp_path / "bank", shard_images=16)
+    assert found.reused and torch.equal(found.tensors()[0], clean.tensors()[0])
+
+
+@pytest.mark.parametrize("content", ['{"images": 3}', "[]", "3", "", '{"checksum": "x", "images": 10}', "other bank", "edited"])
+def test_a_manifest_with_other_content_is_set_aside(content, bank, encoder, tmp_path):
+    (path,) = tmp_path.rglob("manifest.json")
+    if content == "other bank":
+        other = fill(pictures(9), encoder, tmp_path / "other", shard_images=4)
+        content = next((tmp_path / "other").rglob("manifest.json")).read_text()
+        assert other.manifest["images"] == 9
+    elif content == "edited":
+        content = path.read_text().replace('"views": 4', '"views": 5')
+    kept = path.read_text()
+    assert content != kept
+    path.write_text(content)
+    with pytest.warns(UserWarning, match="manifest"):
+        again = fill(pictures(10), encoder, tmp_path, shard_images=4)
+    assert torch.equal(again.tensors()[0], bank.tensors()[0])
+    assert path.with_name("manifest.json.damaged").read_text() == content
+    assert read_sealed(path)["images"] == 10
+
+
+def test_a_read_only_cache_with_a_damaged_file_says_what_to_do(bank, encoder, tmp_path, monkeypatch):
+    victim = next(tmp_path.rglob("shard-00001.safetensors"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+
+    def read_only(self, target):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "replace", read_only)
+    with pytest.raises(PermissionError, match=r"shard-00001.*checksum.*make the folder writable.*paths\.cache"):
+        fill(pictures(10), encoder, tmp_path, shard_images=4)
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("place", ["shard", "manifest", "layout", "claim"])
+def test_a_full_disk_names_the_file_and_the_knob(place, encoder, tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    if place == "shard":
+        replaced = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda self, to: full(self) if "shard" in self.name else replaced(self, to))
+    elif place == "claim":
+        monkeypatch.setattr(shards_module.FileLock, "acquire", full)
+    else:
+        write = Path.write_text
+        monkeypatch.setattr(
+            Path, "write_text", lambda self, *a, **k: write(self, *a, **k) and full(self) if place in self.name else write(self, *a, **k)
+        )
+    named = {"claim": r"shard-00000\.lock|layout"}.get(place, place)
+    with pytest.raises(OSError, match=rf"cannot write .*({named}).*free some disk space.*paths\.cache") as caught:
+        fill(pictures(3), encoder, tmp_path, shard_images=4)
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.rglob("*.partial*"))
+
+
+PASSING = [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN, errno.ENOMEM]
+
+
+def failing(path, number, times):
+    """A read of files that fails so many times for this one; the names it was asked for."""
+    read, asked = Path.read_bytes, []
+
+    def patched(self):
+        if self == path:
+            asked.append(self)
+            if len(asked) <= times:
+                raise OSError(number, os.strerror(number), str(self))
+        return read(self)
+
+    return patched, asked
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    pictures(1).open(0).save(path)
+    return path
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_a_passing_error_is_tried_again_and_then_stops_the_run(number, photo, quick, encoder, tmp_path, monkeypatch, caplog):
+    images = pictures(6)
+    mixed = replace(images, open=lambda i: open_image(photo) if i == 4 else images.open(i))
+    read, asked = failing(photo, number, 3)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    found = fill(mixed, encoder, tmp_path / "a", shard_images=4)
+    assert found.readable.all() and len(asked) == 4 and caplog.text.count("next try") == 3
+    monkeypatch.setattr(Path, "read_bytes", failing(photo, number, 99)[0])
+    with pytest.raises(OSError, match=r"4 times.*photo\.png") as caught:
+        fill(mixed, encoder, tmp_path / "b", shard_images=4)
+    assert caught.value.errno == number and not list((tmp_path / "b").rglob("manifest.json"))
+    monkeypatch.undo()
+    assert fill(mixed, encoder, tmp_path / "b", shard_images=4).readable.all()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EPERM])
+def test_a_file_that_is_missing_or_forbidden_stops_the_run_at_once(number, photo, encoder, tmp_path, monkeypatch):
+    read, asked = failing(photo, number, 99)
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(OSError, match=r"photo\.png"):
+        fill(replace(pictures(2), open=lambda i: open_image(photo)), encoder, tmp_path / "bank")
+    assert len(asked) == 1 and not shard_bytes(tmp_path / "bank")
+
+
+def test_only_the_images_own_faults_make_it_unreadable(photo, quick, encoder, tmp_path):
+    photo.write_bytes(photo.read_bytes()[:200])
+    bank = fill(replace(pictures(3), open=lambda i: open_image(photo) if i == 1 else pictures(3).open(i)), encoder, tmp_path / "bank")
+    assert bank.readable.tolist() == [True, False, True]
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        open_image(tmp_path)  # a folder
+
+
+@pytest.mark.parametrize("way", ["memory", "open"])
+def test_the_systems_errors_while_an_image_is_decoded_are_passing_too(way, photo, quick, monkeypatch):
+    from PIL import Image
+
+    whole, times = Image.open, []
+    error = MemoryError() if way == "memory" else OSError(errno.EMFILE, "Too many open files")
+
+    def opened(stream):
+        times.append(stream)
+        if len(times) < 3:
+            raise error
+        return whole(stream)
+
+    monkeypatch.setattr(Image, "open", opened)
+    assert open_image(photo).size == pictures(1).open(0).size and len(times) == 3
+
+
+def test_sources_of_any_kind_are_tried_again(quick, encoder, tmp_path, caplog):
+    images, failures = pictures(3), {"disk": 2, "off": 2}
+    for storage in failures:
+
+        def opened(index, storage=storage):
+            if index == 1 and failures[storage]:
+                failures[storage] -= 1
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return images.open(index)
+
+        with caplog.at_level(logging.WARNING):
+            bank = feature_bank(replace(images, open=opened), SAMPLER, encoder, seed=0, cache=tmp_path, storage=storage, progress=False)
+            assert len(bank.tensors()[0]) == 3 and not failures[storage]
+
+
+def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick, encoder, tmp_path, monkeypatch):
+    whole, times = Path.open, []
+
+    def opened(self, *arguments, **knobs):
+        if self.name == "shard-00001.safetensors" and len(times) < 2:
+            times.append(self)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return whole(self, *arguments, **knobs)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert fill(pictures(10), encoder, tmp_path).reused and len(times) == 2
+
+
+POLICY = """
+import torch
+SIZE = {size}
+def helper(height, width):
+    return min(height, width) {division} SIZE
+def corner(height, width, image_id, seed):
+    \"\"\"A policy outside the package.\"\"\"
+    side = helper(height, width)
+    return torch.tensor([[0.0, 0.0, side, side]])
+"""
+
+
+def policy(tmp_path, **values):
+    namespace = {"__name__": "policies"}
+    exec(compile(POLICY.format(**({"size": 2, "division": "//"} | values)), str(tmp_path / "policies.py"), "exec"), namespace)  # noqa: S102
+    return namespace["corner"]
+
+
+@pytest.mark.parametrize("edit", [{"size": 3}, {"division": "- 3 *"}])
+def test_an_edited_policy_outside_the_package_has_a_bank_of_its_own(edit, encoder, tmp_path):
+    first = fill(pictures(3), encoder, tmp_path, policy(tmp_path))
+    assert fill(pictures(3), encoder, tmp_path, policy(tmp_path)).reused
+    second = fill(pictures(3), encoder, tmp_path, policy(tmp_path, **edit))
+    assert not second.reused and not torch.equal(second.boxes(0), first.boxes(0))
+
+
+def test_the_identity_of_the_packages_policies_holds_no_code():
+    assert " code " not in as_policy(SAMPLER).identity
+    assert " code " in as_policy(policy(Path("/nowhere"))).identity
+
+
+def test_a_claim_is_released_when_a_fill_fails(encoder, tmp_path, monkeypatch):
+    stopped(pictures(8), encoder, tmp_path, monkeypatch, size=4, after=1)
+    (top,) = {path.parent for path in tmp_path.rglob("layout.json")}
+    folder = ShardFolder(top, top.parent.name, 8, 4)
+    assert folder.missing() == [1] and Claims(folder).take(1)
+    assert json.loads((top / "layout.json").read_text())["shard_images"] == 4
