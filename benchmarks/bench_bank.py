@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from multicrop import aggregators, crops
 from multicrop.config import PACKAGE
 from multicrop.crops.pixels import PixelSpec
+from multicrop.data import contents
 from multicrop.data.base import LabelledImages
 from multicrop.data.calibration import calibration_images
 from multicrop.data.images import open_image
@@ -53,6 +55,7 @@ def main() -> tuple[str, list[Row]]:
         *texts(),
         *features(files),
         *memory(),
+        *hashes(),
         *sweep(),
     ]
 
@@ -253,6 +256,32 @@ def memory() -> list[Row]:
     note = f"{peaks[8] / 2**20:,.0f} MiB with 8 shards, {peaks[2] / 2**20:,.0f} with 2"
     shard = 256 * (CROPS + 1) * WideStub.dim * 2
     return [Row("peak memory: growth from 2 to 8 shards, in shards", *[(peaks[8] - peaks[2]) / shard] * 3, 2.0, True, note)]
+
+
+def hashes(count: int = 2_000) -> list[Row]:
+    """The hash of the bytes of image files, cold (no index) and warm, against the encode of as many images by the embedded model."""
+    with tempfile.TemporaryDirectory() as top:
+        data = photographs(8)
+        paths = [Path(top, f"{number:05d}.jpg") for number in range(count)]
+        for number, path in enumerate(paths):
+            path.write_bytes(data[number % 8])
+        contents.keep_index_in(Path(top, "index"))
+        time.sleep(contents.SETTLED_SECONDS + 0.1)  # a file that was written a moment ago is not entered
+
+        def cold() -> None:
+            shutil.rmtree(Path(top, "index"), ignore_errors=True)
+            contents.digests("bench", paths)
+
+        times = in_turn({"cold": cold, "warm": lambda: contents.digests("bench", paths)}, rounds=5)
+    encoder, started = tiny("fp32"), time.perf_counter()
+    fill(encoder, labelled(data * 8, "bench"))
+    encode = (time.perf_counter() - started) / (8 * len(data)) * count
+    each = {name: seconds.median / count * 1e6 for name, seconds in times.items()}
+    note = f"{count} files of {len(data[0]) / 1e3:.0f} kB: {each['cold']:.0f} us a file cold, {each['warm']:.0f} us warm"
+    return [
+        ratio("file contents: hash cold / warm", times["cold"], times["warm"], note=note),
+        ratio("embedded: encode / hash cold, the same images", Timing((encode,) * 5), times["cold"], mark=10.0),
+    ]
 
 
 def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: int = 10, prompts: int = 8) -> list[Row]:

@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import pictures
@@ -21,7 +22,6 @@ from multicrop.data.images import ImageError, open_image
 from multicrop.features import DiskBank, ShardFolder, feature_bank
 from multicrop.features.manifest import agreed_size, read_sealed
 from multicrop.features.shards import Claims
-from multicrop.model import MultiCropCLIP
 
 manifest_module = importlib.import_module("multicrop.features.manifest")
 shards_module = importlib.import_module("multicrop.features.shards")
@@ -104,21 +104,28 @@ def test_writers_of_different_sizes_agree(tmp_path):
     assert len(sizes) == 8 and len(set(sizes)) == 1 and agreed_size(tmp_path, 512) == sizes[0]
 
 
+TWO = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from conftest import pictures, tiny_encoder
+from test_bank import fill
+encoder, cache = tiny_encoder(), Path(sys.argv[1])
+children = []
+for size in (4, 16):
+    if (child := os.fork()) == 0:
+        fill(pictures(20), encoder, cache, shard_images=size)
+        os._exit(0)
+    children.append(child)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
 def test_two_fills_of_different_sizes_at_once_give_the_features_of_one(encoder, tmp_path):
-    images, step = pictures(20), MultiCropCLIP.predict_step
-    clean = fill(images, encoder, tmp_path / "clean", shard_images=16)
-    pids = []
-    for size in (4, 16):
-        if (pid := os.fork()) == 0:
-            code = 1
-            try:
-                fill(images, encoder, tmp_path / "bank", shard_images=size)
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0] and step is MultiCropCLIP.predict_step
-    found = fill(images, encoder, tmp_path / "bank", shard_images=16)
+    clean = fill(pictures(20), encoder, tmp_path / "clean", shard_images=16)
+    done = forked.run([tmp_path / "bank"], os.environ | {"OMP_NUM_THREADS": "1"}, code=TWO, timeout=100)
+    assert done.returncode == 0, done.stderr
+    found = fill(pictures(20), encoder, tmp_path / "bank", shard_images=16)
     assert found.reused and torch.equal(found.tensors()[0], clean.tensors()[0])
 
 
@@ -166,9 +173,12 @@ def test_a_full_disk_names_the_file_and_the_knob(place, encoder, tmp_path, monke
         monkeypatch.setattr(shards_module.FileLock, "acquire", full)
     else:
         write = Path.write_text
-        monkeypatch.setattr(
-            Path, "write_text", lambda self, *a, **k: write(self, *a, **k) and full(self) if place in self.name else write(self, *a, **k)
-        )
+
+        def half(self, text, **knobs):
+            write(self, text[:9], **knobs)
+            return full(self) if place in self.name else write(self, text, **knobs)
+
+        monkeypatch.setattr(Path, "write_text", half)
     named = {"claim": r"shard-00000\.lock|layout"}.get(place, place)
     with pytest.raises(OSError, match=rf"cannot write .*({named}).*free some disk space.*paths\.cache") as caught:
         fill(pictures(3), encoder, tmp_path, shard_images=4)
@@ -220,7 +230,7 @@ def test_a_file_that_is_missing_or_forbidden_stops_the_run_at_once(number, photo
     read, asked = failing(photo, number, 99)
     monkeypatch.setattr(Path, "read_bytes", read)
     with pytest.raises(OSError, match=r"photo\.png"):
-        fill(replace(pictures(2), open=lambda i: open_image(photo)), encoder, tmp_path / "bank")
+        fill(replace(pictures(1), open=lambda i: open_image(photo)), encoder, tmp_path / "bank")
     assert len(asked) == 1 and not shard_bytes(tmp_path / "bank")
 
 

@@ -14,6 +14,7 @@ import xxhash
 from multicrop.files import atomic, content_hash, retrying
 
 BLOCK = 1 << 20  # bytes read at once
+PART = 64  # files per task of a thread
 THREADS = 8  # files read at once: network file systems answer side by side
 SETTLED_SECONDS = 2.0  # a file changed later than this before it was hashed may change again within one tick of its clock
 State = tuple[int, int, int, int]  # size, mtime_ns, ctime_ns, inode
@@ -84,8 +85,9 @@ def digests(name: str, paths: Sequence[Path]) -> list[str]:
     folder, places = index_folder(), [str(path.absolute()) for path in paths]
     index = Index.beside(folder, name, places) if folder and places else None
     known = index.read() if index else {}
+    parts = [places[start : start + PART] for start in range(0, len(places), PART)]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda place: _looked_up(place, known.get(place)), places))
+        found = [entry for part in pool.map(lambda part: [_looked_up(place, known.get(place)) for place in part], parts) for entry in part]
     fresh = {place: entry for place, entry in zip(places, found, strict=True) if entry[2] and entry != known.get(place)}
     if index and fresh:
         index.write(known | fresh)
