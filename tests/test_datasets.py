@@ -38,7 +38,7 @@ from multicrop.data.base import StreamedImages
 from multicrop.data.classes import ClassList, classes_of, match, packaged
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
-from multicrop.data.sources.hf_load import facts_of
+from multicrop.data.sources.hf_load import hub_facts
 from multicrop.runs.experiment import run
 from multicrop.text import prompts_of
 from multicrop.text.class_names import plain, shown_name
@@ -644,22 +644,22 @@ class TestFactsOfHubSets:
     def test_files_of_the_hub_with_their_revision(self):
         table = hf_datasets.Dataset.from_dict({"label": [1]})
         table.info.download_checksums = {"hf://datasets/owner/name@abc/test.parquet": {}}
-        assert facts_of("owner/name", table) == ["hf://datasets/owner/name@abc/test.parquet"]
+        assert hub_facts(table) == ["hf://datasets/owner/name@abc/test.parquet"]
 
     def test_files_in_the_cache_whatever_the_place_of_the_cache(self, tmp_path):
         made = self.table(tmp_path, [0, 1, 2])
         made.info.download_checksums = None
-        facts = facts_of("owner/name", made)
+        facts = hub_facts(made)
         (file,) = [Path(entry["filename"]) for entry in made.cache_files]
         assert len(facts) == 1 and file.name in facts[0] and file.parent.name in facts[0] and str(tmp_path) not in facts[0]
         write(tmp_path / "test.parquet", b"")
         other = self.table(tmp_path, [0, 1, 1])
         other.info.download_checksums = None
-        assert facts_of("owner/name", other) != facts
+        assert hub_facts(other) != facts
 
     def test_rows_in_memory(self):
         made = [hf_datasets.Dataset.from_dict({"image": [b"a", b"b"], "label": labels}) for labels in ([0, 1], [0, 1], [1, 1])]
-        one, same, other = (facts_of("owner/name", table) for table in made)
+        one, same, other = (hub_facts(table) for table in made)
         assert one == same != other
 
 

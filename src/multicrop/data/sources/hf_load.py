@@ -74,10 +74,10 @@ def content_of(name: str, path: str, table: datasets.Dataset, more: list[str]) -
     files = _local_files(path) or sorted(file for file in place.rglob("*") if file.is_file())
     if files:
         return FileContents(name, [file.name for file in files], files, content_hash(*more), per_image=False)
-    return content_hash(*_hub_facts(table), *more)
+    return content_hash(*hub_facts(table), *more)
 
 
-def _hub_facts(table: datasets.Dataset) -> list[str]:
+def hub_facts(table: datasets.Dataset) -> list[str]:
     """The files that a hub set was downloaded from."""
     return sorted(table.info.download_checksums or {}) or _stored_facts(table)
 
