@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import lightning as L
 
@@ -88,13 +89,13 @@ def _say(number: int) -> None:
 class StopBetweenBatches(L.Callback):
     """Lets a signal wait for the end of a batch, and then stops; the last callback of a trainer, after those that keep its results."""
 
-    def _enter(self, *_: object) -> None:
+    def _enter(self, *_: Any, **__: Any) -> None:
         _REQUESTS.in_loop = True
 
-    def _leave(self, *_: object) -> None:
+    def _leave(self, *_: Any, **__: Any) -> None:
         _REQUESTS.in_loop = False
 
-    def _check(self, *_: object) -> None:
+    def _check(self, *_: Any, **__: Any) -> None:
         if _REQUESTS.pending is not None:
             self._leave()
             raise Stopped(_REQUESTS.pending)
