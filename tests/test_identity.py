@@ -200,13 +200,9 @@ def sweep(place, tmp_path, monkeypatch):
 
 def test_a_repeated_sweep_skips_what_is_done_and_runs_again_what_a_change_touches(place, sweep):
     """Both jobs write into one folder, so the index finds the record of another run there."""
-    assert (
-        sweep("aggregator=mean_feature")[0]
-        and not sweep("aggregator=mean_feature")[0]
-        and not sweep("aggregator=mean_feature", "seed=7")[0]
-    )
-    assert sweep("aggregator=max")[0]
-    assert sweep("aggregator=mean_feature")[0] and not sweep("aggregator=mean_feature")[0]
+    mean = "aggregator=mean_feature"
+    assert sweep(mean)[0] and not sweep(mean)[0] and not sweep(mean, "seed=7")[0]
+    assert sweep("aggregator=max")[0] and sweep(mean)[0] and not sweep(mean)[0]
     kept = (place / "test.csv").read_text()
     replaced("test.csv", "test-0-1.png,0", "test-0-1.png,1")(place)
     ran, accuracy = sweep(mean)
