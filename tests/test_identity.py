@@ -17,6 +17,7 @@ from multicrop.runs import experiment, few_shot, settings
 from multicrop.runs.identity import run_identity
 from multicrop.runs.sweep_cache import SweepCache
 
+TWO_SHOTS = ("task=few_shot", "task.shots=2", "adapter=tip_adapter")
 PLUGIN = """
 import torch
 from own_helper import SHARE
@@ -98,7 +99,8 @@ EDITS = {  # what is edited in place, the run, and the parts of its identity tha
     "class names": (replaced("names.json", "okapi", "quokka"), ("prompt=template",), {"data", "texts"}),
     "a label of test": (replaced("test.csv", "test-0-1.png,0", "test-0-1.png,1"), (), {"data"}),
     "a label of train": (replaced("train.csv", "train-0-1.png,0", "train-0-1.png,1"), (), set()),
-    "a label of the support": (replaced("train.csv", "train-0-1.png,0", "train-0-1.png,1"), FEW_SHOT, {"support"}),
+    "a label of the support": (replaced("train.csv", "train-0-2.png,0", "train-0-2.png,1"), TWO_SHOTS, {"support"}),
+    "a label beside the support": (replaced("train.csv", "train-0-1.png,0", "train-0-1.png,1"), TWO_SHOTS, set()),
     "a test image": (repainted("test-0-0.png"), (), {"data"}),
     "a validation image": (repainted("val-0-0.png"), (), set()),
     "a validation image, scored": (repainted("val-0-0.png"), ("split=validation",), {"data"}),
@@ -162,9 +164,8 @@ def test_a_knob_changes_its_part_and_no_other(first, then, expected, place):
 
 
 def test_means_count_with_their_members(place):
-    one, two = (
-        session_of(*words_of(place)[:-2], "prompt=ensemble", f"prompt.templates={texts}") for texts in ("[a {},b {}]", "[a {},c {}]")
-    )
+    shown, lists = words_of(place)[:-2], ("['a {}','b {}']", "['a {}','c {}']")
+    one, two = (session_of(*shown, "prompt=ensemble", f"prompt.templates={texts}") for texts in lists)
     assert one.prompts == two.prompts and run_identity(one).differences(run_identity(two)) == ["texts"]
 
 

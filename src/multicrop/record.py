@@ -7,7 +7,6 @@ run was finished before has record.json instead; a failed job has failed.json.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -113,7 +112,9 @@ def write_record(
         identity: What decides the run.
         model: Facts of the model, such as its name and its number of parameters.
     """
-    _remove_old(folder)
+    for name in reversed(FILES):  # the manifest first
+        if name != PICTURE:  # drawn before the record is written
+            (folder / name).unlink(missing_ok=True)
     predictions.write(folder / PREDICTIONS)
     texts = {CONFIG: redacted(as_yaml(config)), DATA: json.dumps(data, indent=1), **(files or {})}
     texts |= {EXAMPLES: json.dumps(examples)} if examples else {}
@@ -123,21 +124,6 @@ def write_record(
     for name, text in texts.items():
         write_text(folder / name, text)
     write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])
-
-
-def write_pointer(folder: Path, record: Path) -> None:
-    """Write the path of the existing record into the folder of a skipped job."""
-    write_text(folder / POINTER, json.dumps({"record": os.path.relpath(record, folder)}))
-
-
-def write_failure(folder: Path, error: str, traceback: Sequence[str]) -> None:
-    """Write the error of a failed job into its folder, without the values of secret variables."""
-    write_text(folder / FAILURE, redacted(json.dumps({"error": error, "traceback": list(traceback)}, indent=1)))
-
-
-def clear_failure(folder: Path) -> None:
-    """Remove the error of an earlier run from a folder."""
-    (folder / FAILURE).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -179,7 +165,7 @@ def read_record(folder: Path) -> Record:
     Raises:
         RecordError: If the run failed or has not finished, or a file is missing, damaged or of a newer format.
     """
-    folder = _resolved(folder)
+    folder = resolved(folder)
     if not (folder / METRICS).is_file():
         failed, unfinished = failure(folder), f"no {METRICS}, which a run writes last; the run was killed or has not finished"
         raise RecordError(f"{folder}: {unfinished if failed is None else f'the run failed ({failed})'}")
@@ -197,26 +183,11 @@ def read_record(folder: Path) -> Record:
     return Record(folder, config, metrics, _content(folder / ENVIRONMENT), data)
 
 
-@dataclass(frozen=True)
-class FolderState:
-    """State of a job: whether its run is finished, its accuracy, and the error if it failed."""
-
-    done: bool
-    accuracy: float | None = None
-    failed: str | None = None
-
-
-def folder_state(folder: Path) -> FolderState:
-    """The state of a job's folder, from one small file; a damaged metrics.json counts as finished without an accuracy."""
-    try:
-        folder, failed = _resolved(folder), failure(folder)
-        if failed is not None or not (folder / METRICS).is_file():
-            return FolderState(False, failed=failed)
-        metrics = _content(folder / METRICS)
-        _check_manifest(folder, metrics, METRICS)
-        return FolderState(True, metrics.get("rows", {}).get("final", {}).get("accuracy"))
-    except RecordError:
-        return FolderState((folder / METRICS).is_file(), failed="unknown" if (folder / FAILURE).is_file() else None)
+def stored_accuracy(folder: Path) -> float | None:
+    """The accuracy of the final row in metrics.json, which is checked against the manifest; None if there is none."""
+    metrics = _content(folder / METRICS)
+    _check_manifest(folder, metrics, METRICS)
+    return metrics.get("rows", {}).get("final", {}).get("accuracy")
 
 
 def failure(folder: Path) -> str | None:
@@ -224,7 +195,7 @@ def failure(folder: Path) -> str | None:
     return str(_content(folder / FAILURE).get("error", "unknown")) if (folder / FAILURE).is_file() else None
 
 
-def _resolved(folder: Path) -> Path:
+def resolved(folder: Path) -> Path:
     """The folder that a pointer names, or the folder itself."""
     return (folder / str(_content(folder / POINTER).get("record", "."))).resolve() if (folder / POINTER).is_file() else folder
 
@@ -244,13 +215,6 @@ def _content(path: Path) -> dict:
 def _damaged(path: Path, reason: object) -> RecordError:
     first = str(reason).partition("\n")[0]
     return RecordError(f"{path.parent}: {path.name} is damaged or not a record of multicrop ({first}); run the experiment again")
-
-
-def _remove_old(folder: Path) -> None:
-    """Remove an older record from a folder, its manifest first; the picture is drawn before the record is written."""
-    for name in reversed(FILES):
-        if name != PICTURE:
-            (folder / name).unlink(missing_ok=True)
 
 
 def _check_manifest(folder: Path, metrics: Mapping, *names: str) -> None:

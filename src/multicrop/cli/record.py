@@ -1,14 +1,15 @@
 """`multicrop record show RUNS...`: what decided each run, which model and data it read, and whether its files are as it wrote them."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 HELP = "show identity, model and data of finished runs, and check their files"
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("record", help=HELP, description=__doc__)
+    parser = add_parser("record", help=HELP, description=__doc__)
     parser.add_argument("action", choices=["show"])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of records; of several, the parts in which they differ are listed")
     parser.set_defaults(run=run)

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views
-from multicrop.encoder.facts import TextRule, architecture, feature_dim, scale_and_bias, text_rule, tokenizer_facts, views_in_cache
+from multicrop.encoder.facts import TextRule, architecture, feature_dim, scale_and_bias, text_rule, views_in_cache
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
 from multicrop.files import content_hash
@@ -92,10 +92,6 @@ class Encoder(nn.Module):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
         return digest.hexdigest()
-
-    def text_fingerprint(self) -> str:
-        """A hash of how texts become tokens."""
-        return content_hash(self.rule, tokenizer_facts(self.tokenizer))
 
     def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:
         """Encode views.

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from multicrop.config import PACKAGE
 from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.encoder import Encoder
+from multicrop.encoder.facts import tokenizer_facts
 from multicrop.files import Identity, content_hash
 from multicrop.runs.session import Session
 from multicrop.runs.sources import sources_of
@@ -72,7 +73,7 @@ def _texts_and_encoder(session: Session) -> dict[str, str]:
 
 
 def _encoder_hashes(encoder: Encoder) -> tuple[str, str]:
-    return encoder.fingerprint(), encoder.text_fingerprint()
+    return encoder.fingerprint(), content_hash(encoder.rule, tokenizer_facts(encoder.tokenizer))
 
 
 def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[str]) -> str:

@@ -1,10 +1,11 @@
 """The source files of what a configuration names outside this package, such as a crop policy or an aggregator of the user's own."""
 
+import ast
+import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FunctionType, ModuleType
 
 from hydra.utils import get_object
 
@@ -21,16 +22,12 @@ def sources_of(values: object) -> dict[str, str]:
         values: A node of the configuration; every ``_target_`` below it counts.
 
     Returns:
-        A hash of the file per module: the modules of the targets, and the modules of the user's own from which these take names. Modules of
-        this package are left out, and so are installed ones that are no target.
+        A hash of the file per module: the modules of the targets, and the modules of the user's own that these import. Modules of this
+        package are left out, and so are installed ones that are no target.
     """
     found: dict[str, str] = {}
     for target in _targets(values):
-        named = get_object(target)
-        module = sys.modules.get(str(getattr(named, "__module__", None)))
-        if module is not None and (path := _file(module)) is not None:
-            found[module.__name__] = file_hash(path)
-            _add_imported(module, found)
+        _add(str(getattr(get_object(target), "__module__", None)), found, installed=True)
     return found
 
 
@@ -44,19 +41,34 @@ def _targets(node: object) -> Iterator[str]:
         yield from _targets(child)
 
 
-def _add_imported(module: ModuleType, found: dict[str, str]) -> None:
-    """Add the modules of the user's own that the names of a module come from, and theirs."""
-    for value in list(vars(module).values()):
-        named = value.__module__ if isinstance(value, type | FunctionType) else value.__name__ if isinstance(value, ModuleType) else ""
-        other = sys.modules.get(named or "")
-        if other is None or other.__name__ in found or (path := _file(other)) is None:
-            continue
-        if not any(path.is_relative_to(place) for place in INSTALLED):
-            found[other.__name__] = file_hash(path)
-            _add_imported(other, found)
+def _add(name: str, found: dict[str, str], *, installed: bool = False) -> None:
+    """Add a module, and those that it imports, except this package's and, unless asked for, installed ones."""
+    path = _file(name)
+    if name in found or path is None or (not installed and any(path.is_relative_to(place) for place in INSTALLED)):
+        return
+    found[name] = file_hash(path)
+    if path.suffix == ".py":
+        for imported in _imports(path, name):
+            _add(imported, found)
 
 
-def _file(module: ModuleType) -> Path | None:
-    """The file of a module outside this package; None for this package's and for modules without a file."""
-    path = Path(getattr(module, "__file__", None) or "")
-    return None if not path.is_file() or path.resolve().is_relative_to(PACKAGE) else path.resolve()
+def _file(name: str) -> Path | None:
+    """The file of a module outside this package; None for this package's modules and for names that are no module with a file."""
+    try:
+        loaded = sys.modules.get(name)
+        spec = None if loaded else importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    path = Path(getattr(loaded, "__file__", None) or getattr(spec, "origin", None) or "").resolve()
+    return None if not path.is_file() or path.is_relative_to(PACKAGE) else path
+
+
+def _imports(path: Path, name: str) -> Iterator[str]:
+    """The modules that a file may import, at its top or within functions."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
+            yield from (source, *(f"{source}.{alias.name}" for alias in node.names))
