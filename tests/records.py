@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from multicrop.compare.statistics import compare
+from multicrop.files import Identity
 from multicrop.record import Predictions, write_record
 
 NAMES = ["okapi", "dugong", "axolotl", "quokka"]
@@ -50,6 +51,7 @@ def write(
     draw=0,
     domains=("photo", "sketch"),
     facts=None,
+    parts=None,
 ) -> Path:
     """One record; the global view's predictions depend on the images alone, the final ones on `draw`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,5 +77,7 @@ def write(
         environment={"choices": choices, **(facts or {})},
         data={"dataset": "zoo", "split": split, "fingerprint": fingerprint, "class_names": list(names)},
         examples=list(examples),
+        identity=Identity(parts) if parts else None,
+        model={"name": "tiny", "architecture": "CLIPModel", "parameters": 1_234_567, "weights": "5eed", "precision": "fp32"},
     )
     return folder

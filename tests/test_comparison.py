@@ -18,6 +18,7 @@ from multicrop.compare import details, leaderboard, render, tables
 from multicrop.compare.page import page_data
 from multicrop.compare.plots import save_figures
 from multicrop.compare.statistics import compare, compare_runs, holm
+from multicrop.files import write_manifest
 from multicrop.record import ROWS, Predictions
 
 
@@ -109,6 +110,7 @@ def test_an_adapters_seed_that_follows_the_runs_makes_no_method_of_its_own(tmp_p
         folder = records.write(tmp_path / str(seed), seed=seed, draw=seed, task="few_shot")
         config = yaml.safe_load((folder / "config.yaml").read_text()) | {"adapter": {"_target_": "x.tip", "seed": own}}
         (folder / "config.yaml").write_text(json.dumps(config))
+        write_manifest(folder, ["config.yaml", "metrics.json"])
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
     assert sorted(len(entry.runs) for entry in block.entries) == [1, 2]  # a seed of the adapter's own is a knob
 

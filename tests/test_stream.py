@@ -125,8 +125,8 @@ def test_another_configuration_finds_no_foreign_state(changed, tmp_path):
 def test_saves_that_cannot_be_read_start_the_stream_anew(tmp_path):
     cfg = settings("tda")
     whole, saves, _ = scored(cfg, tmp_path)
-    assert len(list(saves.folder.glob("part-*"))) == saves.parts >= 3
-    for name, spoil in (("part-00001.safetensors", lambda p: p.unlink()), ("state.safetensors", lambda p: p.write_bytes(b"torn"))):
+    assert len(list(saves.folder.glob("part-*"))) == len(saves.parts) >= 3
+    for name, spoil in (("part-00001.sealed", lambda p: p.unlink()), ("state.sealed", lambda p: p.write_bytes(b"torn"))):
         scored(cfg, tmp_path)
         spoil(saves.folder / name)
         again, fresh, _ = scored(cfg, tmp_path)
@@ -242,7 +242,7 @@ def test_an_experiment_that_died_goes_on_and_leaves_nothing_behind(tmp_path, mon
 def test_a_save_is_due_at_every_images_and_not_after_the_last_batch(every, parts, tmp_path):
     """29 readable images come in seven batches of four and one of one."""
     _, saves, _ = scored(settings("tda", f"task.save_every={every}"), tmp_path)
-    assert saves.parts == parts == len(list(saves.folder.glob("part-*")))
+    assert len(saves.parts) == parts == len(list(saves.folder.glob("part-*")))
 
 
 def test_a_stream_of_less_than_ten_images_is_measured_by_its_first_and_last_image():

@@ -28,6 +28,7 @@ from hydra_plugins.multicrop_sweeper import KnobLoader, KnobSweeper
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
+from multicrop.files import Identity
 from multicrop.runs import finished_runs, sweep
 from multicrop.runs.session import Session
 from multicrop.runs.settings import settings_of
@@ -325,13 +326,14 @@ def test_a_model_that_a_job_has_changed_is_made_anew():
 
 
 def test_the_index_survives_a_torn_entry_and_a_move(tmp_path):
-    records.write(tmp_path / "out" / "run")
-    find, key = finished_runs.find, "k"
+    parts = {"data": "d", "code": "c"}
+    records.write(tmp_path / "out" / "run", parts=parts)
+    find, key = finished_runs.find, Identity(parts).key
     finished_runs.enter(tmp_path / "out", key, tmp_path / "out" / "run")
     assert find(tmp_path / "out", key).folder == tmp_path / "out" / "run"
     (tmp_path / "out").rename(tmp_path / "moved")
     assert find(tmp_path / "moved", key).folder == tmp_path / "moved" / "run"
     (tmp_path / "moved" / "run" / "metrics.json").write_text('{"ro')
     assert find(tmp_path / "moved", key) is None
-    (tmp_path / "moved" / ".by_config" / "k.json").write_text('{"rec')
+    (tmp_path / "moved" / ".by_config" / f"{key}.json").write_text('{"rec')
     assert find(tmp_path / "moved", key) is None and find(tmp_path / "moved", "other") is None

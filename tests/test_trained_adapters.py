@@ -1,5 +1,6 @@
 """Adapters that are trained: where they start, that the loss falls, one step written out, the plans that they hold, and a killed fit."""
 
+import io
 import itertools
 
 import pytest
@@ -18,6 +19,7 @@ from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.taskres import TaskRes
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.adapters.tip_adapter_f import TipAdapterF
+from multicrop.files import read_sealed
 
 TRAINING = {"epochs": 20, "batch_size": 256, "seed": 0}
 TIP = {"alpha": 1.5, "beta": 2.5, "view_set": "all"}
@@ -69,7 +71,7 @@ class TestTraining:
             kept = die_after(7, patched)
             killed.fit(problem.support, problem.validation)
         assert all(kept)
-        torch.load(resumed.checkpoint, weights_only=True)
+        torch.load(io.BytesIO(read_sealed(resumed.checkpoint, "fit.ckpt")), weights_only=True)
         steps = []
         monkeypatch.setattr(descent.DescentModule, "on_train_epoch_start", counted(steps))
         resumed.fit(problem.support, problem.validation)

@@ -1,12 +1,12 @@
 """The record of a run: the files in its folder, and how they are written and read.
 
 A record holds config.yaml (resolved configuration), data.json (data set, class names), predictions.parquet (one row per image),
-environment.json (machine, versions, time), examples.json (small pictures), files of the task (splits.json, stream.csv), and
-metrics.json, which is written last. A sweep job whose run was finished before has record.json instead; a failed job has failed.json.
+environment.json (machine, versions, time), identity.json (what decides the run, as hashes, and the model), examples.json (small pictures),
+files of the task (splits.json, stream.csv), metrics.json, and manifest.json (a hash per file), which is written last. A sweep job whose
+run was finished before has record.json instead; a failed job has failed.json.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from multicrop.files import as_yaml, atomic, redacted, write_text
+from multicrop.files import MANIFEST, Identity, as_yaml, atomic, damaged_files, redacted, write_manifest, write_text
 
-FORMAT = 2  # version of the folder's format; version 1 has no number, and `milliseconds_an_image` for `ms_per_image`
+FORMAT = 3  # of the folder; 1 has no number, and `milliseconds_an_image` for `ms_per_image`; 1 and 2 have no manifest
 ROWS = ("global", "crops_mean", "aggregated", "final")  # two baselines, the aggregator, and the task's prediction
 NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "pictures", "examples")  # parts of the configuration without effect on the numbers
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
-POINTER, FAILURE = "record.json", "failed.json"
-FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, ENVIRONMENT, METRICS, PICTURE)
+IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
+FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
 class RecordError(ValueError):
@@ -93,8 +93,12 @@ def write_record(
     data: Mapping,
     examples: Sequence[Mapping] = (),
     files: Mapping[str, str] | None = None,
+    identity: Identity | None = None,
+    model: Mapping | None = None,
 ) -> None:
-    """Write the record of a run, without the values of secret variables. metrics.json is written last: a record that has it is complete.
+    """Write the record of a run, without the values of secret variables. The manifest is written last: a record that has it is complete.
+
+    An older record in the folder is removed first, so that its files are never read together with new ones.
 
     Args:
         folder: Folder of the run; it must exist.
@@ -105,28 +109,21 @@ def write_record(
         data: Scored data: ``dataset``, ``split``, ``fingerprint``, ``class_names``.
         examples: Pictures of single images, as ``show.examples`` makes them.
         files: Text files of the task, by name.
+        identity: What decides the run.
+        model: Facts of the model, such as its name and its number of parameters.
     """
+    for name in reversed(FILES):  # the manifest first
+        if name != PICTURE:  # drawn before the record is written
+            (folder / name).unlink(missing_ok=True)
     predictions.write(folder / PREDICTIONS)
     texts = {CONFIG: redacted(as_yaml(config)), DATA: json.dumps(data, indent=1), **(files or {})}
     texts |= {EXAMPLES: json.dumps(examples)} if examples else {}
+    if identity is not None:
+        texts[IDENTITY] = json.dumps({"key": identity.key, "parts": dict(identity.parts), "model": dict(model or {})}, indent=1)
     texts |= {ENVIRONMENT: redacted(json.dumps(environment, indent=1)), METRICS: json.dumps({"format": FORMAT, **metrics}, indent=1)}
     for name, text in texts.items():
         write_text(folder / name, text)
-
-
-def write_pointer(folder: Path, record: Path) -> None:
-    """Write the path of the existing record into the folder of a skipped job."""
-    write_text(folder / POINTER, json.dumps({"record": os.path.relpath(record, folder)}))
-
-
-def write_failure(folder: Path, error: str, traceback: Sequence[str]) -> None:
-    """Write the error of a failed job into its folder, without the values of secret variables."""
-    write_text(folder / FAILURE, redacted(json.dumps({"error": error, "traceback": list(traceback)}, indent=1)))
-
-
-def clear_failure(folder: Path) -> None:
-    """Remove the error of an earlier run from a folder."""
-    (folder / FAILURE).unlink(missing_ok=True)
+    write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])
 
 
 @dataclass(frozen=True)
@@ -144,6 +141,18 @@ class Record:
         """The predictions in the order in which the images were scored."""
         return Predictions.read(self.folder / PREDICTIONS)
 
+    @cached_property
+    def identity(self) -> Identity | None:
+        """What decided the run; None for a record of format 2 or older."""
+        path = self.folder / IDENTITY
+        return Identity(_content(path).get("parts", {})) if path.is_file() else None
+
+    @cached_property
+    def model(self) -> dict:
+        """Facts of the model: name, architecture, number of parameters, hash of the weights, precision; empty for an older record."""
+        path = self.folder / IDENTITY
+        return _content(path).get("model", {}) if path.is_file() else {}
+
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy of the final row, from 0 to 1."""
@@ -156,7 +165,7 @@ def read_record(folder: Path) -> Record:
     Raises:
         RecordError: If the run failed or has not finished, or a file is missing, damaged or of a newer format.
     """
-    folder = _resolved(folder)
+    folder = resolved(folder)
     if not (folder / METRICS).is_file():
         failed, unfinished = failure(folder), f"no {METRICS}, which a run writes last; the run was killed or has not finished"
         raise RecordError(f"{folder}: {unfinished if failed is None else f'the run failed ({failed})'}")
@@ -167,30 +176,18 @@ def read_record(folder: Path) -> Record:
         raise RecordError(f"{folder}: the record has format {metrics['format']}, this version reads up to {FORMAT}; update multicrop")
     if missing := [name for name in (CONFIG, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
         raise RecordError(f"{folder}: {', '.join(missing)} is missing from the record; run the experiment again")
+    _check_manifest(folder, metrics)
     config, data = _content(folder / CONFIG), _content(folder / DATA) if (folder / DATA).is_file() else {}
     if "name" not in (config.get("task") or {}):
         raise _damaged(folder / CONFIG, "expected task.name")
     return Record(folder, config, metrics, _content(folder / ENVIRONMENT), data)
 
 
-@dataclass(frozen=True)
-class FolderState:
-    """State of a job: whether its run is finished, its accuracy, and the error if it failed."""
-
-    done: bool
-    accuracy: float | None = None
-    failed: str | None = None
-
-
-def folder_state(folder: Path) -> FolderState:
-    """The state of a job's folder, from one small file; a damaged metrics.json counts as finished without an accuracy."""
-    try:
-        folder, failed = _resolved(folder), failure(folder)
-        if failed is not None or not (folder / METRICS).is_file():
-            return FolderState(False, failed=failed)
-        return FolderState(True, _content(folder / METRICS).get("rows", {}).get("final", {}).get("accuracy"))
-    except RecordError:
-        return FolderState((folder / METRICS).is_file(), failed="unknown" if (folder / FAILURE).is_file() else None)
+def stored_accuracy(folder: Path) -> float | None:
+    """The accuracy of the final row in metrics.json, which is checked against the manifest; None if there is none."""
+    metrics = _content(folder / METRICS)
+    _check_manifest(folder, metrics, METRICS)
+    return metrics.get("rows", {}).get("final", {}).get("accuracy")
 
 
 def failure(folder: Path) -> str | None:
@@ -198,7 +195,7 @@ def failure(folder: Path) -> str | None:
     return str(_content(folder / FAILURE).get("error", "unknown")) if (folder / FAILURE).is_file() else None
 
 
-def _resolved(folder: Path) -> Path:
+def resolved(folder: Path) -> Path:
     """The folder that a pointer names, or the folder itself."""
     return (folder / str(_content(folder / POINTER).get("record", "."))).resolve() if (folder / POINTER).is_file() else folder
 
@@ -218,3 +215,13 @@ def _content(path: Path) -> dict:
 def _damaged(path: Path, reason: object) -> RecordError:
     first = str(reason).partition("\n")[0]
     return RecordError(f"{path.parent}: {path.name} is damaged or not a record of multicrop ({first}); run the experiment again")
+
+
+def _check_manifest(folder: Path, metrics: Mapping, *names: str) -> None:
+    """Raise RecordError where files (by default all) differ from the manifest; records of format 2 and older have none."""
+    if not (folder / MANIFEST).is_file():
+        if metrics.get("format", 1) > 2:
+            raise RecordError(f"{folder}: no {MANIFEST}, which a run writes last; the run was killed or has not finished")
+        return
+    if changed := damaged_files(folder, *names):
+        raise RecordError(f"{folder}: {', '.join(changed)} was damaged or changed after the run had written it; run the experiment again")

@@ -11,8 +11,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
+from multicrop.adapters.sealed_checkpoint import SealedCheckpoint
 from multicrop.features import StopBetweenBatches
-from multicrop.files import atomic
 
 CHECKPOINT_SECONDS = 20.0  # between two checkpoints; a shorter fit writes none
 
@@ -52,7 +52,8 @@ def descend(
         batches: The batches of each epoch.
         epochs: Number of epochs.
         keep_epochs: A checkpoint is written after an epoch whose number this divides.
-        checkpoint: File of the state of a fit that takes longer than `CHECKPOINT_SECONDS`. If it exists, the fit resumes from it.
+        checkpoint: File of the state of a fit that takes longer than `CHECKPOINT_SECONDS`. If it exists, the fit resumes from
+            it; a damaged one is set aside with a warning.
         keep_file: Whether the checkpoint stays after the fit, for the caller to remove; otherwise it is removed.
         progress: Whether to show a progress bar.
         accelerator: Lightning's accelerator, ``"cpu"`` or ``"gpu"``.
@@ -64,6 +65,7 @@ def descend(
         ValueError: If the loss has no gradient.
     """
     module = DescentModule(loss, schedule, batches)
+    sealed = SealedCheckpoint(checkpoint) if checkpoint else None
     checkpoints = [FitCheckpoint(checkpoint, keep_epochs)] if checkpoint else []
     trainer = L.Trainer(
         accelerator=accelerator,
@@ -71,11 +73,12 @@ def descend(
         max_epochs=epochs,
         logger=False,
         callbacks=[*checkpoints, *([FitBar()] if progress else []), StopBetweenBatches()],
+        plugins=sealed,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    resume_from = checkpoint if checkpoint and checkpoint.exists() else None
+    resume_from = checkpoint if sealed and sealed.found() else None
     trainer.fit(module, batches, ckpt_path=resume_from, weights_only=True)
     if checkpoint and not keep_file:
         checkpoint.unlink(missing_ok=True)
@@ -139,9 +142,7 @@ class FitCheckpoint(L.Callback):
         """Write the checkpoint if it is due."""
         if time.monotonic() - self.last < CHECKPOINT_SECONDS or (trainer.current_epoch + 1) % self.epochs:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(self.path) as partial:
-            trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(self.path)
         self.last = time.monotonic()
 
 

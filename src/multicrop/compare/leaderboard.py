@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from multicrop.compare.identities import differing_parts
 from multicrop.compare.run import SEEDS, Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm_family
 from multicrop.record import ROWS
@@ -151,6 +152,8 @@ def _block(group: list[Run], baseline: str | Sequence[Run], others: int) -> Bloc
     entries = [replace(e, p_holm=corrected.get(id(e)), on_front=e.label in front) for e in entries]
     if others:
         notes.append(f"{others} other run(s) scored other images or labels and are not paired with these")
+    if differing := differing_parts(group):
+        notes.append(f"the identities of these runs differ in: {', '.join(differing)}")
     tests = sum(entry.p_holm is not None for entry in entries)
     return Block(tuple(sorted(entries, key=lambda e: -e.accuracy)), tests, tuple(dict.fromkeys(notes)))
 
@@ -179,7 +182,9 @@ def _base(run: Run, baseline: str | Sequence[Run], notes: list[str]) -> np.ndarr
         return run.sorted_predictions.correct(baseline)
     usable = [b for b in baseline if b.same_images(run)]
     if not usable:
-        notes.append(f"the baseline {baseline[0].folder} scored other images or labels and is not paired with these")
+        differing = differing_parts([baseline[0], run])
+        parts = f" (their identities differ in: {', '.join(differing)})" if differing else ""
+        notes.append(f"the baseline {baseline[0].folder} scored other images or labels{parts} and is not paired with these")
         return None
     match = next((b for b in usable if b.seeds == run.seeds), usable[0] if len(usable) == 1 else None)
     if match is None:

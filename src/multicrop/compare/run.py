@@ -79,7 +79,8 @@ class Run(Record):
 
     def same_images(self, other: "Run") -> bool:
         """Whether both runs scored the same images with the same labels, so that they can be paired."""
-        known = [run.data.get("fingerprint") for run in (self, other)]
+        sealed = self.identity and other.identity
+        known = [run.identity.parts.get("data") if sealed and run.identity else run.data.get("fingerprint") for run in (self, other)]
         one, two = self.sorted_predictions, other.sorted_predictions
         equal = None in known or known[0] == known[1]
         return equal and one.image_id == two.image_id and np.array_equal(one.label, two.label)

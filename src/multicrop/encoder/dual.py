@@ -12,9 +12,10 @@ from transformers.utils import ModelOutput
 
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views
-from multicrop.encoder.facts import TextRule, feature_dim, scale_and_bias, text_rule, views_in_cache
+from multicrop.encoder.facts import TextRule, architecture, feature_dim, scale_and_bias, text_rule, views_in_cache
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
+from multicrop.files import content_hash
 from multicrop.text import TextBank, text_bank
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
@@ -80,13 +81,16 @@ class Encoder(nn.Module):
             self._tower = torch.compile(self._tower)
 
     def fingerprint(self) -> str:
-        """A hash of all weights, the precision, the calibration images and the pixel specification: of all that can change a feature."""
-        digest = xxhash.xxh3_128(f"{self.precision} {self.compiled} {self.spec}".encode())
+        """A hash of all that can change a feature: weights, architecture, precision, calibration images and pixel specification."""
+        views = None if self._views is None else xxhash.xxh3_128_hexdigest(self._views.numpy().data)
+        return content_hash(self.precision, self.compiled, self.spec, architecture(self.model), self.weights_hash(), views)
+
+    def weights_hash(self) -> str:
+        """A hash of the names, types, shapes and values of all weights."""
+        digest = xxhash.xxh3_128()
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             digest.update(memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
-        if self._views is not None:
-            digest.update(memoryview(self._views.numpy()))
         return digest.hexdigest()
 
     def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:

@@ -1,5 +1,6 @@
 """What differs between families of dual encoders: pixels, texts, length of a feature, scale of the logits."""
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from multicrop.crops.pixels import PixelSpec
 
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers in a processor's config
 CACHE = 5e6  # bytes of a tower's widest activations at which a forward is fastest on a CPU (two cores, 2 MiB of L2; measured below)
+INCIDENTAL = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")  # of a config: change no feature
 UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on texts padded to the context, without a mask, in lower case
 
 
@@ -124,3 +126,22 @@ def _normalisation(processor: BaseImageProcessor) -> tuple[tuple[float, ...], tu
         scale = torch.tensor(processor.image_std, dtype=torch.float64)
         std = (torch.tensor(std, dtype=torch.float64) * scale).tolist()
     return tuple(mean), tuple(std)
+
+
+def architecture(model: nn.Module) -> str:
+    """The model's class and configuration as JSON, without where it was loaded from: with the weights, all that decides its features."""
+
+    def decisive(node: dict) -> dict:
+        kept = {name: value for name, value in node.items() if name not in INCIDENTAL and not name.startswith("_")}
+        return {name: decisive(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+    config = json.loads(json.dumps(model.config.to_dict(), default=str))
+    return json.dumps([type(model).__name__, decisive(config)], sort_keys=True)
+
+
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides how a tokenizer cuts texts, as JSON, without padding and truncation, which calls change."""
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs], sort_keys=True, default=str)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({name: value for name, value in backend.items() if name not in ("padding", "truncation")}, sort_keys=True)

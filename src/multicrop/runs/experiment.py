@@ -16,10 +16,12 @@ from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, threads_of_job
 from multicrop.features import BankProgress, Batch, FeatureBank, StopBetweenBatches, local_rank
-from multicrop.files import content_hash, make_folder
-from multicrop.record import Record, write_pointer, write_record
+from multicrop.files import Identity, content_hash, make_folder
+from multicrop.record import Record, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
+from multicrop.runs.identity import model_facts, run_identity
+from multicrop.runs.job_folder import write_pointer
 from multicrop.runs.session import Session, split_of
 from multicrop.runs.settings import Settings, settings_of
 from multicrop.runs.stream_saves import StreamSaves
@@ -64,20 +66,20 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
             "then this with trainer.devices=1"
         )
     session = Session(settings, cache)
-    key = finished_runs.run_key(settings, session.dataset)
-    if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, key)) is not None:
+    identity = run_identity(session)
+    if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
         return _skip(settings, record)
     task: BankTask = instantiate(settings.task["build"])(session, **settings.task_knobs)
     bank = session.bank(session.scored_images)
-    saves = saves_of(settings, task, bank, key)
+    saves = saves_of(settings, task, bank, identity.key)
     with _logger(settings) as logger:
         seconds = _score(task, bank, settings, saves, logger)
         session.report_unreadable(bank)
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
-        facts |= {"config_hash": key, "choices": settings.choices}
+        facts |= {"choices": settings.choices}
         outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)
-        _write(session, task, bank, outcome)
-        finished_runs.enter(settings.outputs, key, settings.output)
+        _write(session, task, bank, outcome, identity)
+        finished_runs.enter(settings.outputs, identity.key, settings.output)
         saves.remove()
         if logger:
             _log(session, outcome, logger)
@@ -115,7 +117,7 @@ def _skip(settings: Settings, record: Record) -> float:
 
 
 def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) -> StreamSaves:
-    """The saves of a run; another configuration, data, code, batch size or place of cutting never finds them."""
+    """The saves of a run; those of another identity, batch size or place of cutting are never found."""
     name = content_hash(key, settings.compute.batch_size, settings.compute.cut)
     return StreamSaves(settings.outputs / ".streams" / name, every=task.save_every if bank.reorderable else None)
 
@@ -159,7 +161,7 @@ def stream(task: BankTask, bank: FeatureBank, batch_size: int, done: Sequence[in
     return bank.batches(rows, batch_size=batch_size)
 
 
-def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome) -> None:
+def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome, identity: Identity) -> None:
     """Write the record."""
     write_record(
         session.settings.output,
@@ -170,6 +172,8 @@ def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results
         data=results.data_of(session, bank),
         examples=outcome.examples,
         files=task.files(outcome.predictions),
+        identity=identity,
+        model=model_facts(session.encoder),
     )
 
 

@@ -17,9 +17,9 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
-from multicrop.runs.finished_runs import run_key
+from multicrop.runs.identity import FIT_PARTS, TUNING_PARTS, run_identity
 from multicrop.runs.session import Session, inject
-from multicrop.runs.task import BankTask
+from multicrop.runs.task import BankTask, task_builder
 from multicrop.text import TextBank
 
 SCORED_AT_ONCE = 64  # support images
@@ -87,6 +87,18 @@ class TunedTask(SupportedTask):
         return self.tuned_scorer(self.tuned_views)
 
 
+def support_and_validation(
+    session: Session, *, shots: int, few_shot_file: str | None, selection: str
+) -> tuple[LabelledImages, LabelledImages]:
+    """The images that an adapter learns from and is selected on: those of a file, or drawn once per process."""
+    dataset, seed = session.dataset, session.settings["seed"]
+    if few_shot_file:
+        return few_shot_from_file(dataset, few_shot_file)
+    key = [dataset.train.fingerprint, dataset.validation.fingerprint, dataset.train.labels, dataset.validation.labels, shots, seed]
+    return session.share("support", [*key, dataset.class_names], lambda: few_shot_split(dataset, shots=shots, seed=seed))
+
+
+@task_builder(groups=("adapter",), not_decisive=("few_shot_file",), images=support_and_validation)
 def build(session: Session, *, shots: int, few_shot_file: str | None, selection: str = "validation") -> SupportedTask:
     """Draw the support and validation images, fit the adapter that the configuration names, and make the task.
 
@@ -101,10 +113,7 @@ def build(session: Session, *, shots: int, few_shot_file: str | None, selection:
     """
     if selection not in SELECTIONS:
         raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")
-    if few_shot_file:
-        support, validation = few_shot_from_file(session.dataset, few_shot_file)
-    else:
-        support, validation = few_shot_split(session.dataset, shots=shots, seed=session.settings["seed"])
+    support, validation = support_and_validation(session, shots=shots, few_shot_file=few_shot_file, selection=selection)
     part = session.settings.part("adapter")
     adapter: AnyAdapter = inject(part.make() if selection == "validation" else part.without("search").make(), **session.injectables)
     if adapter.tunes_encoder is True:
@@ -116,7 +125,7 @@ def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validat
     """The task of an adapter that learns on the features of the banks."""
     with torch.no_grad():
         examples = [_examples(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
-    _fit(session, adapter, partial(adapter.fit, *examples))
+    _fit(session, adapter, partial(adapter.fit, *examples), run_identity(session).key_of(*FIT_PARTS))
     return FewShotTask(session.scorer, adapter, _splits(support, validation))
 
 
@@ -128,10 +137,9 @@ def _tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, v
     if session.settings["bank"] == "off":
         raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
     scorer = session.scorer
-    key = [session.settings.part("adapter").values, [row[:1] for row in scorer.text.prompts]]
-    key += [[images.fingerprint, images.ids] for images in (support, validation)]
+    key = run_identity(session).key_of(*TUNING_PARTS)
     fit = partial(adapter.fit, support, validation)
-    adapter, encoder = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, fit)), of=session.encoder)
+    adapter, encoder = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, fit, key)), of=session.encoder)
     changed = session.with_encoder(encoder)
     bank = changed.bank(session.scored_images)
     if adapter.checkpoint:
@@ -139,9 +147,9 @@ def _tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, v
     return TunedTask(scorer, adapter, _splits(support, validation), encoder.encode_prompts(scorer.text.prompts), bank)
 
 
-def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted]) -> Fitted:
-    """What the adapter's fit returns; a killed fit is resumed by the next run of the same configuration."""
-    adapter.checkpoint = session.settings.cache / "fits" / f"{run_key(session.settings, session.dataset)}.ckpt"
+def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted], key: str) -> Fitted:
+    """What the adapter's fit returns; a killed fit is resumed by the next run that fits the same, which the key names."""
+    adapter.checkpoint = session.settings.cache / "fits" / f"{key}.ckpt"
     adapter.progress = session.settings.compute.progress
     started = time.perf_counter()
     learned = fit()

@@ -1,27 +1,18 @@
-"""The index of finished runs: from what decides a run's numbers to its record, so that a sweep continues where it stopped."""
+"""The index of finished runs: from a run's identity to its record, so that a sweep continues where it stopped."""
 
 import json
 import os
-from functools import cache
 from pathlib import Path
 
-from multicrop.config import PACKAGE
-from multicrop.data.base import Dataset
-from multicrop.files import content_hash, write_text
-from multicrop.record import NOT_DECISIVE, Record, RecordError, read_record
-from multicrop.runs.settings import Settings
-
-
-def run_key(settings: Settings, dataset: Dataset) -> str:
-    """A hash of all that decides a run's numbers: configuration, data, and this package's code."""
-    decisive = {name: values for name, values in settings.config.items() if name not in NOT_DECISIVE}
-    return content_hash(json.dumps(decisive), dataset.train.fingerprint, dataset.test.fingerprint, _code())
+from multicrop.files import write_text
+from multicrop.record import Record, RecordError, read_record
 
 
 def find(outputs: Path, key: str) -> Record | None:
-    """The record of a finished run below ``outputs``; None when there is none that can be read."""
+    """The record of a finished run below ``outputs``; None where there is none, or its folder holds a damaged record or another run's."""
     try:
-        return read_record(Path(outputs, json.loads(_entry(outputs, key).read_text(encoding="utf-8"))["record"]).resolve())
+        record = read_record(Path(outputs, json.loads(_entry(outputs, key).read_text(encoding="utf-8"))["record"]).resolve())
+        return record if record.identity is not None and record.identity.key == key else None
     except (OSError, ValueError, KeyError, TypeError, RecordError):
         return None
 
@@ -35,8 +26,3 @@ def enter(outputs: Path, key: str, record: Path) -> None:
 
 def _entry(outputs: Path, key: str) -> Path:
     return outputs / ".by_config" / f"{key}.json"
-
-
-@cache
-def _code() -> str:
-    return content_hash(*(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))))

@@ -84,7 +84,11 @@ def scored_images(session: Session, bank: FeatureBank, task: BankTask) -> Scored
 
 
 def draw_explanations(session: Session, bank: FeatureBank, task: BankTask, folder: Path) -> Path | None:
-    """Draw the picture of boxes and transport plans; None where the aggregator has no plan or the images cannot be opened again."""
+    """Draw the picture of boxes and transport plans; None where the aggregator has no plan or the images cannot be opened again.
+
+    A picture of an older run in the folder is removed.
+    """
+    (folder / PICTURE).unlink(missing_ok=True)
     if not session.settings["pictures"] or not bank.can_reopen:
         return None
     return pictures.draw_chosen(scored_images(session, bank, task), count=session.settings["pictures"], path=folder / PICTURE)

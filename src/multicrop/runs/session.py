@@ -67,7 +67,8 @@ class Session:
     @cached_property
     def sampler(self) -> CropPolicy:
         """The crop policy with its knobs bound, and with the encoder where it looks at the image."""
-        return looking.with_encoder(self.settings.part("crop").make(), self.encoder)
+        part = self.settings.part("crop")
+        return self.share("crops", part.values, lambda: looking.with_encoder(part.make(), self.encoder), of=self.encoder)
 
     @cached_property
     def prompts(self) -> list[list[str]]:

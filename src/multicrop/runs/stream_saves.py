@@ -9,24 +9,26 @@ from typing import Any
 
 import lightning as L
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
+from xxhash import xxh3_128_hexdigest
 
-from multicrop.files import atomic, make_folder
+from multicrop.files import DamagedFileError, make_folder, read_sealed, set_aside, write_sealed
 from multicrop.runs.task import BankTask
 
 log = logging.getLogger(__name__)
+STATE = "state.sealed"
 
 
 class StreamSaves(L.Callback):
     """Saves a task every so many images, at the end of a batch.
 
-    The folder holds part-<n>.safetensors (labels, indices and logits scored since the save before) and state.safetensors (the buffers of
-    the task's state, the number of parts and the sizes of the batches), which is written last.
+    The folder holds part-<n>.sealed (labels, indices and logits scored since the save before) and state.sealed (the buffers of the task's
+    state, the hashes of the parts and the sizes of the batches), which is written last. Each is a safetensors file behind a checksum that
+    also covers the folder's name and the file's.
 
     Args:
-        folder: Where the saves are written.
+        folder: Where the saves are written; its name holds the identity of the run.
         every: Images between saves; None: nothing is saved.
 
     Raises:
@@ -37,7 +39,8 @@ class StreamSaves(L.Callback):
         if every is not None and every < 1:
             raise ValueError(f"task.save_every is 1 image or more, or null for never, got {every}")
         self.folder, self.every = folder, every
-        self.parts, self.saved, self.resumed = 0, 0, 0  # saved: batches; resumed: images that an earlier process scored
+        self.parts: list[str] = []  # a hash of each part
+        self.saved, self.resumed = 0, 0  # batches; images that an earlier process scored
 
     def resume(self, task: BankTask) -> list[int]:
         """Give the task what an earlier process saved; the indices of the images that are done, in their order."""
@@ -49,7 +52,7 @@ class StreamSaves(L.Callback):
         for batch in range(len(facts["batches"])):  # batch by batch, as they were counted: sums round accordingly
             task.collect({name: values[batch] for name, values in split.items()})
         task.seconds.update(facts["seconds"])
-        self.parts, self.saved, self.resumed = facts["parts"], len(facts["batches"]), sum(facts["batches"])
+        self.parts, self.saved, self.resumed = list(facts["parts"]), len(facts["batches"]), sum(facts["batches"])
         log.warning(f"resuming after {self.resumed} images of the stream, which an earlier run of this configuration scored")
         return rows["index"].tolist()
 
@@ -66,36 +69,52 @@ class StreamSaves(L.Callback):
     def save(self, task: BankTask) -> None:
         """Write the rows since the last save, then the state."""
         make_folder(self.folder, "paths.output")
-        _write(self._part(self.parts), {name: torch.cat(parts[self.saved :]) for name, parts in task.collected.items()}, {})
-        self.parts, self.saved = self.parts + 1, len(task.collected["label"])
+        rows = {name: torch.cat(parts[self.saved :]) for name, parts in task.collected.items()}
+        self.parts = [*self.parts, self._write(_part(len(self.parts)), rows)]
+        self.saved = len(task.collected["label"])
         facts = {"parts": self.parts, "batches": [len(labels) for labels in task.collected["label"]], "seconds": task.seconds}
-        _write(self.folder / "state.safetensors", task.state.state_dict() if task.state else {}, facts)
+        state = {f"state.{name}": value for name, value in (task.state.state_dict() if task.state else {}).items()}
+        self._write(STATE, {"facts": _as_tensor(facts), **state})
 
     def remove(self) -> None:
         """Remove the saves of a run that is recorded."""
         if self.every is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _part(self, index: int) -> Path:
-        return self.folder / f"part-{index:05d}.safetensors"
+    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        """Write a file; returns a hash of it."""
+        payload = save({key: value.detach().clone().contiguous() for key, value in tensors.items()})
+        write_sealed(self.folder / name, payload, self._meaning(name))
+        return xxh3_128_hexdigest(payload)
+
+    def _meaning(self, name: str) -> str:
+        return f"{self.folder.name} {name}"
 
     def _read(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict] | None:
-        """Rows, state and facts; None where nothing was saved, or not all of it can be read."""
-        path = self.folder / "state.safetensors"
-        if not path.is_file():
+        """Rows, state and facts; None where nothing was saved, or a file is missing or damaged, which is then set aside."""
+        if not (self.folder / STATE).is_file():
             return None
+        name = STATE
         try:
-            with safe_open(path, "pt") as file:
-                facts = json.loads(file.metadata()["facts"])
-            parts = [load_file(self._part(index)) for index in range(facts["parts"])]
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            log.warning(f"the saved stream in {self.folder} cannot be read ({error}); the run starts from its first image")
+            state = load(read_sealed(self.folder / name, self._meaning(name)))
+            facts = json.loads(state.pop("facts").numpy().tobytes())
+            parts = []
+            for index, expected in enumerate(facts["parts"]):
+                payload = read_sealed(self.folder / (name := _part(index)), self._meaning(name))
+                if xxh3_128_hexdigest(payload) != expected:
+                    raise DamagedFileError(f"{self.folder / name} is not the part that {STATE} was saved with")
+                parts.append(load(payload))
+        except (OSError, DamagedFileError) as error:
+            log.warning(f"{error}; the saved stream is set aside as {set_aside(self.folder / STATE)}, the run starts from its first image")
             return None
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, state, facts
+        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return rows, {name.removeprefix("state."): value for name, value in state.items()}, facts
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict) -> None:
-    with atomic(path) as partial:
-        plain = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-        save_file(plain, partial, metadata={"facts": json.dumps(facts)})
+def _part(index: int) -> str:
+    return f"part-{index:05d}.sealed"
+
+
+def _as_tensor(facts: dict) -> Tensor:
+    """JSON in a tensor of bytes, as safetensors' own metadata cannot be read from memory."""
+    return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
-from multicrop.record import clear_failure, folder_state, write_failure
+from multicrop.runs.job_folder import clear_failure, folder_state, write_failure
 
 log = logging.getLogger(__name__)
 QUIET = ("paths.", "trainer.", "logger", "hydra")  # overrides that tell jobs apart for nobody

@@ -46,9 +46,11 @@ class SweepCache:
         parts = self._parts.setdefault(kind, {})
         name = content_hash(key)
         part, source, marks = parts.pop(name, (None, None, (None, None)))
-        if part is None or (source and source()) is not of or marks != (weights_mark(part), weights_mark(of)):
+        now = (weights_mark(part), weights_mark(of))  # hashed once per call where the part is found
+        if part is None or (source and source()) is not of or marks != now:
             part = make()
-        parts[name] = (part, ref(of) if of is not None else None, (weights_mark(part), weights_mark(of)))
+            now = (weights_mark(part), weights_mark(of))
+        parts[name] = (part, ref(of) if of is not None else None, now)
         while len(parts) > self.most:
             parts.pop(next(iter(parts)))
         return part  # type: ignore[return-value]

@@ -8,7 +8,8 @@ the task predicts with).
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
@@ -20,10 +21,53 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from multicrop.aggregators import Logits, Views, mean_feature
 from multicrop.aggregators.score import Scorer
+from multicrop.data.base import LabelledImages
 from multicrop.features import FeatureBank
 from multicrop.record import ROWS, Predictions
 
 TOP_LOGITS = 5  # of the final row, per image, that the record keeps
+Builder = TypeVar("Builder", bound=Callable[..., "BankTask"])
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a task reads beside encoder, texts, scored images, crops and aggregator; the defaults are those of an undeclared builder.
+
+    Args:
+        groups: The config groups of what the task adds.
+        seed: Whether the run's ``seed`` decides numbers in another way than through knobs of the groups.
+        not_decisive: Knobs of the task that do not decide its numbers, or do so through ``images``.
+        images: Maps (session, knobs of the task) to further images that the task reads, such as a support set; None: no further ones.
+    """
+
+    groups: tuple[str, ...] = ("adapter", "method")
+    seed: bool = True
+    not_decisive: tuple[str, ...] = ()
+    images: Callable[..., Sequence[LabelledImages]] | None = None
+
+
+_DECLARED: dict[Callable[..., "BankTask"], Reads] = {}
+
+
+def task_builder(
+    *,
+    groups: tuple[str, ...] = (),
+    seed: bool = False,
+    not_decisive: tuple[str, ...] = (),
+    images: Callable[..., Sequence[LabelledImages]] | None = None,
+) -> Callable[[Builder], Builder]:
+    """Declare what the task reads that a function builds (see `Reads`), so that finished runs are found again by that and no more."""
+
+    def declare(builder: Builder) -> Builder:
+        _DECLARED[builder] = Reads(groups, seed, not_decisive, images)
+        return builder
+
+    return declare
+
+
+def reads_of(builder: Callable[..., "BankTask"]) -> Reads:
+    """What the task of a builder reads; everything that it could, where nothing is declared."""
+    return _DECLARED.get(getattr(builder, "func", builder), Reads())
 
 
 class BankTask(L.LightningModule):

@@ -13,7 +13,7 @@ from multicrop.features import FeatureBank
 from multicrop.methods.base import Method
 from multicrop.record import ROWS, STREAM, Predictions
 from multicrop.runs.session import Session, inject
-from multicrop.runs.task import BankTask
+from multicrop.runs.task import BankTask, task_builder
 
 ORDERS = ("shuffled", "sorted_by_class", "by_domain")
 CURVE_POINTS = 200
@@ -116,6 +116,7 @@ def in_order(bank: FeatureBank, *, order: str, order_seed: int) -> list[int]:
     return rows
 
 
+@task_builder(groups=("method",), not_decisive=("save_every",))
 def build(session: Session, *, order: str, order_seed: int, save_every: int | None) -> AdaptationTask:
     """The task over the parts of a run, with the method that the configuration names."""
     method = inject(session.settings.part("method").make(), **session.injectables)

@@ -2,7 +2,7 @@
 
 from multicrop.aggregators import Logits, Views
 from multicrop.runs.session import Session
-from multicrop.runs.task import BankTask
+from multicrop.runs.task import BankTask, task_builder
 
 
 class ZeroShotTask(BankTask):
@@ -13,6 +13,7 @@ class ZeroShotTask(BankTask):
         return aggregated
 
 
+@task_builder()
 def build(session: Session) -> ZeroShotTask:
     """The task over the parts of a run."""
     return ZeroShotTask(session.scorer)

@@ -1,0 +1,28 @@
+"""What the identities of records say: the facts of one, and the parts in which several differ."""
+
+from collections.abc import Sequence
+
+from multicrop.files import MANIFEST
+from multicrop.record import Record
+
+
+def differing_parts(records: Sequence[Record]) -> list[str]:
+    """The parts of the identity in which some of the records differ; records without an identity are left out."""
+    known = [record.identity for record in records if record.identity is not None]
+    return sorted({name for other in known[1:] for name in known[0].differences(other)})
+
+
+def shown_record(record: Record) -> list[str]:
+    """The lines that `multicrop record show` prints of one record: accuracy, files, model, data, identity."""
+    model, data = record.model, record.data
+    sealed = f"as the run wrote them (checked against {MANIFEST})" if (record.folder / MANIFEST).is_file() else f"not sealed: no {MANIFEST}"
+    shown = [str(record.folder), f"  accuracy   {100 * record.accuracy:.1f} %", f"  files      {sealed}"]
+    if model:
+        facts = f"{model.get('architecture')}, {model.get('parameters', 0):,} parameters, {model.get('precision')}"
+        shown.append(f"  model      {model.get('name')}: {facts}, weights {model.get('weights')}")
+    if data:
+        classes = len(data.get("class_names") or [])
+        shown.append(f"  data       {data.get('dataset')} ({data.get('split')}): {record.metrics.get('images')} images, {classes} classes")
+    if record.identity is None:
+        return [*shown, "  identity   none: the record is of format 2 or older"]
+    return [*shown, f"  identity   {record.identity.key}", *(f"    {name:<11}{part}" for name, part in record.identity.parts.items())]

@@ -1,0 +1,110 @@
+"""The identity of a run: what decides its numbers, as a hash per part. Finished runs, stream saves and fits are keyed by it."""
+
+import json
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any
+
+from hydra.utils import instantiate
+
+from multicrop.config import PACKAGE
+from multicrop.data.base import LabelledImages, StreamedImages
+from multicrop.encoder import Encoder
+from multicrop.encoder.facts import tokenizer_facts
+from multicrop.files import Identity, content_hash
+from multicrop.runs.session import Session
+from multicrop.runs.sources import sources_of
+from multicrop.runs.task import Reads, reads_of
+from multicrop.text import members
+
+CODE_GROUPS = ("dataset", "corruption", "model", "prompt", "task")  # what these make is in the parts; their own code is in `code`
+FIT_PARTS = ("encoder", "texts", "support", "crops", "aggregator", "adapter", "task", "code")  # a fit never reads the scored images
+TUNING_PARTS = ("encoder", "texts", "support", "adapter", "code")  # nor do crops and aggregator enter the fit of an encoder
+
+
+def run_identity(session: Session) -> Identity:
+    """Name what decides the numbers of a run.
+
+    Args:
+        session: The parts of the run; its task is not built.
+
+    Returns:
+        A hash per part. ``data`` is what is scored: images, labels and class names; ``support`` (few-shot) what is learned from. The part
+        ``adapter`` or ``method`` is there where the task reads one. The run's ``seed`` enters the part ``task`` where the task reads it, or
+        where code outside this package takes part, which may draw from a global generator.
+    """
+    settings = session.settings
+    reads = reads_of(instantiate(settings.task["build"]))
+    groups = ("crop", "aggregator", *(group for group in reads.groups if settings.config.get(group)))
+    sources = {group: sources_of(settings.config.get(group)) for group in (*groups, *CODE_GROUPS)}
+    made = {group: content_hash(json.dumps([settings.part(group).values, sources[group]], sort_keys=True)) for group in groups[1:]}
+    outside = any(sources.values())
+    return Identity(
+        {
+            "data": _images_hash(session.scored_images, session.dataset.class_names),
+            **_texts_and_encoder(session),
+            **_support(session, reads),
+            "crops": _crops_hash(session, sources["crop"]),
+            **made,
+            "task": _task_hash(session, reads, with_seed=reads.seed or outside),
+            "code": content_hash(_code(), json.dumps([sources[group] for group in CODE_GROUPS], sort_keys=True)),
+        }
+    )
+
+
+def model_facts(encoder: Encoder) -> dict[str, Any]:
+    """What the record says of the model: name, architecture, number of parameters, hash of the weights, precision."""
+    return {
+        "name": encoder.name,
+        "architecture": type(encoder.model).__name__,
+        "parameters": sum(value.numel() for value in encoder.model.parameters()),
+        "weights": encoder.weights_hash(),
+        "precision": encoder.precision,
+    }
+
+
+def _texts_and_encoder(session: Session) -> dict[str, str]:
+    """The prompts that are encoded, with the members of means, and the encoder, hashed once per process."""
+    prompts = json.dumps([[[prompt, *members(prompt)] for prompt in row] for row in session.prompts])
+    encoder = session.encoder
+    hashes = partial(_encoder_hashes, encoder)
+    towers, tokens = session.share("encoder identity", session.settings.part("model").values, hashes, of=encoder)
+    return {"texts": content_hash(prompts, tokens), "encoder": towers}
+
+
+def _encoder_hashes(encoder: Encoder) -> tuple[str, str]:
+    return encoder.fingerprint(), content_hash(encoder.rule, tokenizer_facts(encoder.tokenizer))
+
+
+def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[str]) -> str:
+    """Class names, content, ids, labels and domains; a stream has its ids and labels in its fingerprint."""
+    listed = [images.ids, images.labels, images.domains] if images.indexed is True else []
+    return content_hash(images.fingerprint, json.dumps([list(class_names), *listed]))
+
+
+def _support(session: Session, reads: Reads) -> dict[str, str]:
+    """The images that the task learns from."""
+    if reads.images is None:
+        return {}
+    found = reads.images(session, **session.settings.task_knobs)
+    return {"support": content_hash(*(_images_hash(images, session.dataset.class_names) for images in found))}
+
+
+def _crops_hash(session: Session, sources: dict[str, str]) -> str:
+    """The crop policy with its knobs and the vision transformer that it looks through, the seed, and how views are cut and stored."""
+    settings, look = session.settings, session.sampler.look
+    values = json.dumps([settings.part("crop").values, sources], sort_keys=True)
+    return content_hash(values, look.identity if look else None, settings["crop_seed"], settings["bank"], settings.compute.cut)
+
+
+def _task_hash(session: Session, reads: Reads, *, with_seed: bool) -> str:
+    """The task's name, its decisive knobs, what happens to unreadable images, and the seed where it is read."""
+    settings = session.settings
+    knobs = {name: value for name, value in settings.task_knobs.items() if name not in reads.not_decisive}
+    facts = [settings.task["name"], settings.task["fusion_weight"], knobs, settings["on_unreadable"]]
+    return content_hash(json.dumps(facts, sort_keys=True), settings["seed"] if with_seed else None)
+
+
+@cache
+def _code() -> str:
+    return content_hash(*(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))))
