@@ -45,4 +45,4 @@ class SealedCheckpoint(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint that `found` has read."""
-        return torch.load(io.BytesIO(self.payload), map_location=map_location or "cpu", weights_only=bool(weights_only))
+        return torch.load(io.BytesIO(self.payload), map_location=map_location or "cpu", weights_only=True)
