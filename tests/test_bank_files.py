@@ -170,7 +170,9 @@ def test_a_full_disk_names_the_file_and_the_knob(place, encoder, tmp_path, monke
         replaced = Path.replace
         monkeypatch.setattr(Path, "replace", lambda self, to: full(self) if "shard" in self.name else replaced(self, to))
     elif place == "claim":
-        monkeypatch.setattr(shards_module.FileLock, "acquire", full)
+        acquire = shards_module.FileLock.acquire
+        fails = lambda self, *a, **k: full(self) if "shard" in self.lock_file else acquire(self, *a, **k)  # noqa: E731
+        monkeypatch.setattr(shards_module.FileLock, "acquire", fails)
     else:
         write = Path.write_text
 
@@ -179,7 +181,7 @@ def test_a_full_disk_names_the_file_and_the_knob(place, encoder, tmp_path, monke
             return full(self) if place in self.name else write(self, text, **knobs)
 
         monkeypatch.setattr(Path, "write_text", half)
-    named = {"claim": r"shard-00000\.lock|layout"}.get(place, place)
+    named = {"claim": r"shard-00000\.lock"}.get(place, place)
     with pytest.raises(OSError, match=rf"cannot write .*({named}).*free some disk space.*paths\.cache") as caught:
         fill(pictures(3), encoder, tmp_path, shard_images=4)
     assert caught.value.errno == errno.ENOSPC and not list(tmp_path.rglob("*.partial*"))
