@@ -219,10 +219,11 @@ def test_a_passing_error_is_tried_again_and_then_stops_the_run(number, photo, qu
     monkeypatch.setattr(Path, "read_bytes", read)
     found = fill(mixed, encoder, tmp_path / "a", shard_images=4)
     assert found.readable.all() and len(asked) == 4 and caplog.text.count("next try") == 3
-    monkeypatch.setattr(Path, "read_bytes", failing(photo, number, 99)[0])
+    read, asked = failing(photo, number, 99)
+    monkeypatch.setattr(Path, "read_bytes", read)
     with pytest.raises(OSError, match=r"4 times.*photo\.png") as caught:
         fill(mixed, encoder, tmp_path / "b", shard_images=4)
-    assert caught.value.errno == number and not list((tmp_path / "b").rglob("manifest.json"))
+    assert caught.value.errno == number and len(asked) == 4 and not list((tmp_path / "b").rglob("manifest.json"))
     monkeypatch.undo()
     assert fill(mixed, encoder, tmp_path / "b", shard_images=4).readable.all()
 
