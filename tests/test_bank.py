@@ -211,7 +211,7 @@ def test_four_processes_at_once_encode_each_shard_once(tmp_path):
     processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(4)]
     for process in processes:
         process.start()
-    written = [shard for _ in processes for shard in queue.get(timeout=120)]
+    written = [shard for _ in processes for shard in queue.get(timeout=400)]
     for process in processes:
         process.join()
     assert sorted(written) == [f"shard-{index:05d}.safetensors" for index in range(6)]

@@ -123,7 +123,7 @@ sys.exit(max(os.waitpid(child, 0)[1] for child in children))
 
 def test_two_fills_of_different_sizes_at_once_give_the_features_of_one(encoder, tmp_path):
     clean = fill(pictures(20), encoder, tmp_path / "clean", shard_images=16)
-    done = forked.run([tmp_path / "bank"], os.environ | {"OMP_NUM_THREADS": "1"}, code=TWO, timeout=100)
+    done = forked.run([tmp_path / "bank"], os.environ | {"OMP_NUM_THREADS": "1"}, code=TWO, timeout=300)
     assert done.returncode == 0, done.stderr
     found = fill(pictures(20), encoder, tmp_path / "bank", shard_images=16)
     assert found.reused and torch.equal(found.tensors()[0], clean.tensors()[0])
