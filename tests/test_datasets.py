@@ -675,5 +675,5 @@ def test_a_ready_set_without_its_data_says_where_they_come_from_and_where_they_g
 @pytest.mark.parametrize("name", READY)
 def test_a_ready_set_names_its_bank_and_its_list(name):
     node = composed(f"dataset={name}").dataset
-    assert node.bank == node.classes and node.bank in available()
+    assert node.facts.description_set == node.classes and node.classes in available()
     assert (CONF / "dataset" / f"{name}.yaml").read_text().startswith("# ")
