@@ -94,8 +94,8 @@ def support_and_validation(
     dataset, seed = session.dataset, session.settings["seed"]
     if few_shot_file:
         return few_shot_from_file(dataset, few_shot_file)
-    key = [dataset.train.fingerprint, dataset.validation.fingerprint, dataset.train.labels, dataset.validation.labels, shots, seed]
-    return session.share("support", [*key, dataset.class_names], lambda: few_shot_split(dataset, shots=shots, seed=seed))
+    key = [session.settings.part("dataset").values, session.settings.part("corruption").values, shots, seed]  # as the data set is shared
+    return session.share("support", key, lambda: few_shot_split(dataset, shots=shots, seed=seed))
 
 
 @task_builder(groups=("adapter",), not_decisive=("few_shot_file",), images=support_and_validation)
