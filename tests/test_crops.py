@@ -250,7 +250,7 @@ def test_wca_presets_are_the_two_ranges_of_its_code():
 @pytest.mark.parametrize("option", options("crop"))
 def test_every_target_is_one_of_the_package(option):
     target = composed(f"crop={option}").crop["_target_"]
-    assert get_method(target) is getattr(crops, target.removeprefix("multicrop.crops."))
+    assert get_method(target) is getattr(crops, target.rsplit(".", 1)[-1])
 
 
 NESTED = {"attention", "diverse", "feature", "quasi_random", "random", "random_resized"}
@@ -276,7 +276,7 @@ class TestCropPolicy:
         texts = [
             crops.as_policy(sampler).identity for sampler in (policy, partial(plugin, n_crops=3), partial(plugin, n_crops=2, share=0.4))
         ]
-        assert len(set(texts)) == 3 and texts[0] == "test_crops.plugin {'n_crops': 2}"
+        assert len(set(texts)) == 3 and texts[0].startswith("test_crops.plugin {'n_crops': 2} code ")
 
     def test_the_identity_of_a_nested_policy_leaves_out_the_number_of_crops(self):
         few, many = (crops.as_policy(partial(crops.random, **SIDES | {"n_crops": n})).identity for n in (2, 9))

@@ -11,6 +11,7 @@ from multicrop import cli
 from multicrop.compare import page as pages
 from multicrop.compare.collect import collect
 from multicrop.compare.leaderboard import blocks
+from multicrop.files import write_manifest
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 EVIL = ["<script>window.hurt=1</script>", "<img src=x onerror='window.hurt=1'>", "a & b", "</span></script>"]
@@ -155,6 +156,7 @@ def test_a_thousand_runs_make_a_page_that_opens_and_stays_small(tmp_path, browse
         shutil.copytree(made, tmp_path / str(number))
         config = (made / "config.yaml").read_text().replace("x.dnd", f"x.dnd\n  epsilon: {number}")
         (tmp_path / str(number) / "config.yaml").write_text(config)
+        write_manifest(tmp_path / str(number), ["config.yaml", "metrics.json"])
     path = report(tmp_path)
     assert path.stat().st_size < 2**20
     shown, said = opened(browser, path)

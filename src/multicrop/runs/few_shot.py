@@ -125,7 +125,7 @@ def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validat
     """The task of an adapter that learns on the features of the banks."""
     with torch.no_grad():
         examples = [_examples(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
-    _fit(session, adapter, partial(adapter.fit, *examples), run_identity(session).key_of(*FIT_PARTS))
+    _fit(session, adapter, partial(adapter.fit, *examples), run_identity(session, *FIT_PARTS).key_of(*FIT_PARTS))
     return FewShotTask(session.scorer, adapter, _splits(support, validation))
 
 
@@ -137,7 +137,7 @@ def _tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, v
     if session.settings["bank"] == "off":
         raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
     scorer = session.scorer
-    key = run_identity(session).key_of(*TUNING_PARTS)
+    key = run_identity(session, *TUNING_PARTS).key_of(*TUNING_PARTS)
     fit = partial(adapter.fit, support, validation)
     adapter, encoder = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, fit, key)), of=session.encoder)
     changed = session.with_encoder(encoder)

@@ -1,7 +1,7 @@
 """The identity of a run: what decides its numbers, as a hash per part. Finished runs, stream saves and fits are keyed by it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -22,11 +22,12 @@ FIT_PARTS = ("encoder", "texts", "support", "crops", "aggregator", "adapter", "t
 TUNING_PARTS = ("encoder", "texts", "support", "adapter", "code")  # nor do crops and aggregator enter the fit of an encoder
 
 
-def run_identity(session: Session) -> Identity:
+def run_identity(session: Session, *names: str) -> Identity:
     """Name what decides the numbers of a run.
 
     Args:
         session: The parts of the run; its task is not built.
+        names: The parts to name, by default all. Only these are read: the key of a fit, for instance, never reads the scored images.
 
     Returns:
         A hash per part. ``data`` is what is scored: images, labels and class names; ``support`` (few-shot) what is learned from. The part
@@ -37,19 +38,18 @@ def run_identity(session: Session) -> Identity:
     reads = reads_of(instantiate(settings.task["build"]))
     groups = ("crop", "aggregator", *(group for group in reads.groups if settings.config.get(group)))
     sources = {group: sources_of(settings.config.get(group)) for group in (*groups, *CODE_GROUPS)}
-    made = {group: content_hash(json.dumps([settings.part(group).values, sources[group]], sort_keys=True)) for group in groups[1:]}
-    outside = any(sources.values())
-    return Identity(
-        {
-            "data": _images_hash(session.scored_images, session.dataset.class_names),
-            **_texts_and_encoder(session),
-            **_support(session, reads),
-            "crops": _crops_hash(session, sources["crop"]),
-            **made,
-            "task": _task_hash(session, reads, with_seed=reads.seed or outside),
-            "code": content_hash(_code(), json.dumps([sources[group] for group in CODE_GROUPS], sort_keys=True)),
-        }
-    )
+    texts_and_encoder = cache(partial(_texts_and_encoder, session))
+    parts: dict[str, Callable[[], str]] = {
+        "data": lambda: _images_hash(session.scored_images, session.dataset.class_names),
+        "texts": lambda: texts_and_encoder()["texts"],
+        "encoder": lambda: texts_and_encoder()["encoder"],
+        "crops": lambda: _crops_hash(session, sources["crop"]),
+        "task": lambda: _task_hash(session, reads, with_seed=reads.seed or any(sources.values())),
+        "code": lambda: content_hash(_code(), json.dumps([sources[group] for group in CODE_GROUPS], sort_keys=True)),
+    }
+    parts |= {group: partial(_component_hash, settings.part(group).values, sources[group]) for group in groups[1:]}
+    parts |= {"support": partial(_support_hash, session, reads.images)} if reads.images else {}
+    return Identity({name: make() for name, make in parts.items() if not names or name in names})
 
 
 def model_facts(encoder: Encoder) -> dict[str, Any]:
@@ -82,12 +82,15 @@ def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[
     return content_hash(images.fingerprint, json.dumps([list(class_names), *listed]))
 
 
-def _support(session: Session, reads: Reads) -> dict[str, str]:
+def _component_hash(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    """The knobs of a component, and the files that hold its code where they are outside this package."""
+    return content_hash(json.dumps([values, sources], sort_keys=True))
+
+
+def _support_hash(session: Session, read: Callable[..., Sequence[LabelledImages]]) -> str:
     """The images that the task learns from."""
-    if reads.images is None:
-        return {}
-    found = reads.images(session, **session.settings.task_knobs)
-    return {"support": content_hash(*(_images_hash(images, session.dataset.class_names) for images in found))}
+    found = read(session, **session.settings.task_knobs)
+    return content_hash(*(_images_hash(images, session.dataset.class_names) for images in found))
 
 
 def _crops_hash(session: Session, sources: dict[str, str]) -> str:
