@@ -104,7 +104,7 @@ def few_shot_session(option, generator, **cfg):
     session = session_of(f"adapter={option}", "task=few_shot", *names)
     session.dataset, session.encoder = Dataset("pictures", ["zero", "one"], {}, train, train.subset([]), sealed), random_encoder(16)
     text = session.encoder.encode_prompts([["a photo of a dog.", "a dog that barks"], ["a photo of a cat.", "a cat that purrs"]])
-    session.scorer, session.bank = Scorer(text, 10.0, mean_feature, 1.0), bank
+    session.prompts, session.scorer, session.bank = text.prompts, Scorer(text, 10.0, mean_feature, 1.0), bank
     Sealed.closed = True
     return session, bank, sealed
 
