@@ -15,7 +15,7 @@ from multicrop.data.base import LabelledImages
 from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
 from multicrop.features.fill import EncodeSettings, fill
 from multicrop.features.identity import BankIdentity, bank_identity, count_views, is_nested
-from multicrop.features.manifest import KNOB, MANIFEST, agreed_size, stored_size
+from multicrop.features.manifest import KNOB, MANIFEST, agreed_size, read_sealed, stored_size
 from multicrop.features.shards import SHARD_IMAGES, ShardFolder
 from multicrop.files import make_folder, naming
 from multicrop.model import MultiCropCLIP
@@ -125,7 +125,7 @@ def open_or_fill(
     size = shard_images or SHARD_IMAGES
     if size & (size - 1):
         raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
-    if images.parent is not None:
+    if images.parent is not None and _may_be_stored(images.parent[0], cache):
         whole, rows = images.parent
         if bank := _found(whole, module, _identity(whole, module, settings), cache):
             return bank.subset(images, rows)
@@ -150,6 +150,12 @@ def _identity(images: LabelledImages, module: MultiCropCLIP, settings: EncodeSet
 
 def _top(images: LabelledImages, identity: BankIdentity, cache: Path) -> Path:
     return cache / images.name.replace("/", "-") / identity.key
+
+
+def _may_be_stored(images: LabelledImages, cache: Path) -> bool:
+    """Whether some bank of this data set has as many images, so that it is worth hashing all of them for their identity."""
+    manifests = (cache / images.name.replace("/", "-")).glob(f"*/v*/{MANIFEST}")
+    return any((read_sealed(path) or {}).get("images", len(images)) == len(images) for path in manifests)
 
 
 def _found(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, cache: Path) -> DiskBank | None:
