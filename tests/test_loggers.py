@@ -83,9 +83,8 @@ def test_a_run_read_back_holds_its_metrics_panels_record_and_group_and_no_key(mo
         ids.append(logger.experiment.id)
         summary = {"test/accuracy": 0.75, "test/ece": 0.1, "encode_seconds": 3.0}
         classes = [{"class": "okapi", "images": 30, "accuracy": 0.9, "global": 0.6}]
-        loggers.log_run(
-            logger, config={"choices": CHOICES, "seed": 1}, summary=summary, classes=classes, examples=shown, record=record, picture=None
-        )
+        logger.log_hyperparams({"choices": CHOICES, "seed": 1})
+        loggers.log_run(logger, summary=summary, classes=classes, examples=shown, record=record, picture=None)
         run = logger.experiment
         assert (run.group, run.job_type) == ("sweep-7", "tta") and set(run.tags) == {"scenes", "random_k4", "dnd", "tiny", "tda", "mine"}
         loggers.finish(logger)

@@ -126,6 +126,8 @@ def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) ->
 def _logger(settings: Settings) -> Iterator[WandbLogger | None]:
     """The logger that the configuration names, which ends with the run."""
     logger = settings.part("logger").make() if settings["logger"] else None
+    if logger:
+        logger.log_hyperparams(results.logged_config(settings))  # at the start, so that a run that is killed has it too
     try:
         yield logger
     finally:
@@ -181,7 +183,6 @@ def _log(session: Session, outcome: results.Outcome, logger: WandbLogger) -> Non
     """Mirror the record in W&B."""
     wandb_logger.log_run(
         logger,
-        config=results.logged_config(session.settings),
         summary=results.summary_of(outcome.metrics),
         classes=class_table(outcome.predictions, session.dataset.class_names),
         examples=outcome.examples,

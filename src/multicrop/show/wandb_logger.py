@@ -84,7 +84,6 @@ def _netrc_has_wandb() -> bool:
 def log_run(
     logger: WandbLogger,
     *,
-    config: dict,
     summary: dict[str, float],
     classes: Sequence[Mapping],
     examples: Sequence[Mapping],
@@ -95,7 +94,6 @@ def log_run(
 
     Args:
         logger: The run's logger.
-        config: Configuration that W&B shows.
         summary: Metrics by name.
         classes: Rows of ``compare.details.class_table``.
         examples: Pictures of single images, as ``show.examples`` makes them.
@@ -103,7 +101,6 @@ def log_run(
         picture: Picture of explanations, if there is one.
     """
     run = logger.experiment
-    run.config.update(config, allow_val_change=True)
     describe(run, summary)
     panels = {"classes": class_table(classes), **example_panels(examples)}
     run.log(panels | ({"plans": wandb.Image(str(picture))} if picture else {}))
