@@ -142,16 +142,18 @@ class Record:
         return Predictions.read(self.folder / PREDICTIONS)
 
     @cached_property
+    def _decisive(self) -> dict:
+        return _content(path) if (path := self.folder / IDENTITY).is_file() else {}
+
+    @property
     def identity(self) -> Identity | None:
         """What decided the run; None for a record of format 2 or older."""
-        path = self.folder / IDENTITY
-        return Identity(_content(path).get("parts", {})) if path.is_file() else None
+        return Identity(self._decisive["parts"]) if "parts" in self._decisive else None
 
-    @cached_property
+    @property
     def model(self) -> dict:
         """Facts of the model: name, architecture, number of parameters, hash of the weights, precision; empty for an older record."""
-        path = self.folder / IDENTITY
-        return _content(path).get("model", {}) if path.is_file() else {}
+        return self._decisive.get("model", {})
 
     @property
     def accuracy(self) -> float:

@@ -1,7 +1,6 @@
 """The checkpoint of a fit behind a checksum, as Lightning reads and writes it."""
 
 import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from multicrop.files import DamagedFileError, read_sealed, set_aside, write_sealed
-
-log = logging.getLogger(__name__)
 
 
 class SealedCheckpoint(TorchCheckpointIO):
@@ -31,8 +28,8 @@ class SealedCheckpoint(TorchCheckpointIO):
             self.payload = read_sealed(self.path, self.path.name)
         except FileNotFoundError:
             return False
-        except DamagedFileError as error:
-            log.warning(f"{error}; it is set aside as {set_aside(self.path)}, the fit starts anew")
+        except DamagedFileError:
+            set_aside(self.path, "is damaged, the fit starts anew", "paths.output")
             return False
         return True
 

@@ -53,14 +53,14 @@ def run(options: argparse.Namespace) -> int:
 
 def find(cache: Path) -> list[Entry]:
     """The banks of a cache, largest first."""
-    from multicrop.features.manifest import MANIFEST, read_sealed
+    from multicrop.files import MANIFEST, read_facts
 
     entries = []
     for path in cache.glob("*/*/v*"):
         if not path.is_dir():
             continue
         files = [file.stat() for file in path.iterdir() if file.is_file()]
-        manifest = read_sealed(path / MANIFEST) or {}
+        manifest = read_facts(path / MANIFEST) or {}
         used = max((file.st_mtime for file in files), default=path.stat().st_mtime)
         entries.append(Entry(path, manifest, sum(file.st_size for file in files), used))
     return sorted(entries, key=lambda entry: -entry.size)

@@ -15,9 +15,9 @@ from multicrop.data.base import LabelledImages
 from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
 from multicrop.features.fill import EncodeSettings, fill
 from multicrop.features.identity import BankIdentity, bank_identity, count_views, is_nested
-from multicrop.features.manifest import KNOB, MANIFEST, agreed_size, read_sealed, stored_size
+from multicrop.features.manifest import KNOB, agreed_size, stored_size
 from multicrop.features.shards import SHARD_IMAGES, ShardFolder
-from multicrop.files import make_folder, naming
+from multicrop.files import MANIFEST, make_folder, naming, read_facts
 from multicrop.model import MultiCropCLIP
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def _top(images: LabelledImages, identity: BankIdentity, cache: Path) -> Path:
 def _may_be_stored(images: LabelledImages, cache: Path) -> bool:
     """Whether some bank of this data set has as many images, so that it is worth hashing all of them for their identity."""
     manifests = (cache / images.name.replace("/", "-")).glob(f"*/v*/{MANIFEST}")
-    return any((read_sealed(path) or {}).get("images", len(images)) == len(images) for path in manifests)
+    return any((read_facts(path) or {}).get("images", len(images)) == len(images) for path in manifests)
 
 
 def _found(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, cache: Path) -> DiskBank | None:

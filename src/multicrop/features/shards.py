@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from multicrop.features.manifest import KNOB, MANIFEST, read_sealed, set_aside, write_sealed
-from multicrop.files import atomic, naming, retrying
+from multicrop.features.manifest import KNOB
+from multicrop.files import MANIFEST, atomic, naming, read_facts, retrying, set_aside, write_facts
 
 SHARD_IMAGES = 256
 
@@ -51,11 +51,11 @@ class ShardFolder:
 
     def manifest(self) -> dict | None:
         """The manifest, or None where the bank is not whole; one that is damaged or another bank's is set aside."""
-        facts = read_sealed(self.manifest_path)
+        facts = read_facts(self.manifest_path)
         if facts is not None and (facts.get("key"), facts.get("images"), facts.get("shard_images")) == (self.key, self.images, self.size):
             return facts
         if self.manifest_path.is_file():
-            set_aside(self.manifest_path, "is damaged or not the manifest of this bank")
+            set_aside(self.manifest_path, "is damaged or not the manifest of this bank, and is made again", KNOB)
         return None
 
     def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
@@ -91,14 +91,15 @@ class ShardFolder:
         shards = [self.read(index) for index in range(self.count)]
         bad = [index for index, shard in enumerate(shards) if shard is None and self.shard(index).is_file()]
         for index in bad:
-            set_aside(self.shard(index), "fails its checksum")
+            set_aside(self.shard(index), "fails its checksum and is made again", KNOB)
         whole = [shard for shard in shards if shard is not None]
         return whole if len(whole) == self.count else None
 
     def finish(self, facts: Mapping[str, object]) -> None:
         """Write the manifest, after all shards."""
         own = {"key": self.key, "images": self.images, "shard_images": self.size}
-        write_sealed(self.manifest_path, {**facts, **own})
+        with naming(self.manifest_path, KNOB):
+            write_facts(self.manifest_path, {**facts, **own})
 
     def tidy(self) -> None:
         """Remove the lock files of claims; every process does so when no shard is missing."""

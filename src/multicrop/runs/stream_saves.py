@@ -105,7 +105,7 @@ class StreamSaves(L.Callback):
                     raise DamagedFileError(f"{self.folder / name} is not the part that {STATE} was saved with")
                 parts.append(load(payload))
         except (OSError, DamagedFileError) as error:
-            log.warning(f"{error}; the saved stream is set aside as {set_aside(self.folder / STATE)}, the run starts from its first image")
+            set_aside(self.folder / STATE, f"cannot be resumed ({error}), the run starts from its first image", "paths.output")
             return None
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return rows, {name.removeprefix("state."): value for name, value in state.items()}, facts

@@ -1,15 +1,12 @@
-"""Files of a run: read again after a passing error, written whole or not at all, sealed by a hash, without secrets; and identities."""
+"""Writing files whole or not at all, reading them again after a passing error, and text without the values of secrets."""
 
 import errno
-import hashlib
-import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,8 +23,6 @@ LASTING = frozenset(
 )  # errors of the system that say something about the file itself
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SHORTEST = 8  # characters: shorter values are part of too many words
-DIGEST = 16  # bytes of a hash
-MANIFEST = "manifest.json"  # of a folder: a hash per file
 
 
 class PersistentError(OSError):
@@ -138,117 +133,6 @@ def make_folder(folder: Path, knob: str) -> None:
         probe.unlink()
     except OSError as error:
         raise PermissionError(f"cannot write to {folder} ({error.strerror}); choose another place with {knob}=FOLDER") from error
-
-
-def content_hash(*parts: object) -> str:
-    """A 32-digit hash of the texts of some values, in order."""
-    digest = hashlib.blake2b(digest_size=DIGEST)
-    for part in parts:
-        digest.update(f"{part}\0".encode())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Everything that decides a result, as named parts; results with equal identities are the same result.
-
-    Args:
-        parts: A hash per part, such as ``encoder``, ``texts`` or ``data``.
-    """
-
-    parts: Mapping[str, str]
-
-    @property
-    def key(self) -> str:
-        """A hash of all parts."""
-        return self.key_of(*self.parts)
-
-    def key_of(self, *names: str) -> str:
-        """A hash of some parts, for results that do not depend on the others; a part that is absent differs from every hash."""
-        return content_hash(*(f"{name}={self.parts.get(name)}" for name in sorted(names)))
-
-    def differences(self, other: "Identity") -> list[str]:
-        """The names of the parts in which two identities differ."""
-        return sorted(name for name in {*self.parts, *other.parts} if self.parts.get(name) != other.parts.get(name))
-
-
-class DamagedFileError(ValueError):
-    """Raised for a file whose content is not what was sealed."""
-
-
-def write_sealed(path: Path, payload: bytes, meaning: str) -> None:
-    """Write a file with a seal, whole or not at all.
-
-    Args:
-        path: The file to write; its folder must exist.
-        payload: The content.
-        meaning: Everything outside the content that decides what it means, such as the key of its run and its number.
-    """
-    with atomic(path) as partial:
-        partial.write_bytes(_seal(payload, meaning) + payload)
-
-
-def read_sealed(path: Path, meaning: str) -> bytes:
-    """Read a file that `write_sealed` wrote.
-
-    Args:
-        path: The file.
-        meaning: The meaning that it was written with.
-
-    Returns:
-        The content.
-
-    Raises:
-        DamagedFileError: If the content was changed, or written with another meaning.
-    """
-    content = path.read_bytes()
-    seal, payload = content[:DIGEST], content[DIGEST:]
-    if seal != _seal(payload, meaning):
-        raise DamagedFileError(f"{path} is damaged or belongs to another run: its content does not match its checksum")
-    return payload
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file to ``NAME.damaged``, so that it is not read again; returns the new path."""
-    return path.replace(path.with_name(f"{path.name}.damaged"))
-
-
-def write_manifest(folder: Path, names: Iterable[str]) -> None:
-    """Write manifest.json: a hash of each of these files of a folder. It is written last."""
-    hashes = {name: file_hash(folder / name) for name in sorted(names)}
-    write_text(folder / MANIFEST, json.dumps({"files": hashes, "seal": content_hash(json.dumps(hashes))}, indent=1))
-
-
-def damaged_files(folder: Path, *names: str) -> list[str]:
-    """The files that are missing or differ from the manifest of their folder.
-
-    Args:
-        folder: A folder with a manifest.
-        names: The files to check; by default all files of the manifest.
-
-    Returns:
-        Their names; the manifest's own if it is damaged.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        hashes = manifest["files"]
-        if manifest["seal"] != content_hash(json.dumps(hashes)):
-            return [MANIFEST]
-    except (ValueError, KeyError, TypeError):
-        return [MANIFEST]
-    return [name for name in names or hashes if not (folder / name).is_file() or file_hash(folder / name) != hashes.get(name)]
-
-
-def file_hash(path: Path) -> str:
-    """A 32-digit hash of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=DIGEST)).hexdigest()
-
-
-def _seal(payload: bytes, meaning: str) -> bytes:
-    digest = hashlib.blake2b(f"{meaning}\0".encode(), digest_size=DIGEST)
-    digest.update(payload)
-    return digest.digest()
 
 
 def redacted(text: str) -> str:

@@ -1,0 +1,51 @@
+"""Files and their identities: the bottom room, which everything that writes or keys a result uses."""
+
+from multicrop.files.access import (
+    PersistentError,
+    as_yaml,
+    atomic,
+    is_passing,
+    make_folder,
+    naming,
+    redacted,
+    retrying,
+    save_figure,
+    write_text,
+)
+from multicrop.files.identity import Identity, content_hash, file_hash
+from multicrop.files.seals import (
+    MANIFEST,
+    DamagedFileError,
+    damaged_files,
+    read_facts,
+    read_sealed,
+    set_aside,
+    write_facts,
+    write_manifest,
+    write_sealed,
+)
+
+__all__ = [
+    "MANIFEST",
+    "DamagedFileError",
+    "Identity",
+    "PersistentError",
+    "as_yaml",
+    "atomic",
+    "content_hash",
+    "damaged_files",
+    "file_hash",
+    "is_passing",
+    "make_folder",
+    "naming",
+    "read_facts",
+    "read_sealed",
+    "redacted",
+    "retrying",
+    "save_figure",
+    "set_aside",
+    "write_facts",
+    "write_manifest",
+    "write_sealed",
+    "write_text",
+]
