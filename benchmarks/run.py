@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from timing import show
 
+from multicrop.files import write_text
+
 HERE = Path(__file__).parent
 
 
@@ -38,7 +40,7 @@ def main() -> None:
         title, rows = importlib.import_module(f"bench_{name}").main()
         show(title, rows)
         facts = {"title": title, "date": date.today().isoformat(), "machine": machine(), "rows": [asdict(row) for row in rows]}
-        (options.output / f"{name}.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_text(options.output / f"{name}.json", json.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":

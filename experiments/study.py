@@ -8,6 +8,7 @@ import numpy as np
 
 from multicrop.compare.run import Run, read_run
 from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.files import atomic
 from multicrop.record import METRICS
 
 POINTS = 100  # accuracies are printed in percent
@@ -63,8 +64,8 @@ def numbers(comparison: Comparison) -> list[str]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    """Write a table, whole or not at all."""
+    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

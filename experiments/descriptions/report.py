@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from multicrop.files import save_figure, write_text
 from multicrop.text.descriptions import DescriptionSet, available, load_description_set
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
@@ -129,7 +130,7 @@ def chart(plain: list[Identifiability], centred: list[Identifiability], labels: 
     axes.set_xlabel(f"classes whose phrases are closer to their own name than to those of {NEIGHBOURS} neighbours")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def embedded(banks: list[DescriptionSet]) -> dict[str, Tensor]:
@@ -185,7 +186,7 @@ def main() -> None:
         "close": CLOSE,
     }
     report = TEMPLATE.read_text(encoding="utf-8").format(**facts, **tables(banks, features, plain, centred))
-    (args.out / "README.md").write_text(report, encoding="utf-8")
+    write_text(args.out / "README.md", report)
     print(report)
 
 

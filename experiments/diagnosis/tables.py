@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm
+from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
 from experiments.study import POINTS, accuracy, by_setting, dataset_of, markdown, numbers, points, read_runs, write_csv
@@ -85,7 +86,7 @@ def draw(correct: dict[tuple[str, str], np.ndarray], compared: list[tuple[str, s
         _differences(axes[1, column], [line for line in compared if line[0] == dataset], labels=column == 0)
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 1].legend(loc="upper right", fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _bars(axis: Axes, dataset: str, correct: dict[tuple[str, str], np.ndarray]) -> None:

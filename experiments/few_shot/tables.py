@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm
+from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
 from experiments.study import accuracy, dataset_of, markdown, numbers, read_runs, write_csv
@@ -116,7 +117,7 @@ def draw(results: dict[Cell, list[str]], path: Path) -> None:
         axes[0].set_ylabel("top-1, %", fontsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _panel(axis, dataset: str, adapter: str, results: dict[Cell, list[str]]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from multicrop.files import save_figure
+
 SMOOTH = 20  # logged points a mean runs over
 
 
@@ -27,7 +29,7 @@ def main() -> None:
     left.set_ylabel("training top-1, %")
     right.set_ylabel("loss")
     right.legend()
-    figure.savefig(sys.argv[2], dpi=120)
+    save_figure(figure, Path(sys.argv[2]), dpi=120)
 
 
 if __name__ == "__main__":

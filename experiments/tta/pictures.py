@@ -8,6 +8,8 @@ from experiments.tta.records import METHODS, SETTINGS, VIEWS, Cell, Runs, accura
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multicrop.files import save_figure
+
 COLOURS = dict(
     zip(METHODS, ("#2a7f62", "#d08a2e", "#3d6fb6", "#b3365b", "#8a8a94", "#6b4fa0", "#4aa5a5", "#a0522d", "#c27ba0"), strict=True)
 )
@@ -38,7 +40,7 @@ def curves(found: dict[Cell, Runs], dataset: str, path: Path) -> None:
         axis.set_xlabel("images of the stream seen", fontsize=8)
     lines = {line.get_label(): line for axis in axes.flat for line in axis.lines if line.get_label() in METHODS}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _curve(axis: Axes, method: str, runs: Runs) -> None:
@@ -71,7 +73,7 @@ def cost(found: dict[Cell, Runs], path: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("image encoder calls per image")
     figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS) + 1, fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _bare(axis: Axes, cells: dict[Cell, Runs]) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
 from experiments.study import POINTS, accuracy, by_setting, dataset_of, global_view, markdown, numbers, points, read_runs, write_csv
@@ -123,7 +124,7 @@ def cost_figure(found: list[Point], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
     figure.axes[0].set_ylabel("top-1, %")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def ablation_figure(found: dict[str, list[Point]], path: Path) -> None:
@@ -135,7 +136,7 @@ def ablation_figure(found: dict[str, list[Point]], path: Path) -> None:
         _panel(axis, STUDIES[name], found[name])
     for axis in axes[len(names) :]:
         axis.axis("off")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _panel(axis: Axes, study: Study, found: list[Point]) -> None:

@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-import ot
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -47,6 +46,8 @@ def optimal_plans(
     Raises:
         ValueError: If a cost or a mass is not finite.
     """
+    import ot  # a second of imports, which only exact transport needs
+
     plans = np.zeros(cost.shape, dtype=np.float32)
     costs, rows, columns = (x.detach().cpu().double().numpy() for x in (cost, a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
