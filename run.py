@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+import multicrop
 from multicrop.config import check_overrides, register_resolvers
 from multicrop.runs.sweep import exit_status, job
 
@@ -21,6 +22,9 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--version"]:
+        print(f"multicrop {multicrop.__version__}")
+        sys.exit()
     try:
         check_overrides(sys.argv[1:], CONF)
     except ValueError as error:

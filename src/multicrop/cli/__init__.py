@@ -6,6 +6,8 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 
+from multicrop import __version__
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script; a wrong argument or file ends with a one-line error and exit status 2.
@@ -13,10 +15,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The command line without the program's name; None for that of the process.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="multicrop", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"multicrop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}").add(commands.add_parser)
+    for name in (module.name for module in pkgutil.iter_modules(__path__)):
+        command = importlib.import_module(f"{__name__}.{name}")
+        if name in arguments:  # the arguments of a command may need imports, its line in --help needs none
+            command.add(commands.add_parser)
+        else:
+            commands.add_parser(name, help=command.HELP)
     options = parser.parse_args(arguments)
     try:
         sys.exit(options.run(options))

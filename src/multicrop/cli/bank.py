@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DAY = 86_400
+HELP = "list, verify and prune banks of view features"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Entry:
 
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = add_parser("bank", help="list, verify and prune banks of view features", description=__doc__)
+    parser = add_parser("bank", help=HELP, description=__doc__)
     parser.add_argument("action", choices=["list", "verify", "prune"])
     default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
     parser.add_argument("--cache", type=Path, default=Path(default), help=f"folder of the banks, as paths.cache (default: {default})")

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from multicrop.data.checks.check import Findings
 
 SHOWN = 5  # unreadable images and duplicates on the terminal; the report lists all
+HELP = "check a data set: counts, sizes, unreadable images, leaks between splits"
 
 
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = add_parser("data", help="check a data set: counts, sizes, unreadable images, leaks between splits", description=__doc__)
+    parser = add_parser("data", help=HELP, description=__doc__)
     parser.add_argument("action", choices=["check"])
     parser.add_argument(
         "overrides", nargs="+", metavar="dataset=NAME", help="overrides as for run.py: dataset=folder dataset.root=PATH ..."

@@ -1,0 +1,137 @@
+"""The steps of `multicrop describe audit|make`: read a description source, find and repair defects, generate phrases."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from multicrop.files import write_text
+from multicrop.text.audit.audit import Finding, audit
+from multicrop.text.audit.check import check, fix, summary
+from multicrop.text.audit.leaks import leakage
+from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
+from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
+from multicrop.text.joins import stored
+from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_file
+
+
+def run_audit(options: argparse.Namespace) -> int:
+    """Print the defects with counts, examples and remedies; the exit status is 1 if one is an error."""
+    packaged = options.source in available() and not Path(options.source).is_file()
+    source = load_description_set(options.source) if packaged else None
+    texts = ClassTexts(source.descriptions, source.classes) if source else read_texts(options.source, "describe audit")
+    names, keys = _classes(options)
+    if options.fix:
+        texts = fix(texts, names, keys)
+        _write_fixed(Path(options.fix), None if packaged else Path(options.source), texts)
+        print(f"written: {options.fix}; remaining defects:")
+    counter = _token_counter(options.model) if options.model else _clip_counter()
+    findings = check(texts, names, keys, **counter)
+    if packaged or options.strict:
+        findings += audit(DescriptionSet("", texts.titles, texts.texts))
+    _print(options, texts, findings)
+    if not counter:
+        print("tokens were not counted: pass --model FOLDER_OR_ID of the encoder, or install multicrop[descriptions] for CLIP's tokenizer")
+    return int(any(finding.severity == "error" for finding in findings))
+
+
+def _print(options: argparse.Namespace, texts: ClassTexts, findings: Sequence[Finding]) -> None:
+    rows = [(texts.titles[key], row) for key, row in texts.texts.items()]
+    counts = [len(row) for _, row in rows]
+    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts, {min(counts)} to {max(counts)} per class")
+    print(f"leakage: {leakage(rows)}")
+    print("\n".join(summary(findings, options.examples)) or "no defect found")
+    errors = sum(finding.severity == "error" for finding in findings)
+    print(f"{errors} errors, {len(findings) - errors} warnings")
+
+
+def _classes(options: argparse.Namespace) -> tuple[list[str] | None, list[str] | None]:
+    """Class names and stable keys; each is None if the options do not give it."""
+    if options.classes:
+        return read_classes(options.classes)
+    if options.dataset:
+        classes = load_description_set(options.dataset).classes
+        return list(classes.values()), list(classes)
+    return None, None
+
+
+def _token_counter(model: str) -> dict[str, object]:
+    """Keyword arguments `count_tokens` and `context` for an encoder's text tower."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from multicrop.config import PACKAGE
+
+    path = str(PACKAGE / "encoder" / "tiny_clip") if model == "tiny" else model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"--model {model} has no readable tokenizer ({str(error).splitlines()[0]}); pass the encoder's folder") from error
+    context = getattr(config, "text_config", config).max_position_embeddings
+    counter: Callable[[list[str]], list[int]] = lambda texts: [len(ids) for ids in tokenizer(texts)["input_ids"]]  # noqa: E731
+    return {"count_tokens": counter, "context": context}
+
+
+def _clip_counter() -> dict[str, object]:
+    """Keyword arguments `count_tokens` and `context` for OpenAI's CLIP; empty if the library of its tokenizer is not installed."""
+    try:
+        from instant_clip_tokenizer import Tokenizer
+    except ImportError:
+        return {}
+    tokenizer = Tokenizer()
+    return {"count_tokens": lambda texts: [len(tokenizer.encode(text)) + 2 for text in texts], "context": 77}
+
+
+def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
+    """Write the repaired texts in the format of their source, with its header."""
+    if source is None:
+        raise ValueError(f"--fix needs a file, got a packaged description set; to change a packaged set, copy its file from {FOLDER}")
+    table = json.loads(source.read_bytes().decode("utf-8"))
+    if isinstance(table.get("descriptions"), dict):
+        write_file(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
+    else:
+        write_text(out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n")
+
+
+def run_make(options: argparse.Namespace) -> int:
+    """Query the model for every class, write the description file, and audit it; the exit status is 1 if the audit finds errors."""
+    from rich.console import Console
+    from rich.progress import track
+
+    out = Path(options.out).expanduser()
+    if out.exists() and not options.force:
+        raise ValueError(f"--out {out} exists; pass another name, or --force to overwrite it")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: its folder does not exist; create it first")
+    names, keys = _classes(options)
+    classes = dict(zip(keys or names, names, strict=True))
+    if len(classes) < len(names):
+        raise ValueError(
+            f"{len(names) - len(classes)} class names repeat; set a stable key per class: JSON {{key: name}} or [{{wnid, name}}]"
+        )
+    questions = read_questions(options.questions) if options.questions else list(QUESTIONS)
+    ask, shown, version = _writer(options)
+    settings = {"max_tokens": options.max_tokens, "temperature": options.temperature}
+    job = Job(shown, questions, seed=options.seed, settings=settings, version=version)
+    made = make(classes, ask, job, out.with_name(f"{out.name}.parts"), keep_leaks=options.keep_leaks)
+    phrases = dict(track(made, "classes", total=len(classes), console=Console(stderr=True)))
+    write_file(out, file_table(out.stem, classes, phrases, job, options.classes or f"the packaged set {options.dataset}"))
+    findings = check(ClassTexts(phrases, classes), names, keys)
+    print(f"{out}: {len(phrases)} classes, {sum(map(len, phrases.values()))} phrases")
+    print("\n".join(summary(findings)) or "no defect found")
+    return int(any(finding.severity == "error" for finding in findings))
+
+
+def _writer(options: argparse.Namespace) -> tuple[Callable[[list[str], int], list[str]], str, str]:
+    """The writer, the model's name for the header, and a version that distinguishes models with one name."""
+    from multicrop.text.make.writers import local_writer, server_writer
+
+    knobs = {"max_tokens": options.max_tokens, "temperature": options.temperature}
+    if options.max_tokens < 1 or options.temperature < 0:
+        raise ValueError(f"--max-tokens must be 1 or more and --temperature 0 or more, got {options.max_tokens} and {options.temperature}")
+    if options.server:
+        return server_writer(options.model, **knobs), options.model, "server"
+    folder = Path(options.model).expanduser()
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    version = " ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in weights)
+    return local_writer(str(folder) if folder.is_dir() else options.model, **knobs), folder.name if weights else options.model, version
