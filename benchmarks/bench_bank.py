@@ -91,7 +91,7 @@ def vit_b32(precision: str) -> Encoder:
 
 def tiny(precision: str) -> Encoder:
     """The embedded model."""
-    return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"), precision=precision, calibration=calibration_images)
+    return load_encoder("tiny", precision=precision, calibration=calibration_images)
 
 
 def against_bare_and_published(

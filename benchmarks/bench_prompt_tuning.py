@@ -9,7 +9,6 @@ from transformers import CLIPConfig, CLIPModel
 
 from multicrop import aggregators
 from multicrop.aggregators.score import Scorer
-from multicrop.config import PACKAGE
 from multicrop.encoder import Encoder, load_encoder
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.tpt import Tpt
@@ -24,7 +23,7 @@ WORDS = "a photo of a"
 
 def wide_encoder() -> Encoder:
     """The text tower of ViT-B/32 with 2 of its 12 layers and random weights; the embedded tokenizer and a small image tower."""
-    tiny = load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))
+    tiny = load_encoder("tiny")
     settings = tiny.model.config.to_dict()
     sizes = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 8, "num_hidden_layers": LAYERS}
     settings["text_config"] |= sizes | {"max_position_embeddings": CONTEXT}

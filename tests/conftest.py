@@ -68,7 +68,7 @@ def session_of(*overrides):
 
 @cache
 def tiny_encoder() -> Encoder:
-    return load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))
+    return load_encoder("tiny")
 
 
 @pytest.fixture(scope="session")

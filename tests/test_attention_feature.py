@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 import transformers as hf
-from conftest import PACKAGE, pictures
+from conftest import pictures
 from refusals import refused
 from test_encoder_families import FAMILIES, VISION, Checkpoint
 
@@ -244,7 +244,7 @@ class TestFeatureCrops:
         assert sides.min() >= 0.28 and sides.max() <= 0.8 and torch.equal(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
     def test_bf16_stays_close(self, encoder):
-        half = load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"), precision="bf16")
+        half = load_encoder("tiny", precision="bf16")
         pixels = global_pixels(to_tensor(pictures(1).open(0)), encoder.spec)[None]
         boxes = torch.tensor([[[0.1, 0.2, 0.7, 0.9]]])
         with torch.inference_mode():

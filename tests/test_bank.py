@@ -201,7 +201,7 @@ def _fill_elsewhere(cache, queue):
     disk_module.SHARD_IMAGES = 4
     written, write = [], ShardFolder.write
     ShardFolder.write = lambda self, index, tensors: written.append(self.shard(index).name) or write(self, index, tensors)
-    fill(pictures(23), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), cache)
+    fill(pictures(23), load_encoder("tiny"), cache)
     queue.put(written)
 
 

@@ -16,7 +16,6 @@ from PIL import Image
 from test_bank import SAMPLER, fill, shard_bytes
 
 from multicrop import cli
-from multicrop.config import PACKAGE
 from multicrop.data.base import StreamedImages
 from multicrop.data.images import ImageError
 from multicrop.data.sources.folder import folder as image_folder
@@ -34,7 +33,7 @@ sys.path.insert(0, {tests!r})
 importlib.import_module("multicrop.features.disk").SHARD_IMAGES = 4
 from conftest import PACKAGE, load_encoder, pictures
 from test_bank import fill
-encoder = load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))
+encoder = load_encoder("tiny")
 top, rng, kills, folder = Path({top!r}), random.Random(5), 0, 0
 while kills < 20:
     child = os.fork()
@@ -225,7 +224,7 @@ def test_what_cannot_fill_a_bank_is_refused(tmp_path):
         run(composed("task=encode", "dataset=emoji", "task.splits=[train,validation]", f"paths.cache={tmp_path}/cache"))
     assert not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="power of two"):
-        fill(pictures(2), load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip")), tmp_path, shard_images=100)
+        fill(pictures(2), load_encoder("tiny"), tmp_path, shard_images=100)
     with pytest.raises(ValueError, match="disk, off"):
         session_of("bank=memory").bank(pictures(2))
     with pytest.raises(ValueError, match="worker, device"):

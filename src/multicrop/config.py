@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent
+EMBEDDED_MODEL = PACKAGE / "encoder" / "tiny_clip"  # named "tiny" wherever a model is named
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
 TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only one task reads
 

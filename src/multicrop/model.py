@@ -56,10 +56,9 @@ class MultiCropCLIP(L.LightningModule):
         >>> from functools import partial
         >>> from PIL import Image
         >>> from multicrop.aggregators import mean_feature
-        >>> from multicrop.config import PACKAGE
         >>> from multicrop.crops import random
         >>> from multicrop.encoder import load_encoder
-        >>> encoder = load_encoder(path=str(PACKAGE / "encoder" / "tiny_clip"))
+        >>> encoder = load_encoder("tiny")
         >>> text = encoder.encode_prompts([["a photo of a cat.", "pointed ears"], ["a photo of a dog.", "a wet nose"]])
         >>> sampler = partial(random, n_crops=4, min_side=0.5, max_side=0.9)
         >>> clip = MultiCropCLIP(encoder, sampler, text=text, aggregator=partial(mean_feature, view_set="all", text_set="all"))

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from multicrop.config import EMBEDDED_MODEL
 from multicrop.encoder.calibration import Calibration
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec
@@ -16,7 +17,7 @@ BYTES = 256  # transformers makes a blank tokenizer, of fewer tokens, where a fo
 
 
 def load_encoder(
-    *, path: str, precision: str = "fp32", compile: bool = False, revision: str | None = None, calibration: Calibration | None = None
+    path: str, *, precision: str = "fp32", compile: bool = False, revision: str | None = None, calibration: Calibration | None = None
 ) -> Encoder:
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
@@ -25,7 +26,7 @@ def load_encoder(
     no code of the checkpoint.
 
     Args:
-        path: A folder, or the id of a model on the hub.
+        path: A folder, the id of a model on the hub, or ``tiny`` for the embedded model.
         precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_bf16, int8 or int8_static (CPU).
         compile: Whether to compile the image tower by torch.compile.
         revision: The commit, branch or tag of a model on the hub.
@@ -39,7 +40,7 @@ def load_encoder(
         ValueError: If the checkpoint cannot be found, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the precision cannot
             run on this machine, or if int8_static comes without calibration.
     """
-    path = str(Path(path).expanduser())
+    path = str(EMBEDDED_MODEL if path == "tiny" else Path(path).expanduser())
     model = load_model(path, revision)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(

@@ -59,9 +59,9 @@ def _token_counter(model: str) -> dict[str, object]:
     """Keyword arguments `count_tokens` and `context` for an encoder's text tower."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from multicrop.config import PACKAGE
+    from multicrop.config import EMBEDDED_MODEL
 
-    path = str(PACKAGE / "encoder" / "tiny_clip") if model == "tiny" else model
+    path = str(EMBEDDED_MODEL) if model == "tiny" else model
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
