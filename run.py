@@ -8,6 +8,8 @@ from omegaconf import DictConfig
 
 import multicrop
 from multicrop.config import check_overrides, register_resolvers
+from multicrop.files import redacted
+from multicrop.runs.secrets import hide_secrets
 from multicrop.runs.sweep import exit_status, job
 
 CONF = Path(__file__).parent / "conf"
@@ -26,8 +28,9 @@ if __name__ == "__main__":
         print(f"multicrop {multicrop.__version__}")
         sys.exit()
     try:
+        sys.argv[1:] = hide_secrets(sys.argv[1:], groups=[path.name for path in CONF.iterdir() if path.is_dir()])
         check_overrides(sys.argv[1:], CONF)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {redacted(str(error))}")
     main()
     sys.exit(exit_status())

@@ -116,11 +116,11 @@ def write_record(
         if name != PICTURE:  # drawn before the record is written
             (folder / name).unlink(missing_ok=True)
     predictions.write(folder / PREDICTIONS)
-    texts = {CONFIG: redacted(as_yaml(config)), DATA: json.dumps(data, indent=1), **(files or {})}
+    texts = {CONFIG: as_yaml(redacted(config)), DATA: json.dumps(data, indent=1), **(files or {})}
     texts |= {EXAMPLES: json.dumps(examples)} if examples else {}
     if identity is not None:
-        texts[IDENTITY] = json.dumps({"key": identity.key, "parts": dict(identity.parts), "model": dict(model or {})}, indent=1)
-    texts |= {ENVIRONMENT: redacted(json.dumps(environment, indent=1)), METRICS: json.dumps({"format": FORMAT, **metrics}, indent=1)}
+        texts[IDENTITY] = json.dumps({"key": identity.key, "parts": dict(identity.parts), "model": redacted(dict(model or {}))}, indent=1)
+    texts |= {ENVIRONMENT: json.dumps(redacted(dict(environment)), indent=1), METRICS: json.dumps({"format": FORMAT, **metrics}, indent=1)}
     for name, text in texts.items():
         write_text(folder / name, text)
     write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])

@@ -17,6 +17,7 @@ from multicrop.features.identity import BankIdentity, count_views
 from multicrop.features.shards import Claims, ShardFolder
 from multicrop.features.stops import StopBetweenBatches
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
+from multicrop.files import redacted
 from multicrop.model import MultiCropCLIP
 
 
@@ -128,7 +129,8 @@ def fill(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, 
     if folder.manifest() is None:
         facts = {"dataset": images.name, "model": module.encoder.name, "views": n_views}
         rate = encoded * n_views / seconds
-        folder.finish({"identity": asdict(identity), **facts, "seconds": seconds, "crops_per_second": rate, "precision_on_disk": "fp16"})
+        facts |= {"identity": asdict(identity), "seconds": seconds, "crops_per_second": rate, "precision_on_disk": "fp16"}
+        folder.finish(redacted(facts))
     folder.tidy()
 
 

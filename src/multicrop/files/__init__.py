@@ -7,7 +7,6 @@ from multicrop.files.access import (
     is_passing,
     make_folder,
     naming,
-    redacted,
     retrying,
     save_figure,
     write_text,
@@ -24,9 +23,12 @@ from multicrop.files.seals import (
     write_manifest,
     write_sealed,
 )
+from multicrop.files.secrets import SECRET, SHORTEST, redacted, secret_variables
 
 __all__ = [
     "MANIFEST",
+    "SECRET",
+    "SHORTEST",
     "DamagedFileError",
     "Identity",
     "PersistentError",
@@ -43,6 +45,7 @@ __all__ = [
     "redacted",
     "retrying",
     "save_figure",
+    "secret_variables",
     "set_aside",
     "write_facts",
     "write_manifest",

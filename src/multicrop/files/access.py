@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ RETRY_SECONDS = (0.1, 0.5, 2.0)
 LASTING = frozenset(
     (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EROFS)
 )  # errors of the system that say something about the file itself
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-SHORTEST = 8  # characters: shorter values are part of too many words
 
 
 class PersistentError(OSError):
@@ -133,11 +130,3 @@ def make_folder(folder: Path, knob: str) -> None:
         probe.unlink()
     except OSError as error:
         raise PermissionError(f"cannot write to {folder} ({error.strerror}); choose another place with {knob}=FOLDER") from error
-
-
-def redacted(text: str) -> str:
-    """The text with the values of environment variables named like keys, tokens or passwords replaced by the variables' names."""
-    for name, value in os.environ.items():
-        if SECRET.search(name) and len(value) >= SHORTEST:
-            text = text.replace(value, f"<{name}>")
-    return text

@@ -17,7 +17,7 @@ def write_pointer(folder: Path, record: Path) -> None:
 
 def write_failure(folder: Path, error: str, traceback: Sequence[str]) -> None:
     """Write the error of a failed job into its folder, without the values of secret variables."""
-    write_text(folder / FAILURE, redacted(json.dumps({"error": error, "traceback": list(traceback)}, indent=1)))
+    write_text(folder / FAILURE, json.dumps(redacted({"error": error, "traceback": list(traceback)}), indent=1))
 
 
 def clear_failure(folder: Path) -> None:

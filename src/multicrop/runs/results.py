@@ -1,6 +1,5 @@
 """What a run found, as plain values: its metrics, predictions, examples and the picture of explanations."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,4 +107,4 @@ def summary_of(metrics: dict[str, Any]) -> dict[str, float]:
 
 def logged_config(settings: Settings) -> dict[str, Any]:
     """The configuration that W&B shows, without secrets."""
-    return json.loads(redacted(json.dumps({**settings.config, "choices": settings.choices})))
+    return redacted({**settings.config, "choices": settings.choices})

@@ -13,13 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
 from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
 from multicrop.runs.job_folder import clear_failure, folder_state, write_failure
+from multicrop.runs.secrets import redact_error
 
 log = logging.getLogger(__name__)
 QUIET = ("paths.", "trainer.", "logger", "hydra")  # overrides that tell jobs apart for nobody
@@ -36,8 +37,12 @@ def job(cfg: DictConfig) -> float:
     if not in_sweep():
         if choices().get("sweep"):
             raise ValueError(f"sweep={choices()['sweep']} is a sweep of many runs: put -m before the overrides, python run.py -m sweep=...")
-        with stop_on_signals():
-            return run(cfg)
+        try:
+            with stop_on_signals():
+                return run(cfg)
+        except Exception as error:  # Hydra prints it
+            redact_error(error)
+            raise
     folder = Path(HydraConfig.get().runtime.output_dir)
     clear_failure(folder)
     if _VIEWS or in_parallel():  # two live displays would write over each other
@@ -50,6 +55,7 @@ def job(cfg: DictConfig) -> float:
             view.stop()
         raise
     except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
+        redact_error(error)
         leave_failure(folder, error)
         log.error("job %s failed: %s", HydraConfig.get().job.num, error)
         if sweeper_takes_failures():
@@ -135,7 +141,7 @@ class SweepView(Callback):
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Start to watch the sweep's folder."""
         sweeper = config.hydra.sweeper
-        total = sweeper.get("n_trials") or count_jobs(config.hydra.overrides.task, dict(sweeper.get("params") or {}))
+        total = sweeper.get("n_trials") or count_jobs(_words(config), dict(sweeper.get("params") or {}))
         self.folder, self.total, self.started = Path(config.hydra.sweep.dir), total, time.monotonic()
         console = Console()  # its own: Lightning's progress bar clears the live displays of the shared one
         if self.wanted and console.is_terminal:
@@ -161,6 +167,11 @@ class SweepView(Callback):
 
     def _line(self) -> str:
         return escape(scan(self.folder, self.total).line(time.monotonic() - self.started))
+
+
+def _words(config: DictConfig) -> list[str]:
+    """The overrides as they were passed, with references to variables instead of their values."""
+    return OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # type: ignore[return-value]
 
 
 def _names(folder: Path) -> dict[Path, str]:

@@ -50,11 +50,11 @@ def wandb_logger(
     run = wandb.init(
         project=project or "multicrop",
         entity=entity,
-        group=group or sweep,
+        group=redacted(group or sweep),
         job_type=job_type,
-        tags=[*run_tags(choices), *tags],
+        tags=redacted([*run_tags(choices), *tags]),
         dir=folder,
-        name=name,
+        name=redacted(name),
         mode=wandb_mode(project),
         settings=wandb.Settings(console="off", silent=True, x_disable_meta=command != redacted(command)),
     )
