@@ -17,14 +17,14 @@ from multicrop.files import redacted
 from multicrop.runs.secrets import RedactingFormatter, hide_secrets, redact_error
 from multicrop.show import wandb_logger as loggers
 
-SECRET = "sk-very'secret-token-1234"
+PRIVATE = "sk-very'secret-token-1234"
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "examples=2"]
 SMALL += ["crop=random_k1", "task=zero_shot", "aggregator=max", "trainer.progress=false", "trainer.threads=1", "pictures=0"]
 
 
 def environment(tmp_path):
     own = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-    return own | {"HOME": str(tmp_path), "HUB_TOKEN": SECRET, "WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
+    return own | {"HOME": str(tmp_path), "HUB_TOKEN": PRIVATE, "WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
 
 
 def command(tmp_path, *words):
@@ -37,7 +37,7 @@ def files_with(tmp_path, text):
     return [path for path in files if text.encode() in path.read_bytes() or text in path.name]
 
 
-QUOTED = SECRET.replace("'", "\\'")
+QUOTED = PRIVATE.replace("'", "\\'")
 
 
 def test_a_sweep_with_a_failing_job_leaves_the_secret_nowhere(tmp_path):
@@ -115,24 +115,24 @@ def test_run_py_refuses_without_printing_the_value(tmp_path):
 
 
 def test_texts_of_errors_and_log_records_are_redacted(monkeypatch):
-    monkeypatch.setenv("SOME_API_KEY", SECRET)
+    monkeypatch.setenv("SOME_API_KEY", PRIVATE)
     try:
         try:
-            raise OSError(2, "no", f"/data/{SECRET}/x")
+            raise OSError(2, "no", f"/data/{PRIVATE}/x")
         except OSError as error:
-            raise ValueError(f"cannot read {SECRET!r}") from error
+            raise ValueError(f"cannot read {PRIVATE!r}") from error
     except ValueError as error:
         redact_error(error)
-        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (SECRET,), sys.exc_info())
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (PRIVATE,), sys.exc_info())
         said = RedactingFormatter("%(message)s").format(record)
     assert "very" not in said and said.count("<SOME_API_KEY>") == 3 and "Traceback" in said
 
 
 def test_names_and_tags_that_wandb_gets_are_redacted(monkeypatch, tmp_path):
-    monkeypatch.setenv("SOME_API_KEY", SECRET)
+    monkeypatch.setenv("SOME_API_KEY", PRIVATE)
     monkeypatch.setenv("WANDB_MODE", "offline")
     knobs = {"project": None, "entity": None, "choices": {}, "folder": str(tmp_path), "job_type": "tta"}
-    logger = loggers.wandb_logger(group=f"g {SECRET}", tags=[SECRET], name=SECRET, **knobs)
+    logger = loggers.wandb_logger(group=f"g {PRIVATE}", tags=[PRIVATE], name=PRIVATE, **knobs)
     run = logger.experiment
     assert (run.group, run.tags, run.name) == ("g <SOME_API_KEY>", ("<SOME_API_KEY>",), "<SOME_API_KEY>")
     loggers.finish(logger)
@@ -140,9 +140,9 @@ def test_names_and_tags_that_wandb_gets_are_redacted(monkeypatch, tmp_path):
 
 
 def test_the_command_that_goes_on_is_one_that_runs(monkeypatch):
-    monkeypatch.setenv("SOME_API_KEY", SECRET)
+    monkeypatch.setenv("SOME_API_KEY", PRIVATE)
     hidden = hide_secrets([f"+note='{QUOTED}'"])
-    assert shlex.split(redacted(shlex.join(hidden))) == hidden and composed(*hidden).note == SECRET
+    assert shlex.split(redacted(shlex.join(hidden))) == hidden and composed(*hidden).note == PRIVATE
 
 
 def test_hydras_logs_are_written_by_the_redacting_formatter():

@@ -124,12 +124,14 @@ def test_the_state_is_read_from_what_the_jobs_leave(tmp_path):
     place(tmp_path, 2, ["task=tta", "aggregator=wca", "paths.output=x"], failed='{"error": "ValueError: no"}')
     place(tmp_path, 10, ["task=tta", "aggregator=abs", "paths.output=x"])
     place(tmp_path, 4, ["task=tta", "aggregator=mta", "paths.output=x"], record='{"record": "../1"}')
-    place(tmp_path, 5, ["task=tta", "aggregator=awt", "paths.output=x"], metrics='{"rows": {"fi')
+    place(tmp_path, 5, ["task=tta", "aggregator=awt", "paths.output=x"], metrics='{"rows": {"fi', manifest="{}")
+    place(tmp_path, 6, ["task=tta", "aggregator=vote", "paths.output=x"], metrics='{"format": 3, "rows": {"final": {"accuracy": 0.9}}}')
     state = sweep.scan(tmp_path, 12)
-    assert state == sweep.State(12, 4, ("10",), {"2: aggregator=wca": "ValueError: no"}, (0.75, "1: aggregator=dnd"))
+    assert state == sweep.State(12, 4, ("6", "10"), {"2: aggregator=wca": "ValueError: no"}, (0.75, "1: aggregator=dnd"))
     line = state.line(50)
-    for said in ("4 of 12 done", "running 10", "1 failed", "best 75.0 % (1: aggregator=dnd)", "about 1:10 left", "0:50 so far"):
+    for said in ("4 of 12 done", "running 6, 10", "1 failed", "best 75.0 % (1: aggregator=dnd)", "about 1:10 left", "0:50 so far"):
         assert said in line
+    assert "unfinished 6, 10" in state.line(50, ended=True)
     assert "left" not in sweep.State(None, 4, (), {}, None).line(50) and "left" not in sweep.State(4, 4, (), {}, None).line(50)
     assert sweep.clock(3723.4) == "1:02:03"
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from multicrop.files import MANIFEST, Identity, as_yaml, atomic, damaged_files, redacted, write_manifest, write_text
+from multicrop.files import MANIFEST, Identity, as_yaml, atomic, damaged_files, naming, redacted, write_manifest, write_text
 
 FORMAT = 3  # of the folder; 1 has no number, and `milliseconds_an_image` for `ms_per_image`; 1 and 2 have no manifest
 ROWS = ("global", "crops_mean", "aggregated", "final")  # two baselines, the aggregator, and the task's prediction
@@ -25,6 +25,7 @@ NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "pictures", "examples")  
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
+KNOB = "paths.output"  # names the folder of all records
 FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
@@ -111,19 +112,25 @@ def write_record(
         files: Text files of the task, by name.
         identity: What decides the run.
         model: Facts of the model, such as its name and its number of parameters.
+
+    Raises:
+        OSError: If a file cannot be written; the message names it.
     """
     for name in reversed(FILES):  # the manifest first
         if name != PICTURE:  # drawn before the record is written
             (folder / name).unlink(missing_ok=True)
-    predictions.write(folder / PREDICTIONS)
+    with naming(folder / PREDICTIONS, KNOB):
+        predictions.write(folder / PREDICTIONS)
     texts = {CONFIG: as_yaml(redacted(config)), DATA: json.dumps(data, indent=1), **(files or {})}
     texts |= {EXAMPLES: json.dumps(examples)} if examples else {}
     if identity is not None:
         texts[IDENTITY] = json.dumps({"key": identity.key, "parts": dict(identity.parts), "model": redacted(dict(model or {}))}, indent=1)
     texts |= {ENVIRONMENT: json.dumps(redacted(dict(environment)), indent=1), METRICS: json.dumps({"format": FORMAT, **metrics}, indent=1)}
     for name, text in texts.items():
-        write_text(folder / name, text)
-    write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])
+        with naming(folder / name, KNOB):
+            write_text(folder / name, text)
+    with naming(folder / MANIFEST, KNOB):
+        write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from multicrop.files import DamagedFileError, read_sealed, set_aside, write_sealed
+from multicrop.files import DamagedFileError, naming, read_sealed, set_aside, write_sealed
 
 
 class SealedCheckpoint(TorchCheckpointIO):
@@ -37,8 +37,9 @@ class SealedCheckpoint(TorchCheckpointIO):
         """Write the checkpoint, whole or not at all."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_sealed(self.path, content.getvalue(), self.path.name)
+        with naming(self.path, "paths.cache"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_sealed(self.path, content.getvalue(), self.path.name)
 
     def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint that `found` has read."""

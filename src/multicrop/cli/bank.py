@@ -70,9 +70,11 @@ def find(cache: Path) -> list[Entry]:
 def show(entries: list[Entry], cache: Path) -> None:
     """Print a table of sizes, last uses and crop policies."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{len(entries)} banks in {cache}, {_megabytes(sum(entry.size for entry in entries))}", title_justify="left")
+    title = f"{len(entries)} banks in {cache}, {_megabytes(sum(entry.size for entry in entries))}"
+    table = Table(title=escape(title), title_justify="left")
     for column in ("data set", "images", "views", "model", "crops", "size", "last used", "folder"):
         justify = "right" if column in ("images", "views", "size") else "left"
         table.add_column(column, justify=justify, overflow="fold")
@@ -81,7 +83,7 @@ def show(entries: list[Entry], cache: Path) -> None:
         policy = identity.get("policy", "").removeprefix("multicrop.crops.").removeprefix("drawn.").removeprefix("fixed.")
         cells = [facts.get("dataset", entry.path.parts[-3]), f"{facts.get('images', '')}", f"{facts.get('views', '')}"]
         cells += [facts.get("model", "unfinished"), f"{policy}, seed {identity['seed']}" if identity else "", _megabytes(entry.size)]
-        table.add_row(*cells, f"{(time.time() - entry.used) / DAY:.1f} days ago", "/".join(entry.path.parts[-2:]))
+        table.add_row(*map(escape, cells), f"{(time.time() - entry.used) / DAY:.1f} days ago", "/".join(entry.path.parts[-2:]))
     Console().print(table)
 
 

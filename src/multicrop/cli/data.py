@@ -104,10 +104,12 @@ class _Bars:
 def _show(findings: "Findings") -> None:
     """Print a table of the splits, then the problems."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     names = findings.dataset.class_names
-    table = Table(title=f"{findings.dataset.name}: {len(names)} classes (smallest / median / largest, or all equal)", title_justify="left")
+    title = f"{findings.dataset.name}: {len(names)} classes (smallest / median / largest, or all equal)"
+    table = Table(title=escape(title), title_justify="left")
     for column in ("split", "images", "images per class", "width", "height", "unreadable"):
         table.add_column(column, justify="left" if column == "split" else "right", overflow="fold")
     for split, facts in findings.as_json()["splits"].items():

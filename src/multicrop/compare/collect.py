@@ -34,10 +34,18 @@ def collect(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
     return list(runs.values()), list(dict.fromkeys(problems))
 
 
+def _matches(place: Path) -> list[Path]:
+    """The paths that a glob names; the parts of it that exist as they are written, such as `runs[1]`, are no pattern."""
+    there = next((path for path in (place, *place.parents) if path.exists()), Path())
+    pattern = str(place.relative_to(there))
+    if there == place or not glob.has_magic(pattern):
+        return [place]
+    return [there / name for name in sorted(glob.glob(pattern, root_dir=there, recursive=True))]  # noqa: PTH207 without hidden folders
+
+
 def _folders(place: str) -> list[Path]:
     """The folders at or below a place that have a record, or the files of an unfinished one."""
-    names = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]  # noqa: PTH207 - absolute patterns too
-    matched = [Path(name) for name in names]
+    matched = _matches(Path(place))
     if not matched or not all(path.exists() for path in matched):
         raise ValueError(f"{place} does not exist; pass folders of records, globs of them, or the folder of a sweep")
     found: list[Path] = []

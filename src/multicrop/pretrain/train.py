@@ -157,5 +157,5 @@ def run(settings: Configured, cache: object = None) -> float:
         trainer, folder = pretrain(output=output, seed=settings.config["seed"], logger=logger, **knobs)
     finally:
         finish(logger)
-    Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.facts.template=\"{{}}\"')")
+    Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.facts.template=\"{{}}\"')", markup=False)
     return float(trainer.callback_metrics.get("train/accuracy", 0.0))

@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
-from multicrop.files import write_text
-from multicrop.record import Record, RecordError, read_record
+from multicrop.files import naming, write_text
+from multicrop.record import KNOB, Record, RecordError, read_record
 
 
 def find(outputs: Path, key: str) -> Record | None:
@@ -20,8 +20,9 @@ def find(outputs: Path, key: str) -> Record | None:
 def enter(outputs: Path, key: str, record: Path) -> None:
     """Enter a finished run, relative to ``outputs``, so that the folder can be moved."""
     entry = _entry(outputs, key)
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    write_text(entry, json.dumps({"record": os.path.relpath(record, outputs)}))
+    with naming(entry, KNOB):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_text(entry, json.dumps({"record": os.path.relpath(record, outputs)}))
 
 
 def _entry(outputs: Path, key: str) -> Path:

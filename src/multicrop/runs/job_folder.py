@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.files import redacted, write_text
-from multicrop.record import FAILURE, METRICS, POINTER, RecordError, failure, resolved, stored_accuracy
+from multicrop.files import MANIFEST, naming, redacted, write_text
+from multicrop.record import FAILURE, KNOB, METRICS, POINTER, RecordError, failure, resolved, stored_accuracy
 
 
 def write_pointer(folder: Path, record: Path) -> None:
     """Write the path of the existing record into the folder of a skipped job."""
-    write_text(folder / POINTER, json.dumps({"record": os.path.relpath(record, folder)}))
+    with naming(folder / POINTER, KNOB):
+        write_text(folder / POINTER, json.dumps({"record": os.path.relpath(record, folder)}))
 
 
 def write_failure(folder: Path, error: str, traceback: Sequence[str]) -> None:
     """Write the error of a failed job into its folder, without the values of secret variables."""
-    write_text(folder / FAILURE, json.dumps(redacted({"error": error, "traceback": list(traceback)}), indent=1))
+    with naming(folder / FAILURE, KNOB):
+        write_text(folder / FAILURE, json.dumps(redacted({"error": error, "traceback": list(traceback)}), indent=1))
 
 
 def clear_failure(folder: Path) -> None:
@@ -35,11 +37,16 @@ class FolderState:
 
 
 def folder_state(folder: Path) -> FolderState:
-    """The state of a job's folder, from one small file; a damaged metrics.json counts as finished without an accuracy."""
+    """The state of a job's folder, from two small files.
+
+    A record without a manifest was killed while it was written and is not finished; a damaged metrics.json of one that has a manifest
+    counts as finished without an accuracy.
+    """
     try:
         folder, failed = resolved(folder), failure(folder)
         if failed is not None or not (folder / METRICS).is_file():
             return FolderState(False, failed=failed)
         return FolderState(True, stored_accuracy(folder))
     except RecordError:
-        return FolderState((folder / METRICS).is_file(), failed="unknown" if (folder / FAILURE).is_file() else None)
+        whole = (folder / METRICS).is_file() and (folder / MANIFEST).is_file()
+        return FolderState(whole, failed="unknown" if (folder / FAILURE).is_file() else None)

@@ -10,7 +10,8 @@ from multicrop.files import SECRET, SHORTEST, redacted, secret_variables
 def hide_secrets(arguments: Sequence[str], groups: Collection[str] = ()) -> list[str]:
     """Replace the values of secret variables in overrides by references, so that nothing that stores an override holds a secret.
 
-    ``+note=VALUE`` becomes ``+note=${oc.env:NAME}``, which has the same value in the run (a number becomes a text). Flags and options of config groups stay.
+    ``+note=VALUE`` becomes ``+note=${oc.env:NAME}``, which has the same value in the run (a number becomes a text). Flags and options of
+    config groups stay.
 
     Args:
         arguments: The command line without the program's name.

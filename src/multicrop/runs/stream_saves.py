@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 from xxhash import xxh3_128_hexdigest
 
-from multicrop.files import DamagedFileError, make_folder, read_sealed, set_aside, write_sealed
+from multicrop.files import DamagedFileError, make_folder, naming, read_sealed, set_aside, write_sealed
+from multicrop.record import KNOB
 from multicrop.runs.task import BankTask
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class StreamSaves(L.Callback):
 
     def save(self, task: BankTask) -> None:
         """Write the rows since the last save, then the state."""
-        make_folder(self.folder, "paths.output")
+        make_folder(self.folder, KNOB)
         rows = {name: torch.cat(parts[self.saved :]) for name, parts in task.collected.items()}
         self.parts = [*self.parts, self._write(_part(len(self.parts)), rows)]
         self.saved = len(task.collected["label"])
@@ -84,7 +85,8 @@ class StreamSaves(L.Callback):
     def _write(self, name: str, tensors: Mapping[str, Tensor]) -> str:
         """Write a file; returns a hash of it."""
         payload = save({key: value.detach().clone().contiguous() for key, value in tensors.items()})
-        write_sealed(self.folder / name, payload, self._meaning(name))
+        with naming(self.folder / name, KNOB):
+            write_sealed(self.folder / name, payload, self._meaning(name))
         return xxh3_128_hexdigest(payload)
 
     def _meaning(self, name: str) -> str:

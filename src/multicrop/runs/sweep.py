@@ -64,8 +64,11 @@ def job(cfg: DictConfig) -> float:
 
 
 def leave_failure(folder: Path, error: Exception) -> None:
-    """Write the error and its traceback into the folder of a failed job."""
-    write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exception(error))
+    """Write the error and its traceback into the folder of a failed job; a full disk is logged, and the sweep continues."""
+    try:
+        write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exception(error))
+    except OSError as full:
+        log.error("%s", full)
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ class State:
     failed: dict[str, str]
     best: tuple[float, str] | None
 
-    def line(self, seconds: float | int) -> str:
-        """One line: jobs done, running and failed, the best so far, the time left at the pace so far."""
+    def line(self, seconds: float | int, *, ended: bool = False) -> str:
+        """One line: jobs done, running (or left unfinished by a sweep that ended) and failed, the best so far, the time left."""
         finished = self.done + len(self.failed)
         parts = [f"sweep: {self.done}{f' of {self.total}' if self.total else ''} done"]
-        parts += [f"running {', '.join(self.running)}"] if self.running else []
+        parts += [f"{'unfinished' if ended else 'running'} {', '.join(self.running)}"] if self.running else []
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"best {100 * self.best[0]:.1f} % ({self.best[1]})"] if self.best else []
         if self.total and finished and finished < self.total:
@@ -158,15 +161,15 @@ class SweepView(Callback):
         _LAST.append(state)
         console = Console()
         if self.view is None:
-            console.print(self._line(), soft_wrap=True)
+            console.print(self._line(ended=True), soft_wrap=True)
         for name, error in state.failed.items():
             console.print(escape(f"failed: {name}: {error}"), soft_wrap=True)
         if state.failed:
-            console.print(f"tracebacks: {self.folder}/*/failed.json; the same command again runs only what is not done", soft_wrap=True)
-        console.print(f"compare them: multicrop compare {self.folder}", soft_wrap=True)
+            console.print(escape(f"tracebacks: {self.folder}/*/failed.json; the same command again runs only what is not done"), soft_wrap=True)
+        console.print(escape(f"compare them: multicrop compare {self.folder}"), soft_wrap=True)
 
-    def _line(self) -> str:
-        return escape(scan(self.folder, self.total).line(time.monotonic() - self.started))
+    def _line(self, *, ended: bool = False) -> str:
+        return escape(scan(self.folder, self.total).line(time.monotonic() - self.started, ended=ended))
 
 
 def _words(config: DictConfig) -> list[str]:

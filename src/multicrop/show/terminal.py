@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from multicrop.compare.published import Figure
@@ -30,14 +31,14 @@ def row_labels(choices: Mapping[str, str], component: str | None, n_views: int) 
 
 def results_table(title: str, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], seconds: Mapping[str, float]) -> Table:
     """The table of a run: per row accuracy, difference from the global view with 95 % interval, rescued and lost images, seconds."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in ("", "top-1", r"vs global \[95 %]", "rescued/lost", "seconds"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():
         values = rows[row]
         interval = f"{100 * values['difference']:+.1f} \\[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
         compared = ("", "") if row == "global" else (interval, f"{values['rescued']}/{values['lost']}")
-        table.add_row(label, f"{100 * values['accuracy']:.1f}", *compared, f"{seconds[row]:.2f}")
+        table.add_row(escape(label), f"{100 * values['accuracy']:.1f}", *compared, f"{seconds[row]:.2f}")
     return table
 
 
@@ -52,9 +53,9 @@ def show_run(
         f"({metrics['encode_seconds']:.1f} s); scoring {metrics['scoring_seconds']:.1f} s; "
         f"total {facts['seconds']:.1f} s, peak memory {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
-    console.print(f"record: {record}", soft_wrap=True)
+    console.print(f"record: {record}", soft_wrap=True, markup=False)
     if picture:
-        console.print(f"picture: {picture}", soft_wrap=True)
+        console.print(f"picture: {picture}", soft_wrap=True, markup=False)
 
 
 def show_published(figures: Sequence[Figure]) -> None:
@@ -66,9 +67,9 @@ def show_published(figures: Sequence[Figure]) -> None:
 def show_encoded(name: str, images: int, views: int, crops_per_second: float | None) -> None:
     """Print that a feature bank is complete; ``crops_per_second`` is None if it was found in the cache."""
     how = "found in the cache" if crops_per_second is None else f"encoded at {crops_per_second:,.0f} crops per second"
-    console.print(f"{name}: {images:,} images x {views} views {how}", soft_wrap=True)
+    console.print(f"{name}: {images:,} images x {views} views {how}", soft_wrap=True, markup=False)
 
 
 def show_skipped(record: Path) -> None:
     """Print that a sweep job was skipped because its run is finished."""
-    console.print(f"already done, skipped (rerun=true runs it again): {record}", soft_wrap=True)
+    console.print(f"already done, skipped (rerun=true runs it again): {record}", soft_wrap=True, markup=False)
