@@ -14,9 +14,11 @@ from multicrop.data.base import Dataset, LabelledImages, StreamedImages, assembl
 from multicrop.data.classes import ClassList, check_labels, numbered_classes
 from multicrop.data.contents import FileContents
 from multicrop.data.sources.labels import text_labels
+from multicrop.data.sources.shard_urls import shard_urls
 from multicrop.files import content_hash
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
+ONE_IMAGE = "a key stands for one image with one label: give each sample its own key, or remove the copy"
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ class _Members:
 
 def shards(
     *,
-    train: str | None,
-    validation: str | None,
-    test: str | None,
+    train: str | list[str] | None,
+    validation: str | list[str] | None,
+    test: str | list[str] | None,
     label_key: str,
     label_field: str | None,
     streaming: bool,
@@ -76,16 +78,19 @@ def shards(
         The data set; ids are the keys of the samples.
 
     Raises:
-        ValueError: If shards do not exist or are torn, a sample has no image or label, or a label is out of range.
+        ValueError: If shards do not exist, are torn or would run a command, a sample has no image or label or several, or a label is out of
+            range.
     """
     if not test:
         raise ValueError(
             "dataset=webdataset needs dataset.test: tar shards such as data/test-{000..007}.tar (and dataset.train for few-shot)"
         )
-    name = Path(test).parent.name or "webdataset"
+    patterns = (("train", train), ("validation", validation), ("test", test))
+    urls = {split: shard_urls(pattern, streaming=streaming) for split, pattern in patterns if pattern}
+    name = Path(str(test)).parent.name or "webdataset"
     if streaming:
-        return _streamed(name, test, (label_key, label_field), class_names, classes)
-    given = {split: shard_paths(urls) for split, urls in (("train", train), ("validation", validation), ("test", test)) if urls}
+        return _streamed(name, urls["test"], (label_key, label_field), class_names, classes)
+    given = {split: [Path(url) for url in listed] for split, listed in urls.items()}
     samples = {
         split: [s for i, path in enumerate(paths) for s in _index(path, i, label_key, label_field)] for split, paths in given.items()
     }
@@ -93,21 +98,6 @@ def shards(
     names, label_of = text_labels(texts, name=name, classes=classes, class_names=class_names, aliases=aliases)
     splits = {split: _images(f"{name}/{split}", paths, samples[split], label_of) for split, paths in given.items()}
     return assemble(name, names, splits)
-
-
-def shard_paths(urls: str) -> list[Path]:
-    """The local shards that a pattern names; raises ValueError if one does not exist."""
-    place = Path(urls).expanduser()
-    if any(mark in place.name for mark in "*?["):
-        paths = sorted(place.parent.glob(place.name))
-    else:
-        paths = [Path(path) for path in webdataset.shardlists.expand_urls(str(place))]
-    if missing := [str(path) for path in paths if not path.is_file()] or ([] if paths else [urls]):
-        raise ValueError(
-            f"{len(missing)} shards do not exist: {', '.join(missing[:3])}; correct dataset.test, dataset.train or dataset.validation. "
-            "Shards at a URL can only be streamed (dataset.streaming=true)"
-        )
-    return paths
 
 
 def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> Iterator[Sample]:
@@ -119,9 +109,9 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> I
             for member in tar:
                 key, _, ending = member.name.partition(".") if "/" not in member.name else _split(member.name)
                 if member.isreg() and ending.lower() in IMAGE_KEYS:
-                    images[key] = member
+                    images[_new(key, images, f"{member.name} in {path.name}")] = member
                 elif member.isreg() and ending == label_key:
-                    labels[key] = read_label(tar.extractfile(member).read(), label_key, label_field, f"{member.name} in {path.name}")
+                    labels[_new(key, labels, f"{member.name} in {path.name}")] = read_label(tar.extractfile(member).read(), label_key, label_field, f"{member.name} in {path.name}")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
             f"{path} is not a complete, uncompressed tar file ({error}); download it again, or unpack .tar.gz to .tar"
@@ -137,6 +127,13 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> I
         if member.offset_data + member.size > path.stat().st_size:
             raise ValueError(f"{path} ends in the middle of {member.name}; the file is torn, download it again")
         yield Sample(shard, member.offset_data, member.size, key, labels[key])
+
+
+def _new(key: str, found: Mapping[str, object], name: str) -> str:
+    """The key; raises ValueError if the shard has another member of this kind for it."""
+    if key in found:
+        raise ValueError(f"{name} repeats the key {key}; {ONE_IMAGE}")
+    return key
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -167,7 +164,7 @@ def _images(name: str, paths: list[Path], samples: list[Sample], label_of: dict[
     return LabelledImages(name, ids, [label_of[s.label] for s in samples], _Members(paths, places), content)
 
 
-def _streamed(name: str, urls: str, label: tuple[str, str | None], class_names: str | None, classes: str | None) -> Dataset:
+def _streamed(name: str, urls: list[str], label: tuple[str, str | None], class_names: str | None, classes: str | None) -> Dataset:
     """A data set whose test images are a stream of shards; labels are numbers, or names of the list."""
     if classes is None and class_names is None:
         raise ValueError(
@@ -175,7 +172,7 @@ def _streamed(name: str, urls: str, label: tuple[str, str | None], class_names: 
         )
     names = numbered_classes([], what=name, classes=classes, class_names=class_names)
     none = LabelledImages(f"{name}/none", [], [], _Members([], []), content_hash(name))
-    test = StreamedImages(f"{name}/test", names.names, _Source(urls, label, names), content_hash(urls.rsplit("/", 1)[-1], *names.names))
+    test = StreamedImages(f"{name}/test", names.names, _Source(urls, label, names), content_hash(*(url.rsplit("/", 1)[-1] for url in urls), *names.names))
     return Dataset(name, names.names, {}, none, none, test, names.keys)
 
 
@@ -183,24 +180,23 @@ def _streamed(name: str, urls: str, label: tuple[str, str | None], class_names: 
 class _Source:
     """Whole shards `part`, `part` + `parts`, ... if there are enough of them, else every `parts`-th sample."""
 
-    urls: str
+    urls: list[str]
     label: tuple[str, str | None]
     names: ClassList
 
     def __call__(self, part: int, parts: int) -> Iterator[tuple[str, int, Callable[[], Image.Image]]]:
-        place = Path(self.urls).expanduser()
-        globbed = any(mark in place.name for mark in "*?[")
-        urls = [str(path) for path in shard_paths(self.urls)] if globbed else webdataset.shardlists.expand_urls(self.urls)
-        whole = len(urls) >= parts
+        urls, whole = self.urls, len(self.urls) >= parts
         row = self.names.index("dataset.class_names") | {str(i): i for i in range(len(self.names.names))}
         stream = webdataset.WebDataset(urls[part::parts] if whole else urls, shardshuffle=False, nodesplitter=None, workersplitter=None)
         for number, sample in enumerate(stream):
             if whole or number % parts == part:
                 name = sample["__key__"]
-                key = next((key for key in IMAGE_KEYS if key in sample), None)
-                if key is None or self.label[0] not in sample:
+                keys = [key for key in IMAGE_KEYS if key in sample]
+                if not keys or self.label[0] not in sample:
                     raise ValueError(f"{name} lacks an image or its label .{self.label[0]}; name another key with dataset.label_key")
+                if len(keys) > 1:
+                    raise ValueError(f"{name} has several images (.{', .'.join(keys)}); {ONE_IMAGE}")
                 text = read_label(sample[self.label[0]], *self.label, name)
                 label = row.get(text, -1)
                 check_labels([label], self.names.names, f"sample {name} (label {text})")
-                yield name, label, partial(open_bytes, sample[key], name)
+                yield name, label, partial(open_bytes, sample[keys[0]], name)

@@ -1,0 +1,131 @@
+"""Traps in data: spellings that differ in case, keys that repeat, addresses that run commands, and folders whose names look like globs."""
+
+import forked
+import pytest
+import records
+from conftest import session_of
+from hydra.errors import InstantiationException
+from refusals import refused
+from small_copies import NAMES, make_shards, make_tar, picture, write
+
+from multicrop.cli import main
+from multicrop.compare.collect import collect
+
+
+def load(*overrides):
+    """The data set of a run; an error as its loader raises it, without Hydra's wrapping."""
+    try:
+        return session_of(*overrides).dataset
+    except InstantiationException as error:
+        raise error.__cause__ from None
+
+
+class TestShardAddresses:
+    COMMANDS = (
+        "pipe:touch {place}",
+        "{{pipe:touch {place},a.tar}}",
+        "a.tar::pipe:touch {place}",
+        "pi{{pe,}}:touch {place}",
+        " pipe:touch {place}",
+        "PIPE:touch {place}",
+        "https://x/';touch {place};'",
+        "ais://touch {place}",
+    )
+
+    @pytest.mark.parametrize("streaming", [True, False])
+    @pytest.mark.parametrize("split", ["train", "test"])
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_one_that_runs_a_command_is_refused_before_anything_runs(self, command, split, streaming, tmp_path):
+        names, place = write(tmp_path / "names.json", NAMES), tmp_path / "ran"
+        words = make_shards(tmp_path / "data", numbers=True)
+        address = command.format(place=place).replace("'", "\\'")
+        words += [f"dataset.{split}='{address}'", f"dataset.streaming={str(streaming).lower()}", f"dataset.class_names={names}"]
+        with refused("run commands and are refused", "https://"):
+            data = load(*words)
+            list(data.test)
+        assert not place.exists()
+
+    def test_a_file_of_that_name_does_not_open_the_way(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        make_tar(tmp_path / "pipe:touch ran", [("a.png", picture(1)), ("a.cls", b"0")])
+        names = write(tmp_path / "names.json", NAMES)
+        with refused("are refused"):
+            list(load("dataset=webdataset", "dataset.test='pipe:touch ran'", "dataset.streaming=true", f"dataset.class_names={names}").test)
+        assert not (tmp_path / "ran").exists()
+
+    def test_lists_and_missing_files_of_a_stream_are_refused(self, tmp_path):
+        names = write(tmp_path / "names.json", NAMES)
+        for test, words in (("[a.tar,b.tar]", ("one text", "::")), ("a.tar", ("1 shards do not exist", "a.tar"))):
+            with refused(*words):
+                load("dataset=webdataset", f"dataset.test={test}", "dataset.streaming=true", f"dataset.class_names={names}")
+
+    def test_a_url_is_for_streams(self, tmp_path):
+        names = write(tmp_path / "names.json", NAMES)
+        words = ["dataset=webdataset", "dataset.test='https://a.b/x-{0..1}.tar?k=1&l=2'", f"dataset.class_names={names}"]
+        with refused("2 shards do not exist", "dataset.streaming=true"):
+            load(*words)
+        assert load(*words, "dataset.streaming=true").test.source.urls == ["https://a.b/x-0.tar?k=1&l=2", "https://a.b/x-1.tar?k=1&l=2"]
+
+    @pytest.mark.parametrize("streaming", [True, False])
+    def test_brackets_in_names_are_no_glob_where_the_file_exists(self, streaming, tmp_path):
+        folder = tmp_path / "data[1]"
+        make_shards(folder, numbers=True)
+        (folder / "test-000.tar").rename(folder / "test[0].tar")
+        names = write(tmp_path / "names.json", NAMES)
+        words = ["dataset=webdataset", f"dataset.class_names={names}", f"dataset.streaming={str(streaming).lower()}"]
+        for pattern in ("test[0].tar", "test[[]0].tar", "test?0?.tar"):
+            data = load(*words, f"dataset.test='{folder}/{pattern}'")
+            assert [image_id for image_id, *_ in data.test] == ["0-0", "1-0", "2-0"] if streaming else len(data.test) == 3
+
+
+class TestRepeatedKeys:
+    PAIR = (("a.png", picture(1)), ("a.cls", b"cat"))
+
+    @pytest.mark.parametrize(
+        "more",
+        [[("a.png", picture(2))], [("a.jpg", picture(2))], [("a.cls", b"dog")], [("b.png", picture(2)), ("b.cls", b"dog"), ("a.png", picture(3))]],
+    )
+    def test_within_a_shard(self, more, tmp_path):
+        make_tar(tmp_path / "t.tar", [*self.PAIR, *more])
+        with refused(more[-1][0], "t.tar", "repeats the key a", "own key"):
+            load("dataset=webdataset", f"dataset.test={tmp_path}/t.tar")
+
+    def test_between_shards(self, tmp_path):
+        make_tar(tmp_path / "t0.tar", [*self.PAIR, ("b.png", picture(2)), ("b.cls", b"dog")])
+        make_tar(tmp_path / "t1.tar", [*self.PAIR])
+        with refused("1 ids", "repeat: a", "unique id"):
+            load("dataset=webdataset", f"dataset.test='{tmp_path}/t{{0..1}}.tar'")
+
+    def test_two_images_of_a_key_in_a_stream(self, tmp_path):
+        make_tar(tmp_path / "t.tar", [("a.png", picture(1)), ("a.jpg", picture(2)), ("a.cls", b"0")])
+        names = write(tmp_path / "names.json", NAMES)
+        data = load("dataset=webdataset", f"dataset.test={tmp_path}/t.tar", "dataset.streaming=true", f"dataset.class_names={names}")
+        with refused("a has several images (.jpg, .png)", "own key"):
+            list(data.test)
+
+
+class TestBracketsInFolders:
+    def test_compare_and_report_read_them(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("runs[1]/0", "runs[1]/1", "runs1/0"):
+            records.write(tmp_path / name, accuracy=0.7 + 0.1 * ("1/1" in name), draw=len(name))
+        for places, count in ((["runs[1]"], 2), ([f"{tmp_path}/runs[1]/*"], 2), (["runs[1]/[0]"], 1), (["runs*/0"], 2), (["runs[12]/0"], 1)):
+            assert len(collect(places)[0]) == count, places
+        assert {run.folder.parent.name for run in collect(["runs[12]/0"])[0]} == {"runs1"}
+        for words in (["compare", "runs[1]"], ["report", "runs[1]", "-o", "page.html"], ["record", "show", "runs[1]/0"]):
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+            assert ended.value.code == 0, words
+        with refused("runs[9]", "does not exist"):
+            collect(["runs[9]"])
+
+    def test_a_sweep_writes_and_prints_them(self, tmp_path):
+        folder = tmp_path / "runs[new]"
+        words = ["-m", "dataset.n_classes=4", "dataset.test_images=2", "crop=random_k1", "task=zero_shot", "aggregator=max", "logger=none"]
+        words += ["trainer.progress=false", "task.fusion_weight=0.5,1.0", f"paths.cache='{tmp_path}/b[x]'", f"paths.output='{folder}'"]
+        for said in ("2 of 2 done", "already done, skipped"):
+            done = forked.run(words)
+            assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+            lines = "".join(done.stdout.split("\n"))
+            assert f"multicrop compare {folder}/sweep-" in lines and ("record: " not in lines or f"record: {folder}/" in lines)
+        assert len(collect([str(folder)])[0]) == 2
