@@ -144,8 +144,8 @@ class TestClassNames:
             (["cat", "dog"], ["names.json", "only in the first (1): house_cat", "only in the second (1): cat"]),
             ({"dog": 3}, ["names.json", "JSON object {folder: class name} of non-empty strings"]),
             ({"cow": "Kuh"}, ["folders that do not exist: cow", "the folders are dog, house_cat"]),
-            ({"dog": "pet", "house_cat": "pet"}, ["two folders", "'pet'", "tell them apart in dataset.class_names"]),
-            ({"dog": "house cat"}, ["two folders", "'house cat'", "tell them apart in dataset.class_names"]),
+            ({"dog": "pet", "house_cat": "pet"}, ["'dog' and 'house_cat'", "tell them apart in dataset.class_names"]),
+            ({"dog": "house cat"}, ["'dog' and 'house_cat'", "tell them apart in dataset.class_names"]),
         ],
     )
     def test_misfit(self, images, tmp_path, mapping, words):

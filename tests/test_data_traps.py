@@ -83,7 +83,12 @@ class TestRepeatedKeys:
 
     @pytest.mark.parametrize(
         "more",
-        [[("a.png", picture(2))], [("a.jpg", picture(2))], [("a.cls", b"dog")], [("b.png", picture(2)), ("b.cls", b"dog"), ("a.png", picture(3))]],
+        [
+            [("a.png", picture(2))],
+            [("a.jpg", picture(2))],
+            [("a.cls", b"dog")],
+            [("b.png", picture(2)), ("b.cls", b"dog"), ("a.png", picture(3))],
+        ],
     )
     def test_within_a_shard(self, more, tmp_path):
         make_tar(tmp_path / "t.tar", [*self.PAIR, *more])
@@ -109,7 +114,13 @@ class TestBracketsInFolders:
         monkeypatch.chdir(tmp_path)
         for name in ("runs[1]/0", "runs[1]/1", "runs1/0"):
             records.write(tmp_path / name, accuracy=0.7 + 0.1 * ("1/1" in name), draw=len(name))
-        for places, count in ((["runs[1]"], 2), ([f"{tmp_path}/runs[1]/*"], 2), (["runs[1]/[0]"], 1), (["runs*/0"], 2), (["runs[12]/0"], 1)):
+        for places, count in (
+            (["runs[1]"], 2),
+            ([f"{tmp_path}/runs[1]/*"], 2),
+            (["runs[1]/[0]"], 1),
+            (["runs*/0"], 2),
+            (["runs[12]/0"], 1),
+        ):
             assert len(collect(places)[0]) == count, places
         assert {run.folder.parent.name for run in collect(["runs[12]/0"])[0]} == {"runs1"}
         for words in (["compare", "runs[1]"], ["report", "runs[1]", "-o", "page.html"], ["record", "show", "runs[1]/0"]):
@@ -129,3 +140,50 @@ class TestBracketsInFolders:
             lines = "".join(done.stdout.split("\n"))
             assert f"multicrop compare {folder}/sweep-" in lines and ("record: " not in lines or f"record: {folder}/" in lines)
         assert len(collect([str(folder)])[0]) == 2
+
+
+def images_in(root, names, count=2):
+    for number, name in enumerate(names):
+        for image in range(count):
+            write(root / name / f"{image}.png", picture(100 * number + image))
+    return ["dataset=folder", f"dataset.root='{root}'"]
+
+
+class TestSpellings:
+    @pytest.mark.parametrize(
+        ("spelled", "split"),
+        [("Train", "train"), ("TRAINING", "train"), ("Val", "validation"), ("VALID", "validation"), ("Validation", "validation")],
+    )
+    def test_split_folders_may_have_any_case(self, spelled, split, tmp_path):
+        data = load(*images_in(tmp_path, ["TEST/cat", "TEST/dog", f"{spelled}/cat", f"{spelled}/dog"]))
+        assert data.class_names == ["cat", "dog"] and len(data.test) == len(getattr(data, split)) == 4
+        assert data.test.ids[0] == "TEST/cat/0.png" and getattr(data, split).ids[0] == f"{spelled}/cat/0.png"
+
+    @pytest.mark.parametrize(
+        ("one", "other", "split"), [("Train", "train", "train"), ("val", "valid", "validation"), ("TESTING", "test", "test")]
+    )
+    def test_two_folders_of_one_split_are_refused(self, one, other, split, tmp_path):
+        words = images_in(tmp_path, [f"{top}/{name}" for top in (one, other) for name in ("cat", "dog")])
+        with refused(f"{' and '.join(sorted((one, other)))}, which both name the {split} images", "merge"):
+            load(*words)
+
+    def test_a_class_named_like_a_split_is_explained(self, tmp_path):
+        with refused("no class folder", "folders named train, val or test in any case are splits"):
+            load(*images_in(tmp_path, ["Car", "Train", "Plane"]))
+
+    def test_classes_that_differ_in_case_only_are_refused_with_both_names(self, tmp_path):
+        with refused("'Cat' and 'cat'", "'big_Dog' and 'big_dog'", "dataset.class_names"):
+            load(*images_in(tmp_path / "a", ["Cat", "cat", "big_dog", "big_Dog", "c", "c++"]))
+        assert load(*images_in(tmp_path / "b", ["c", "c++"])).class_names == ["c", "c++"]  # other signs make another prompt
+        names = write(tmp_path / "names.json", {"Cat": "tom cat"})
+        assert load(*images_in(tmp_path / "c", ["Cat", "cat"]), f"dataset.class_names={names}").class_names == ["tom cat", "cat"]
+
+    def test_folders_for_one_class_of_a_list_are_refused_with_both_names(self, tmp_path):
+        names = write(tmp_path / "names.json", ["cat", "dog"])
+        with refused("several of the first name one class of the second (1): Cat and cat are cat"):
+            load(*images_in(tmp_path / "a", ["Cat", "cat", "dog"]), f"dataset.class_names={names}")
+
+    def test_names_of_numbers_that_differ_in_case_only_are_refused(self, tmp_path):
+        names = write(tmp_path / "names.json", ["Cat", "cat", "okapi"])
+        with refused("'Cat' and 'cat'", "names.json"):
+            load(*make_shards(tmp_path / "data", numbers=True), f"dataset.class_names={names}")

@@ -195,7 +195,7 @@ class TestNames:
             match(["cat", "cow", "okapi"], ClassList(["cat", "dog", "okapi"]), what="a", reference="b")
 
     def test_two_of_the_data_for_one_of_the_list(self):
-        with refused("several of the first name the one class (1): dog"):
+        with refused("several of the first name one class of the second (1): Dog and dog_ are dog"):
             match(["cat", "Dog", "dog_"], ClassList(["cat", "dog", "okapi"]), what="a", reference="b")
 
     def test_one_name_for_two_classes(self):

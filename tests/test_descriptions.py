@@ -312,6 +312,10 @@ class TestFiles:
             (b'{"cat": "fur"}', ["that of 'cat' is \"fur\""]),
             (b'{"cat": [3]}', ["that of 'cat' is [3]"]),
             (b'{"missile": ["a"], "missile": ["b"]}', ["1 classes twice (missile)", "stable key", '"names"']),
+            (
+                b'{"Maine coon": ["a"], "cat": ["c"], "maine_coon": ["b"]}',
+                ["1 classes in two ways", "'Maine coon' and 'maine_coon'", "one key"],
+            ),
             (b'{"names": {"n1": "cat"}, "descriptions": {"n2": ["fur"]}}', ['"names" must give each key']),
         ],
     )

@@ -33,12 +33,15 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check the data set that the overrides select; the exit status is 1 if it has problems."""
     from multicrop.data.checks.check import check
+    from multicrop.data.overview import overview
     from multicrop.files import atomic, write_text
 
     if options.threads < 1 or options.per_class < 1 or options.classes < 1:
         raise ValueError("--threads, --per-class and --classes must be 1 or more")
+    dataset = _dataset(options.overrides)
+    print("\n".join(overview(dataset)))
     with _Bars() as step:
-        findings = check(_dataset(options.overrides), threads=options.threads, per_class=options.per_class, step=step)
+        findings = check(dataset, threads=options.threads, per_class=options.per_class, step=step)
     _show(findings)
     if options.report:
         write_text(options.report, json.dumps(findings.as_json(), indent=1))

@@ -23,6 +23,10 @@ def shown_record(record: Record) -> list[str]:
     if data:
         classes = len(data.get("class_names") or [])
         shown.append(f"  data       {data.get('dataset')} ({data.get('split')}): {record.metrics.get('images')} images, {classes} classes")
+    if counts := list((record.metrics.get("support") or {}).get("per_class", {}).values()):
+        asked = record.metrics["support"]["asked"]
+        spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{counts[0]}"
+        shown.append(f"  support    {spread} images per class, {f'{asked} asked' if asked else 'from a file'}")
     if record.identity is None:
         return [*shown, "  identity   none: the record is of format 2 or older"]
     return [*shown, f"  identity   {record.identity.key}", *(f"    {name:<11}{part}" for name, part in record.identity.parts.items())]

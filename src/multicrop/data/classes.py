@@ -85,13 +85,27 @@ def _difference(found: list[str], wanted: list[str], positions: list[int | None]
     table = "".join(f"\n  {i:>4}  {left:<{width}} | {right}" for i, left, right in rows[:SHOWN])
     alone = [name for name, p in zip(found, positions, strict=True) if p is None]
     absent = [] if subset else [name for i, name in enumerate(wanted) if i not in positions]
-    twice = sorted({wanted[p] for p in positions if p is not None and positions.count(p) > 1})
-    parts = [("only in the first", alone), ("only in the second", absent), ("several of the first name the one class", twice)]
+    named = {p: [name for name, other in zip(found, positions, strict=True) if other == p] for p in positions if p is not None}
+    twice = sorted(f"{' and '.join(names)} are {wanted[p]}" for p, names in named.items() if len(names) > 1)
+    parts = [("only in the first", alone), ("only in the second", absent), ("several of the first name one class of the second", twice)]
     sides = "".join(f"\n  {label} ({len(names)}): {_some(names)}" for label, names in parts if names)
     return (
         f"{what} ({len(found)} classes) and {reference} ({len(wanted)} classes) are not the same classes; side by side they differ first in"
         f"{table}{sides}\nRename what differs, pass dataset.aliases={{name in the data: name in the list}}, or dataset.classes=null"
     )
+
+
+def check_spellings(names: Sequence[str], what: str, remedy: str, *, said: Sequence[str] | None = None) -> None:
+    """Raise ValueError where two names are equal, or differ only in case or in "_" for a space: an encoder reads them as one text.
+
+    The message lists what the data ``said`` for each name, by default the name itself.
+    """
+    spelled: dict[str, list[str]] = {}
+    for name, own in zip(names, said or names, strict=True):
+        spelled.setdefault(" ".join(name.replace("_", " ").casefold().split()), []).append(own)
+    if same := [spellings for spellings in spelled.values() if len(spellings) > 1]:
+        listed = "; ".join(" and ".join(map(repr, spellings)) for spellings in same[:SHOWN])
+        raise ValueError(f"{what} name one class several times, and a prompt does not tell the spellings apart: {listed}. {remedy}")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -165,6 +179,7 @@ def numbered_classes(labels: Sequence[int], *, what: str, classes: str | None, c
     if classes is None and class_names is None:
         raise ValueError(f"the labels of {what} are bare numbers and nothing names them; {remedy}")
     names = packaged(classes) if classes else ClassList(read_names(str(class_names)))
+    check_spellings(names.names, f"the names of {classes or class_names}", "give each label a name of its own")
     check_labels(labels, names.names, what)
     return names
 

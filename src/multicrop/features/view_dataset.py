@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from multicrop.crops import CropPolicy, as_policy, boxes_of
+from multicrop.crops.checked import check_policy
 from multicrop.crops.pixels import PixelSpec, separate_views
 from multicrop.crops.views import image_boxes, resampled_boxes
 from multicrop.data.base import LabelledImages
@@ -25,12 +26,16 @@ Cut = tuple[list[Tensor], Float[Tensor, "views 4"]]  # pictures and boxes of one
 
 @dataclass(frozen=True)
 class ViewCutter:
-    """Cuts decoded images into views, or with `cut="device"` draws their boxes and leaves the cutting to the device."""
+    """Cuts decoded images into views, or with `cut="device"` draws their boxes and leaves the cutting to the device.
+
+    The boxes of the first image that it cuts are checked.
+    """
 
     sampler: CropPolicy
     spec: PixelSpec
     seed: int
     cut: str = "worker"
+    checked: list[str] = field(default_factory=list, repr=False, compare=False)  # the image whose boxes were checked
 
     @classmethod
     def of(cls, module: MultiCropCLIP, cut: str) -> "ViewCutter":
@@ -42,6 +47,9 @@ class ViewCutter:
         if image is None:
             return [], torch.zeros_like(boxes_of(self.sampler, 8, 8, "", 0))
         pixels = to_tensor(image) if self.cut == "device" else shared_pixels(image)
+        if not self.checked:
+            check_policy(self.sampler, pixels, image_id, self.seed)
+            self.checked.append(image_id)
         boxes = image_boxes(pixels, image_id, self.sampler, self.seed)
         return ([pixels] if self.cut == "device" else separate_views(pixels, resampled_boxes(boxes, self.sampler), self.spec)), boxes
 

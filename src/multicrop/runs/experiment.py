@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, threads_of_job
+from multicrop.data.overview import overview
 from multicrop.features import BankProgress, Batch, FeatureBank, StopBetweenBatches, local_rank
 from multicrop.files import Identity, content_hash, make_folder
 from multicrop.record import Record, write_record
@@ -66,6 +67,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
             "then this with trainer.devices=1"
         )
     session = Session(settings, cache)
+    _show_data(session)
     identity = run_identity(session)
     if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
         return _skip(settings, record)
@@ -100,12 +102,25 @@ def encode(settings: Settings, cache: SweepCache | None = None) -> float:
         )
     make_folder(settings.output, "paths.output")
     session, found = Session(settings, cache), 0
+    if local_rank() == 0:
+        _show_data(session)
     for images in [split_of(session.dataset, split, among=SPLITS) for split in settings.task["splits"]]:  # all before one is encoded
         bank = session.bank(images)
         found += len(bank)
         if local_rank() == 0:
             terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.cost.crops_per_second)
     return float(found)
+
+
+def _show_data(session: Session) -> None:
+    """Print class names and images per class; once for the jobs of a sweep that share a data set."""
+    dataset, settings = session.dataset, session.settings
+
+    def shown() -> list[str]:
+        terminal.show_lines(lines := overview(dataset))
+        return lines
+
+    session.share("overview", [settings.part("dataset").values, settings.part("corruption").values], shown)
 
 
 def _skip(settings: Settings, record: Record) -> float:

@@ -1,6 +1,7 @@
 """Few-shot classification: an adapter is fitted on the support set and selected on validation images before any test label is read."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.data.base import LabelledImages
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
+from multicrop.data.overview import per_class
 from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
 from multicrop.runs.identity import FIT_PARTS, TUNING_PARTS, run_identity
@@ -22,7 +24,9 @@ from multicrop.runs.session import Session, inject
 from multicrop.runs.task import BankTask, task_builder
 from multicrop.text import TextBank
 
+log = logging.getLogger(__name__)
 SCORED_AT_ONCE = 64  # support images
+SHOWN = 6  # classes in a warning
 SELECTIONS = ("validation", "fixed")
 Fitted = TypeVar("Fitted")
 
@@ -41,10 +45,11 @@ class SupportedTask(BankTask):
     def __init__(self, scorer: Scorer, adapter: AnyAdapter, splits: dict[str, list[str]]) -> None:
         super().__init__(scorer)
         self.adapter, self.splits = adapter, splits
+        self.support: dict[str, Any] = {}  # `asked` images per class, and how many there are `per_class`
 
     def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
-        """How the hyper-parameters were chosen."""
-        return {"selection": self.adapter.selection}
+        """How the hyper-parameters were chosen, and the number of support images of each class."""
+        return {"selection": self.adapter.selection, "support": self.support}
 
     def files(self, predictions: Predictions) -> dict[str, str]:
         """The ids of the support and the validation images."""
@@ -116,9 +121,22 @@ def build(session: Session, *, shots: int, few_shot_file: str | None, selection:
     support, validation = support_and_validation(session, shots=shots, few_shot_file=few_shot_file, selection=selection)
     part = session.settings.part("adapter")
     adapter: AnyAdapter = inject(part.make() if selection == "validation" else part.without("search").make(), **session.injectables)
-    if adapter.tunes_encoder is True:
-        return _tuned(session, adapter, support, validation)
-    return _fitted(session, adapter, support, validation)
+    counts = per_class(support, session.dataset.class_names)
+    _warn_of_few(counts, None if few_shot_file else shots)
+    made = _tuned if adapter.tunes_encoder is True else _fitted
+    task = made(session, adapter, support, validation)  # type: ignore[arg-type]
+    task.support = {"asked": None if few_shot_file else shots, "per_class": counts}
+    return task
+
+
+def _warn_of_few(counts: dict[str, int], shots: int | None) -> None:
+    """Log the classes that have fewer support images than asked for."""
+    if fewer := {name: count for name, count in counts.items() if shots and count < shots}:
+        listed = ", ".join(f"{name} {count}" for name, count in list(fewer.items())[:SHOWN])
+        log.warning(
+            f"{len(fewer)} of {len(counts)} classes have fewer support images than task.shots={shots}, because the data have few training images "
+            f"or hold some back for validation: {listed}{', ...' if len(fewer) > SHOWN else ''}; metrics.json has the number of each class"
+        )
 
 
 def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages) -> FewShotTask:

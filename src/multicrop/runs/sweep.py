@@ -165,7 +165,9 @@ class SweepView(Callback):
         for name, error in state.failed.items():
             console.print(escape(f"failed: {name}: {error}"), soft_wrap=True)
         if state.failed:
-            console.print(escape(f"tracebacks: {self.folder}/*/failed.json; the same command again runs only what is not done"), soft_wrap=True)
+            console.print(
+                escape(f"tracebacks: {self.folder}/*/failed.json; the same command again runs only what is not done"), soft_wrap=True
+            )
         console.print(escape(f"compare them: multicrop compare {self.folder}"), soft_wrap=True)
 
     def _line(self, *, ended: bool = False) -> str:

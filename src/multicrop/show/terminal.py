@@ -64,6 +64,11 @@ def show_published(figures: Sequence[Figure]) -> None:
         console.print(str(figure), soft_wrap=True, markup=False)
 
 
+def show_lines(lines: Sequence[str]) -> None:
+    """Print lines as they are."""
+    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
 def show_encoded(name: str, images: int, views: int, crops_per_second: float | None) -> None:
     """Print that a feature bank is complete; ``crops_per_second`` is None if it was found in the cache."""
     how = "found in the cache" if crops_per_second is None else f"encoded at {crops_per_second:,.0f} crops per second"

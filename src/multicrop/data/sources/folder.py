@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from multicrop.data.base import Dataset, LabelledImages, file_images
-from multicrop.data.classes import ClassList, classes_of
+from multicrop.data.classes import ClassList, check_spellings, classes_of
 from multicrop.data.sources.splits import SPLITS, divided
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -22,7 +22,8 @@ def folder(
 ) -> Dataset:
     """Read class folders below `root`, or below `root`/train, /val and /test, at any depth.
 
-    Without /test, the images of /val are for testing; without both, `test_share` of each class is.
+    A folder of a split may be spelled in any case, and as training, valid, validation or testing. Without /test, the images of /val are
+    for testing; without both, `test_share` of each class is.
 
     Args:
         root: The directory.
@@ -37,7 +38,8 @@ def folder(
         The data set; ids are paths below `root`.
 
     Raises:
-        ValueError: If the folder does not exist, is empty or has one class, or a class has no test image.
+        ValueError: If the folder does not exist, is empty or has one class, a split or a class is there in two spellings, or a class has no
+            test image.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -60,7 +62,18 @@ def folder(
 
 
 def _split_folder(base: Path, split: str) -> Path | None:
-    return next((base / name for name in SPLITS[split] if (base / name).is_dir()), None)
+    """The folder of a split in any case; raises ValueError if there are several."""
+    found = sorted(child for child in base.iterdir() if _is_class(child) and child.name.lower() in SPLITS[split])
+    if len(found) > 1:
+        raise ValueError(
+            f"{base} holds {' and '.join(path.name for path in found)}, which both name the {split} images; merge them into one folder, "
+            "or rename the one that is no split"
+        )
+    return found[0] if found else None
+
+
+def _split_names(base: Path) -> list[str]:
+    return [found.name for split in SPLITS if (found := _split_folder(base, split))]
 
 
 def _is_class(path: Path) -> bool:
@@ -71,14 +84,13 @@ def _names(folders: list[str], mapping_file: str | None, classes: str | None, al
     """The class name of each folder; raises ValueError if the mapping names other folders or two folders get one name."""
     if len(folders) < 2:
         found = f"one class folder ({folders[0]})" if folders else "no class folder"
-        raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder per class")
+        hint = "; folders named train, val or test in any case are splits, not classes" if _split_names(base) else ""
+        raise ValueError(f"{base} holds {found}; a classification needs two or more, one folder per class{hint}")
     if classes or (mapping_file and _is_list(Path(mapping_file).expanduser())):
         return classes_of(folders, what=f"the folders of {base}", classes=classes, class_names=mapping_file, aliases=aliases)
     mapping = aliases | (_read_mapping(Path(mapping_file).expanduser(), folders) if mapping_file else {})
     names = [mapping.get(name, name.replace("_", " ")) for name in folders]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two folders have the class name {twice[0]!r}; tell them apart in dataset.class_names")
+    check_spellings(names, f"the folders of {base}", "Merge them, or tell them apart in dataset.class_names", said=folders)
     return ClassList(names)
 
 

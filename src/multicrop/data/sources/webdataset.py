@@ -111,7 +111,9 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> I
                 if member.isreg() and ending.lower() in IMAGE_KEYS:
                     images[_new(key, images, f"{member.name} in {path.name}")] = member
                 elif member.isreg() and ending == label_key:
-                    labels[_new(key, labels, f"{member.name} in {path.name}")] = read_label(tar.extractfile(member).read(), label_key, label_field, f"{member.name} in {path.name}")
+                    labels[_new(key, labels, f"{member.name} in {path.name}")] = read_label(
+                        tar.extractfile(member).read(), label_key, label_field, f"{member.name} in {path.name}"
+                    )
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
             f"{path} is not a complete, uncompressed tar file ({error}); download it again, or unpack .tar.gz to .tar"
@@ -172,7 +174,9 @@ def _streamed(name: str, urls: list[str], label: tuple[str, str | None], class_n
         )
     names = numbered_classes([], what=name, classes=classes, class_names=class_names)
     none = LabelledImages(f"{name}/none", [], [], _Members([], []), content_hash(name))
-    test = StreamedImages(f"{name}/test", names.names, _Source(urls, label, names), content_hash(*(url.rsplit("/", 1)[-1] for url in urls), *names.names))
+    test = StreamedImages(
+        f"{name}/test", names.names, _Source(urls, label, names), content_hash(*(url.rsplit("/", 1)[-1] for url in urls), *names.names)
+    )
     return Dataset(name, names.names, {}, none, none, test, names.keys)
 
 

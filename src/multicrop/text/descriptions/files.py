@@ -1,6 +1,7 @@
 """Reads texts of classes and class lists from files, and matches texts to classes."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from multicrop.text.class_names import NameIndex
 from multicrop.text.joins import parsed
 
 SHAPE = "{class: [phrase, ...]}"
+ONE_KEY = 'Classes that share a name have a stable key each (ImageNet: the wnid) and "names": {key: class name}, as docs/texts.md shows'
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
         The texts of every key.
 
     Raises:
-        ValueError: If the file is absent, not JSON in UTF-8, of another shape, without classes, or has a class twice.
+        ValueError: If the file is absent, not JSON in UTF-8, of another shape, without classes, or has a class twice or in two spellings.
     """
     path, wanted = Path(file).expanduser(), f"{knob} wants a JSON object {SHAPE}"
     if not path.is_file():
@@ -43,11 +45,15 @@ def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
     except json.JSONDecodeError as error:
         raise ValueError(f"the description file {path} is no JSON ({error}); {wanted}") from error
     except _KeyTwiceError as error:
+        raise ValueError(f"the description file {path} has {error}: JSON keeps only the last. {ONE_KEY}") from error
+    texts = _class_texts(table, f"the description file {path} must be a JSON object {SHAPE} of non-empty strings")
+    if twice := _spelled_twice(texts.titles):
+        listed = "; ".join(" and ".join(map(repr, keys)) for keys in twice[:3])
         raise ValueError(
-            f"the description file {path} has {error}: JSON keeps only the last. Use a stable key per class (ImageNet: the wnid) and "
-            '"names": {key: class name}, as docs/texts.md shows'
-        ) from error
-    return _class_texts(table, f"the description file {path} must be a JSON object {SHAPE} of non-empty strings")
+            f"the description file {path} spells {len(twice)} classes in two ways, and only one of the two would be read: {listed}. Put "
+            f"all texts of a class under one key. {ONE_KEY}"
+        )
+    return texts
 
 
 def _class_texts(table: object, complaint: str) -> ClassTexts:
@@ -67,6 +73,14 @@ def _class_texts(table: object, complaint: str) -> ClassTexts:
     if not isinstance(titles, dict) or set(titles) != set(table) or not all(isinstance(title, str) for title in titles.values()):
         raise ValueError(f'{complaint}; its "names" must give each key of "descriptions" the class name, as text')
     return ClassTexts({key: [parsed(text) for text in row] for key, row in table.items()}, {key: titles[key] for key in table})
+
+
+def _spelled_twice(titles: Mapping[str, str]) -> list[list[str]]:
+    """The keys that are class names and differ only in case, "_", "-" or spaces; stable keys tell classes of one name apart."""
+    spelled: dict[str, list[str]] = {}
+    for key in (key for key, title in titles.items() if key == title):
+        spelled.setdefault(" ".join(re.sub("[-_]", " ", key).casefold().split()), []).append(key)
+    return [keys for keys in spelled.values() if len(keys) > 1]
 
 
 class _KeyTwiceError(Exception):

@@ -1,0 +1,67 @@
+"""The boxes of one image, checked before a bank is filled with them: whole pixels, inside the image, the same when drawn again."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multicrop.crops.policy import CropPolicy
+
+KEYED = "draw from multicrop.crops.crop_generator(seed, image_id, index), which every process, thread and order gives the same numbers"
+
+
+def check_policy(policy: CropPolicy, pixels: Tensor, image_id: str, seed: int) -> None:
+    """Check the boxes that a crop policy draws for one image.
+
+    Args:
+        policy: The policy, with an encoder attached where it looks at images.
+        pixels: The image, uint8, shape (channels, height, width).
+        image_id: The key of the image's crops.
+        seed: Seed of the crops.
+
+    Raises:
+        ValueError: If the boxes have another shape or number, are not in whole pixels, empty or outside the image, differ when they are
+            drawn again, or come from a global generator.
+    """
+    height, width = pixels.shape[1:]
+    bound, name = policy.at(pixels[:3]), getattr(policy.function, "__name__", repr(policy.function))
+    before = _global_states()
+    boxes = bound(height, width, image_id, seed)
+    if not all(map(_equal, before, _global_states())):
+        raise ValueError(f"the crop policy {name} draws from a global generator of torch, numpy or random; {KEYED}")
+    if not isinstance(boxes, Tensor) or boxes.shape != (policy.n_crops, 4):
+        got = f"shape {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
+        raise ValueError(f"the crop policy {name} gives a tensor (crops, 4) of as many crops for every image: {policy.n_crops}, got {got}")
+    if not _equal(boxes, bound(height, width, image_id, seed)):
+        raise ValueError(f"the crop policy {name} draws other boxes when it is called again for the image {image_id}; {KEYED}")
+    for index, box in enumerate(boxes.tolist()):
+        if (wrong := _fault(box, height, width)) is not None:
+            raise ValueError(
+                f"box {index} of the crop policy {name} {wrong}: {box} in image {image_id} of {width} x {height} pixels; a box is (x1, "
+                "top, x2, bottom) in whole pixels with 0 <= x <= width and 0 <= top < bottom <= height, x1 > x2 where the crop is mirrored"
+            )
+
+
+def _fault(box: list[float], height: int, width: int) -> str | None:
+    """What is wrong with a box; None where nothing is."""
+    x1, top, x2, bottom = box
+    if any(value != value or value in (float("inf"), float("-inf")) or value != int(value) for value in box):
+        return "is not in whole pixels"
+    if x1 == x2 or top >= bottom:
+        return "is empty"
+    return "leaves the image" if min(x1, x2, top) < 0 or max(x1, x2) > width or bottom > height else None
+
+
+def _global_states() -> tuple[Any, ...]:
+    """The states of the generators that all code of the process shares."""
+    states: tuple[Callable[[], Any], ...] = (torch.random.get_rng_state, lambda: np.random.get_state()[1:3], random.getstate)
+    return tuple(state() for state in states)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return all(map(np.array_equal, one, other)) if isinstance(one, tuple) else one == other
