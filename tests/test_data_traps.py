@@ -1,15 +1,22 @@
 """Traps in data: spellings that differ in case, keys that repeat, addresses that run commands, and folders whose names look like globs."""
 
+import json
+
 import forked
 import pytest
 import records
-from conftest import session_of
+from conftest import composed, session_of
 from hydra.errors import InstantiationException
 from refusals import refused
-from small_copies import NAMES, make_shards, make_tar, picture, write
+from small_copies import NAMES, make_csv, make_parquet, make_shards, make_tar, picture, write
 
 from multicrop.cli import main
 from multicrop.compare.collect import collect
+from multicrop.data.overview import overview
+from multicrop.record import read_record
+from multicrop.runs.experiment import run
+from multicrop.runs.sweep_cache import SweepCache
+from multicrop.show import terminal
 
 
 def load(*overrides):
@@ -18,6 +25,9 @@ def load(*overrides):
         return session_of(*overrides).dataset
     except InstantiationException as error:
         raise error.__cause__ from None
+
+
+SPEED = ["prompt=template", "aggregator=global", "crop=random_k1", "trainer.progress=false", "pictures=0", "examples=0"]
 
 
 class TestShardAddresses:
@@ -108,8 +118,37 @@ class TestRepeatedKeys:
         with refused("a has several images (.jpg, .png)", "own key"):
             list(data.test)
 
+    def test_repeated_ids_of_a_stream_are_scored_and_told(self, tmp_path, caplog):
+        members = [
+            (f"{number}.{kind}", picture(number) if kind == "png" else b"%d" % (number % 3))
+            for number in range(4)
+            for kind in ("png", "cls")
+        ]
+        make_tar(tmp_path / "t.tar", [*members, ("1.png", picture(9)), ("1.cls", b"2")])
+        words = ["dataset=webdataset", f"dataset.test={tmp_path}/t.tar", "dataset.streaming=true", "bank=off", *SPEED]
+        words += [f"dataset.class_names={write(tmp_path / 'names.json', NAMES)}", f"paths.output={tmp_path}/out"]
+        run(composed(*words, f"paths.cache={tmp_path}/banks"))
+        assert "1 ids of the stream" in caplog.text and "repeat: 1;" in caplog.text
+        assert read_record(tmp_path / "out").predictions.image_id == ["0", "1", "2", "3", "1"]
+
+    def test_repeated_ids_of_a_table_are_refused(self, tmp_path):
+        words = make_csv(tmp_path / "a")
+        table = tmp_path / "a" / "list.csv"
+        table.write_text(table.read_text() + "\n".join(table.read_text().splitlines()[1:2]) + "\n")
+        with refused("1 ids of list/train repeat", "images/train-0-0.png", "unique id"):
+            load(*words)
+
 
 class TestBracketsInFolders:
+    def test_parquet_files_are_read_there(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+        make_parquet(tmp_path / "data[1]")
+        folder = tmp_path / "data[1]"
+        (folder / "test-00000-of-00001.parquet").rename(folder / "test[0].parquet")
+        for place in (folder, folder / "test[0].parquet"):
+            words = ["dataset=hf", f"dataset.path='{place}'"] + (["dataset.train=null"] if place != folder else ["dataset.test='test[0]'"])
+            assert len(load(*words).test) == 6, place
+
     def test_compare_and_report_read_them(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for name in ("runs[1]/0", "runs[1]/1", "runs1/0"):
@@ -187,3 +226,65 @@ class TestSpellings:
         names = write(tmp_path / "names.json", ["Cat", "cat", "okapi"])
         with refused("'Cat' and 'cat'", "names.json"):
             load(*make_shards(tmp_path / "data", numbers=True), f"dataset.class_names={names}")
+
+
+@pytest.fixture
+def uneven(tmp_path):
+    """Three classes with 5, 5 and 9 training images and 2, 3 and 4 test images."""
+    for split, counts in (("Train", (5, 5, 9)), ("Test", (2, 3, 4))):
+        for name, count in zip(("ape", "bee", "cow"), counts, strict=True):
+            images_in(tmp_path / "data", [f"{split}/{name}"], count)
+    paths = [f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks"]
+    return ["dataset=folder", f"dataset.root={tmp_path}/data", *SPEED, *paths]
+
+
+class TestSupport:
+    def test_too_few_images_are_told_and_recorded(self, uneven, tmp_path, caplog, capsys):
+        run(composed(*uneven, "task=few_shot", "task.shots=1000", "task.selection=fixed"))
+        assert "3 of 3 classes have fewer support images than task.shots=1000" in caplog.text
+        assert "ape 4, bee 4, cow 8" in caplog.text  # one image of each is held back for validation
+        support = json.loads((tmp_path / "out" / "metrics.json").read_text())["support"]
+        assert support == {"asked": 1000, "per_class": {"ape": 4, "bee": 4, "cow": 8}}
+        with pytest.raises(SystemExit):
+            main(["record", "show", str(tmp_path / "out")])
+        assert "support    4 to 8 images per class, 1000 asked" in capsys.readouterr().out
+
+    def test_enough_images_are_no_warning(self, uneven, tmp_path, caplog):
+        run(composed(*uneven, "task=few_shot", "task.shots=2", "task.selection=fixed"))
+        assert "fewer support images" not in caplog.text
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["support"]["per_class"] == {"ape": 2, "bee": 2, "cow": 2}
+
+
+class TestFirstLines:
+    LINES = (
+        "data: 3 classes: ape, bee, cow",
+        "  train: 19 images, 5 / 5 / 9 per class (smallest / median / largest)",
+        "  test: 9 images, 2 / 3 / 4 per class (smallest / median / largest)",
+    )
+
+    @pytest.mark.parametrize("task", ["zero_shot", "few_shot", "tta", "encode"])
+    def test_every_run_begins_with_its_classes_and_counts(self, task, uneven, monkeypatch):
+        said = []
+        monkeypatch.setattr(terminal.console, "print", lambda *values, **_: said.extend(values))
+        run(composed(*uneven, f"task={task}", *(["task.shots=2"] if task == "few_shot" else [])))
+        assert said[0] == "\n".join(self.LINES) and len(said) > 1
+
+    def test_the_jobs_of_a_sweep_say_it_once(self, uneven, tmp_path, monkeypatch):
+        said, cache = [], SweepCache()
+        monkeypatch.setattr(terminal.console, "print", lambda *values, **_: said.extend(map(str, values)))
+        for weight in (0.5, 1.0):
+            run(composed(*uneven, f"task.fusion_weight={weight}"), cache)
+        assert sum("3 classes: ape" in line for line in said) == 1
+
+    def test_data_check_begins_with_them(self, uneven, capsys):
+        with pytest.raises(SystemExit):
+            main(["data", "check", *uneven])
+        assert capsys.readouterr().out.startswith("\n".join(self.LINES))
+
+    def test_many_classes_are_shortened_and_streams_have_no_counts(self, tmp_path):
+        data = load(*images_in(tmp_path / "a", [f"class {n:02d}" for n in range(20)]))
+        assert overview(data)[0] == f"a: 20 classes: {', '.join(f'class {n:02d}' for n in range(7))}, ..., class 19"
+        assert overview(data)[1:] == ["  train: 20 images, 1 per class", "  test: 20 images, 1 per class"]
+        names = write(tmp_path / "names.json", NAMES)
+        stream = load(*make_shards(tmp_path / "b", numbers=True), "dataset.streaming=true", f"dataset.class_names={names}")
+        assert overview(stream)[1:] == ["  test: a stream, whose images are counted when they are read"]

@@ -134,8 +134,8 @@ def _warn_of_few(counts: dict[str, int], shots: int | None) -> None:
     if fewer := {name: count for name, count in counts.items() if shots and count < shots}:
         listed = ", ".join(f"{name} {count}" for name, count in list(fewer.items())[:SHOWN])
         log.warning(
-            f"{len(fewer)} of {len(counts)} classes have fewer support images than task.shots={shots}, because the data have few training images "
-            f"or hold some back for validation: {listed}{', ...' if len(fewer) > SHOWN else ''}; metrics.json has the number of each class"
+            f"{len(fewer)} of {len(counts)} classes have fewer support images than task.shots={shots}, as training images are few "
+            f"or held back for validation: {listed}{', ...' if len(fewer) > SHOWN else ''}; metrics.json has the number of each class"
         )
 
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -146,7 +147,7 @@ class Session:
         return bank
 
     def report_unreadable(self, bank: FeatureBank) -> None:
-        """Log the images that could not be read.
+        """Log the images that could not be read, and the ids that a stream repeated.
 
         Raises:
             ValueError: If none could be read, or one could not and ``on_unreadable=raise``.
@@ -157,6 +158,11 @@ class Session:
             if self.settings["on_unreadable"] == "raise":
                 raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
             log.warning(message)
+        if not bank.reorderable and (twice := [name for name, count in Counter(images.ids).items() if count > 1]):
+            log.warning(
+                f"{len(twice)} ids of the stream {images.name} repeat: {', '.join(twice[:3])}; every image is scored, and those of one id "
+                "have crops of one draw. Give each image its own id"
+            )
         if not len(bank):
             raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
 

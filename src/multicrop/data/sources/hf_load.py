@@ -1,5 +1,6 @@
 """Splits of a set of the datasets library, from the hub or from local parquet or arrow files, with encoded images."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,21 @@ def _local_files(path: str) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_dir() and not any((place / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
         return sorted(file for file in place.rglob("*") if file.suffix in FORMATS)
-    if any(mark in path for mark in "*?["):
-        return sorted(file for file in place.parent.glob(place.name) if file.suffix in FORMATS)
-    return [place] if place.is_file() and place.suffix in FORMATS else []
+    if place.is_file():
+        return [place] if place.suffix in FORMATS else []
+    globbed = any(mark in path for mark in "*?[")
+    return sorted(file for file in place.parent.glob(place.name) if file.suffix in FORMATS) if globbed else []
 
 
 def _splits_of(files: list[Path], wanted: dict[str, str]) -> dict[str, list[str]]:
-    """The files of each split, whose name begins the name of the file or is that of its folder; a single file is the test split."""
+    """The files of each split, whose name begins the name of the file or is that of its folder; a single file is the test split.
+
+    The library reads the names as globs, so they are escaped.
+    """
     if len(files) == 1:
-        return {wanted["test"]: [str(files[0])]}
+        return {wanted["test"]: [glob.escape(str(files[0]))]}
     heads = {file: next((part for part in (file.stem.split("-")[0].split(".")[0], file.parent.name) if part), "") for file in files}
-    return {head: [str(file) for file in files if heads[file] == head] for head in dict.fromkeys(heads.values())}
+    return {head: [glob.escape(str(file)) for file in files if heads[file] == head] for head in dict.fromkeys(heads.values())}
 
 
 def without_decoding(table: Any, image_column: str, label_column: str, name: str) -> Any:
