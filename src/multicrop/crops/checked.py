@@ -1,7 +1,5 @@
 """The boxes of one image, checked before a bank is filled with them: whole pixels, inside the image, the same when drawn again."""
 
-import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,14 +26,14 @@ def check_policy(policy: CropPolicy, pixels: Tensor, image_id: str, seed: int) -
     """
     height, width = pixels.shape[1:]
     bound, name = policy.at(pixels[:3]), getattr(policy.function, "__name__", repr(policy.function))
-    before = _global_states()
+    before = _global_state()
     boxes = bound(height, width, image_id, seed)
-    if not all(map(_equal, before, _global_states())):
-        raise ValueError(f"the crop policy {name} draws from a global generator of torch, numpy or random; {KEYED}")
+    if not _same_state(before, _global_state()):
+        raise ValueError(f"the crop policy {name} draws from the global generator of torch or numpy; {KEYED}")
     if not isinstance(boxes, Tensor) or boxes.shape != (policy.n_crops, 4):
         got = f"shape {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
         raise ValueError(f"the crop policy {name} gives a tensor (crops, 4) of as many crops for every image: {policy.n_crops}, got {got}")
-    if not _equal(boxes, bound(height, width, image_id, seed)):
+    if not torch.equal(boxes, bound(height, width, image_id, seed)):
         raise ValueError(f"the crop policy {name} draws other boxes when it is called again for the image {image_id}; {KEYED}")
     for index, box in enumerate(boxes.tolist()):
         if (wrong := _fault(box, height, width)) is not None:
@@ -55,13 +53,10 @@ def _fault(box: list[float], height: int, width: int) -> str | None:
     return "leaves the image" if min(x1, x2, top) < 0 or max(x1, x2) > width or bottom > height else None
 
 
-def _global_states() -> tuple[Any, ...]:
-    """The states of the generators that all code of the process shares."""
-    states: tuple[Callable[[], Any], ...] = (torch.random.get_rng_state, lambda: np.random.get_state()[1:3], random.getstate)
-    return tuple(state() for state in states)
+def _same_state(one: tuple[Tensor, Any], other: tuple[Tensor, Any]) -> bool:
+    return torch.equal(one[0], other[0]) and np.array_equal(one[1][1], other[1][1]) and one[1][2:] == other[1][2:]
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    return all(map(np.array_equal, one, other)) if isinstance(one, tuple) else one == other
+def _global_state() -> tuple[Tensor, Any]:
+    """The state of the generators of torch and numpy that all code shares; Python's own is drawn from by libraries that check types."""
+    return torch.random.get_rng_state(), np.random.get_state()
