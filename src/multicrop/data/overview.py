@@ -7,7 +7,7 @@ import numpy as np
 
 from multicrop.data.base import Dataset, LabelledImages
 
-SHOWN = 8  # class names
+SHOWN, LONGEST = 6, 30  # class names in a line, and their characters
 
 
 def per_class(images: LabelledImages, class_names: Sequence[str]) -> dict[str, int]:
@@ -32,7 +32,8 @@ def overview(dataset: Dataset) -> list[str]:
         A line with the class names, shortened where there are many, and a line per split that has images.
     """
     names = dataset.class_names
-    shown = names if len(names) <= SHOWN else [*names[: SHOWN - 1], "...", names[-1]]
+    chosen = names if len(names) <= SHOWN else [*names[: SHOWN - 1], "...", names[-1]]
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for name in chosen]
     lines = [f"{dataset.name}: {len(names)} classes: {', '.join(shown)}"]
     for split in ("train", "validation", "test"):
         images: LabelledImages = getattr(dataset, split)
