@@ -33,14 +33,14 @@ def check_policy(policy: CropPolicy, pixels: Tensor, image_id: str, seed: int) -
     if not isinstance(boxes, Tensor) or boxes.shape != (policy.n_crops, 4):
         got = f"shape {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
         raise ValueError(f"the crop policy {name} gives a tensor (crops, 4) of as many crops for every image: {policy.n_crops}, got {got}")
-    if not torch.equal(boxes, bound(height, width, image_id, seed)):
-        raise ValueError(f"the crop policy {name} draws other boxes when it is called again for the image {image_id}; {KEYED}")
     for index, box in enumerate(boxes.tolist()):
         if (wrong := _fault(box, height, width)) is not None:
             raise ValueError(
                 f"box {index} of the crop policy {name} {wrong}: {box} in image {image_id} of {width} x {height} pixels; a box is (x1, "
                 "top, x2, bottom) in whole pixels with 0 <= x <= width and 0 <= top < bottom <= height, x1 > x2 where the crop is mirrored"
             )
+    if not torch.equal(boxes, bound(height, width, image_id, seed)):
+        raise ValueError(f"the crop policy {name} draws other boxes when it is called again for the image {image_id}; {KEYED}")
 
 
 def _fault(box: list[float], height: int, width: int) -> str | None:
