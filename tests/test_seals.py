@@ -1,7 +1,10 @@
 """Seals: a file that was changed after it was written is named and never read, be it a record, a stream's save or a fit's checkpoint."""
 
+import errno
 import json
 import logging
+import os
+import resource
 
 import pytest
 import records
@@ -16,7 +19,7 @@ from multicrop import cli
 from multicrop.adapters import descent
 from multicrop.compare import leaderboard
 from multicrop.compare.collect import collect
-from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed
+from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed, write_text
 from multicrop.record import FILES, Predictions, RecordError, read_record
 from multicrop.runs import finished_runs
 from multicrop.runs.job_folder import folder_state, write_pointer
@@ -154,6 +157,19 @@ class TestFitCheckpoints:
         again.fit(problem.support, problem.validation)
         assert len(steps) == 4 and again.losses == whole.losses
         assert "fit.ckpt is damaged" in caplog.text and (tmp_path / "fit.ckpt.damaged").is_file()
+
+
+@pytest.mark.parametrize("write", [write_text, lambda path, text: write_sealed(path, text.encode(), "meaning")])
+def test_a_full_disk_names_the_file(write, tmp_path):
+    """A child, because the limit of a process cannot be raised again by all users."""
+    if (child := os.fork()) == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        try:
+            write(tmp_path / "some.json", "x" * 1000)
+        except OSError as error:
+            os._exit(error.errno if str(tmp_path / "some.json") in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EFBIG and not list(tmp_path.iterdir())
 
 
 @pytest.fixture
