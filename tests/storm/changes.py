@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from storm.children import start
 from storm.inputs import CLASSES, SPLITS
-from storm.runs import DESCRIPTIONS, FIT, SHARD_IMAGES, SWEEPS, Plan, play
+from storm.runs import DESCRIPTIONS, FIT, SHARD_IMAGES, SWEEPS, Plan, sweep_of
 from storm.world import WRONG, Outcome, World, judged
 
 POLICY = ("crop=global", "crop._target_=storm_policy.left")
@@ -156,7 +156,7 @@ def fault(world: World, rng: random.Random) -> Outcome:
     with world.place(state) as place, world.place() as fresh:
         try:
             expected = CHANGES[name](world.inputs, rng)
-            again, new = (start(lambda at=at: play(at, plan, shared=False), at.scratch).wait() for at in (place, fresh))
+            again, new = (start(sweep_of(at, plan, shared=False), at.scratch).wait() for at in (place, fresh))
         finally:
             for path, content in kept.items():
                 if path.read_bytes() != content:

@@ -10,7 +10,7 @@ from multicrop.compare.collect import collect
 from multicrop.record import RecordError
 from multicrop.runs.sweep import scan
 from storm.children import start
-from storm.runs import SWEEPS, Place, Plan, content_of, play
+from storm.runs import SWEEPS, Place, Plan, content_of, sweep_of
 from storm.world import HALVES, REFUSED, SAME, VERDICTS, WRONG, Outcome, World, judged
 
 FINISHED = ("sweep", "few-shot fit", "stream")
@@ -85,6 +85,8 @@ DAMAGES: dict[str, Callable[[Path, random.Random, list[Path]], None]] = {
 
 def kind_of(path: Path, place: Place) -> str:
     """What a file is."""
+    if ".partial-" in path.name:
+        return "leftover of a kill"
     if path.is_relative_to(place.cache) and path.name == "manifest.json":
         return "bank manifest"
     if path.parent.name == ".by_config":
@@ -114,7 +116,8 @@ def fault(world: World, rng: random.Random) -> Outcome:
         plan = Plan(SWEEPS[kind], rng.choice(("sweep-1", "sweep-2")))
         if path.is_relative_to(place.cache):  # so that banks and fits are read again
             plan = Plan(plan.jobs, plan.name, (*plan.more, "rerun=true"))
-        ended = start(lambda: {"read": read_all(place, contents, path.name), "jobs": play(place, plan)}, place.scratch).wait()
+        repeated = sweep_of(place, plan)
+        ended = start(lambda: {"read": read_all(place, contents, path.name), "jobs": repeated()}, place.scratch).wait()
         verdict, detail = SAME, ""
         if ended.status == 0:
             verdict, detail = ended.value["read"]

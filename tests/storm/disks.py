@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from storm.children import Ended, Strike, fail_at_byte, start
-from storm.runs import SWEEPS, Place, Plan, play
+from storm.runs import SWEEPS, Place, Plan, sweep_of
 from storm.world import WRONG, Outcome, World, judged
 
 KINDS = ("bank", "zero-shot", "few-shot fit", "stream", "sweep")
@@ -45,7 +45,7 @@ def fault(world: World, rng: random.Random) -> Outcome:
         left = [path.name for top in (place.cache, place.outputs) for path in top.rglob("*.partial-*")]
         if left:
             verdict, why = WRONG, f"left {', '.join(left)}; {why}"
-        again, wrong = judged(start(lambda: play(place, plan), place.scratch).wait(), expected.results, [])
+        again, wrong = judged(start(sweep_of(place, plan), place.scratch).wait(), expected.results, [])
         if disk:
             shutil.rmtree(place.folder)
     if again == WRONG:
@@ -69,10 +69,12 @@ def struck(place: Place, plan: Plan, how: str, rng: random.Random, calls: int) -
         free = shutil.disk_usage(place.folder.parent).free
         ballast.write_bytes(bytes(max(0, free - PAGE * rng.randrange(PAGES))))
 
+    play = sweep_of(place, plan)
+
     def work() -> list:
         if size is not None:
             fail_at_byte(size)
-        return play(place, plan)
+        return play()
 
     try:
         return start(work, place.scratch, strike).wait()

@@ -4,10 +4,10 @@ import random
 import signal
 
 from storm.children import Ended, Strike, kill_at_byte, start
-from storm.runs import SWEEPS, Place, Plan, play
+from storm.runs import SWEEPS, Place, Plan, sweep_of
 from storm.world import WRONG, Outcome, World, judged, kill
 
-MOST = 3  # kills of one run
+TIMES = (1, 1, 1, 2, 3)  # kills of one run
 POLITE = {signal.SIGTERM: 143, signal.SIGINT: 130}
 LARGEST = 20_000  # bytes of the files of a run, about
 KINDS = ("bank", "zero-shot", "few-shot fit", "stream", "sweep")
@@ -20,12 +20,12 @@ def fault(world: World, rng: random.Random) -> Outcome:
     state, swept = (None, kind) if kind != OLDER else ("finished stream", "zero-shot")
     expected, plan = world.reference(swept), Plan(SWEEPS[swept])
     with world.place(state) as place:
-        for _ in range(rng.randint(1, MOST)):
+        for _ in range(rng.choice(TIMES)):
             how = rng.choice(("at a call", "at a call", "at a byte", "SIGKILL", "SIGTERM", "SIGINT"))
             ended = killed(place, plan, how, rng, expected.seconds, expected.calls)
             if (wrong := rude(ended, how)) is not None:
                 return Outcome(kind, how, WRONG, wrong)
-        again = start(lambda: play(place, plan), place.scratch).wait()
+        again = start(sweep_of(place, plan), place.scratch).wait()
         return Outcome(kind, how, *judged(again, expected.results, [str(place.folder)]))
 
 
@@ -34,10 +34,12 @@ def killed(place: Place, plan: Plan, how: str, rng: random.Random, seconds: floa
     strike = Strike(place.cache, place.outputs, at=rng.randrange(calls), act=kill) if how == "at a call" else None
     size = int(LARGEST ** rng.random()) if how == "at a byte" else None
 
+    play = sweep_of(place, plan)
+
     def work() -> list:
         if size is not None:
             kill_at_byte(size)
-        return play(place, plan)
+        return play()
 
     child = start(work, place.scratch, strike)
     if how.startswith("SIG"):

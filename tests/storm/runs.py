@@ -8,12 +8,13 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import lightning.fabric.utilities.registry as registry
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 
 from multicrop.adapters import descent
 from multicrop.config import PACKAGE, register_resolvers
+from multicrop.files import write_text
 from multicrop.record import RecordError, failure, read_record
 from multicrop.runs import sweep
 from multicrop.runs.identity import run_identity
@@ -105,13 +107,13 @@ def composed(words: tuple[str, ...]) -> DictConfig:
 def prepared(place: Place, plan: Plan, number: int) -> DictConfig:
     """The configuration of a job as Hydra gives it to the job, after it has written what Hydra writes into the job's folder."""
     words = words_of(place.inputs, (*plan.jobs[number], *plan.more))
-    cfg, folder = copy.deepcopy(composed(words)), place.job(plan.name, number)
+    cfg, folder = composed(words), place.job(plan.name, number)
     with open_dict(cfg):
         cfg.paths.cache, cfg.paths.output = str(place.cache), str(place.outputs)
         cfg.hydra.runtime.output_dir, cfg.hydra.job.num = str(folder), number
     HydraConfig.instance().set_config(cfg)
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(words)))
+    write_text(folder / ".hydra" / "overrides.yaml", yaml.safe_dump(list(words)))
     cfg = copy.copy(cfg)
     with open_dict(cfg):
         cfg.pop("hydra")
@@ -119,14 +121,12 @@ def prepared(place: Place, plan: Plan, number: int) -> DictConfig:
 
 
 def warm(inputs: Path) -> None:
-    """Import all modules, compose all sweeps and load the model, once for all children; nothing that the storm changes is kept."""
+    """Import all modules and load the model, once for all children; nothing that the storm changes is kept."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for module in WARM:
         importlib.import_module(module)
+    registry.entry_points = cache(registry.entry_points)  # which every Trainer reads from all installed packages
     descent.CHECKPOINT_SECONDS = 0.0
-    for jobs in SWEEPS.values():
-        for job in jobs:
-            composed(words_of(inputs, (*job, SHARD_IMAGES)))
     cfg = copy.deepcopy(composed(words_of(inputs, (*SWEEPS["zero-shot"][0], SHARD_IMAGES))))  # Hydra makes what it is given read-only
     HydraConfig.instance().set_config(cfg)
     run_identity(Session(settings_of(cfg), None))  # hashes the code
@@ -134,14 +134,21 @@ def warm(inputs: Path) -> None:
     gc.freeze()  # what all children share is not looked through again
 
 
-def play(place: Place, plan: Plan, *, shared: bool = True) -> list[dict[str, Any]]:
-    """Run the jobs of a sweep in this process; the outcome of each.
+def sweep_of(place: Place, plan: Plan, *, shared: bool = True) -> Callable[[], list[dict[str, Any]]]:
+    """The work of a child that runs a sweep; it is composed here, in the parent, once for all children.
 
     Args:
         place: Where.
         plan: The jobs.
         shared: Whether the model that `warm` has loaded serves the jobs.
     """
+    for job in plan.jobs:
+        composed(words_of(place.inputs, (*job, *plan.more)))
+    return partial(play, place, plan, shared=shared)
+
+
+def play(place: Place, plan: Plan, *, shared: bool = True) -> list[dict[str, Any]]:
+    """Run the jobs of a sweep in this process; the outcome of each."""
     sys.path.insert(0, str(place.inputs / "plugin"))
     if not shared:
         process_cache().clear()

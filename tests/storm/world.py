@@ -12,7 +12,7 @@ from typing import Any
 
 from storm.children import Ended, Strike, start
 from storm.inputs import make_inputs
-from storm.runs import SWEEPS, Place, Plan, content_of, play, warm
+from storm.runs import SWEEPS, Place, Plan, content_of, sweep_of, warm
 
 SAME, REFUSED, WRONG = VERDICTS = ("same result", "refused by name", "WRONG")
 HALVES = {"bank": "shard-", "few-shot fit": ".ckpt", "stream": "state.sealed"}  # sweeps that leave something to go on from, and where
@@ -85,7 +85,7 @@ class World:
 
     def _reference(self, kind: str) -> Reference:
         with self.place() as place:
-            ended = start(lambda: play(place, Plan(SWEEPS[kind])), place.scratch, Strike(place.cache, place.outputs)).wait()
+            ended = start(sweep_of(place, Plan(SWEEPS[kind])), place.scratch, Strike(place.cache, place.outputs)).wait()
         results = [job.get("result") for job in whole(ended)]
         return Reference(results, ended.seconds, ended.calls)
 
@@ -98,12 +98,12 @@ class World:
         place = Place(self.inputs, self.top / name.replace(" ", "-"))
         if condition == "half":
             strike = Strike(place.folder, at=SECOND_SAVE, act=kill, name=HALVES[kind])
-            ended = start(lambda: play(place, Plan(SWEEPS[kind])), place.scratch, strike).wait()
+            ended = start(sweep_of(place, Plan(SWEEPS[kind])), place.scratch, strike).wait()
             if ended.status != -signal.SIGKILL:
                 raise RuntimeError(f"{name}: the sweep was to be killed after two saves, and ended with {ended.status}: {ended.text}")
             return place.folder
         for folder in ("sweep-1", "sweep-2"):
-            whole(start(lambda folder=folder: play(place, Plan(SWEEPS[kind], folder)), place.scratch).wait())
+            whole(start(sweep_of(place, Plan(SWEEPS[kind], folder)), place.scratch).wait())
         return place.folder
 
     def contents(self, name: str) -> dict[str, Any]:

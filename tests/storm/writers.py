@@ -4,7 +4,7 @@ import random
 import signal
 
 from storm.children import start
-from storm.runs import SWEEPS, Place, Plan, play
+from storm.runs import SWEEPS, Place, Plan, sweep_of
 from storm.world import SAME, WRONG, Outcome, World, judged
 
 MOST = 3
@@ -22,12 +22,12 @@ def fault(world: World, rng: random.Random) -> Outcome:
     on, how = " + ".join(sorted(set(kinds))), "one killed" if victim is not None else "all end"
     with world.place() as place:
         alone = [Place(place.inputs, place.folder, place.folder / f"scratch-{number}") for number in range(len(plans))]
-        children = [start(lambda plan=plan: play(place, plan), at.scratch) for plan, at in zip(plans, alone, strict=True)]
+        children = [start(sweep_of(place, plan), at.scratch) for plan, at in zip(plans, alone, strict=True)]
         if victim is not None:
             children[victim].signal_after(rng.uniform(0, expected[victim].seconds), signal.SIGKILL)
         ended = [child.wait() for child in children]
         if victim is not None and ended[victim].status == -signal.SIGKILL:
-            ended[victim] = start(lambda: play(place, plans[victim]), alone[victim].scratch).wait()
+            ended[victim] = start(sweep_of(place, plans[victim]), alone[victim].scratch).wait()
         for plan, found, reference in zip(plans, ended, expected, strict=True):
             verdict, why = judged(found, reference.results, [], TOLERANCE)
             if verdict != SAME:
