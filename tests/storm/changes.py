@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from storm.children import start
-from storm.inputs import CLASSES, SPLITS
+from storm.inputs import CLASSES, SPLITS, SUPPORT
 from storm.runs import DESCRIPTIONS, FIT, SHARD_IMAGES, SWEEPS, Plan, sweep_of
 from storm.world import WRONG, Outcome, World, judged
 
@@ -42,7 +42,7 @@ def _drawn(rng: random.Random) -> tuple[str, int, int]:
 
 def _readers(split: str, number: int) -> frozenset[str]:
     """The jobs that read an image: those that score its split, and the few-shot one where the file of the split names it."""
-    return SCORED[split] | ({"few-shot"} if split != "test" and number == 0 else frozenset())
+    return SCORED[split] | ({"few-shot"} if number < SUPPORT.get(split, 0) else frozenset())
 
 
 def image(folder: Path, rng: random.Random) -> frozenset[str]:
@@ -108,7 +108,7 @@ def weights(folder: Path, rng: random.Random) -> frozenset[str]:
 def few_shot_file(folder: Path, rng: random.Random) -> frozenset[str]:
     """Another image in the file of the few-shot split."""
     path, number = folder / "split.json", rng.randrange(len(CLASSES))
-    in_place(path, path.read_bytes().replace(f"train-{number}-0".encode(), f"train-{number}-1".encode()))
+    in_place(path, path.read_bytes().replace(f"train-{number}-0".encode(), f"train-{number}-2".encode()))
     return frozenset(("few-shot",))
 
 

@@ -13,6 +13,7 @@ from multicrop.config import PACKAGE
 
 TINY = PACKAGE / "encoder" / "tiny_clip"
 CLASSES, SPLITS = ("okapi", "dugong", "quokka"), {"train": 3, "val": 2, "test": 6}  # images per class
+SUPPORT = {"train": 2, "val": 1}  # images per class in the file of the few-shot split
 SIDE, PATCH = 32, 16
 TEXTS = {"texts": ["striped legs", "a broad snout", "round ears"], "more": ["a long tongue", "grey skin", "short fur"]}
 POLICY = """import torch
@@ -38,7 +39,7 @@ def make_inputs(folder: Path) -> Path:
     for name, phrases in TEXTS.items():
         texts = {label: [phrase] for label, phrase in zip(CLASSES, phrases, strict=True)}
         (folder / f"{name}.json").write_text(json.dumps(texts))
-    chosen = {name: [f"{name}-{label}-0.bmp" for label in range(len(CLASSES))] for name in ("train", "val")}
+    chosen = {name: [f"{name}-{label}-{number}.bmp" for label in range(len(CLASSES)) for number in range(n)] for name, n in SUPPORT.items()}
     (folder / "split.json").write_text(json.dumps(chosen))
     make_model(folder / "model")
     (folder / "plugin").mkdir()
