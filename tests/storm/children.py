@@ -17,6 +17,7 @@ from typing import Any
 LIMIT = 180.0  # seconds; work that takes longer hangs
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = frozenset(("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime", "os.chmod", "os.link", "os.symlink"))
+_KEPT: list[Any] = []  # the streams of the parent, which would close their files when they are collected
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def _work(work: Callable[[], Any], told: int, text: int, strike: Strike | None) 
         signal.signal(number, handler)
     os.dup2(text, 1)
     os.dup2(text, 2)
+    _KEPT.extend((sys.stdout, sys.stderr))
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     warnings.simplefilter("always", UserWarning)
     value, error, status = None, None, 0
