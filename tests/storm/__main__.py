@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -138,4 +139,5 @@ def print_markdown(counts: Counts) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("lightning").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the small disk is given back
     sys.exit(main())
