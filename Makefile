@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint mutation bench overview pack
+.PHONY: help setup run test lint storm mutation bench overview pack
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,6 +22,12 @@ lint: setup ## style, types, and the direction of imports
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright --pythonpath $(RUN)
+
+FAULTS ?= 200
+SEED ?= 1
+
+storm: setup ## kills, damaged files, changed inputs, bad disks, several writers: no wrong result (FAULTS=2000 SEED=2 for more)
+	PYTHONPATH=tests $(RUN) -m storm --faults $(FAULTS) --seed $(SEED)
 
 mutation: setup ## change one thing at a time and count the changes that no test notices (MUTANTS="multicrop.transport.*" for some)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[mutation]'

@@ -1,7 +1,10 @@
 """Seals: a file that was changed after it was written is named and never read, be it a record, a stream's save or a fit's checkpoint."""
 
+import errno
 import json
 import logging
+import os
+import resource
 
 import pytest
 import records
@@ -16,10 +19,10 @@ from multicrop import cli
 from multicrop.adapters import descent
 from multicrop.compare import leaderboard
 from multicrop.compare.collect import collect
-from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed
+from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed, write_text
 from multicrop.record import FILES, Predictions, RecordError, read_record
 from multicrop.runs import finished_runs
-from multicrop.runs.job_folder import folder_state
+from multicrop.runs.job_folder import folder_state, write_pointer
 from multicrop.runs.session import inject
 
 PARTS = {"encoder": "e", "data": "d", "aggregator": "a", "code": "c"}
@@ -156,6 +159,19 @@ class TestFitCheckpoints:
         assert "fit.ckpt is damaged" in caplog.text and (tmp_path / "fit.ckpt.damaged").is_file()
 
 
+@pytest.mark.parametrize("write", [write_text, lambda path, text: write_sealed(path, text.encode(), "meaning")])
+def test_a_full_disk_names_the_file(write, tmp_path):
+    """A child, because the limit of a process cannot be raised again by all users."""
+    if (child := os.fork()) == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        try:
+            write(tmp_path / "some.json", "x" * 1000)
+        except OSError as error:
+            os._exit(error.errno if str(tmp_path / "some.json") in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EFBIG and not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def record(tmp_path):
     return records.write(tmp_path / "out" / "run", parts=PARTS, examples=[records.example()])
@@ -216,6 +232,33 @@ class TestRecords:
     def test_a_record_without_pictures_does_not_inherit_those_of_an_older_one(self, record):
         records.write(record, parts=PARTS)
         assert not (record / "examples.json").exists() and "examples.json" not in (record / "manifest.json").read_text()
+
+    @pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
+    def test_a_damaged_pointer_is_named(self, place, record, tmp_path):
+        job = tmp_path / "sweep" / "0"
+        job.mkdir(parents=True)
+        write_pointer(job, record)
+        assert read_record(job).folder == record.resolve()
+        flipped(job / "record.json", place)
+        with refused("record.json", str(job), error=RecordError):
+            read_record(job)
+        assert folder_state(job).accuracy is None
+
+    def test_exchanged_pointers_are_named(self, record, tmp_path):
+        jobs = [tmp_path / "sweep" / name for name in "01"]
+        for job, target in zip(jobs, (record, records.write(tmp_path / "other", accuracy=0.2)), strict=True):
+            job.mkdir(parents=True)
+            write_pointer(job, target)
+        (jobs[1] / "record.json").rename(jobs[0] / "record.json")
+        with refused("record.json", str(jobs[0]), error=RecordError):
+            read_record(jobs[0])
+
+    def test_a_record_takes_the_place_of_a_pointer(self, record, tmp_path):
+        job = tmp_path / "sweep" / "0"
+        job.mkdir(parents=True)
+        write_pointer(job, record)
+        records.write(job, accuracy=0.2)
+        assert read_record(job).folder == job and read_record(job).accuracy != read_record(record).accuracy
 
     def test_records_of_format_2_are_read_without_a_manifest(self, record):
         metrics = json.loads((record / "metrics.json").read_text())

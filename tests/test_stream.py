@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.features import DiskBank
 from multicrop.record import ROWS, STREAM
+from multicrop.runs import stream_saves
 from multicrop.runs.experiment import run, saves_of, stream
 from multicrop.runs.session import inject
 from multicrop.runs.settings import settings_of
@@ -133,6 +135,23 @@ def test_saves_that_cannot_be_read_start_the_stream_anew(tmp_path):
         assert fresh.resumed == 0 and torch.equal(again.results()["final"], whole.results()["final"])
     saves.remove()
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_saves_that_another_process_of_the_same_run_removes_do_not_end_the_run(tmp_path, monkeypatch):
+    cfg = settings("tda")
+    whole, _, _ = scored(cfg, tmp_path / "whole")
+    write, removed = stream_saves.write_sealed, []
+
+    def after_removal(path, *content):
+        if path.name == "part-00001.sealed" and not removed:
+            removed.append(shutil.rmtree(path.parent))
+        write(path, *content)
+
+    monkeypatch.setattr(stream_saves, "write_sealed", after_removal)
+    again, saves, _ = scored(cfg, tmp_path / "shared")
+    assert removed and torch.equal(again.results()["final"], whole.results()["final"])
+    _, fresh, _ = scored(cfg, tmp_path / "shared")  # the first part is lost
+    assert len(saves.parts) >= 3 and fresh.resumed == 0
 
 
 def test_null_saves_nothing_and_zero_is_refused(tmp_path):

@@ -116,6 +116,14 @@ def place(folder, number, words, **files):
     return job
 
 
+@pytest.mark.parametrize("content", [b"", b"- a\n- 'b", b"\xff", b"{a: 1}", b"3"])
+def test_overrides_that_cannot_be_read_name_nothing(content, tmp_path):
+    place(tmp_path, 0, ["task=tta", "aggregator=max"], failed='{"error": "no"}')
+    damaged = place(tmp_path, 1, [], failed='{"error": "no"}')
+    (damaged / ".hydra" / "overrides.yaml").write_bytes(content)
+    assert sweep.scan(tmp_path, 2).failed == {"0: task=tta aggregator=max": "no", "1: ": "no"}
+
+
 def test_the_state_is_read_from_what_the_jobs_leave(tmp_path):
     assert sweep.scan(tmp_path, 7) == sweep.State(7, 0, (), {}, None)
     score = '{{"rows": {{"final": {{"accuracy": {}}}}}}}'.format

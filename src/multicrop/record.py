@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from multicrop.files import MANIFEST, Identity, as_yaml, atomic, damaged_files, naming, redacted, write_manifest, write_text
+from multicrop.files import MANIFEST, Identity, as_yaml, atomic, content_hash, damaged_files, naming, redacted, write_manifest, write_text
 
 FORMAT = 3  # of the folder; 1 has no number, and `milliseconds_an_image` for `ms_per_image`; 1 and 2 have no manifest
 ROWS = ("global", "crops_mean", "aggregated", "final")  # two baselines, the aggregator, and the task's prediction
@@ -116,7 +116,7 @@ def write_record(
     Raises:
         OSError: If a file cannot be written; the message names it.
     """
-    for name in reversed(FILES):  # the manifest first
+    for name in (POINTER, *reversed(FILES)):  # a pointer leads elsewhere; the manifest before what it seals
         if name != PICTURE:  # drawn before the record is written
             (folder / name).unlink(missing_ok=True)
     with naming(folder / PREDICTIONS, KNOB):
@@ -205,8 +205,16 @@ def failure(folder: Path) -> str | None:
 
 
 def resolved(folder: Path) -> Path:
-    """The folder that a pointer names, or the folder itself."""
-    return (folder / str(_content(folder / POINTER).get("record", "."))).resolve() if (folder / POINTER).is_file() else folder
+    """The folder that a pointer names, or the folder itself; raises RecordError where the pointer is damaged or leads to no record."""
+    if not (folder / POINTER).is_file():
+        return folder
+    pointer = _content(folder / POINTER)
+    place = str(pointer.get("record"))
+    if set(pointer) != {"record"} and pointer.get("seal") != content_hash(place, folder.resolve().name):  # the first versions wrote no seal
+        raise _damaged(folder / POINTER, "its content does not match its checksum")
+    if not ((target := (folder / place).resolve()) / METRICS).is_file():
+        raise RecordError(f"{folder}: {POINTER} leads to {target}, which holds no {METRICS}; run the experiment again")
+    return target
 
 
 def _content(path: Path) -> dict:

@@ -29,7 +29,7 @@ class SealedCheckpoint(TorchCheckpointIO):
         except FileNotFoundError:
             return False
         except DamagedFileError:
-            set_aside(self.path, "is damaged, the fit starts anew", "paths.output")
+            set_aside(self.path, "is damaged, the fit starts anew", "paths.cache")
             return False
         return True
 

@@ -67,11 +67,18 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Yields:
         The path to write to. It holds the process number, so that several processes may write the same file.
+
+    Raises:
+        OSError: If the block raises OSError; it names the file, which the system leaves out where a disk is full.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if path.name in str(error):
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -86,7 +86,11 @@ class StreamSaves(L.Callback):
         """Write a file; returns a hash of it."""
         payload = save({key: value.detach().clone().contiguous() for key, value in tensors.items()})
         with naming(self.folder / name, KNOB):
-            write_sealed(self.folder / name, payload, self._meaning(name))
+            try:
+                write_sealed(self.folder / name, payload, self._meaning(name))
+            except FileNotFoundError:  # another process of the same run has recorded it and removed the saves of both
+                make_folder(self.folder, KNOB)
+                write_sealed(self.folder / name, payload, self._meaning(name))
         return xxh3_128_hexdigest(payload)
 
     def _meaning(self, name: str) -> str:

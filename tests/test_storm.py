@@ -1,0 +1,74 @@
+"""The fault storm: a short one finds nothing wrong; one over a planted defect finds it, says how to repeat it, and ends with status 1."""
+
+import json
+import os
+import re
+
+import forked
+import pytest
+
+SECONDS = 90  # of the storm that every run of the tests makes; `make storm` makes longer ones
+STORM = """
+import sys
+sys.path.insert(0, "tests")
+{defect}
+from storm.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+DEFECTS = {  # what is planted, the kind of fault that finds it, and what the message names
+    "records are not checked": (
+        "import multicrop.record as r; r.damaged_files = lambda folder, *names: []",
+        "damage",
+        30,
+        "without a word",
+    ),
+    "shards are not checked": (
+        "import multicrop.features.shards as s; s.ShardFolder.seal = lambda *a: 'seal'",
+        "damage",
+        60,
+        "another result",
+    ),
+    "sweeps forget images": (
+        "import multicrop.data.contents as c; c.digests = lambda name, paths: [p.name for p in paths]",
+        "change",
+        12,
+        "ran again",
+    ),
+}
+
+
+def storm(*arguments, defect=""):
+    return forked.run(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, code=STORM.format(defect=defect))
+
+
+def test_a_short_storm_finds_nothing_wrong(tmp_path):
+    done = storm("--faults", 2000, "--seconds", SECONDS, "--seed", 1, "--json", tmp_path / "counts.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "counts.json").read_text())
+    assert sum(count for *_, count in told["counts"]) > 10 and not told["wrong"] and "refused by name" in done.stdout
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_planted_defect_is_found(name):
+    defect, kind, faults, message = DEFECTS[name]
+    done = storm("--only", kind, "--faults", faults, "--until-wrong", defect=defect)
+    assert done.returncode == 1 and message in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("WRONG") >= 2 and done.stdout.count("--seed 1 --only") == 2  # when it is found, and below the table
+
+
+def test_a_wrong_result_can_be_repeated_alone():
+    defect, kind, faults, message = DEFECTS["records are not checked"]
+    done = storm("--only", kind, "--faults", faults, "--until-wrong", "--first", 3, defect=defect)
+    (words,) = set(re.findall(r"--seed \d+ --only \w+ --fault \d+", done.stdout))
+    alone = storm(*words.split(), defect=defect)
+    assert alone.returncode == 1 and words in alone.stdout and message in alone.stdout
+    assert storm(*words.split()).returncode == 0
+
+
+def test_the_counts_of_several_storms_are_added(tmp_path):
+    for name, wrong in (("a", []), ("b", ["kill: stream"])):
+        counts = [["kill", "stream", "same result", 3], ["damage", "shard", "WRONG" if wrong else "refused by name", 1]]
+        (tmp_path / name).write_text(json.dumps({"counts": counts, "wrong": wrong}))
+    done = storm("--merge", tmp_path / "a", tmp_path / "b", "--markdown")
+    assert done.returncode == 1 and "| kill | stream | 6 | 6 | 0 | 0 |" in done.stdout and "| all |  | 8 | 6 | 1 | 1 |" in done.stdout
+    assert storm("--merge", tmp_path / "a").returncode == 0
