@@ -1,11 +1,14 @@
 """The paired statistics against SciPy, statsmodels and slow loops, and a simulation of how often the intervals cover."""
 
+import itertools
+
 import numpy as np
 import pytest
 from refusals import refused
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+from multicrop.compare import resampling
 from multicrop.compare import statistics as stats
 
 
@@ -53,7 +56,7 @@ def test_resampling_runs_and_images_is_what_a_plain_loop_does():
     for _ in range(4000):
         runs, images = rng.integers(3, size=3), rng.integers(40, size=40)
         loop.append(np.mean([[gains[r, i] for i in images] for r in runs]))
-    means = stats._crossed_means(gains, np.random.default_rng(1), stats.RESAMPLES)
+    means = resampling.crossed_means(gains, np.random.default_rng(1), stats.RESAMPLES)
     assert means.mean() == pytest.approx(np.mean(loop), abs=0.01) and means.std() == pytest.approx(np.std(loop), rel=0.06)
 
 
@@ -119,12 +122,75 @@ def test_vectors_of_different_images_are_refused():
 def test_resamples_at_zero_count_on_both_sides_of_the_p_value():
     """A resample of exactly 0 speaks for neither method, so it counts for both."""
     same = np.array([[True, False, True]] * 2)
-    assert stats.compare_runs(same, same) == stats.Comparison(0.0, 0.0, 0.0, 1.0, 0, 0)
+    assert stats.compare_runs(same, same) == stats.Comparison(0.0, 0.0, 0.0, 1.0, 0, 0, test=stats.BOOTSTRAP)
     correct, baseline = np.array([[1, 1, 0], [1, 0, 0]], bool), np.array([[0, 1, 0], [1, 0, 0]], bool)
     got = stats.compare_runs(correct, baseline)  # a gain in one run on one image: no resample is below 0
-    means = stats._crossed_means(correct.astype(float) - baseline, np.random.default_rng(0), stats.RESAMPLES)
+    means = resampling.crossed_means(correct.astype(float) - baseline, np.random.default_rng(0), stats.RESAMPLES)
     zeros = int((means == 0).sum())
     assert zeros > stats.RESAMPLES / 4 and (means >= 0).all()
     assert got.p_value == pytest.approx(2 * (zeros + 1) / (stats.RESAMPLES + 1))
     turned = stats.compare_runs(baseline, correct)
     assert turned.p_value == pytest.approx(got.p_value) and (turned.rescued, turned.lost) == (got.lost, got.rescued)
+
+
+def clustered(seed, *, clusters=100, images=4, icc=0.4, gain=0.5):
+    """Whether a method classifies each image correctly, with an intra-cluster correlation of ``icc`` (beta-binomial), and the clusters."""
+    rng, total = np.random.default_rng(seed), 1 / icc - 1
+    rate = rng.beta(gain * total, (1 - gain) * total, clusters)
+    return (rng.random((clusters, images)) < rate[:, None]).ravel(), np.repeat([f"c{i}" for i in range(clusters)], images).tolist()
+
+
+def test_the_interval_over_clusters_covers_the_truth_where_that_over_images_does_not():
+    hits, blind, studies = 0, 0, 300
+    for study in range(studies):
+        correct, clusters = clustered(study)
+        wide, narrow = (stats.compare(correct, np.zeros_like(correct), clusters=c, seed=study, resamples=500) for c in (clusters, None))
+        hits, blind = hits + (wide.low <= 0.5 <= wide.high), blind + (narrow.low <= 0.5 <= narrow.high)
+    assert 0.92 <= hits / studies <= 0.98 and blind / studies < 0.88
+
+
+def test_few_clusters_of_unlike_sizes_are_covered_too():
+    """Ten clusters of 2 to 18 images; without the expansion of the percentiles 88 % of these intervals cover the truth."""
+    sizes, hits, studies = np.arange(2, 20, 2), 0, 600
+    clusters = np.repeat([f"c{i}" for i in range(len(sizes) + 1)], [*sizes, 10]).tolist()
+    for study in range(studies):
+        rng = np.random.default_rng(study)
+        rates = rng.beta(2, 2, len(sizes) + 1)
+        correct = rng.random(len(clusters)) < np.repeat(rates, [*sizes, 10])
+        got = stats.compare(correct, np.zeros_like(correct), clusters=clusters, seed=study, resamples=1000)
+        hits += got.low <= 0.5 <= got.high
+    assert 0.92 <= hits / studies <= 0.98
+
+
+def test_the_test_over_clusters_keeps_its_level_and_mcnemars_does_not():
+    rejected, blind, studies = 0, 0, 300
+    for study in range(studies):
+        correct, clusters = clustered(study)
+        baseline = ~correct  # each image differs, and neither method is better
+        rejected += stats.compare(correct, baseline, clusters=clusters, resamples=1).p_value < 0.05
+        blind += stats.compare(correct, baseline, resamples=1).p_value < 0.05
+    assert 0.02 <= rejected / studies <= 0.07 and blind / studies > 0.1
+
+
+def test_the_test_over_clusters_is_the_loop_over_all_swaps_and_mcnemars_for_single_images():
+    gains = np.array([3, -1, 0, 2, 2, 1, -2])
+    sums = [sum(g * s for g, s in zip(gains, signs, strict=True)) for signs in itertools.product((1, -1), repeat=len(gains))]
+    assert resampling.sign_flips(gains) == pytest.approx(np.mean(np.abs(sums) >= abs(gains.sum())))
+    correct, baseline = outcomes(1, 4000)
+    assert resampling.sign_flips(correct.astype(int) - baseline) == pytest.approx(stats.compare(correct, baseline).p_value, abs=1e-12)
+    assert resampling.sign_flips(np.zeros(3)) == 1.0 and resampling.sign_flips(np.full(20, 5)) == pytest.approx(2.0**-19)
+
+
+def test_clusters_that_say_nothing_change_nothing_and_runs_draw_them_whole():
+    correct, baseline = outcomes(2, 2, 60)
+    alone, one, unnamed = [f"c{i}" for i in range(60)], ["all"] * 60, [""] * 60
+    assert all(stats.compare(correct[0], baseline[0], clusters=c) == stats.compare(correct[0], baseline[0]) for c in (alone, one, unnamed))
+    half = stats.compare(correct[0], baseline[0], clusters=["pair", "pair", *[""] * 58])
+    assert (half.clusters, half.test) == (59, stats.SIGN_FLIPS)
+    tiled = np.repeat(correct[:, :15], 4, 1), np.repeat(baseline[:, :15], 4, 1)  # four copies of an image are one cluster
+    copies = stats.compare_runs(*tiled, clusters=np.repeat(alone[:15], 4).tolist())
+    plain = stats.compare_runs(correct[:, :15], baseline[:, :15])
+    assert copies.clusters == 15 and copies.difference == pytest.approx(plain.difference)
+    assert copies.low <= plain.low < plain.high <= copies.high < plain.high + 0.1
+    with refused("the cluster of each image", "59"):
+        stats.compare(correct[0], baseline[0], clusters=alone[1:])

@@ -1,7 +1,8 @@
 """Paired comparison of two methods on the same images: difference of accuracy, bootstrap interval, and p-value.
 
 With one run per method, the interval is the percentile bootstrap over images and the test is McNemar's exact test. With several runs per
-method (seeds, stream orders), runs and images are both resampled, and the p-value comes from the same resamples.
+method (seeds, stream orders), runs and images are both resampled, and the p-value comes from the same resamples. Where images come in
+clusters (frames of a video, images of a patient), clusters take the place of images in resampling and test.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from multicrop.compare.resampling import cluster_means, cluster_numbers, crossed_means, percentiles, sign_flips
+
 RESAMPLES = 2000
-AT_ONCE = 4_000_000  # numbers in memory while resampling
+MCNEMAR, SIGN_FLIPS, BOOTSTRAP = "McNemar's exact test", "exact sign-flip test over clusters", "bootstrap"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Comparison:
         p_value: Two-sided p-value.
         rescued: Number of images that only the method classifies correctly.
         lost: Number of images that only the baseline classifies correctly.
+        clusters: Number of clusters that interval and test are over; None: they are over images.
+        test: Name of the test behind the p-value.
     """
 
     difference: float
@@ -33,6 +38,8 @@ class Comparison:
     p_value: float
     rescued: int
     lost: int
+    clusters: int | None = None
+    test: str = MCNEMAR
 
     @property
     def testable(self) -> bool:
@@ -40,18 +47,35 @@ class Comparison:
         return any((self.difference, self.low, self.high))
 
 
-def compare(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> Comparison:
+def compare(
+    correct: np.ndarray,
+    baseline: np.ndarray,
+    *,
+    clusters: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Comparison:
     """Compare the correctness of a method with that of a baseline on the same images.
 
     Each image changes the difference by -1, 0 or +1, so a bootstrap resample of images is one multinomial draw of the three counts; the
     interval is the percentile interval of these draws. The p-value is McNemar's exact (binomial) test on the images that exactly one of
     the two classifies correctly.
 
+    With clusters, a resample draws whole clusters (the cluster bootstrap: Davison & Hinkley 1997, section 3.8; Field & Welsh 2007,
+    https://doi.org/10.1111/j.1467-9868.2007.00593.x; Cameron, Gelbach & Miller 2008). Images are not resampled again within a cluster:
+    that would count the variance within clusters twice. The percentiles are those of the expanded percentile interval (Hesterberg 2015,
+    https://doi.org/10.1080/00031305.2015.1089789), which corrects the narrowness of the bootstrap with few clusters. The p-value is that
+    of the exact test which swaps method and baseline in whole clusters, each with probability 1/2. With one image per cluster it is
+    McNemar's exact test. Where all images are in one cluster, interval and test are over images and hold for this cluster alone.
+
     Args:
         correct: Booleans of the method, shape (images,).
         baseline: Booleans of the baseline, shape (images,), in the same order of images.
+        clusters: Cluster per image, ``""`` for an image that is in none; None: images are independent.
         confidence: Coverage of the interval.
         seed: Seed of the resamples.
+        resamples: Number of resamples.
 
     Returns:
         The comparison.
@@ -62,27 +86,40 @@ def compare(correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.
     correct, baseline = np.asarray(correct, dtype=bool), np.asarray(baseline, dtype=bool)
     if correct.ndim != 1 or correct.shape != baseline.shape or correct.size == 0:
         raise ValueError(f"a paired comparison needs the same images, at least one; got shapes {correct.shape} and {baseline.shape}")
-    count = len(correct)
+    count, groups = len(correct), cluster_numbers(clusters, len(correct))
     rescued, lost = int((correct & ~baseline).sum()), int((~correct & baseline).sum())
-    drawn = np.random.default_rng(seed).multinomial(count, [rescued / count, lost / count, (count - rescued - lost) / count], RESAMPLES)
-    low, high = _percentiles((drawn[:, 0] - drawn[:, 1]) / count, confidence)
-    p_value = stats.binomtest(rescued, rescued + lost).pvalue if rescued + lost else 1.0
-    return Comparison((rescued - lost) / count, low, high, float(p_value), rescued, lost)
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        drawn = rng.multinomial(count, [rescued / count, lost / count, (count - rescued - lost) / count], resamples)
+        low, high = percentiles((drawn[:, 0] - drawn[:, 1]) / count, confidence)
+        p_value = stats.binomtest(rescued, rescued + lost).pvalue if rescued + lost else 1.0
+        return Comparison((rescued - lost) / count, low, high, float(p_value), rescued, lost)
+    gains, sizes = np.bincount(groups, correct.astype(float) - baseline), np.bincount(groups)
+    low, high = percentiles(cluster_means(gains, sizes, rng, resamples), confidence, len(sizes))
+    return Comparison((rescued - lost) / count, low, high, sign_flips(gains), rescued, lost, len(sizes), SIGN_FLIPS)
 
 
 def compare_runs(
-    correct: np.ndarray, baseline: np.ndarray, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+    correct: np.ndarray,
+    baseline: np.ndarray,
+    *,
+    clusters: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Comparison:
     """Compare several runs of a method with as many runs of its baseline on the same images.
 
     All runs score the same images, so the two levels are crossed: a resample draws runs, and images once for all of these runs (the
     pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122). It is conservative for the noise of runs and images; with few
-    runs, their spread is known only from these few. The p-value is twice the smaller share of resamples on either side of zero, so it is
-    at least 2 / (resamples + 1); a large family of tests needs more resamples. One run gives the same result as ``compare``.
+    runs, their spread is known only from these few. With clusters, whole clusters are drawn in place of images, as in ``compare``. The
+    p-value is twice the smaller share of resamples on either side of zero, so it is at least 2 / (resamples + 1); a large family of tests
+    needs more resamples. One run gives the same result as ``compare``.
 
     Args:
         correct: Booleans of the method, shape (runs, images).
         baseline: Booleans of the baseline, shape (runs, images); row r has the seeds of row r of ``correct``.
+        clusters: Cluster per image, ``""`` for an image that is in none; None: images are independent.
         confidence: Coverage of the interval.
         seed: Seed of the resamples.
         resamples: Number of resamples.
@@ -99,13 +136,15 @@ def compare_runs(
             f"a paired comparison needs the same runs and images, at least one; got shapes {correct.shape} and {baseline.shape}"
         )
     if len(correct) == 1:
-        return compare(correct[0], baseline[0], confidence=confidence, seed=seed)
-    gains = correct.astype(np.float64) - baseline
-    means = _crossed_means(gains, np.random.default_rng(seed), resamples)
-    low, high = _percentiles(means, confidence)
+        return compare(correct[0], baseline[0], clusters=clusters, confidence=confidence, seed=seed, resamples=resamples)
+    gains, groups = correct.astype(np.float64) - baseline, cluster_numbers(clusters, correct.shape[1])
+    of_groups = gains if groups is None else np.stack([np.bincount(groups, row) for row in gains])
+    sizes, count = (None, None) if groups is None else (np.bincount(groups), len(of_groups[0]))
+    means = crossed_means(of_groups, np.random.default_rng(seed), resamples, sizes)
+    low, high = percentiles(means, confidence, count)
     below, above = ((means <= 0).sum() + 1) / (resamples + 1), ((means >= 0).sum() + 1) / (resamples + 1)
     rescued, lost = round((gains > 0).sum() / len(gains)), round((gains < 0).sum() / len(gains))
-    return Comparison(float(gains.mean()), low, high, float(min(1.0, 2 * min(below, above))), rescued, lost)
+    return Comparison(float(gains.mean()), low, high, float(min(1.0, 2 * min(below, above))), rescued, lost, count, BOOTSTRAP)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -136,22 +175,3 @@ def holm_family(comparisons: Sequence[Comparison]) -> list[float | None]:
     """
     corrected = iter(holm([c.p_value for c in comparisons if c.testable]))
     return [next(corrected) if c.testable else None for c in comparisons]
-
-
-def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def _crossed_means(gains: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
-    """Mean of ``gains``, shape (runs, images), in each resample of runs and images."""
-    runs, images = gains.shape
-    means = np.empty(resamples)
-    step = max(1, AT_ONCE // images)
-    for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        of_runs = rng.multinomial(runs, np.full(runs, 1 / runs), count)
-        of_images = rng.multinomial(images, np.full(images, 1 / images), count)
-        means[start : start + count] = np.einsum("bi,bi->b", of_runs @ gains, of_images) / gains.size
-    return means
