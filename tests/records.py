@@ -50,6 +50,8 @@ def write(
     examples=(),
     draw=0,
     domains=("photo", "sketch"),
+    clusters=(),
+    data_seed=None,
     facts=None,
     parts=None,
 ) -> Path:
@@ -61,13 +63,15 @@ def write(
     rows["final"] = rows["aggregated"] = predicted(labels, accuracy, rng, len(names))
     order = np.random.default_rng(draw).permutation(images)  # streams come in any order
     own = [domains[i % len(domains)] for i in order]
-    predictions = Predictions([f"image-{i:05d}" for i in order], labels[order], {row: v[order] for row, v in rows.items()}, own)
+    ids, shared = [f"image-{i:05d}" for i in order], [clusters[i] for i in order if clusters]
+    predictions = Predictions(ids, labels[order], {row: v[order] for row, v in rows.items()}, own, cluster=shared)
     numbers = {}
     for row, values in rows.items():
-        compared = compare(values == labels, rows["global"] == labels)
+        compared = compare(values == labels, rows["global"] == labels, clusters=clusters)
         numbers[row] = {"accuracy": float((values == labels).mean()), **vars(compared)}
     choices = {"task": task, "crop": crop, "aggregator": aggregator, "model": "tiny", "dataset": "zoo", "adapter": "tip", "method": "tda"}
     config = {"seed": seed, "split": split, "task": {"name": task, **(knobs or {})}, "crop": {"_target_": f"x.{crop}"}}
+    config |= {} if data_seed is None else {"dataset": {"dataset_seed": data_seed}}
     config["aggregator"] = {"_target_": f"x.{aggregator}"}
     write_record(
         folder,

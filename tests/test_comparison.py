@@ -290,3 +290,64 @@ def test_the_front_holds_ties_at_one_cost_and_no_method_that_pays_more_for_the_s
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
     assert len({entry.accuracy for entry in block.entries}) == 2
     assert {entry.label.split(",")[0]: entry.on_front for entry in block.entries} == {"dnd": True, "max": True, "wca": False, "abs": True}
+
+
+CLUSTERS = [f"patient {i % 40 // 2}" for i in range(120)]  # six images per patient, of two classes
+
+
+def test_clusters_are_resampled_and_every_table_says_so(tmp_path, capsys):
+    for number, name in enumerate(("dnd", "max")):
+        records.write(tmp_path / str(number), aggregator=name, draw=number, clusters=CLUSTERS)
+    (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
+    in_order = [f"patient {i % 40 // 2}" for i in range(120)]
+    for entry in block.entries:
+        assert entry.comparison == compare(*by_hand(entry.runs[0].folder), clusters=in_order) and entry.comparison.clusters == 20
+    assert pq.read_table(tmp_path / "0" / "predictions.parquet")["cluster"].to_pylist().count("patient 3") == 6
+    said = "95 % interval over 20 clusters, p by exact sign-flip test over clusters; p (Holm): corrected over one family"
+    assert said in compared(capsys, tmp_path).out and f"\n> {said}" in compared(capsys, tmp_path, "--format", "markdown").out
+    assert said.replace("%", r"\%") in compared(capsys, tmp_path, "--format", "latex").out
+    assert page_data([block], "global", 0)["blocks"][0]["notes"][0].startswith(said)
+    rows = list(csv.DictReader(io.StringIO(compared(capsys, tmp_path, "--format", "csv", "--by", "class").out)))
+    assert {row["clusters"] for row in rows if row["table"] == "methods"} == {"20"}
+    final, base = by_hand(tmp_path / "0")
+    okapi = next(p for e in block.entries if e.label.startswith("dnd") for p in details.by_class(e) if p.name == "okapi")
+    own = [i for i in range(120) if i % 4 == 0]
+    assert okapi.comparison == compare(final[own], base[own], clusters=[in_order[i] for i in own]) and okapi.comparison.clusters == 10
+
+
+def test_a_record_of_before_clusters_is_read_without_them(three):
+    path = three / "0" / "predictions.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("cluster"), path)
+    read = Predictions.read(path)
+    assert read.cluster == () and read.correct().mean() == Predictions.read(path).accuracy()
+
+
+def test_runs_on_data_sets_of_several_seeds_are_one_run_over_their_clusters(tmp_path, capsys):
+    for seed in range(3):
+        for number, name in enumerate(("dnd", "max")):
+            folder = tmp_path / f"{name}-{seed}"
+            records.write(folder, aggregator=name, draw=10 * seed + number, fingerprint=f"f{seed}", clusters=CLUSTERS, data_seed=seed)
+    (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
+    entry = next(e for e in block.entries if e.label.startswith("dnd"))
+    pairs = [by_hand(tmp_path / f"dnd-{seed}") for seed in range(3)]
+    names = [f"{seed}/{name}" for seed in range(3) for name in CLUSTERS]
+    assert entry.comparison == compare(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)), clusters=names)
+    assert entry.comparison.clusters == 60 and entry.accuracy == pytest.approx(np.mean([pair[0].mean() for pair in pairs]))
+    assert block.data == "zoo, 3 data seeds (test): 360 images, 12 classes"
+    assert "note: pooled over the data seeds 0, 1, 2: accuracies are means over them" in compared(capsys, tmp_path).out
+    parts = {part.name: part for part in details.by_class(entry)}
+    okapi = pairs[2][0][np.arange(120) % 4 == 0]
+    assert len(parts) == 12 and parts["okapi (data seed 2)"].accuracy == pytest.approx(okapi.mean())
+    by_run = leaderboard.blocks(reading.collect([tmp_path])[0], reading.collect([tmp_path / "max-*"])[0])
+    other = next(e for e in by_run[0].entries if e.label.startswith("dnd"))
+    assert other.comparison.difference == pytest.approx(entry.accuracy - next(e for e in block.entries if e is not entry).accuracy)
+
+
+def test_only_the_same_data_seeds_are_pooled_against_each_other(tmp_path):
+    for seed in range(3):
+        records.write(tmp_path / f"all-{seed}", draw=seed, fingerprint=f"f{seed}", data_seed=seed)
+    for seed in range(2):
+        records.write(tmp_path / f"two-{seed}", draw=9 + seed, aggregator="max", fingerprint=f"f{seed}", data_seed=seed)
+    found = leaderboard.blocks(reading.collect([tmp_path])[0])
+    assert sorted(block.data.split(" (")[0] for block in found) == ["zoo, 2 data seeds", "zoo, 3 data seeds"]
+    assert all("scored other images or labels" in " ".join(block.notes) for block in found)

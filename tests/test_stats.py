@@ -163,7 +163,7 @@ def test_few_clusters_of_unlike_sizes_are_covered_too():
 
 
 def test_the_test_over_clusters_keeps_its_level_and_mcnemars_does_not():
-    rejected, blind, studies = 0, 0, 300
+    rejected, blind, studies = 0, 0, 500
     for study in range(studies):
         correct, clusters = clustered(study)
         baseline = ~correct  # each image differs, and neither method is better

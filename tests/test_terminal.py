@@ -48,6 +48,14 @@ def test_the_table_holds_accuracy_interval_and_cost_of_every_row(printed):
         assert text in said
 
 
+def test_the_table_of_clustered_images_says_what_the_interval_is_over():
+    numbers = {"accuracy": 0.7, "difference": 0.1, "low": 0.0, "high": 0.2, "rescued": 3, "lost": 1}
+    plain, clustered = (
+        terminal.results_table("t", {"final": numbers | {"clusters": n}}, {"final": "x"}, {"final": 1.0}) for n in (None, 40)
+    )
+    assert plain.caption is None and "95 % interval over 40 clusters" in str(clustered.caption)
+
+
 def test_published_figures_of_the_setting_are_printed(printed):
     figures = published_figures("zero_shot/wca", "cub200", "clip_vit_b16")
     assert figures and all(isinstance(figure, Figure) for figure in figures)

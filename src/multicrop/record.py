@@ -44,6 +44,7 @@ class Predictions:
         domain: Domain per image; empty strings for a data set without domains.
         top_classes: Classes with the highest final logits, best first, shape (images, k).
         top_logits: Their logits, shape (images, k).
+        cluster: Cluster per image (a video, a patient), ``""`` for an image in none; empty for a record of before clusters.
     """
 
     image_id: Sequence[str]
@@ -52,6 +53,7 @@ class Predictions:
     domain: Sequence[str]
     top_classes: Sequence[Sequence[int]] = ()
     top_logits: Sequence[Sequence[float]] = ()
+    cluster: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -67,6 +69,7 @@ class Predictions:
     def write(self, path: Path) -> None:
         """Write predictions.parquet."""
         columns = {"image_id": list(self.image_id), "domain": list(self.domain), "label": self.label}
+        columns["cluster"] = list(self.cluster) or [""] * len(self)
         columns |= {f"{row}_prediction": self.rows[row] for row in ROWS}
         columns |= {"top_classes": list(self.top_classes), "top_logits": list(self.top_logits)} if len(self.top_classes) else {}
         with atomic(path) as partial:
@@ -78,7 +81,8 @@ class Predictions:
         try:
             table = pq.read_table(path)
             rows = {row: np.asarray(table[f"{row}_prediction"].to_pylist()) for row in ROWS}
-            top = [table[name].to_pylist() if name in table.column_names else () for name in ("top_classes", "top_logits")]
+            optional = ("top_classes", "top_logits", "cluster")
+            top = [table[name].to_pylist() if name in table.column_names else () for name in optional]
             return cls(table["image_id"].to_pylist(), np.asarray(table["label"].to_pylist()), rows, table["domain"].to_pylist(), *top)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise _damaged(path, error) from error

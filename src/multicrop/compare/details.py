@@ -77,7 +77,10 @@ def _parts(entry: Entry, group: np.ndarray, names: Sequence[str]) -> list[Part]:
         raise ValueError(f"{entry.label} is not paired with the baseline; choose a baseline on the same images")
     correct, baseline = entry.correct, entry.baseline
     members: dict[int, np.ndarray] = {index: np.flatnonzero(group == index) for index in np.unique(group).tolist()}
-    compared = [compare_runs(correct[:, images], baseline[:, images]) for images in members.values()]
+    shared = [[entry.clusters[i] for i in images] if entry.clusters else None for images in members.values()]
+    compared = [
+        compare_runs(correct[:, images], baseline[:, images], clusters=own) for images, own in zip(members.values(), shared, strict=True)
+    ]
     own, base = (group_accuracy(values, group, len(names)).tolist() for values in (correct, baseline))
     parts = [
         Part(names[index], len(images), own[index], base[index], comparison, p)

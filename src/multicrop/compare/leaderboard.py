@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from multicrop.compare.data_seeds import PooledRun, pooled
 from multicrop.compare.identities import differing_parts
-from multicrop.compare.run import SEEDS, Run
+from multicrop.compare.run import DATA_SEED, SEEDS, Run
 from multicrop.compare.statistics import Comparison, compare_runs, holm_family
 from multicrop.record import ROWS
 
@@ -31,10 +32,15 @@ class Entry:
         """Correctness, shape (runs, images)."""
         return np.stack([run.sorted_predictions.correct() for run in self.runs])
 
+    @property
+    def clusters(self) -> Sequence[str]:
+        """The cluster of each image; empty for data without clusters."""
+        return self.runs[0].sorted_predictions.cluster
+
 
 @dataclass(frozen=True)
 class Block:
-    """All entries of a task on the same images, best first, with notes on runs that are not compared.
+    """All entries of a task on the same images (or on the same data sets drawn by seed), best first, with notes on runs not compared.
 
     The comparisons of a block with its baseline are one family; ``tests`` is its size, the number of p-values in Holm's correction.
     """
@@ -72,7 +78,7 @@ class Block:
 def blocks(runs: Sequence[Run], baseline: str | Sequence[Run] = "global") -> list[Block]:
     """Group runs into blocks of the same images and task, and compare each method with the baseline.
 
-    Holm's correction is over the methods of a block.
+    Holm's correction is over the methods of a block. Runs that differ in ``dataset.dataset_seed`` are pooled first.
 
     Args:
         runs: Runs of any data sets, tasks and methods, as ``collect`` returns them.
@@ -90,6 +96,7 @@ def blocks(runs: Sequence[Run], baseline: str | Sequence[Run] = "global") -> lis
         raise ValueError(
             f"the baseline must be one method, got runs of {count} methods; pass the folder of one run, or of one method's seeds"
         )
+    runs, baseline = pooled(runs), baseline if isinstance(baseline, str) else pooled(baseline)
     return [_block(members, baseline, len(runs) - len(group)) for group in _same_images(runs) for members in _by_task(group)]
 
 
@@ -150,6 +157,8 @@ def _block(group: list[Run], baseline: str | Sequence[Run], others: int) -> Bloc
     corrected = dict(zip(family, holm_family(list(family.values())), strict=True))
     front = _front(entries)
     entries = [replace(e, p_holm=corrected.get(id(e)), on_front=e.label in front) for e in entries]
+    if isinstance(group[0], PooledRun):
+        notes.append(f"pooled over the data seeds {group[0].knobs[DATA_SEED]}: accuracies are means over them")
     if others:
         notes.append(f"{others} other run(s) scored other images or labels and are not paired with these")
     if differing := differing_parts(group):
@@ -173,7 +182,7 @@ def _entry(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: lis
     if not paired:
         return entry
     bases = np.stack([base for _, base in paired])
-    return replace(entry, comparison=compare_runs(correct, bases), baseline=bases)
+    return replace(entry, comparison=compare_runs(correct, bases, clusters=entry.clusters), baseline=bases)
 
 
 def _base(run: Run, baseline: str | Sequence[Run], notes: list[str]) -> np.ndarray | None:

@@ -57,7 +57,7 @@ def sign_flips(gains: np.ndarray) -> float:
 
 
 def crossed_means(gains: np.ndarray, rng: np.random.Generator, resamples: int, sizes: np.ndarray | None = None) -> np.ndarray:
-    """Mean of ``gains``, shape (runs, images), in each resample of runs and images; with ``sizes``, columns are clusters of so many images."""
+    """Mean of ``gains``, shape (runs, images), in each resample of runs and images, or of clusters with these ``sizes``."""
     runs, images = gains.shape
     means = np.empty(resamples)
     step = max(1, AT_ONCE // images)

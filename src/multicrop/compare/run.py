@@ -11,7 +11,8 @@ import numpy as np
 from multicrop.config import parts_of
 from multicrop.record import EXAMPLES, NOT_DECISIVE, Predictions, Record, read_record
 
-SEEDS = ("seed", "crop_seed", "task.order_seed")  # runs that differ only in these are runs of one method
+DATA_SEED = "dataset.dataset_seed"  # draws the images; runs that differ in it are pooled (`data_seeds.pooled`)
+SEEDS = ("seed", "crop_seed", "task.order_seed", DATA_SEED)  # runs that differ only in these are runs of one method
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Run(Record):
         order = np.argsort(np.asarray(scored.image_id), kind="stable")
         places: list[int] = order.tolist()
         ids, domains = [scored.image_id[i] for i in places], [scored.domain[i] for i in places]
-        return Predictions(ids, scored.label[order], {row: values[order] for row, values in scored.rows.items()}, domains)
+        rows, clusters = {row: values[order] for row, values in scored.rows.items()}, [scored.cluster[i] for i in places if scored.cluster]
+        return Predictions(ids, scored.label[order], rows, domains, cluster=clusters)
 
     @property
     def class_names(self) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from multicrop.compare.details import Part
 from multicrop.compare.leaderboard import Block, Entry
+from multicrop.compare.statistics import Comparison
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,23 @@ def place(block: Block) -> dict:
 def block_family(block: Block, baseline: str) -> str:
     """The note that says which comparisons the p-values of a block are corrected over."""
     methods = f"the {block.tests} {block.task} methods on {block.first.dataset} ({block.split})"
-    return f"p (Holm): corrected over one family, {methods} that differ from {baseline} on some image, shown or not"
+    family = f"p (Holm): corrected over one family, {methods} that differ from {baseline} on some image, shown or not"
+    return over_clusters([entry.comparison for entry in block.entries if entry.comparison]) + family
+
+
+def over_clusters(compared: Sequence[Comparison]) -> str:
+    """`95 % interval over 40 clusters, p by exact sign-flip test over clusters; `: empty where no comparison is over clusters."""
+    counts = sorted({one.clusters for one in compared if one.clusters})
+    if not counts:
+        return ""
+    tests = ", ".join(dict.fromkeys(one.test for one in compared if one.clusters))
+    more = f" (over images in {alone} of {len(compared)})" if (alone := sum(one.clusters is None for one in compared)) else ""
+    return f"95 % interval over {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} clusters{more}, p by {tests}; "
 
 
 def entry_values(entry: Entry) -> dict:
     """The raw values of an entry."""
-    names = ("difference", "low", "high", "p_value", "rescued", "lost")
+    names = ("difference", "low", "high", "p_value", "rescued", "lost", "clusters", "test")
     compared = asdict(entry.comparison) if entry.comparison else dict.fromkeys(names)
     own = {name: getattr(entry, name) for name in ("accuracy", "spread", "encoder_calls", "seconds", "p_holm", "on_front")}
     return {"method": entry.label, "runs": len(entry.runs), **own, **compared, "record": str(entry.runs[0].folder)}
@@ -104,7 +116,7 @@ def parts_table(block: Block, method: str, kind: str, parts: Sequence[Part], bas
     shared = place(block) | {"method": method, "tests": tests}
     rows = [shared | {n: getattr(p, n) for n in own} | asdict(p.comparison) for p in parts]
     family = f"p (Holm): corrected over one family, the {tests} parts by {kind} in which this method differs from {baseline} on some image"
-    return Table(f"{method}, by {kind}", kind, columns, rows, family)
+    return Table(f"{method}, by {kind}", kind, columns, rows, over_clusters([part.comparison for part in parts]) + family)
 
 
 def matrix_table(block: Block, kind: str, title: str, values: np.ndarray, show: Callable[[float], str]) -> Table:

@@ -28,6 +28,8 @@ class LabelledImages:
             where the files lie.
         domains: One domain per image (for instance the vendor of a drawing), or None.
         parent: The set that this is a subset of, with the positions of these images in it, or None.
+        clusters: One cluster per image, whose images are not independent (frames of a video, images of a patient), ``""`` for an image in
+            none; or None. Intervals and tests are over clusters.
         indexed: True: images are read by position.
     """
 
@@ -39,6 +41,7 @@ class LabelledImages:
     content: str | FileContents
     domains: list[str] | None = None
     parent: tuple["LabelledImages", list[int]] | None = None
+    clusters: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +69,7 @@ class LabelledImages:
             content=content_hash(self.content, *ids) if isinstance(self.content, str) else self.content.subset(indices, ids),
             domains=[self.domains[i] for i in indices] if self.domains else None,
             parent=(self, list(indices)),
+            clusters=[self.clusters[i] for i in indices] if self.clusters else None,
         )
 
 
@@ -155,7 +159,9 @@ class Files:
         return open_image(self.paths[index])
 
 
-def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Sequence[Path]) -> LabelledImages:
+def file_images(
+    name: str, ids: Sequence[str], labels: Sequence[int], paths: Sequence[Path], clusters: Sequence[str] | None = None
+) -> LabelledImages:
     """Labelled images in files.
 
     Args:
@@ -163,6 +169,7 @@ def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Seq
         ids: One id per image.
         labels: One class index per image.
         paths: One file per image.
+        clusters: One cluster per image, or None.
 
     Returns:
         The images; their fingerprint covers the id and the bytes of each file.
@@ -176,7 +183,8 @@ def file_images(name: str, ids: Sequence[str], labels: Sequence[int], paths: Seq
             f"{len(missing)} of the {len(ids)} images of {name} do not exist: {', '.join(missing[:3])}"
             f"{', ...' if len(missing) > 3 else ''}. Check dataset.root, or unpack all of the data"
         )
-    return LabelledImages(name, list(ids), list(labels), Files(list(paths)), FileContents(name, list(ids), list(paths)))
+    named = list(clusters) if clusters and any(clusters) else None
+    return LabelledImages(name, list(ids), list(labels), Files(list(paths)), FileContents(name, list(ids), list(paths)), clusters=named)
 
 
 def assemble(name: str, classes: ClassList, splits: Mapping[str, LabelledImages]) -> Dataset:

@@ -77,8 +77,9 @@ def _encoder_hashes(encoder: Encoder) -> tuple[str, str]:
 
 
 def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[str]) -> str:
-    """Class names, content, ids, labels and domains; a stream has its ids and labels in its fingerprint."""
+    """Class names, content, ids, labels, domains and clusters; a stream has its ids and labels in its fingerprint."""
     listed = [images.ids, images.labels, images.domains] if images.indexed is True else []
+    listed += [images.clusters] if images.indexed is True and images.clusters else []
     return content_hash(images.fingerprint, json.dumps([list(class_names), *listed]))
 
 

@@ -30,7 +30,7 @@ def outcome_of(
     session: Session, task: BankTask, bank: FeatureBank, environment: dict[str, Any], *, scoring_seconds: float, resumed: int
 ) -> Outcome:
     """The outcome of a task that was tested; draws the picture of explanations into the run's folder."""
-    predictions = task.predictions(bank.images.ids, bank.images.domains)
+    predictions = task.predictions(bank.images.ids, bank.images.domains, bank.images.clusters)
     metrics = metrics_of(task, bank, predictions, scoring_seconds=scoring_seconds, resumed=resumed)
     picture = draw_explanations(session, bank, task, session.settings.output)
     return Outcome(predictions, metrics, environment, keep_examples(session, bank, task), picture)
@@ -39,7 +39,8 @@ def outcome_of(
 def row_metrics(predictions: Predictions) -> dict[str, dict[str, float]]:
     """Accuracy of each row, and its paired difference to the global view."""
     correct = {row: predictions.correct(row) for row in ROWS}
-    return {row: {"accuracy": predictions.accuracy(row), **asdict(compare(correct[row], correct["global"]))} for row in ROWS}
+    compared = {row: compare(correct[row], correct["global"], clusters=predictions.cluster) for row in ROWS}
+    return {row: {"accuracy": predictions.accuracy(row), **asdict(compared[row])} for row in ROWS}
 
 
 def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, scoring_seconds: float, resumed: int) -> dict[str, Any]:

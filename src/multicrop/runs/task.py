@@ -146,19 +146,22 @@ class BankTask(L.LightningModule):
         """What was tested, in the order of the stream: label, index, and the logits of each row."""
         return {name: torch.cat(parts) for name, parts in self.collected.items()}
 
-    def predictions(self, ids: Sequence[str], domains: Sequence[str] | None = None) -> Predictions:
+    def predictions(self, ids: Sequence[str], domains: Sequence[str] | None = None, clusters: Sequence[str] | None = None) -> Predictions:
         """What each row predicted, in the order of the stream.
 
         Args:
             ids: The id of each image of the data set.
             domains: The domain of each image of the data set, if it has domains.
+            clusters: The cluster of each image of the data set, if it has clusters.
         """
         found = self.results()
         indices: list[int] = found["index"].tolist()
         top = found["final"].topk(min(TOP_LOGITS, found["final"].shape[1]))
         rows = {row: found[row].argmax(1).numpy() for row in ROWS}
         own = [domains[i] for i in indices] if domains else [""] * len(indices)
-        return Predictions([ids[i] for i in indices], found["label"].numpy(), rows, own, top.indices.tolist(), top.values.tolist())
+        shared = [clusters[i] for i in indices] if clusters else ()
+        best = top.indices.tolist(), top.values.tolist()
+        return Predictions([ids[i] for i in indices], found["label"].numpy(), rows, own, *best, cluster=shared)
 
     def _timed(self, row: str, function: Callable[..., Tensor], *args: Tensor) -> Tensor:
         started, spared = time.perf_counter(), self.scorer.spared

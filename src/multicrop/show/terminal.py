@@ -31,7 +31,9 @@ def row_labels(choices: Mapping[str, str], component: str | None, n_views: int) 
 
 def results_table(title: str, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], seconds: Mapping[str, float]) -> Table:
     """The table of a run: per row accuracy, difference from the global view with 95 % interval, rescued and lost images, seconds."""
-    table = Table(title=escape(title), title_justify="left")
+    clusters = rows["final"].get("clusters")
+    below = f"95 % interval over {clusters} clusters of images that share their content" if clusters else None
+    table = Table(title=escape(title), title_justify="left", caption=below, caption_justify="left")
     for column in ("", "top-1", r"vs global \[95 %]", "rescued/lost", "seconds"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():

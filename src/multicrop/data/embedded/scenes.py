@@ -21,6 +21,7 @@ from multicrop.files import content_hash
 
 SPLIT_KEYS = {"train": 1, "validation": 2, "test": 3}
 BACKGROUNDS = ("plain", "white", "mixed")
+CLUSTERS = ("class", "family")
 
 
 def several(names: list[str]) -> str:
@@ -112,6 +113,7 @@ def scenes(
     train_images: int,
     validation_images: int,
     dataset_seed: int,
+    cluster: str = "class",
 ) -> Dataset:
     """Compose scenes of several objects.
 
@@ -128,6 +130,7 @@ def scenes(
         train_images: Training images per class.
         validation_images: Validation images per class.
         dataset_seed: Seed of the classes and of every image.
+        cluster: What the clusters of images are: `class` (images of the same four drawings) or `family` (three of the four).
 
     Returns:
         The data set; the descriptions of a class are the names of its objects.
@@ -139,6 +142,8 @@ def scenes(
         raise ValueError(f"dataset.vendor is a held-out one ({', '.join(HELD_OUT_VENDORS)}), got {vendor!r}")
     if background not in BACKGROUNDS:
         raise ValueError(f"dataset.background is one of {', '.join(BACKGROUNDS)}, got {background!r}")
+    if cluster not in CLUSTERS:
+        raise ValueError(f"dataset.cluster is one of {', '.join(CLUSTERS)}, got {cluster!r}")
     if not (n_objects >= 1 and n_classes >= 2 and family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1):
         raise ValueError(
             "scenes need n_objects >= 1, n_classes >= 2, family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1, got "
@@ -161,7 +166,8 @@ def scenes(
         ids = [f"{name}/{dataset_seed}/{source}/{classes[label]}/{index}" for index, label in enumerate(labels)]
         ids = [f"{name}-{content_hash(text)[:12]}" for text in ids]
         fingerprint = content_hash(artwork_fingerprint(), code, name, source, *knobs, *ids)
-        return LabelledImages(f"scenes/{name}", ids, labels, opener, fingerprint)
+        clusters = [f"{cluster} {label if cluster == 'class' else label // family_size}" for label in labels]
+        return LabelledImages(f"scenes/{name}", ids, labels, opener, fingerprint, clusters=clusters)
 
     class_names = [several([names[c] for c in members]) for members in classes]
     return Dataset(

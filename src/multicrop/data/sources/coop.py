@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from multicrop.data.base import Dataset, assemble, file_images
+from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.classes import ClassList, classes_of
+from multicrop.data.sources.clusters import matched_clusters
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -20,6 +21,7 @@ def coop(
     source: str,
     class_names: str | None = None,
     aliases: Mapping[str, str] | None = None,
+    cluster_pattern: str | None = None,
 ) -> Dataset:
     """Read the splits of CoOp (Zhou et al., IJCV 2022).
 
@@ -34,6 +36,7 @@ def coop(
         source: Where the data can be downloaded, for messages.
         class_names: A JSON list of class names in any order, or None.
         aliases: {name in the data: name in the list}.
+        cluster_pattern: Regular expression on the paths whose first group is the cluster of an image, such as its video; or None.
 
     Returns:
         The data set; ids are the paths of the file.
@@ -52,11 +55,13 @@ def coop(
     rows = [row for part in table.values() for row in part]
     names = _classes(rows, file, classes, class_names, aliases)
     parts = {split: table[key] for split, key in SPLITS.items()}
-    splits = {
-        split: file_images(f"{name}/{split}", [r[0] for r in part], [r[1] for r in part], [base / images / r[0] for r in part])
-        for split, part in parts.items()
-    }
+    splits = {split: _images(f"{name}/{split}", part, base / images, cluster_pattern) for split, part in parts.items()}
     return assemble(name, names, splits)
+
+
+def _images(name: str, rows: list[list], base: Path, cluster_pattern: str | None) -> LabelledImages:
+    ids = [row[0] for row in rows]
+    return file_images(name, ids, [row[1] for row in rows], [base / path for path in ids], matched_clusters(ids, cluster_pattern, name))
 
 
 def _read(file: Path) -> dict[str, list]:

@@ -8,10 +8,11 @@ from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.sources.labels import text_labels
 from multicrop.data.sources.splits import SPLITS, divided
 
-Rows = list[tuple[str, str]]  # (path, label)
+Rows = list[tuple[str, str, str]]  # (path, label, cluster)
+CLUSTER = "cluster"  # the column of clusters where none is named
 
 
-def csv_file(
+def csv_file(  # noqa: PLR0913 the knobs of conf/dataset/csv.yaml
     *,
     file: str | None,
     train: str | None,
@@ -27,6 +28,7 @@ def csv_file(
     class_names: str | None,
     classes: str | None,
     aliases: Mapping[str, str] | None,
+    cluster_column: str | None = None,
 ) -> Dataset:
     """Read one CSV per split, or one CSV with a split column.
 
@@ -48,6 +50,8 @@ def csv_file(
         class_names: A JSON list of class names, or None: any order for names, label order for numbers.
         classes: A packaged class list that the names are matched to, or None.
         aliases: {name in the data: name in the list}.
+        cluster_column: Name of the column of clusters (patient, video, session), whose images are not independent; None: ``cluster``,
+            where there is such a column.
 
     Returns:
         The data set; ids are the paths as written.
@@ -59,22 +63,21 @@ def csv_file(
         raise ValueError(
             "dataset=csv needs dataset.file=CSV, or dataset.test=CSV (with dataset.train and dataset.validation if there are any)"
         )
-    columns = (path_column, label_column)
+    columns = (path_column, label_column, *([cluster_column] if cluster_column else []))
     if file is not None:
         rows = _by_split(_table(file, columns, delimiter), file, columns, split_column, test_share, split_seed)
         tables = {split: (file, part) for split, part in rows.items()}
     else:
         given = {"train": train, "validation": validation, "test": test}
-        tables = {split: (path, _pairs(_table(path, columns, delimiter), columns)) for split, path in given.items() if path}
-    pairs = [pair for _, part in tables.values() for pair in part]
+        tables = {split: (path, _entries(_table(path, columns, delimiter), columns)) for split, path in given.items() if path}
     name = Path(str(file or test)).stem
-    texts = (label for _, label in pairs)
+    texts = (label for _, part in tables.values() for _, label, _ in part)
     names, label_of = text_labels(texts, name=name, classes=classes, class_names=class_names, aliases=aliases)
     splits = {split: _images(f"{name}/{split}", path, part, root, label_of) for split, (path, part) in tables.items()}
     return assemble(name, names, splits)
 
 
-def _table(path: str, columns: tuple[str, str], delimiter: str) -> list[dict[str, str]]:
+def _table(path: str, columns: tuple[str, ...], delimiter: str) -> list[dict[str, str]]:
     """The rows of one file; raises ValueError if it or a column does not exist, or a row lacks a value."""
     file = Path(path).expanduser()
     if not file.is_file():
@@ -85,31 +88,32 @@ def _table(path: str, columns: tuple[str, str], delimiter: str) -> list[dict[str
     if lacking := [column for column in columns if column not in header]:
         raise ValueError(
             f"{file} has no column {', '.join(lacking)}; its columns are {', '.join(header) or 'none'}. Name the right ones with "
-            f"dataset.path_column and dataset.label_column, or set dataset.delimiter (now {delimiter!r})"
+            f"dataset.path_column, dataset.label_column and dataset.cluster_column, or set dataset.delimiter (now {delimiter!r})"
         )
-    short = [number for number, row in enumerate(rows, start=2) if not all((row[column] or "").strip() for column in columns)]
+    short = [number for number, row in enumerate(rows, start=2) if not all((row[column] or "").strip() for column in columns[:2])]
     if short or not rows:
         raise ValueError(f"{file} {f'lacks a path or a label in line {short[0]}' if short else 'has no rows'}; each row needs both")
     return rows
 
 
-def _pairs(rows: list[dict[str, str]], columns: tuple[str, str]) -> Rows:
-    return [(row[columns[0]].strip(), row[columns[1]].strip()) for row in rows]
+def _entries(rows: list[dict[str, str]], columns: tuple[str, ...]) -> Rows:
+    path, label, cluster = *columns[:2], columns[2] if len(columns) > 2 else CLUSTER
+    return [(row[path].strip(), row[label].strip(), (row.get(cluster) or "").strip()) for row in rows]
 
 
 def _by_split(
-    rows: list[dict[str, str]], file: str, columns: tuple[str, str], split_column: str | None, test_share: float, seed: int
+    rows: list[dict[str, str]], file: str, columns: tuple[str, ...], split_column: str | None, test_share: float, seed: int
 ) -> dict[str, Rows]:
     """The rows of each split, from the split column or drawn; raises ValueError if a split has another name."""
     if split_column is None or split_column not in rows[0]:
         if not 0 < test_share < 1:
             raise ValueError(f"dataset.test_share is between 0 and 1, got {test_share}")
         by_class: dict[str, Rows] = {}
-        for pair in _pairs(rows, columns):
-            by_class.setdefault(pair[1], []).append(pair)
+        for entry in _entries(rows, columns):
+            by_class.setdefault(entry[1], []).append(entry)
         parts = divided(by_class, test_share, seed)
         return {
-            split: [pair for members in part.values() for pair in members] for split, part in zip(("train", "test"), parts, strict=True)
+            split: [entry for members in part.values() for entry in members] for split, part in zip(("train", "test"), parts, strict=True)
         }
     spelled = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
     said = [(row[split_column] or "").strip().lower() for row in rows]
@@ -120,9 +124,10 @@ def _by_split(
             f"{file} has no test rows in column {split_column}; mark some, or pass dataset.split_column=null to draw a test part"
         )
     parts = dict.fromkeys(spelled[word] for word in said)
-    return {split: _pairs([r for r, word in zip(rows, said, strict=True) if spelled[word] == split], columns) for split in parts}
+    return {split: _entries([r for r, word in zip(rows, said, strict=True) if spelled[word] == split], columns) for split in parts}
 
 
 def _images(name: str, file: str, rows: Rows, root: str | None, label_of: dict[str, int]) -> LabelledImages:
     base = Path(root).expanduser() if root else Path(file).expanduser().parent
-    return file_images(name, [path for path, _ in rows], [label_of[label] for _, label in rows], [base / path for path, _ in rows])
+    ids, labels, clusters = ([row[place] for row in rows] for place in range(3))
+    return file_images(name, ids, [label_of[label] for label in labels], [base / path for path in ids], clusters)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from multicrop.data.base import Dataset, LabelledImages, file_images
 from multicrop.data.classes import ClassList, check_spellings, classes_of
+from multicrop.data.sources.clusters import matched_clusters
 from multicrop.data.sources.splits import SPLITS, divided
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -19,6 +20,7 @@ def folder(
     split_seed: int,
     classes: str | None = None,
     aliases: Mapping[str, str] | None = None,
+    cluster_pattern: str | None = None,
 ) -> Dataset:
     """Read class folders below `root`, or below `root`/train, /val and /test, at any depth.
 
@@ -33,13 +35,15 @@ def folder(
         split_seed: Seed of that split.
         classes: A packaged class list that the folders are matched to, or None.
         aliases: {folder: class name}, applied before matching.
+        cluster_pattern: Regular expression that is searched in the path below `root`; its first group, or all that matches, is the cluster
+            (patient, video, session) of the image. An image without a match is in none. None: images are independent.
 
     Returns:
         The data set; ids are paths below `root`.
 
     Raises:
-        ValueError: If the folder does not exist, is empty or has one class, a split or a class is there in two spellings, or a class has no
-            test image.
+        ValueError: If the folder does not exist, is empty or has one class, a split or a class is there in two spellings, a class has no
+            test image, or the pattern is no regular expression or matches no image of a split.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -57,7 +61,7 @@ def folder(
     else:
         files = dict(zip(("train", "test"), divided(_files(roots[0], folders), test_share, split_seed), strict=True))
     _check_classes(files, folders, base)
-    images = {split: _images(split, base, files.get(split, {}), folders) for split in SPLITS}
+    images = {split: _images(split, base, files.get(split, {}), folders, cluster_pattern) for split in SPLITS}
     return Dataset(base.name, names.names, {}, images["train"], images["validation"], images["test"], names.keys)
 
 
@@ -140,8 +144,9 @@ def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], 
         )
 
 
-def _images(split: str, base: Path, files: dict[str, list[Path]], folders: list[str]) -> LabelledImages:
+def _images(split: str, base: Path, files: dict[str, list[Path]], folders: list[str], cluster_pattern: str | None) -> LabelledImages:
     """The images of one split; an id is the path below the root."""
     paths = [path for name in folders for path in files.get(name, [])]
     labels = [label for label, name in enumerate(folders) for _ in files.get(name, [])]
-    return file_images(f"{base.name}/{split}", [path.relative_to(base).as_posix() for path in paths], labels, paths)
+    name, ids = f"{base.name}/{split}", [path.relative_to(base).as_posix() for path in paths]
+    return file_images(name, ids, labels, paths, matched_clusters(ids, cluster_pattern, name))

@@ -54,6 +54,7 @@ def hf(
     class_names: str | None,
     classes: str | None,
     aliases: Mapping[str, str] | None,
+    cluster_column: str | None = None,
 ) -> Dataset:
     """Read a data set of the datasets library, from the hub or from local files, indexed or as a stream.
 
@@ -74,6 +75,7 @@ def hf(
         class_names: A JSON list of class names, or None: any order for names, label order for numbers.
         classes: A packaged class list that the names are matched to, or None.
         aliases: {name in the data: name in the list}.
+        cluster_column: Name of the column of clusters (patient, video, session), or None; a stream has none.
 
     Returns:
         The data set.
@@ -85,6 +87,8 @@ def hf(
         raise ValueError("dataset=hf needs dataset.path: a hub id (owner/name), a .parquet or .arrow file, a glob of them, or their folder")
     wanted = {split: name for split, name in (("train", train), ("validation", validation), ("test", test)) if name}
     name = Path(path).stem if Path(path).suffix else path.rstrip("/").rsplit("/", 1)[-1]
+    if streaming and cluster_column:
+        raise ValueError("the images of a stream have no clusters; pass dataset.streaming=false or dataset.cluster_column=null")
     if streaming:
         stream = load(path, config, revision, {"test": test}, streaming=True)["test"]
         stream = without_decoding(stream, image_column, label_column, name)
@@ -97,7 +101,7 @@ def hf(
     values = [value for column in labels.values() for value in column]
     names, label_of = _classes(tables["test"], label_column, values, name, class_names, classes, aliases)
     splits = {
-        split: _indexed(f"{name}/{split}", table, image_column, id_column, [label_of(v) for v in labels[split]], path)
+        split: _indexed(f"{name}/{split}", table, (image_column, id_column, cluster_column), [label_of(v) for v in labels[split]], path)
         for split, table in tables.items()
     }
     return assemble(name, names, splits)
@@ -128,14 +132,17 @@ def _classes(
     return numbered_classes(values, what=name, classes=classes, class_names=class_names), int
 
 
-def _indexed(name: str, table: Any, image_column: str, id_column: str | None, labels: list[int], path: str) -> LabelledImages:
+def _indexed(name: str, table: Any, columns: tuple[str, str | None, str | None], labels: list[int], path: str) -> LabelledImages:
     """One split; an id is the value of the id column, or the number of the row."""
-    if id_column and id_column not in table.column_names:
-        raise ValueError(f"{name} has no column {id_column}; its columns are {', '.join(table.column_names)}. Correct dataset.id_column")
+    image_column, id_column, cluster_column = columns
+    for knob, column in (("id_column", id_column), ("cluster_column", cluster_column)):
+        if column and column not in table.column_names:
+            raise ValueError(f"{name} has no column {column}; its columns are {', '.join(table.column_names)}. Correct dataset.{knob}")
     split = name.rsplit("/", 1)[-1]
     ids = [str(value) for value in table[id_column][:]] if id_column else [f"{split}/{row:07d}" for row in range(len(table))]
     content = content_of(name, path, table, [split, image_column, *ids, *map(str, labels)])
-    return LabelledImages(name, ids, labels, _Rows(table, image_column, name), content)
+    clusters = ["" if value is None else str(value) for value in table[cluster_column][:]] if cluster_column else None
+    return LabelledImages(name, ids, labels, _Rows(table, image_column, name), content, clusters=clusters)
 
 
 def _streamed(

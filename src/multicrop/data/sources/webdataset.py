@@ -1,6 +1,5 @@
 """`dataset=webdataset`: tar shards of (image, label) pairs, with an index of their samples, or read as a stream."""
 
-import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from PIL import Image
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages, assemble, open_bytes
 from multicrop.data.classes import ClassList, check_labels, numbered_classes
 from multicrop.data.contents import FileContents
-from multicrop.data.sources.labels import text_labels
+from multicrop.data.sources.labels import read_cluster, read_label, text_labels
 from multicrop.data.sources.shard_urls import shard_urls
 from multicrop.files import content_hash
 
@@ -23,13 +22,14 @@ ONE_IMAGE = "a key stands for one image with one label: give each sample its own
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its shard, the offset and size of its image there, its id, and its label as text."""
+    """One sample: its shard, the offset and size of its image there, its id, its label as text, and its cluster."""
 
     shard: int
     offset: int
     size: int
     key: str
     label: str
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def shards(
     class_names: str | None,
     classes: str | None,
     aliases: Mapping[str, str] | None,
+    cluster_field: str | None = None,
 ) -> Dataset:
     """Read tar shards, indexed or as a stream.
 
@@ -73,6 +74,7 @@ def shards(
         class_names: A JSON list of class names, or None: any order for names, label order for numbers.
         classes: A packaged class list that the names are matched to, or None.
         aliases: {name in the data: name in the list}.
+        cluster_field: Field of `KEY.json` with the cluster of the sample (patient, video, session), or None; a stream has none.
 
     Returns:
         The data set; ids are the keys of the samples.
@@ -88,11 +90,14 @@ def shards(
     patterns = (("train", train), ("validation", validation), ("test", test))
     urls = {split: shard_urls(pattern, streaming=streaming) for split, pattern in patterns if pattern}
     name = Path(str(test)).parent.name or "webdataset"
+    if streaming and cluster_field:
+        raise ValueError("the images of a stream have no clusters; pass dataset.streaming=false or dataset.cluster_field=null")
     if streaming:
         return _streamed(name, urls["test"], (label_key, label_field), class_names, classes)
     given = {split: [Path(url) for url in listed] for split, listed in urls.items()}
     samples = {
-        split: [s for i, path in enumerate(paths) for s in _index(path, i, label_key, label_field)] for split, paths in given.items()
+        split: [s for i, path in enumerate(paths) for s in _index(path, i, label_key, label_field, cluster_field)]
+        for split, paths in given.items()
     }
     texts = (s.label for part in samples.values() for s in part)
     names, label_of = text_labels(texts, name=name, classes=classes, class_names=class_names, aliases=aliases)
@@ -100,20 +105,23 @@ def shards(
     return assemble(name, names, splits)
 
 
-def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> Iterator[Sample]:
+def _index(path: Path, shard: int, label_key: str, label_field: str | None, cluster_field: str | None) -> Iterator[Sample]:
     """The samples of one shard, in its order."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, str] = {}
+    clusters: dict[str, str] = {}
     try:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
                 key, _, ending = member.name.partition(".") if "/" not in member.name else _split(member.name)
                 if member.isreg() and ending.lower() in IMAGE_KEYS:
                     images[_new(key, images, f"{member.name} in {path.name}")] = member
-                elif member.isreg() and ending == label_key:
-                    labels[_new(key, labels, f"{member.name} in {path.name}")] = read_label(
-                        tar.extractfile(member).read(), label_key, label_field, f"{member.name} in {path.name}"
-                    )
+                elif member.isreg() and (ending == label_key or (cluster_field and ending == "json")):
+                    data, place = tar.extractfile(member).read(), f"{member.name} in {path.name}"
+                    if ending == label_key:
+                        labels[_new(key, labels, place)] = read_label(data, label_key, label_field, place)
+                    if cluster_field and ending == "json":
+                        clusters[key] = read_cluster(data, cluster_field, place)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
             f"{path} is not a complete, uncompressed tar file ({error}); download it again, or unpack .tar.gz to .tar"
@@ -128,7 +136,7 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None) -> I
     for key, member in images.items():
         if member.offset_data + member.size > path.stat().st_size:
             raise ValueError(f"{path} ends in the middle of {member.name}; the file is torn, download it again")
-        yield Sample(shard, member.offset_data, member.size, key, labels[key])
+        yield Sample(shard, member.offset_data, member.size, key, labels[key], clusters.get(key, ""))
 
 
 def _new(key: str, found: Mapping[str, object], name: str) -> str:
@@ -144,26 +152,13 @@ def _split(name: str) -> tuple[str, str, str]:
     return f"{folder}/{stem}", dot, ending
 
 
-def read_label(data: bytes, label_key: str, label_field: str | None, name: str) -> str:
-    """The label as text; raises ValueError if the member holds none."""
-    try:
-        text = data.decode("utf-8").strip()
-        label = json.loads(text)[label_field] if label_key == "json" else text
-    except (UnicodeDecodeError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"{name} holds no label ({error!r}); expected a text, or JSON with the field dataset.label_field={label_field}"
-        ) from error
-    if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-        raise ValueError(f"{name} holds the label {label!r}; expected a class name or a whole number")
-    return str(label)
-
-
 def _images(name: str, paths: list[Path], samples: list[Sample], label_of: dict[str, int]) -> LabelledImages:
     """One split; the fingerprint covers the name and the bytes of each shard."""
     places = [(s.shard, s.offset, s.size, s.key) for s in samples]
     ids = [s.key for s in samples]
     content = FileContents(name, [path.name for path in paths], paths, content_hash(*ids), per_image=False)
-    return LabelledImages(name, ids, [label_of[s.label] for s in samples], _Members(paths, places), content)
+    clusters = [s.cluster for s in samples] if any(s.cluster for s in samples) else None
+    return LabelledImages(name, ids, [label_of[s.label] for s in samples], _Members(paths, places), content, clusters=clusters)
 
 
 def _streamed(name: str, urls: list[str], label: tuple[str, str | None], class_names: str | None, classes: str | None) -> Dataset:
