@@ -37,6 +37,11 @@ def global_view(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict
     return _stacked(runs, setting, "global")
 
 
+def clusters_of(runs: Iterable[Run]) -> dict[str, Sequence[str]]:
+    """The cluster of each image, in the order of `by_setting`, for each data set; empty where the records have none."""
+    return {dataset_of(run): run.sorted_predictions.cluster for run in runs}
+
+
 def _stacked(runs: Iterable[Run], setting: Callable[[Run], Hashable], row: str) -> dict[Hashable, np.ndarray]:
     grouped: dict[Hashable, dict[int, Run]] = {}
     ids: dict[str, Sequence[str]] = {}
@@ -47,9 +52,9 @@ def _stacked(runs: Iterable[Run], setting: Callable[[Run], Hashable], row: str) 
     return {name: np.stack([seeds[seed].sorted_predictions.correct(row) for seed in sorted(seeds)]) for name, seeds in grouped.items()}
 
 
-def accuracy(correct: np.ndarray) -> Comparison:
-    """The accuracy with its interval over seeds and images: a comparison with a method that gets nothing right."""
-    return compare_runs(correct, np.zeros_like(correct))
+def accuracy(correct: np.ndarray, clusters: Sequence[str] = ()) -> Comparison:
+    """The accuracy with its interval over seeds and images, or clusters: a comparison with a method that gets nothing right."""
+    return compare_runs(correct, np.zeros_like(correct), clusters=clusters)
 
 
 def points(comparison: Comparison, *, sign: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, accuracy, by_setting, dataset_of, markdown, numbers, points, read_runs, write_csv
+from experiments.study import POINTS, accuracy, by_setting, clusters_of, dataset_of, markdown, numbers, points, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -54,11 +55,11 @@ def command(row: str, dataset: str) -> str:
     return f"python run.py -m {groups} dataset={dataset} crop_seed=0,1,2"
 
 
-def results(correct: dict[tuple[str, str], np.ndarray]) -> list[list[object]]:
+def results(correct: dict[tuple[str, str], np.ndarray], clusters: dict[str, Sequence[str]]) -> list[list[object]]:
     """One line per data set and row: accuracy with its interval, and the command."""
     lines = []
     for (dataset, row), right in sorted(correct.items(), key=lambda item: (DATASETS.index(item[0][0]), _order(item[0][1]))):
-        got = accuracy(right)
+        got = accuracy(right, clusters[dataset])
         lines.append([dataset, row, *numbers(got), len(right), right.shape[1], command(row, dataset)])
     return lines
 
@@ -69,29 +70,36 @@ def _order(row: str) -> tuple[int, str]:
     ]
 
 
-def comparisons(correct: dict[tuple[str, str], np.ndarray]) -> list[tuple[str, str, str, str, Comparison]]:
+def comparisons(
+    correct: dict[tuple[str, str], np.ndarray], clusters: dict[str, Sequence[str]]
+) -> list[tuple[str, str, str, str, Comparison]]:
     return [
-        (dataset, new, old, question, compare_runs(correct[dataset, new], correct[dataset, old]))
+        (dataset, new, old, question, compare_runs(correct[dataset, new], correct[dataset, old], clusters=clusters[dataset]))
         for dataset in DATASETS
         for new, old, question in QUESTIONS
     ]
 
 
-def draw(correct: dict[tuple[str, str], np.ndarray], compared: list[tuple[str, str, str, str, Comparison]], path: Path) -> None:
+def draw(
+    correct: dict[tuple[str, str], np.ndarray],
+    clusters: dict[str, Sequence[str]],
+    compared: list[tuple[str, str, str, str, Comparison]],
+    path: Path,
+) -> None:
     """Above the accuracies, below the paired differences."""
     figure = Figure(figsize=(12, 8.2), layout="constrained")
     axes = figure.subplots(2, 2, height_ratios=[1, 1.05])
     for column, dataset in enumerate(DATASETS):
-        _bars(axes[0, column], dataset, correct)
+        _bars(axes[0, column], dataset, {row: accuracy(right, clusters[data]) for (data, row), right in correct.items() if data == dataset})
         _differences(axes[1, column], [line for line in compared if line[0] == dataset], labels=column == 0)
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 1].legend(loc="upper right", fontsize=8)
     save_figure(figure, path, dpi=120)
 
 
-def _bars(axis: Axes, dataset: str, correct: dict[tuple[str, str], np.ndarray]) -> None:
+def _bars(axis: Axes, dataset: str, accuracies: dict[str, Comparison]) -> None:
     for offset, (view, title) in enumerate(VIEWS.items()):
-        got = [accuracy(correct[dataset, f"{text}_{view}"]) for text in TEXTS]
+        got = [accuracies[f"{text}_{view}"] for text in TEXTS]
         heights = [POINTS * a.difference for a in got]
         spread = np.array([[POINTS * (a.difference - a.low) for a in got], [POINTS * (a.high - a.difference) for a in got]])
         places = np.arange(len(TEXTS)) + 0.27 * (offset - 1)
@@ -118,16 +126,17 @@ def _differences(axis: Axes, compared: list[tuple[str, str, str, str, Comparison
 
 def main() -> None:
     output = Path(sys.argv[2]) if len(sys.argv) > 2 else OUTPUT
-    correct = by_setting(read_runs(Path(sys.argv[1])), lambda run: (dataset_of(run), row_name(run)))
-    compared = comparisons(correct)
+    runs = read_runs(Path(sys.argv[1]))
+    correct, clusters = by_setting(runs, lambda run: (dataset_of(run), row_name(run))), clusters_of(runs)
+    compared = comparisons(correct, clusters)
     corrected = holm([got.p_value for *_, got in compared])
-    table = results(correct)
+    table = results(correct, clusters)
     write_csv(output / "results.csv", ["dataset", "row", "top1", "low", "high", "seeds", "images", "command"], table)
     lines = [
         [d, new, old, *numbers(got), f"{got.p_value:.4f}", f"{p:.4f}"] for (d, new, old, _, got), p in zip(compared, corrected, strict=True)
     ]
     write_csv(output / "comparisons.csv", ["dataset", "row", "against", "difference", "low", "high", "p", "p_holm"], lines)
-    draw(correct, compared, output / "diagnosis.png")
+    draw(correct, clusters, compared, output / "diagnosis.png")
     shown = {d: {line[1]: line for line in table if line[0] == d} for d in DATASETS}
     rows = [
         [f"`{row}`", *(f"{float(line[2]):.1f} [{float(line[3]):.1f}, {float(line[4]):.1f}]" for line in (shown[d][row] for d in DATASETS))]

@@ -8,6 +8,7 @@ delete the two tables.
 import csv
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import accuracy, dataset_of, markdown, numbers, read_runs, write_csv
+from experiments.study import accuracy, clusters_of, dataset_of, markdown, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot
@@ -45,13 +46,13 @@ def cell(run: Run) -> Cell:
     return dataset_of(run), HOST_OF[run.choices["aggregator"]], run.choices["adapter"], run.config["task"]["shots"]
 
 
-def paired(new: dict[int, np.ndarray], old: dict[int, np.ndarray]) -> Comparison:
+def paired(new: dict[int, np.ndarray], old: dict[int, np.ndarray], clusters: Sequence[str]) -> Comparison:
     """Over the seeds that both have."""
     seeds = sorted(set(new) & set(old))
-    return compare_runs(*(np.stack([side[seed] for seed in seeds]) for side in (new, old)), resamples=RESAMPLES)
+    return compare_runs(*(np.stack([side[seed] for seed in seeds]) for side in (new, old)), clusters=clusters, resamples=RESAMPLES)
 
 
-def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[tuple[Cell, str], list[str]]:
+def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict], clusters: dict[str, Sequence[str]]) -> dict[tuple[Cell, str], list[str]]:
     """For each cell: what the adapter adds to its host, and what crops and descriptions add to the adapter; with the p-value."""
     found = {}
     for (dataset, host, adapter, shots), right in sorted(cells.items()):
@@ -60,7 +61,7 @@ def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[tuple[Cell, 
             if old := cells.get((dataset, other, adapter, shots)):
                 against[f"{adapter} on {HOSTS[other]}"] = old
         for name, old in against.items():
-            got = paired(right, old)
+            got = paired(right, old, clusters[dataset])
             found[(dataset, host, adapter, shots), name] = [*numbers(got), f"{got.p_value:.4f}"]
     return found
 
@@ -80,17 +81,17 @@ def corrected(found: dict[tuple[Cell, str], list[str]]) -> dict[tuple[Cell, str]
 
 def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[Cell, list[str]]:
     """Top-1 with its interval, seeds, and the median seconds of a fit and of a test, for each cell and for each host alone."""
-    seconds = defaultdict(list)
+    seconds, clusters = defaultdict(list), clusters_of(runs)
     for run in runs:
         seconds[cell(run)].append((run.metrics["selection"]["fit_seconds"], run.metrics["row_seconds"]["final"]))
     found = {}
     for key, right in cells.items():
         fit, test = np.median(seconds[key], axis=0)
-        found[key] = [*numbers(accuracy(np.stack(list(right.values())))), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
+        found[key] = [*numbers(accuracy(np.stack(list(right.values())), clusters[key[0]])), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
     for (dataset, host, _, _), right in hosts.items():
         alone = next(iter(right.values()))[None]  # no support, hence the same for all seeds
         if (dataset, host, *ALONE) not in found:
-            found[dataset, host, *ALONE] = [*numbers(accuracy(alone)), "1", "0.00", "0.00"]
+            found[dataset, host, *ALONE] = [*numbers(accuracy(alone, clusters[dataset])), "1", "0.00", "0.00"]
     return found
 
 
@@ -181,7 +182,7 @@ def main() -> None:
         print(f"left out, for the tables have more seeds: {', '.join(map(str, fewer))}", file=sys.stderr)
         cells = {key: right for key, right in cells.items() if key not in fewer}
     old_gains = {(key, against): row for key, (against, *row) in read_rows(OUTPUT / "comparisons.csv")}
-    new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts)
+    new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts, clusters_of(runs))
     results, found = old_results | new_results, corrected(old_gains | new_gains)
     OUTPUT.mkdir(exist_ok=True)
     write_csv(OUTPUT / "results.csv", RESULTS, ([*key, *row] for key, row in sorted(results.items())))

@@ -43,9 +43,15 @@ class Stream:
     final: np.ndarray
     bare: np.ndarray
     metrics: dict
+    cluster: tuple[str, ...] = ()
 
     def by_id(self, row: str) -> np.ndarray:
         return getattr(self, row)[np.argsort(self.ids)]
+
+    @property
+    def clusters(self) -> list[str]:
+        """The cluster of each image, in the order of `by_id`; empty where the record has none."""
+        return [self.cluster[i] for i in np.argsort(self.ids).tolist()] if self.cluster else []
 
     def number(self, *path: str) -> float:
         """One number of metrics.json."""
@@ -79,14 +85,14 @@ def _read(folder: Path) -> tuple[Cell, int, Stream]:
     data = choices["dataset"] + (f", {kind} {config['corruption']['severity']}" if kind else "")
     setting = choices["experiment"].removeprefix("tta/")
     cell = Cell(data, config["task"]["order"], setting, record.metrics["views_per_image"], choices["method"])
-    stream = Stream(tuple(shown.image_id), shown.correct("final"), shown.correct("aggregated"), record.metrics)
+    stream = Stream(tuple(shown.image_id), shown.correct("final"), shown.correct("aggregated"), record.metrics, tuple(shown.cluster))
     return cell, config["task"]["order_seed"], stream
 
 
 def gain(runs: Runs) -> Comparison:
     """The method against the bare aggregator on the same images and orders."""
     final, bare = (np.stack([runs[seed].by_id(row) for seed in sorted(runs)]) for row in ("final", "bare"))
-    return compare_runs(final, bare, resamples=RESAMPLES)
+    return compare_runs(final, bare, clusters=next(iter(runs.values())).clusters, resamples=RESAMPLES)
 
 
 def mean(runs: Runs, *path: str) -> float:

@@ -17,7 +17,19 @@ from multicrop.compare.statistics import Comparison, compare_runs
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, accuracy, by_setting, dataset_of, global_view, markdown, numbers, points, read_runs, write_csv
+from experiments.study import (
+    POINTS,
+    accuracy,
+    by_setting,
+    clusters_of,
+    dataset_of,
+    global_view,
+    markdown,
+    numbers,
+    points,
+    read_runs,
+    write_csv,
+)
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -83,14 +95,15 @@ def measure(name: str, runs: list[Run]) -> list[Point]:
     def setting(run: Run) -> tuple[str, str, object]:
         return dataset_of(run), run.choices["aggregator"], study.value(run)
 
-    correct, whole = by_setting(runs, setting), global_view(runs, setting)
+    correct, whole, clusters = by_setting(runs, setting), global_view(runs, setting), clusters_of(runs)
     views = {setting(run): 1 + run.knobs.get("crop.n_crops") for run in runs}
     made = []
     for (dataset, aggregator, value), right in correct.items():
         key = dataset, aggregator, value
         default = correct[dataset, "dnd", study.default[dataset]]
-        compared = compare_runs(right, whole[key]), compare_runs(right, default)
-        made.append(Point(*key, views[key], len(right), accuracy(right), *compared))
+        own = clusters[dataset]
+        compared = compare_runs(right, whole[key], clusters=own), compare_runs(right, default, clusters=own)
+        made.append(Point(*key, views[key], len(right), accuracy(right, own), *compared))
     return sorted(made, key=lambda p: (DATASETS.index(p.dataset), p.aggregator, isinstance(p.value, str), p.value))
 
 
