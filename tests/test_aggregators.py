@@ -16,6 +16,7 @@ from PIL import Image
 from multicrop import aggregators, transport
 from multicrop.aggregators import as_aggregator, marginals
 from multicrop.aggregators.score import Scorer
+from multicrop.config import without
 from multicrop.show.explain.explanation import explain
 from multicrop.text import TextBank
 
@@ -446,9 +447,9 @@ def test_duplicated_crops_masked_prompts_and_a_crop_without_mass_change_nothing(
         a = a / a.sum(-1, keepdim=True)
         settings = {"solver": solver, "epsilon": 0.05, "tolerance": 1e-6, "max_iterations": 5000}
         plan = transport.solve(cost, a, b, **settings)
-        without = transport.solve(cost[:, :, 1:].contiguous(), a[..., 1:], b, **settings)
+        rest = transport.solve(cost[:, :, 1:].contiguous(), a[..., 1:], b, **settings)
         assert (plan[:, :, 0] == 0).all()
-        torch.testing.assert_close(plan[:, :, 1:], without, atol=1e-4, rtol=0)
+        torch.testing.assert_close(plan[:, :, 1:], rest, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("solver", ["unbalanced", "partial"])
@@ -496,7 +497,7 @@ def test_presets_are_their_functions_with_the_sources_settings(generator):
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize("option", options("aggregator"))
 def test_edges_stay_finite(option, scale, generator):
-    aggregate = instantiate(composed(f"aggregator={option}").aggregator)
+    aggregate = instantiate(without(composed(f"aggregator={option}").aggregator, "facts"))
     ragged, two = random_text(generator), random_text(generator, prompts=2)
     views = unit(2, 6, 16, generator=generator)
     one_class = TextBank(ragged.features[:1], ragged.mask[:1], ragged.prompts[:1])
@@ -508,7 +509,7 @@ def test_edges_stay_finite(option, scale, generator):
 
 @pytest.mark.parametrize("option", sorted(set(options("aggregator")) - {"vote", "soft_match", "abs", "topk"}))
 def test_identical_crops_are_one_crop(option, generator):
-    aggregate, text = instantiate(composed(f"aggregator={option}").aggregator), random_text(generator)
+    aggregate, text = instantiate(without(composed(f"aggregator={option}").aggregator, "facts")), random_text(generator)
     view = unit(2, 1, 16, generator=generator)
     torch.testing.assert_close(aggregate(view.expand(-1, 4, -1), text, 10.0), aggregate(view, text, 10.0), atol=5e-3, rtol=0)
 
@@ -516,7 +517,7 @@ def test_identical_crops_are_one_crop(option, generator):
 @pytest.mark.parametrize("option", ["optimal_transport", "awt", "dnd"])
 def test_the_explained_plan_is_the_one_behind_the_logits(option, generator):
     text, views, names = random_text(generator), unit(6, 16, generator=generator), [str(c) for c in range(5)]
-    scorer = Scorer(text, 20.0, instantiate(composed(f"aggregator={option}").aggregator), 1.0)
+    scorer = Scorer(text, 20.0, instantiate(without(composed(f"aggregator={option}").aggregator, "facts")), 1.0)
     logits = scorer(views[None])[0]
     for c in range(5):
         first = torch.nn.functional.one_hot(torch.tensor(c), 5).float()
@@ -557,7 +558,7 @@ DECLARED = {  # has a plan, prunes, reads label prompts only
 
 @pytest.mark.parametrize("option", options("aggregator"))
 def test_an_aggregator_says_what_it_is(option):
-    made = as_aggregator(instantiate(composed(f"aggregator={option}").aggregator))
+    made = as_aggregator(instantiate(without(composed(f"aggregator={option}").aggregator, "facts")))
     assert (made.has_plan, made.prunes, made.text_set == "label") == DECLARED.get(option, (False, False, False))
     assert as_aggregator(made) is made
 

@@ -20,7 +20,7 @@ from refusals import refused
 
 from multicrop.adapters.base import Examples
 from multicrop.aggregators.score import Scorer
-from multicrop.config import TASK_OF, check_overrides, check_parts
+from multicrop.config import TASK_OF, check_overrides, check_parts, without
 from multicrop.crops import as_policy, boxes_of
 from multicrop.crops.views import image_views
 from multicrop.data.images import shared_pixels
@@ -155,7 +155,7 @@ LOGITS_OF_THEIR_OWN = {"vote", "soft_match", "abs"}  # shares of votes; soft-mat
 @pytest.mark.parametrize("option", options("aggregator"))
 class TestAggregators:
     def make(self, option):
-        return instantiate(composed(f"aggregator={option}").aggregator)
+        return instantiate(without(composed(f"aggregator={option}").aggregator, "facts"))
 
     def test_logits_are_finite_and_each_image_stands_alone(self, option, generator):
         text, views = random_text(generator), unit(6, 5, 16, generator=generator)
