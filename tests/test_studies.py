@@ -19,6 +19,7 @@ from multicrop.record import Predictions, write_record
 
 sys.path.insert(0, str(ROOT))
 from experiments import study
+from experiments.diagnosis import choose
 from experiments.diagnosis import tables as diagnosis
 from experiments.few_shot import tables as few_shot
 from experiments.zero_shot import tables as zero_shot
@@ -178,14 +179,28 @@ def test_commands_are_found_and_filled_in():
     assert list(commands(text)) == [["-m", "e=[1, 2]", "a=1", "b=2", "c=3"]]
 
 
-def record(folder, *, dataset="scenes", experiment=None, right, base=None, alone=None, ids=None, choices=None, metrics=None, **config):
+def record(
+    folder,
+    *,
+    dataset="scenes",
+    experiment=None,
+    right,
+    base=None,
+    alone=None,
+    ids=None,
+    choices=None,
+    metrics=None,
+    dataset_config=None,
+    **config,
+):
     """A finished run of four images, label 0 each."""
     wrong = {"global": base or [0, 0, 0, 0], "crops_mean": [0, 0, 0, 0], "aggregated": alone or right, "final": right}
     rows = {row: np.array([0 if good else 1 for good in values]) for row, values in wrong.items()}
     folder.mkdir(parents=True)
+    task = {"task": {"name": "few_shot", **config["task"]}} if "task" in config else {}
     write_record(
         folder,
-        config={"task": {"name": "zero_shot"}, **config, **({"task": {"name": "few_shot", **config["task"]}} if "task" in config else {})},
+        config={"task": {"name": "zero_shot"}, "dataset": dataset_config or {}, **config, **task},
         metrics={"rows": {row: {"accuracy": 0.5} for row in rows}, **(metrics or {})},
         predictions=Predictions(ids or ["a", "b", "c", "d"], np.zeros(4, dtype=int), rows, [""] * 4),
         environment={"choices": {"dataset": dataset, "aggregator": "dnd", "experiment": experiment, **(choices or {})}},
@@ -225,6 +240,30 @@ def test_the_diagnosis_writes_its_tables_and_figure(tmp_path, monkeypatch, capsy
     assert len(lines) == 1 + 24 and "scenes,descriptions_crops_dnd,100.00,100.00,100.00,2,4," in "\n".join(lines)
     assert len((tmp_path / "comparisons.csv").read_text().splitlines()) == 1 + 2 * len(diagnosis.QUESTIONS)
     assert (tmp_path / "diagnosis.png").stat().st_size > 10_000 and "| `label_full_mean` |" in capsys.readouterr().out
+
+
+def test_the_choice_pools_data_seeds_and_reads_validation_images_alone(tmp_path):
+    crop = {"min_side": 0.5, "max_side": 0.9}
+    for number, (weight, seed, right) in enumerate([(0.5, 1, 1), (0.5, 2, 0), (0.75, 1, 1), (0.75, 2, 1)]):
+        config = {"crop": crop, "aggregator": {"view_set": "all"}, "task": {"name": "zero_shot", "fusion_weight": weight}, "crop_seed": 0}
+        folder = tmp_path / str(number)
+        record(folder, right=[1, right, 0, 0], base=[1, 0, 0, 0], split="validation", dataset_config={"dataset_seed": seed}, **config)
+    half, most = choose.table(study.read_runs(tmp_path))
+    assert half[:6] == [0.5, 0.9, "all", 0.5, "37.50", "12.50"] and half[8:] == [8, "", ""]
+    assert most[:6] == [0.5, 0.9, "all", 0.75, "50.00", "25.00"] and most[8:] == [8, "", "yes"]
+    record(tmp_path / "test", right=[1, 1, 1, 1], split="test", crop=crop, aggregator={"view_set": "all"}, crop_seed=0)
+    with pytest.raises(SystemExit, match="validation images alone"):
+        choose.table(study.read_runs(tmp_path))
+
+
+def test_the_committed_choice_is_what_the_preset_says():
+    rows = [line.split(",") for line in (ROOT / "experiments/diagnosis/choice.csv").read_text().splitlines()]
+    (chosen,) = [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if row[-1] == "yes"]
+    cfg = composed("aggregator=dnd_fused")
+    assert (cfg.aggregator.view_set, cfg.task.fusion_weight) == (chosen["view_set"], float(chosen["fusion_weight"]))
+    assert [float(chosen["min_side"]), float(chosen["max_side"])] == [cfg.crop.min_side, cfg.crop.max_side]
+    assert composed("aggregator=dnd").task.fusion_weight == 1.0
+    assert composed("aggregator=dnd_fused", "task.fusion_weight=0.5").task.fusion_weight == 0.5
 
 
 def test_an_ablation_compares_with_the_global_view_and_the_default(tmp_path, monkeypatch, capsys):
