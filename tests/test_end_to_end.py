@@ -33,11 +33,12 @@ def predictions(record):
 def test_the_main_job_writes_its_record_its_picture_and_an_offline_wandb_run(tmp_path):
     done = run(tmp_path, "task=tta", "crop=random_k4", *SMALL)
     (record,) = records(tmp_path)
-    for said in ("global view", "4 crops averaged", "dnd + tda", "vs global [95 %]", "crops per second", str(record)):
+    for said in ("global view", "4 crops averaged", "dnd + tda", "vs global [95 %]", "95 % interval over", "crops per second", str(record)):
         assert said in done.stdout
     metrics = json.loads((record / "metrics.json").read_text())
     table = predictions(record)
     assert metrics["images"] == len(table["label"]) == 24 and metrics["views_per_image"] == 5
+    assert len(set(table["cluster"])) == metrics["rows"]["final"]["clusters"] > 1
     for row in ROWS:
         right = [p == label for p, label in zip(table[f"{row}_prediction"], table["label"], strict=True)]
         assert metrics["rows"][row]["accuracy"] == pytest.approx(sum(right) / 24)

@@ -150,7 +150,7 @@ def test_the_interval_over_clusters_covers_the_truth_where_that_over_images_does
 
 
 def test_few_clusters_of_unlike_sizes_are_covered_too():
-    """Ten clusters of 2 to 18 images; without the expansion of the percentiles 88 % of these intervals cover the truth."""
+    """Ten clusters of 2 to 18 images; without the expansion of the percentiles 90 % of these intervals cover the truth."""
     sizes, hits, studies = np.arange(2, 20, 2), 0, 600
     clusters = np.repeat([f"c{i}" for i in range(len(sizes) + 1)], [*sizes, 10]).tolist()
     for study in range(studies):
