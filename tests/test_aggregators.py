@@ -551,6 +551,7 @@ DECLARED = {  # has a plan, prunes, reads label prompts only
     "vote": (False, False, True),
     "optimal_transport": (True, False, False),
     "dnd": (True, False, False),
+    "dnd_fused": (True, False, False),
     "awt": (True, False, False),
     "dnd_exact": (True, True, False),
 }
