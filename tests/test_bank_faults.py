@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -56,9 +57,9 @@ def test_twenty_kills_at_random_points_lose_no_byte(encoder, tmp_path):
     """SIGKILL at random moments of an encode that starts again each time: what it leaves is what an undisturbed run writes."""
     images = 40
     fill(pictures(images), encoder, tmp_path / "undisturbed")
-    script = tmp_path / "killer.py"
-    script.write_text(KILLER.format(tests=str(ROOT / "tests"), images=images, top=str(tmp_path / "killed")))
-    subprocess.run([sys.executable, script], check=True, capture_output=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    killer = KILLER.format(tests=str(ROOT / "tests"), images=images, top=str(tmp_path / "killed"))
+    done = forked.run([], code=killer, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
     folders = sorted((tmp_path / "killed").iterdir(), key=lambda path: int(path.name))
     expected = shard_bytes(tmp_path / "undisturbed")
     for folder in folders:  # shards that survived a kill are whole: the last folder may lack some, never a byte of one

@@ -4,12 +4,11 @@ import copy
 import inspect
 import math
 import operator
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -465,7 +464,7 @@ class TestPrecision:
     def test_openvino_may_be_let_go_by_any_thread(self, precision):
         pytest.importorskip("openvino")
         pytest.importorskip("nncf")
-        done = subprocess.run([sys.executable, "-c", LET_GO, precision], capture_output=True, text=True, timeout=300)
+        done = forked.run([precision], code=LET_GO)
         assert done.returncode == 0 and "heard" in done.stdout, done.stderr
 
     def test_the_extra_is_named_where_it_is_missing(self, monkeypatch):
