@@ -43,12 +43,12 @@ import torch
 from multicrop.data.calibration import calibration_images
 from multicrop.encoder import load_encoder
 
-signal.signal(signal.SIGCHLD, lambda *_: print("heard", flush=True))
 held = [load_encoder(path={str(TINY)!r}, precision=sys.argv[1], calibration=calibration_images)]
 held[0].encode_images(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
 thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
 thread.start()
 thread.join()
+signal.signal(signal.SIGCHLD, lambda *_: print("heard", flush=True))  # not before: the conversion starts processes too
 subprocess.run(["true"])
 """
 WORDS = [f"word{i}" for i in range(300)]
