@@ -1,6 +1,8 @@
 """Shape checks on every function of the package, and small encoders and data that the tests share."""
 
 import copy
+import gc
+import os
 import re
 import warnings
 from functools import cache
@@ -9,11 +11,13 @@ from jaxtyping import install_import_hook
 
 install_import_hook("multicrop", "beartype.beartype")
 
+import conf_files  # noqa: E402
+import matplotlib  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
-from PIL import Image  # noqa: E402
+from pictures import pictures as pictures  # noqa: E402
 from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
 from multicrop.data.embedded import artwork  # noqa: E402
@@ -21,15 +25,23 @@ from multicrop.data.embedded import artwork  # noqa: E402
 artwork.load_drawings = cache(artwork.load_drawings)  # decoded once per process: seconds for each data set otherwise
 
 from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
-from multicrop.data.base import LabelledImages, content_hash  # noqa: E402
 from multicrop.encoder import Encoder, load_encoder  # noqa: E402
 from multicrop.text import TextBank  # noqa: E402
 
 ROOT = PACKAGE.parent.parent
 CONF = ROOT / "conf"
 EXPECTED = re.compile(r"^# Expected: (.*\b\d\d?\.\d{1,2}\b|.*multicrop published --experiment \w|no published figure)", re.M)
+SLOW = {"launchers", "wandb_server", "bank_faults", "end_to_end", "sweeps", "report_html", "int8_static", "encoder_families"}
 warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
+os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # tests change HOME: without it the fonts are listed anew each time
+conf_files.read_once()
+gc.freeze()  # what is imported for all tests is not looked through again
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first: of two workers, neither ends with a long test while the other has none left."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in SLOW)  # stable
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -106,16 +118,3 @@ def random_text(generator, *, classes=5, prompts=4, dim=16) -> TextBank:
     for c, count in enumerate(counts):
         features[c, :count], mask[c, :count] = unit(count, dim, generator=generator), True
     return TextBank(features, mask, [[f"class {c} text {m}" for m in range(count)] for c, count in enumerate(counts)])
-
-
-class _Pictures:
-    def __call__(self, index: int) -> Image.Image:
-        generator = torch.Generator().manual_seed(index)
-        coarse = torch.randint(0, 256, (6, 8 + index % 3, 3), generator=generator, dtype=torch.uint8)
-        return Image.fromarray(coarse.numpy()).resize((120 + 7 * (index % 5), 96 + 5 * (index % 7)), Image.Resampling.BICUBIC)
-
-
-def pictures(count: int, name: str = "pictures") -> LabelledImages:
-    """Coloured noise of several sizes, labels 0 and 1."""
-    ids = [f"{name}-{i}" for i in range(count)]
-    return LabelledImages(name, ids, [i % 2 for i in range(count)], _Pictures(), content_hash(name, count))

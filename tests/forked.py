@@ -100,13 +100,23 @@ def _become(command: dict) -> None:
 
 
 if __name__ == "__main__":
+    import conf_files
+    from hydra import compose, initialize_config_dir
+
+    from multicrop import config
     from multicrop.data.embedded import artwork
 
     artwork.load_drawings = cache(artwork.load_drawings)  # before others import it by name
     for module in WARM:
         __import__(module)
     for vendors in (artwork.TRAINING_VENDORS, *((vendor,) for vendor in artwork.HELD_OUT_VENDORS)):
-        artwork.load_drawings(vendors, unseen=False)
+        for drawing in artwork.load_drawings(vendors, unseen=False):
+            _ = drawing.image  # decoded once for all processes
+    conf_files.read_once()
+    config.register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for task in ("zero_shot", "few_shot", "tta"):
+            compose("config", [f"task={task}"])  # Hydra's plugins are imported, and most files read
     for folder in [thing for thing in gc.get_objects() if isinstance(thing, tempfile.TemporaryDirectory)]:
         folder.cleanup()  # else the first process that ends removes what wandb made at its import
         Path(folder.name).mkdir()

@@ -3,15 +3,19 @@
 import doctest
 import importlib
 import json
-import multiprocessing
+import multiprocessing.forkserver
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
-from conftest import pictures
+from conftest import ROOT, pictures
+from pictures import Processes
 from PIL import Image
 
 from multicrop import crops
@@ -20,7 +24,7 @@ from multicrop.crops.pixels import global_pixels
 from multicrop.crops.views import image_views
 from multicrop.data.images import open_image, shared_pixels
 from multicrop.features import ShardFolder, bank_identity, feature_bank
-from multicrop.features.view_dataset import ViewCutter, ViewDataset
+from multicrop.features.view_dataset import ViewCutter, ViewDataset, view_loader
 from multicrop.model import MultiCropCLIP
 
 disk_module = importlib.import_module("multicrop.features.disk")
@@ -77,8 +81,16 @@ def test_a_crop_is_pil_bicubic(encoder):
 
 def test_a_worker_changes_no_bit(encoder, tmp_path):
     fill(pictures(6), encoder, tmp_path / "a")
-    fill(pictures(6), encoder, tmp_path / "b", num_workers=1)  # two in test_end_to_end: a spawned worker imports for seconds
+    fill(pictures(6), encoder, tmp_path / "b", num_workers=2)
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
+
+
+def test_the_workers_of_all_loaders_are_forked_from_one_server():
+    """A worker that is spawned imports the package for seconds, and one that is forked from this process hangs in torch."""
+    loaders = [view_loader(Processes(), num_workers=2, accelerator="cpu") for _ in range(2)]
+    workers, parents = zip(*(item for loader in loaders for item in loader), strict=True)
+    assert len(set(workers)) == 4 and len(set(parents)) == 1 and os.getpid() not in parents
+    assert "multicrop.features.view_dataset" in multiprocessing.forkserver._forkserver._preload_modules
 
 
 def test_images_read_side_by_side_keep_their_places(encoder, monkeypatch):
@@ -194,27 +206,39 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(encoder, tmp_path, monkeypa
     assert not list(tmp_path.rglob("*.partial-*")) and not shard_bytes(tmp_path)
 
 
-def _fill_elsewhere(cache, queue):
+# Four processes fill one bank; each says which shards it wrote. They are forked before any torch operation: a fork after one hangs.
+FOUR = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import test_bank
+children = [os.fork() or test_bank.fill_elsewhere(sys.argv[2]) for _ in range(4)]
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def fill_elsewhere(cache):
+    """Fill the bank in a forked process, which ends here."""
     from multicrop.encoder import load_encoder
 
-    torch.set_num_threads(1)
-    disk_module.SHARD_IMAGES = 4
-    written, write = [], ShardFolder.write
-    ShardFolder.write = lambda self, index, tensors: written.append(self.shard(index).name) or write(self, index, tensors)
-    fill(pictures(23), load_encoder("tiny"), cache)
-    queue.put(written)
+    status = 1
+    try:
+        torch.set_num_threads(1)
+        disk_module.SHARD_IMAGES = 4
+        written, write = [], ShardFolder.write
+        ShardFolder.write = lambda self, index, tensors: written.append(self.shard(index).name) or write(self, index, tensors)
+        fill(pictures(23), load_encoder("tiny"), Path(cache))
+        (Path(cache) / f"{os.getpid()}.written").write_text("\n".join(written))
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def test_four_processes_at_once_encode_each_shard_once(tmp_path):
-    context = multiprocessing.get_context("spawn")  # a fork after torch operations hangs
-    queue = context.Queue()
-    processes = [context.Process(target=_fill_elsewhere, args=(tmp_path, queue)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    written = [shard for _ in processes for shard in queue.get(timeout=400)]
-    for process in processes:
-        process.join()
-    assert sorted(written) == [f"shard-{index:05d}.safetensors" for index in range(6)]
+    done = forked.run([ROOT / "tests", tmp_path], code=FOUR)
+    assert done.returncode == 0, done.stderr
+    said = list(tmp_path.glob("*.written"))
+    written = [shard for path in said for shard in path.read_text().split()]
+    assert len(said) == 4 and sorted(written) == [f"shard-{index:05d}.safetensors" for index in range(6)]
     assert json.loads(next(tmp_path.rglob("manifest.json")).read_text())["images"] == 23
     assert not list(tmp_path.rglob("shard-*.lock"))
 

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import forked
 import pytest
 from refusals import refused
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -233,25 +232,26 @@ def test_a_killed_run_goes_on_and_the_key_is_nowhere(server, tmp_path):
     names = ["cat", "dog", "okapi", "heron", "tram"]
     (tmp_path / "classes.txt").write_text("\n".join(names))
     out = tmp_path / "zoo.json"
-    command = [sys.executable, "-c", "from multicrop.cli import main; main()", "describe", "make", "--server", "--model", "some-model"]
-    command += ["--classes", str(tmp_path / "classes.txt"), "--out", str(out)]
+    words = ["describe", "make", "--server", "--model", "some-model", "--classes", tmp_path / "classes.txt", "--out", out]
+    command = {"arguments": words, "code": "from multicrop.cli import main; main()"}
     server.delay = 0.15
-    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = forked.start(**command)
     while len(server.requests) < 2 * len(QUESTIONS) + 1:
-        assert process.poll() is None, process.communicate()
+        assert not process.ended(), process.wait()
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    first = process.communicate()[0]
+    os.kill(process.pid, signal.SIGKILL)
+    first = process.wait()
     done = len(list((tmp_path / "zoo.json.parts").glob("*.json")))
     assert not out.exists() and 2 <= done < len(names)
     server.delay, before = 0.0, len(server.requests)
-    finished = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=True)
+    finished = forked.run(**command)
+    assert finished.returncode == 0, finished.stderr
     assert len(server.requests) - before == (len(names) - done) * len(QUESTIONS)
     assert list(read_description_set(out).descriptions) == names and all(
         len(row) >= 2 for row in read_description_set(out).descriptions.values()
     )
     files = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
-    assert KEY not in files + first + finished.stdout + finished.stderr and "some-model" in files
+    assert KEY not in files + first.stdout + first.stderr + finished.stdout + finished.stderr and "some-model" in files
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """int8_static: ranges from calibration images, features near fp32 on drawings of other vendors, and the same in every process."""
 
 import copy
-import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import PACKAGE, composed, session_of
@@ -69,9 +69,7 @@ class TestFeatures:
         assert not torch.equal(exact, ours)
 
     def test_neither_process_nor_threads_change_a_byte(self, folder):
-        runs = [
-            subprocess.run([sys.executable, "-c", HASH, threads, TINY, str(folder)], capture_output=True, text=True) for threads in "12"
-        ]
+        runs = [forked.run([threads, TINY, folder], code=HASH) for threads in "12"]
         assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
         assert len({run.stdout.split()[-1] for run in runs}) == 1
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from unittest.mock import create_autospec
 
+import forked
 import pytest
 import records
 import wandb
@@ -56,8 +57,8 @@ def test_a_run_starts_without_a_warning(monkeypatch, tmp_path):
     use = f"made = wandb_logger.wandb_logger({knobs}, folder='.'); made.experiment; wandb_logger.finish(made)"
     start = f"from multicrop.show import wandb_logger; {use}"
     monkeypatch.setenv("WANDB_MODE", "offline")
-    done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
-    assert list(tmp_path.rglob("*.wandb")) and "WARNING" not in done.stdout + done.stderr
+    done = forked.run([], cwd=tmp_path, code=start)
+    assert done.returncode == 0 and list(tmp_path.rglob("*.wandb")) and "WARNING" not in done.stdout + done.stderr
     assert "anonymous" not in done.stdout + done.stderr
 
 

@@ -83,7 +83,7 @@ def test_the_interval_over_runs_and_images_covers_the_truth():
     for study in range(studies):
         rng = np.random.default_rng(study)
         chance = 0.3 + 0.15 * rng.uniform(-1, 1, (8, 1)) + 0.1 * rng.uniform(-1, 1, (1, 150))
-        got = stats.compare_runs(rng.random((8, 150)) < chance, np.zeros((8, 150), bool), seed=study)
+        got = stats.compare_runs(rng.random((8, 150)) < chance, np.zeros((8, 150), bool), seed=study, resamples=500)
         hits += got.low <= 0.3 <= got.high
     assert 0.90 <= hits / studies <= 0.99
 

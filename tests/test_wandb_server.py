@@ -10,7 +10,6 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import matplotlib
 import pytest
 import yaml
 from conftest import ROOT
@@ -128,7 +127,6 @@ def stored(server, name) -> str:
 def environment(server, tmp_path) -> dict[str, str]:
     """The variables of a process for which this server is W&B."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    clean["MPLCONFIGDIR"] = clean.get("MPLCONFIGDIR", matplotlib.get_configdir())  # HOME changes: without it all fonts are read anew
     wandb = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": KEY, "WANDB_DATA_DIR": f"{tmp_path}/staging"}
     return clean | wandb | {"HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
 

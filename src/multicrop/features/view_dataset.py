@@ -1,9 +1,11 @@
 """Labelled images as groups of views, decoded and cut in threads or worker processes, ready for the encoder."""
 
+import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
+from multiprocessing.context import BaseContext
 
 import torch
 from jaxtyping import Float
@@ -116,15 +118,27 @@ def group_size(n_views: int, accelerator: str, *, shard_size: int | None = None)
     return size
 
 
+def _worker_context() -> BaseContext:
+    """Workers are forked from a server that has imported this module and computed nothing, so that only the first loader waits for imports.
+
+    A fork of this process hangs after torch operations, and each spawned worker imports for seconds.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    return context
+
+
 def view_loader(
     dataset: Dataset | IterableDataset, *, num_workers: int, accelerator: str, sampler: Sampler[int] | None = None
 ) -> DataLoader:
-    """One group per item; workers are spawned, because a fork after torch operations hangs."""
+    """One group per item."""
     return DataLoader(
         dataset,
         sampler=sampler,
         batch_size=None,
         num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers else None,
+        multiprocessing_context=_worker_context() if num_workers else None,
         pin_memory=accelerator != "cpu",
     )

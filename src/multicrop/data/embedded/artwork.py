@@ -3,7 +3,8 @@
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,14 +17,19 @@ HELD_OUT_VENDORS = ("fluent-3d", "noto-v1")
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawing with alpha, 96 x 96, and where it comes from."""
+    """One drawing with alpha, 96 x 96, and where it comes from; decoded when its image is first asked for."""
 
-    image: Image.Image
+    webp: bytes = field(repr=False)
     concept: str
     name: str
     group: str
     unseen: bool
     vendor: str
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The RGBA picture."""
+        return Image.open(io.BytesIO(self.webp)).convert("RGBA")
 
 
 def load_concepts() -> list[dict]:
@@ -36,16 +42,12 @@ def load_drawings(vendors: tuple[str, ...], *, unseen: bool) -> list[Drawing]:
     columns = ["image", "concept", "name", "group", "unseen", "vendor"]
     filters = [("vendor", "in", list(vendors)), ("unseen", "=", unseen)]
     rows = pq.read_table(EMBEDDED / "emoji.parquet", columns=columns, filters=filters).to_pylist()
-    return [Drawing(**{**row, "image": _decode(row["image"]["bytes"])}) for row in rows]
+    return [Drawing(row.pop("image")["bytes"], **row) for row in rows]
 
 
 def training_drawings() -> list[Drawing]:
     """The drawings that the embedded model may be trained on: seen concepts of the training vendors."""
     return load_drawings(TRAINING_VENDORS, unseen=False)
-
-
-def _decode(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGBA")
 
 
 def artwork_fingerprint() -> str:

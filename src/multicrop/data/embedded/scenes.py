@@ -50,7 +50,7 @@ class _Scenes:
     """Renders scene i from its own key; the same i gives the same image in every process."""
 
     classes: list[list[str]]
-    sprites: dict[str, list[Image.Image]]
+    sprites: dict[str, list[Drawing]]
     labels: list[int]
     key: tuple[int, int]
     canvas: int
@@ -66,7 +66,7 @@ class _Scenes:
         canvas = _background(self.canvas, self.background, rng)
         placed: list[tuple[float, float, float]] = []
         for concept in shown:
-            drawing = self.sprites[concept][rng.integers(len(self.sprites[concept]))]
+            drawing = self.sprites[concept][rng.integers(len(self.sprites[concept]))].image
             side = round(self.canvas * rng.uniform(*self.object_side))
             x, y = _free_place(placed, self.canvas, side, rng)
             placed.append((x + side / 2, y + side / 2, float(side)))
@@ -180,8 +180,8 @@ def scenes(
     )
 
 
-def _sprites(drawings: list[Drawing]) -> dict[str, list[Image.Image]]:
-    sprites: dict[str, list[Image.Image]] = {}
+def _sprites(drawings: list[Drawing]) -> dict[str, list[Drawing]]:
+    sprites: dict[str, list[Drawing]] = {}
     for drawing in drawings:
-        sprites.setdefault(drawing.concept, []).append(drawing.image)
+        sprites.setdefault(drawing.concept, []).append(drawing)
     return sprites
