@@ -77,9 +77,14 @@ def test_a_small_file_of_a_sweep(name, write, tmp_path, monkeypatch):
 
 
 def test_a_sweep_continues_when_the_failure_of_a_job_cannot_be_written(tmp_path, monkeypatch, caplog):
+    job = tmp_path / "0"
+    (job / ".hydra").mkdir(parents=True)
+    (job / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    monkeypatch.setattr(sweep, "_UNWRITTEN", {})
     fill_disk(monkeypatch, "failed.json")
-    sweep.leave_failure(tmp_path, ValueError("the job's own error"))
+    sweep.leave_failure(job, ValueError("the job's own error"))
     assert "cannot write" in caplog.text and "failed.json" in caplog.text
+    assert sweep.scan(tmp_path, 1).failed == {"0: seed=1": "ValueError: the job's own error"}  # else the sweep would end with status 0
 
 
 def test_a_record_that_was_killed_before_its_manifest_is_not_finished(tmp_path):

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from multicrop.adapters import descent
 from multicrop.config import PACKAGE, register_resolvers
 from multicrop.files import write_text
-from multicrop.record import RecordError, failure, read_record
+from multicrop.record import RecordError, read_record
 from multicrop.runs import sweep
 from multicrop.runs.identity import run_identity
 from multicrop.runs.session import Session
@@ -154,20 +154,18 @@ def play(place: Place, plan: Plan, *, shared: bool = True) -> list[dict[str, Any
         process_cache().clear()
     for number in range(len(plan.jobs)):
         sweep.job(prepared(place, plan, number))
-    sweep.scan(place.outputs / plan.name, len(plan.jobs))  # what the live view reads
-    return outcomes(place, plan)
+    failed = sweep.scan(place.outputs / plan.name, len(plan.jobs)).failed  # what the end of a sweep tells
+    told = {int(name.partition(":")[0]): error for name, error in failed.items()}
+    return [_outcome(place, plan, number, told.get(number)) for number in range(len(plan.jobs))]
 
 
-def outcomes(place: Place, plan: Plan) -> list[dict[str, Any]]:
-    """Per job its result, or its error; whether it was skipped."""
-    return [_outcome(place, plan, number) for number in range(len(plan.jobs))]
-
-
-def _outcome(place: Place, plan: Plan, number: int) -> dict[str, Any]:
+def _outcome(place: Place, plan: Plan, number: int, error: str | None) -> dict[str, Any]:
+    """The result of a job, or its error; whether it was skipped."""
     folder = place.job(plan.name, number)
+    if error is not None:
+        return {"error": error}
     if "task=encode" in plan.jobs[number]:
-        failed = failure(folder)
-        return {"error": failed} if failed else {"result": bank_features(place.cache), "error": None}
+        return {"result": bank_features(place.cache), "error": None}
     try:
         record = read_record(folder)
         return {"result": result_of(record), "error": None, "skipped": record.folder.resolve() != folder.resolve()}

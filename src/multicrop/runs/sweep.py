@@ -25,6 +25,7 @@ from multicrop.runs.secrets import redact_error
 log = logging.getLogger(__name__)
 QUIET = ("paths.", "trainer.", "logger", "hydra")  # overrides that tell jobs apart for nobody
 _LAST: list["State"] = []
+_UNWRITTEN: dict[Path, str] = {}  # the errors of jobs of this process whose failed.json could not be written
 _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 
 
@@ -45,6 +46,7 @@ def job(cfg: DictConfig) -> float:
             raise
     folder = Path(HydraConfig.get().runtime.output_dir)
     clear_failure(folder)
+    _UNWRITTEN.pop(folder.resolve(), None)
     if _VIEWS or in_parallel():  # two live displays would write over each other
         cfg.trainer.progress = False
     try:
@@ -64,11 +66,13 @@ def job(cfg: DictConfig) -> float:
 
 
 def leave_failure(folder: Path, error: Exception) -> None:
-    """Write the error and its traceback into the folder of a failed job; a full disk is logged, and the sweep continues."""
+    """Write the error and its traceback into the folder of a failed job; on a full disk it is kept in memory."""
+    told = f"{type(error).__name__}: {error}"
     try:
-        write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exception(error))
+        write_failure(folder, told, traceback.format_exception(error))
     except OSError as full:
         log.error("%s", full)
+        _UNWRITTEN[folder.resolve()] = told
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,9 @@ def scan(folder: Path, total: int | None) -> State:
     done, running, failed, best = 0, [], {}, None
     for place, name in _names(folder).items():
         state = folder_state(place)
-        if state.failed is not None:
-            failed[name] = state.failed
+        error = state.failed if state.failed is not None else _UNWRITTEN.get(place.resolve())
+        if error is not None:
+            failed[name] = error
         elif not state.done:
             running.append(place.name)
         else:
