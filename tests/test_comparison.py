@@ -19,7 +19,7 @@ from multicrop.compare.page import page_data
 from multicrop.compare.plots import save_figures
 from multicrop.compare.statistics import compare, compare_runs, holm
 from multicrop.files import write_manifest
-from multicrop.record import ROWS, Predictions
+from multicrop.record import ROWS, Predictions, write_pointer
 
 
 def compared(capsys, *arguments, status=0):
@@ -254,11 +254,11 @@ def test_damaged_killed_failed_and_other_folders_are_listed_and_the_rest_is_comp
 
 def test_a_skipped_jobs_pointer_leads_to_its_record_once(three):
     (three / "sweep" / "0").mkdir(parents=True)
-    (three / "sweep" / "0" / "record.json").write_text(json.dumps({"record": "../../0"}))
+    write_pointer(three / "sweep" / "0", three / "0")
     found, problems = reading.collect([three / "sweep"])
     assert [r.folder.name for r in found] == ["0"] and not problems
     assert len(reading.collect([three])[0]) == 3
-    (three / "sweep" / "0" / "record.json").write_text(json.dumps({"record": "../../gone"}))
+    write_pointer(three / "sweep" / "0", three / "gone")
     with refused("no record could be read", "no metrics.json"):
         reading.collect([three / "sweep"])
 

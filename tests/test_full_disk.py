@@ -10,7 +10,7 @@ import test_stream
 from refusals import refused
 
 from multicrop.adapters.sealed_checkpoint import SealedCheckpoint
-from multicrop.record import read_record
+from multicrop.record import read_record, write_pointer
 from multicrop.runs import finished_runs, job_folder, sweep
 
 SAID = ("cannot write", "No space left on device", "free some disk space")
@@ -64,7 +64,7 @@ def test_the_checkpoint_of_a_fit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("record.json", lambda folder: job_folder.write_pointer(folder, folder / "other")),
+        ("record.json", lambda folder: write_pointer(folder, folder / "other")),
         ("failed.json", lambda folder: job_folder.write_failure(folder, "ValueError: x", [])),
         ("key.json", lambda folder: finished_runs.enter(folder, "key", folder / "run")),
     ],

@@ -20,9 +20,9 @@ from multicrop.adapters import descent
 from multicrop.compare import leaderboard
 from multicrop.compare.collect import collect
 from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed, write_text
-from multicrop.record import FILES, Predictions, RecordError, read_record
+from multicrop.record import FILES, Predictions, RecordError, read_record, write_pointer
 from multicrop.runs import finished_runs
-from multicrop.runs.job_folder import folder_state, write_pointer
+from multicrop.runs.job_folder import folder_state
 from multicrop.runs.session import inject
 
 PARTS = {"encoder": "e", "data": "d", "aggregator": "a", "code": "c"}
@@ -212,7 +212,7 @@ class TestRecords:
     @pytest.mark.parametrize("last", [name for name in FILES if name not in ("splits.json", "stream.csv", "explanations.png")])
     def test_new_files_are_never_read_beside_old_ones(self, last, record, monkeypatch):
         """A record is written over an older one and killed before one of its files."""
-        import multicrop.record as module
+        import multicrop.record.folder as module
 
         def until(path, write):
             if path.name == last:

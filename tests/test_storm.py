@@ -17,7 +17,7 @@ sys.exit(main(sys.argv[1:]))
 """
 DEFECTS = {  # what is planted, the kind of fault that finds it, and what the message names
     "records are not checked": (
-        "import multicrop.record as r; r.damaged_files = lambda folder, *names: []",
+        "import multicrop.record.folder as r; r.damaged_files = lambda folder, *names: []",
         "damage",
         30,
         "without a word",

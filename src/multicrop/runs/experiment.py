@@ -18,11 +18,10 @@ from multicrop.config import check_parts, threads_of_job
 from multicrop.data.overview import overview
 from multicrop.features import BankProgress, Batch, FeatureBank, StopBetweenBatches, local_rank
 from multicrop.files import Identity, content_hash, make_folder
-from multicrop.record import Record, write_record
+from multicrop.record import Record, write_pointer, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
 from multicrop.runs.identity import model_facts, run_identity
-from multicrop.runs.job_folder import write_pointer
 from multicrop.runs.session import Session, split_of
 from multicrop.runs.settings import Settings, settings_of
 from multicrop.runs.stream_saves import StreamSaves

@@ -1,20 +1,12 @@
-"""What the jobs of a sweep leave in their folders: a pointer to a record that was made before, the reason of a failure, a state."""
+"""What the jobs of a sweep leave in their folders: the reason of a failure, a state."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.files import MANIFEST, content_hash, naming, redacted, write_text
-from multicrop.record import FAILURE, KNOB, METRICS, POINTER, RecordError, failure, resolved, stored_accuracy
-
-
-def write_pointer(folder: Path, record: Path) -> None:
-    """Write the path of the existing record, with a checksum that covers the job's name, into the folder of a skipped job."""
-    place = os.path.relpath(record, folder)
-    with naming(folder / POINTER, KNOB):
-        write_text(folder / POINTER, json.dumps({"record": place, "seal": content_hash(place, folder.resolve().name)}))
+from multicrop.files import MANIFEST, naming, redacted, write_text
+from multicrop.record import FAILURE, KNOB, METRICS, RecordError, failure, resolved, stored_accuracy
 
 
 def write_failure(folder: Path, error: str, traceback: Sequence[str]) -> None:

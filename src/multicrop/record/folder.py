@@ -7,85 +7,35 @@ run was finished before has record.json instead; a failed job has failed.json.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from multicrop.files import MANIFEST, Identity, as_yaml, atomic, content_hash, damaged_files, naming, redacted, write_manifest, write_text
+from multicrop.files import (
+    MANIFEST,
+    Identity,
+    as_yaml,
+    damaged_files,
+    naming,
+    read_facts,
+    redacted,
+    write_facts,
+    write_manifest,
+    write_text,
+)
+from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged
 
 FORMAT = 3  # of the folder; 1 has no number, and `milliseconds_an_image` for `ms_per_image`; 1 and 2 have no manifest
-ROWS = ("global", "crops_mean", "aggregated", "final")  # two baselines, the aggregator, and the task's prediction
 NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "pictures", "examples")  # parts of the configuration without effect on the numbers
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
 KNOB = "paths.output"  # names the folder of all records
 FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
-
-
-class RecordError(ValueError):
-    """Raised for a folder without a readable record; the message says why."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Labels and predictions of a run, one entry per image.
-
-    Args:
-        image_id: Image ids.
-        label: Class index per image, shape (images,).
-        rows: Predicted class index per image, shape (images,), by row name (``ROWS``).
-        domain: Domain per image; empty strings for a data set without domains.
-        top_classes: Classes with the highest final logits, best first, shape (images, k).
-        top_logits: Their logits, shape (images, k).
-        cluster: Cluster per image (a video, a patient), ``""`` for an image in none; empty for a record of before clusters.
-    """
-
-    image_id: Sequence[str]
-    label: np.ndarray
-    rows: Mapping[str, np.ndarray]
-    domain: Sequence[str]
-    top_classes: Sequence[Sequence[int]] = ()
-    top_logits: Sequence[Sequence[float]] = ()
-    cluster: Sequence[str] = ()
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def correct(self, row: str = "final") -> np.ndarray:
-        """Whether a row (one of ``ROWS``) classifies each image correctly: booleans, shape (images,)."""
-        return self.rows[row] == self.label
-
-    def accuracy(self, row: str = "final") -> float:
-        """Top-1 accuracy of a row, from 0 to 1."""
-        return float(self.correct(row).mean())
-
-    def write(self, path: Path) -> None:
-        """Write predictions.parquet."""
-        columns = {"image_id": list(self.image_id), "domain": list(self.domain), "label": self.label}
-        columns["cluster"] = list(self.cluster) or [""] * len(self)
-        columns |= {f"{row}_prediction": self.rows[row] for row in ROWS}
-        columns |= {"top_classes": list(self.top_classes), "top_logits": list(self.top_logits)} if len(self.top_classes) else {}
-        with atomic(path) as partial:
-            pq.write_table(pa.table(columns), partial)
-
-    @classmethod
-    def read(cls, path: Path) -> "Predictions":
-        """Read predictions.parquet; raises RecordError if the file is damaged or lacks a column."""
-        try:
-            table = pq.read_table(path)
-            rows = {row: np.asarray(table[f"{row}_prediction"].to_pylist()) for row in ROWS}
-            optional = ("top_classes", "top_logits", "cluster")
-            top = [table[name].to_pylist() if name in table.column_names else () for name in optional]
-            return cls(table["image_id"].to_pylist(), np.asarray(table["label"].to_pylist()), rows, table["domain"].to_pylist(), *top)
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise _damaged(path, error) from error
 
 
 def write_record(
@@ -184,7 +134,7 @@ def read_record(folder: Path) -> Record:
         raise RecordError(f"{folder}: {unfinished if failed is None else f'the run failed ({failed})'}")
     rows = (metrics := _content(folder / METRICS)).get("rows")
     if not isinstance(rows, dict) or not all(isinstance(rows.get(r), dict) and "accuracy" in rows[r] for r in ROWS):
-        raise _damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
+        raise damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
     if metrics.get("format", 1) > FORMAT:
         raise RecordError(f"{folder}: the record has format {metrics['format']}, this version reads up to {FORMAT}; update multicrop")
     if missing := [name for name in (CONFIG, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
@@ -192,7 +142,7 @@ def read_record(folder: Path) -> Record:
     _check_manifest(folder, metrics)
     config, data = _content(folder / CONFIG), _content(folder / DATA) if (folder / DATA).is_file() else {}
     if "name" not in (config.get("task") or {}):
-        raise _damaged(folder / CONFIG, "expected task.name")
+        raise damaged(folder / CONFIG, "expected task.name")
     return Record(folder, config, metrics, _content(folder / ENVIRONMENT), data)
 
 
@@ -212,13 +162,19 @@ def resolved(folder: Path) -> Path:
     """The folder that a pointer names, or the folder itself; raises RecordError where the pointer is damaged or leads to no record."""
     if not (folder / POINTER).is_file():
         return folder
-    pointer = _content(folder / POINTER)
-    place = str(pointer.get("record"))
-    if set(pointer) != {"record"} and pointer.get("seal") != content_hash(place, folder.resolve().name):  # the first versions wrote no seal
-        raise _damaged(folder / POINTER, "its content does not match its checksum")
-    if not ((target := (folder / place).resolve()) / METRICS).is_file():
+    pointer = read_facts(folder / POINTER)
+    if pointer is None or pointer.get("job") != folder.resolve().name:
+        raise damaged(folder / POINTER, "its content does not match its checksum")
+    target = (folder / str(pointer["record"])).resolve()
+    if not (target / METRICS).is_file():
         raise RecordError(f"{folder}: {POINTER} leads to {target}, which holds no {METRICS}; run the experiment again")
     return target
+
+
+def write_pointer(folder: Path, record: Path) -> None:
+    """Write the path of the existing record into the folder of a skipped job, with a checksum that covers the job's name."""
+    with naming(folder / POINTER, KNOB):
+        write_facts(folder / POINTER, {"record": os.path.relpath(record, folder), "job": folder.resolve().name})
 
 
 def _content(path: Path) -> dict:
@@ -227,15 +183,10 @@ def _content(path: Path) -> dict:
         text = path.read_text(encoding="utf-8")
         value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.suffix == ".yaml" else json.loads(text)  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if not isinstance(value, dict):
-        raise _damaged(path, f"expected names with values, got {type(value).__name__}")
+        raise damaged(path, f"expected names with values, got {type(value).__name__}")
     return value
-
-
-def _damaged(path: Path, reason: object) -> RecordError:
-    first = str(reason).partition("\n")[0]
-    return RecordError(f"{path.parent}: {path.name} is damaged or not a record of multicrop ({first}); run the experiment again")
 
 
 def _check_manifest(folder: Path, metrics: Mapping, *names: str) -> None:
