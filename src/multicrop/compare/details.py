@@ -79,7 +79,7 @@ def _parts(entry: Entry, group: np.ndarray, names: Sequence[str]) -> list[Part]:
     members: dict[int, np.ndarray] = {index: np.flatnonzero(group == index) for index in np.unique(group).tolist()}
     shared = [[entry.clusters[i] for i in images] if entry.clusters else None for images in members.values()]
     compared = [
-        compare_runs(correct[:, images], baseline[:, images], clusters=own) for images, own in zip(members.values(), shared, strict=True)
+        compare_runs(correct[:, images], baseline[:, images], clusters=its) for images, its in zip(members.values(), shared, strict=True)
     ]
     own, base = (group_accuracy(values, group, len(names)).tolist() for values in (correct, baseline))
     parts = [
