@@ -77,7 +77,7 @@ def _parts(entry: Entry, group: np.ndarray, names: Sequence[str]) -> list[Part]:
         raise ValueError(f"{entry.label} is not paired with the baseline; choose a baseline on the same images")
     correct, baseline = entry.correct, entry.baseline
     members: dict[int, np.ndarray] = {index: np.flatnonzero(group == index) for index in np.unique(group).tolist()}
-    shared = [[entry.clusters[i] for i in images] if entry.clusters else None for images in members.values()]
+    shared = [[entry.clusters[int(i)] for i in images] if entry.clusters else None for images in members.values()]
     compared = [
         compare_runs(correct[:, images], baseline[:, images], clusters=its) for images, its in zip(members.values(), shared, strict=True)
     ]
