@@ -15,12 +15,15 @@ from PIL import Image
 
 from multicrop import aggregators, transport
 from multicrop.aggregators import as_aggregator, marginals
-from multicrop.aggregators.score import Scorer
 from multicrop.config import without
+from multicrop.aggregators.base import blocks, chunks, classes_of
+from multicrop.aggregators.logits_cache import LogitsCache
+from multicrop.aggregators.score import Scorer, reads_labels_alone, with_aggregator, with_text
 from multicrop.show.explain.explanation import explain
 from multicrop.text import TextBank
 
 SCALE = 9.0
+ALL = {"view_set": "all", "text_set": "all"}
 
 
 def dot(a, b):
@@ -345,6 +348,7 @@ def test_a_temperature_overrides_the_sources(problem):
         ({"epsilon": 0.0}, r"aggregator\.epsilon"),
         ({"solver": "partial", "mass": 1.2}, r"aggregator\.mass"),
         ({"solver": "unbalanced", "marginal_penalty": 0.0}, r"aggregator\.marginal_penalty"),
+        ({"max_iterations": 0}, r"aggregator\.max_iterations"),
     ],
 )
 def test_transport_refuses_by_the_name_of_the_knob(problem, knobs, message):
@@ -469,6 +473,16 @@ def test_a_relaxed_solver_that_has_not_converged_names_the_knob_and_gives_the_pl
         np.testing.assert_allclose(plan[i, c].numpy(), total * r[:, None] * kernel * s, atol=1e-5, rtol=1e-3)
 
 
+def test_the_solvers_defaults_are_those_of_the_configuration(generator, monkeypatch):
+    cfg, passed = composed("aggregator=optimal_transport").aggregator, {}
+    cost, a, b = random_transport(generator, False)
+    for solver in ("sinkhorn", "unbalanced", "partial"):
+        monkeypatch.setattr(transport.dispatch, solver, lambda *problem, **knobs: passed.update(knobs) or problem[0])
+        transport.solve(cost, a, b, solver=solver, epsilon=0.05)
+    names = ("epsilon", "tolerance", "max_iterations", "marginal_penalty", "mass")
+    assert passed == {name: cfg[name] for name in names}
+
+
 def test_partial_leaves_the_empty_crop_at_home(generator):
     text = axis_text(2)
     full, empty = torch.tensor([1.0, 0.0]), torch.tensor([0.0, -1.0])
@@ -477,6 +491,30 @@ def test_partial_leaves_the_empty_crop_at_home(generator):
     _, plan, _ = aggregators.transport_plan(views, text, mass=0.75, **knobs)
     assert float(plan[0, 0, 3].sum()) < 1e-3 and float(plan[0, 0].sum()) == pytest.approx(0.75, abs=1e-3)
     assert float(aggregators.optimal_transport(views, text, 1.0, mass=0.75, **knobs)[0, 0]) == pytest.approx(1.0, abs=1e-3)
+
+
+# blocks in memory
+
+
+def test_chunks_hold_as_many_items_as_fit_and_one_at_least():
+    assert chunks(7, 3, 9) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert chunks(7, 3, 8) == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7)]
+    assert chunks(2, 3, 1) == [slice(0, 1), slice(1, 2)] and chunks(2, 1, 100) == [slice(0, 2)] and chunks(0, 3, 9) == []
+
+
+def test_blocks_split_classes_only_where_one_image_exceeds_the_memory(generator):
+    views, text = unit(5, 3, 16, generator=generator), random_text(generator, classes=4)  # 4 classes x 3 views x 4 prompts = 48 an image
+    assert blocks(views, text, 100) == [(slice(0, 2), [slice(0, 4)]), (slice(2, 4), [slice(0, 4)]), (slice(4, 5), [slice(0, 4)])]
+    assert blocks(views, text, 47) == [(slice(i, i + 1), [slice(0, 3), slice(3, 4)]) for i in range(5)]
+    assert blocks(views, text, 1) == [(slice(i, i + 1), [slice(c, c + 1) for c in range(4)]) for i in range(5)]
+
+
+def test_classes_of_a_bank_come_as_a_slice_or_in_any_order(generator):
+    text = random_text(generator)
+    for part, rows in ((slice(1, 3), [1, 2]), ((4, 0), [4, 0])):
+        some = classes_of(text, part)
+        assert some.prompts == [text.prompts[row] for row in rows]
+        assert torch.equal(some.features, text.features[rows]) and torch.equal(some.mask, text.mask[rows])
 
 
 # presets, edges, the picture
@@ -585,6 +623,57 @@ def test_an_aggregators_identity_holds_the_knobs_that_change_its_logits():
     assert as_aggregator(aggregators.mean_feature).identity != as_aggregator(aggregators.mean_similarity).identity
     with pytest.raises(ValueError, match="named function"):
         _ = as_aggregator(Nameless()).identity
+
+
+# the scorer and its cache
+
+
+def test_a_scorer_fuses_the_global_views_logits_by_its_weight(problem):
+    views, text = problem
+    local, whole = aggregators.mean_feature(views, text, SCALE, **ALL), aggregators.global_view(views, text, SCALE)
+    mean = partial(aggregators.mean_feature, **ALL)
+    for weight in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(Scorer(text, SCALE, mean, weight)(views), (1 - weight) * whole + weight * local)
+    for weight in (-0.01, 1.01):
+        with pytest.raises(ValueError, match=r"task\.fusion_weight"):
+            Scorer(text, SCALE, mean, weight)
+
+
+def test_a_scorer_with_another_text_or_aggregator_leaves_the_first_as_it_was(problem):
+    views, text = problem
+    other = TextBank(text.features.flip(0), text.mask.flip(0), text.prompts[::-1])
+    scorer = Scorer(text, SCALE, partial(aggregators.mean_feature, **ALL), 0.5)
+    before = scorer(views)
+    torch.testing.assert_close(with_text(scorer, other)(views), before.flip(1))
+    changed = with_aggregator(scorer, aggregators.global_view)
+    torch.testing.assert_close(changed(views), aggregators.global_view(views, text, SCALE))
+    assert torch.equal(scorer(views), before) and scorer.spared == 0
+    assert reads_labels_alone(changed) and not reads_labels_alone(scorer) and not reads_labels_alone(AnotherScore())
+
+
+def test_a_cache_of_logits_tells_batches_apart_and_keeps_to_its_bytes(generator):
+    views, logits = unit(2, 6, 4, generator=generator), torch.arange(6.0).view(2, 3)
+    key = LogitsCache.key(views)
+    assert LogitsCache.key(views.clone()) == key and LogitsCache.key(views.mT.contiguous().mT) == key
+    with torch.inference_mode():
+        assert LogitsCache.key(views) != key
+    assert len({key, LogitsCache.key(views.view(6, 2, 4)), LogitsCache.key(views.view(2, 3, 8)), LogitsCache.key(-views)}) == 4
+    cache = LogitsCache(max_bytes=2 * logits.nbytes)
+    assert cache.get(key) is None and len(cache) == 0
+    for name in ("a", "a", "b", "c"):  # the second is there already, the last one does not fit
+        cache.put((name,), logits, 0.5)
+    assert len(cache) == 2 and cache.bytes == 2 * logits.nbytes and cache.get(("c",)) is None
+    stored, seconds = cache.get(("b",))
+    assert torch.equal(stored, logits) and stored.data_ptr() != logits.data_ptr() and seconds == 0.5
+
+
+class AnotherScore:
+    """Meets the protocol `Score` without being a Scorer."""
+
+    text, logit_scale = None, SCALE
+
+    def __call__(self, views):
+        return views[:, 0]
 
 
 class Nameless:

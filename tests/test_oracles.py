@@ -201,23 +201,32 @@ def test_scalings_that_leave_float32_still_end_at_the_float64_plan(epsilon, powe
 
 
 def test_lost_scalings_are_done_again_in_the_log_domain(generator, monkeypatch):
-    cost = 1 - torch.rand(4, 5, 6, generator=generator)
-    a, b = torch.full((4, 5), 0.2), torch.full((4, 6), 1 / 6)
+    cost = 1 - torch.rand(5, 5, 6, generator=generator)
+    a, b = torch.ones(5, 5), torch.ones(5, 6)
+    a[1, 4] = b[1, 5] = b[3, 5] = 0  # a crop without mass, and padding
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
     expected = entropic.start(cost, a, b, 0.05)
     expected.iterate(40)
-    iterate = entropic.Scalings.iterate
+    iterate, log_step, redone = entropic.Scalings.iterate, entropic.Scalings.log_step, []
 
     def overflow(state, times):
         iterate(state, times)
-        state.r[1], state.s[2, 3] = torch.inf, torch.nan
+        state.r[1], state.s[2, 3], state.r[4, 2] = torch.inf, torch.nan, 0
         state.s[3] *= 1e20  # out of range, but not lost
         state.r[3] /= 1e20
 
+    def counted(state, epsilon):
+        redone.append(len(state.cost))
+        log_step(state, epsilon)
+
     monkeypatch.setattr(entropic.Scalings, "iterate", overflow)
+    monkeypatch.setattr(entropic.Scalings, "log_step", counted)
     state = entropic.start(cost, a, b, 0.05)
     entropic.advance(state, 40, 0.05)
     torch.testing.assert_close(state.plan(), expected.plan(), atol=1e-5, rtol=1e-3)
-    assert ((state.r - 1).abs() < 1e-6).all() and state.f.isfinite().all() and state.g.isfinite().all()
+    assert redone == [3] * 40  # the first problem is in range, and the fourth keeps its iterations
+    assert torch.equal(state.r, (a > 0).float()) and torch.equal(state.s, (b > 0).float())
+    assert state.f.isfinite().all() and state.g.isfinite().all()
 
 
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
