@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from multicrop import aggregators, transport
-from multicrop.aggregators import as_aggregator, marginals
 from multicrop.config import without
+from multicrop.aggregators import TransportPlan, aggregator, as_aggregator, marginals
 from multicrop.aggregators.base import blocks, chunks, classes_of
 from multicrop.aggregators.logits_cache import LogitsCache
 from multicrop.aggregators.score import Scorer, reads_labels_alone, with_aggregator, with_text
@@ -247,6 +247,13 @@ def test_mta_leaves_an_outlier_behind(generator):
     text = TextBank(torch.cat([centre, outlier], 0), torch.ones(2, 1, dtype=torch.bool), [["cluster"], ["outlier"]])
     mta = instantiate(composed("aggregator=mta").aggregator)
     torch.testing.assert_close(mta(torch.cat([cluster, outlier], 1), text, 1.0), mta(cluster, text, 1.0), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("knob", ["temperature", "rounds", "steps"])
+def test_mta_refuses_a_knob_that_is_not_above_0(problem, knob):
+    knobs = {"text_set": "all", "neighbours": 0.3, "affinity_weight": 4.0, "temperature": 0.2}
+    with pytest.raises(ValueError, match=rf"aggregator\.{knob} must be above 0, got 0"):
+        aggregators.mta(*problem, SCALE, **{**knobs, knob: 0.0 if knob == "temperature" else 0})
 
 
 # marginals
@@ -614,6 +621,30 @@ def test_an_aggregator_of_a_user_declares_nothing_and_reads_what_its_knobs_or_th
         as_aggregator(partial(mine, 1))
 
 
+def test_a_decorator_declares_the_plan_and_the_knobs_of_pruning(problem):
+    calls = []
+
+    def planned(views, text, **knobs):
+        calls.append((views, text, knobs))
+        return TransportPlan(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), text)
+
+    def mine(views, text, logit_scale, *, bound=False, slack=0.5, text_set="all"):
+        return logit_scale * views.mean(1) @ text.label.T
+
+    made = as_aggregator(aggregator(plan=planned, pruning=["bound", "slack"])(mine))
+    assert as_aggregator(mine) is made and made.function is mine
+    assert (made.has_plan, made.prunes, made.text_set, made.view_set, made.pruning) == (True, False, "all", "all", ("bound", "slack"))
+    bound = as_aggregator(partial(mine, bound=True, slack=0.1))
+    assert bound.prunes and bound.identity != as_aggregator(partial(mine, bound=True, slack=0.2)).identity
+    assert as_aggregator(partial(mine, slack=0.1)).identity == as_aggregator(partial(mine, slack=0.2)).identity
+    views, text = problem
+    plan = bound.plan(views, text, 7.0, classes=[2])
+    assert plan.text is text and calls == [(views, text, {"logit_scale": 7.0, "classes": [2], "bound": True, "slack": 0.1})]
+    plain = as_aggregator(aggregator()(lambda views, text, logit_scale, *, bound=True: views[:, 0]))
+    assert (plain.has_plan, plain.prunes, plain.text_set) == (False, False, "all")
+    assert as_aggregator(aggregator(labels_only=True)(lambda views, text, logit_scale: views[:, 0])).text_set == "label"
+
+
 def test_an_aggregators_identity_holds_the_knobs_that_change_its_logits():
     exact = composed("aggregator=dnd_exact").aggregator
     identity = lambda **knobs: as_aggregator(instantiate(exact, **knobs)).identity  # noqa: E731
@@ -634,6 +665,7 @@ def test_a_scorer_fuses_the_global_views_logits_by_its_weight(problem):
     mean = partial(aggregators.mean_feature, **ALL)
     for weight in (0.0, 0.3, 1.0):
         torch.testing.assert_close(Scorer(text, SCALE, mean, weight)(views), (1 - weight) * whole + weight * local)
+    assert torch.equal(aggregators.fuse(torch.full_like(local, torch.nan), local, 1.0), local)  # purely local: the other is not read
     for weight in (-0.01, 1.01):
         with pytest.raises(ValueError, match=r"task\.fusion_weight"):
             Scorer(text, SCALE, mean, weight)

@@ -15,6 +15,7 @@ from multicrop.aggregators import fuse, global_view, marginals, optimal_transpor
 from multicrop.config import without
 from multicrop.features import feature_bank
 from multicrop.text import TextBank
+from multicrop.transport import pruning
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.pruning import SLACK, TOP, Certified, Problems, certified_scores, open_classes
 
@@ -85,6 +86,52 @@ def test_few_classes_are_solved():
     scores = transport.transported(exact, similarity.transpose(1, 2))
     assert torch.equal(scores[state.solved], state.scores[state.solved])
     assert (state.scores[~state.solved] >= scores[~state.solved] - SLACK).all()
+
+
+def bounded(offsets, **shape):
+    """Problems of `clustered` with uniform marginals, and the mask of their prompts."""
+    views, text = clustered(0, **shape)
+    text = text.select("descriptions")
+    a = torch.full(views.shape[:2], 1 / views.shape[1])
+    similarity = torch.einsum("bkd,cmd->bkcm", views, text.features)
+    b = transport.uniform_marginal(text.mask).expand(len(views), -1, -1)
+    offset = offsets * torch.rand(len(views), len(text.mask), generator=torch.Generator().manual_seed(1))
+    return Problems(similarity, a, b, offset), text.mask
+
+
+def test_five_classes_are_solved_where_their_bounds_decide():
+    assert certified_scores(*bounded(0.0, images=8, classes=60, views=4, prompts=3)).solved.sum(1).tolist() == [TOP] * 8
+
+
+def test_classes_are_solved_in_the_order_of_offset_and_bound(monkeypatch):
+    solve, calls = pruning._solve, []
+
+    def checked(problems, state, image, label):
+        reach, chosen = problems.offset + state.scores, torch.zeros_like(state.solved)
+        chosen[image, label] = True
+        last, best_left = reach.masked_fill(~chosen, torch.inf).amin(1), reach.masked_fill(chosen | state.solved, -torch.inf).amax(1)
+        assert (last >= best_left)[chosen.any(1)].all() and not (chosen & state.solved).any()
+        calls.append(int(chosen.sum(1).max()))
+        solve(problems, state, image, label)
+
+    monkeypatch.setattr(pruning, "_solve", checked)
+    certified_scores(*bounded(0.02, images=16, classes=200, views=8, prompts=5))
+    assert calls[0] == TOP and len(calls) > 1 and max(calls[1:]) == pruning.SOLVED_AT_ONCE
+
+
+def test_the_relaxed_bound_is_the_smaller_of_two_loops(generator):
+    similarity, mask = torch.rand(6, 4, 3, 3, generator=generator), torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.bool)
+    similarity[:, :, 1, 1] = similarity[:, :, 2, 2] = 2.0  # padding that must not count
+    a, b = torch.rand(6, 4, generator=generator), torch.where(mask, torch.rand(6, 3, 3, generator=generator), 0)
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    got, sides = relaxed_scores(similarity, a, b, mask), set()
+    for i, c in np.ndindex(6, 3):
+        real = mask[c].nonzero().flatten().tolist()
+        by_prompt = sum(float(b[i, c, m]) * max(float(similarity[i, k, c, m]) for k in range(4)) for m in real)
+        by_view = sum(float(a[i, k]) * max(float(similarity[i, k, c, m]) for m in real) for k in range(4))
+        sides.add(by_prompt < by_view)
+        assert float(got[i, c]) == pytest.approx(min(by_prompt, by_view), abs=1e-6)
+    assert sides == {True, False}
 
 
 @pytest.mark.parametrize("spread", [0.3, 2.0])
