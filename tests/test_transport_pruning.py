@@ -15,7 +15,7 @@ from multicrop.aggregators import fuse, global_view, marginals, optimal_transpor
 from multicrop.config import without
 from multicrop.features import feature_bank
 from multicrop.text import TextBank
-from multicrop.transport import pruning
+from multicrop.transport import bounds, pruning
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.pruning import SLACK, TOP, Certified, Problems, certified_scores, open_classes
 
@@ -132,6 +132,33 @@ def test_the_relaxed_bound_is_the_smaller_of_two_loops(generator):
         sides.add(by_prompt < by_view)
         assert float(got[i, c]) == pytest.approx(min(by_prompt, by_view), abs=1e-6)
     assert sides == {True, False}
+
+
+def test_the_dual_bound_is_its_formula_in_float64_and_infinite_where_it_overflows(generator):
+    similarity = torch.rand(4, 5, 3, generator=generator)
+    a, b = torch.rand(4, 5, generator=generator), torch.rand(4, 3, generator=generator)
+    b[1, 2] = a[2, 0] = 0  # padding, and a view without mass
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    got = dual_scores(similarity, a, b)
+    for i in range(4):
+        scores, row, column = (x[i].double().numpy() for x in (similarity, a, b))
+        kernel, s = np.exp(np.maximum(scores - scores.max(1, keepdims=True), -bounds.SPAN) / bounds.EPSILON), np.ones(3)
+        for _ in range(bounds.ITERATIONS):
+            r = row / (kernel @ s)
+            s = column / (r @ kernel)
+        used = column > 0
+        u = (scores[:, used] + bounds.EPSILON * np.log(s[used])).max(1)
+        v = (scores - u[:, None]).max(0)
+        assert float(got[i]) == pytest.approx(row @ u + column[used] @ v[used], abs=1e-5)
+    assert dual_scores(similarity, torch.zeros(4, 5), b).tolist() == [torch.inf] * 4
+
+
+def test_the_furthest_candidates_of_each_image_are_picked():
+    candidates = torch.tensor([[True, False, True, True], [False, False, False, True]])
+    reach = torch.tensor([[1.0, 9.0, 3.0, 2.0], [5.0, 6.0, 7.0, 0.0]])
+    for count, expected in ((1, {(0, 2), (1, 3)}), (2, {(0, 2), (0, 3), (1, 3)}), (9, {(0, 0), (0, 2), (0, 3), (1, 3)})):
+        image, label = pruning._best(candidates, reach, count)
+        assert set(zip(image.tolist(), label.tolist(), strict=True)) == expected and len(image) == len(expected)
 
 
 @pytest.mark.parametrize("spread", [0.3, 2.0])
