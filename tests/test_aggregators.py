@@ -228,7 +228,7 @@ def mta_loop(views, prototypes, scale, n_rounds=5, n_steps=5):
     return scale * prototypes @ mode
 
 
-@pytest.mark.parametrize(("n_views", "scale"), [(2, 9.0), (4, 9.0), (16, 1.0), (16, 100.0)])
+@pytest.mark.parametrize(("n_views", "scale"), [(2, 9.0), (4, 9.0), (8, 9.0), (16, 1.0), (16, 100.0)])
 def test_mta(generator, n_views, scale):
     text, centre = random_text(generator), unit(4, 1, 16, generator=generator)
     views = torch.nn.functional.normalize(centre + 0.2 * torch.randn(4, n_views, 16, generator=generator), dim=-1)
@@ -588,6 +588,19 @@ def test_a_plan_of_some_classes_is_that_of_all_classes(problem):
         torch.testing.assert_close(found, expected[:, [3, 1]], atol=1e-5, rtol=1e-3)
     plan, used = whole.mass, whole.similarities
     torch.testing.assert_close(awt(views, text, 20.0), 20 * (plan * used).sum((2, 3)) / plan.sum((2, 3)), atol=1e-3, rtol=0)
+
+
+def test_the_plan_takes_every_knob_of_the_logits(problem):
+    views, text = problem
+    knobs = {"solver": "sinkhorn", "epsilon": 0.1, "view_marginal": "best_match", "prompt_marginal": "entropy", **ALL}
+    warm = {**knobs, "view_temperature": 0.2, "prompt_temperature": 1.5}
+    for given in (warm, {**warm, "prompt_temperature": 0.1}, {**warm, "view_temperature": 2.0}):
+        scores, mass, _ = aggregators.transport_plan(views, text, logit_scale=SCALE, **given)
+        logits = aggregators.optimal_transport(views, text, SCALE, **given)
+        torch.testing.assert_close(SCALE * (mass * scores).sum((2, 3)) / mass.sum((2, 3)), logits, atol=1e-5, rtol=0)
+    assert torch.equal(
+        aggregators.transport_plan(views, text, **knobs).mass, aggregators.transport_plan(views, text, logit_scale=100.0, **knobs).mass
+    )
 
 
 DECLARED = {  # has a plan, prunes, reads label prompts only
