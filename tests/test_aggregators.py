@@ -16,6 +16,7 @@ from PIL import Image
 from multicrop import aggregators, transport
 from multicrop.config import without
 from multicrop.aggregators import TransportPlan, aggregator, as_aggregator, marginals
+from multicrop.aggregators import TransportPlan, aggregator, as_aggregator, marginals, pools
 from multicrop.aggregators.base import blocks, chunks, classes_of
 from multicrop.aggregators.logits_cache import LogitsCache
 from multicrop.aggregators.score import Scorer, reads_labels_alone, with_aggregator, with_text
@@ -522,6 +523,31 @@ def test_classes_of_a_bank_come_as_a_slice_or_in_any_order(generator):
         some = classes_of(text, part)
         assert some.prompts == [text.prompts[row] for row in rows]
         assert torch.equal(some.features, text.features[rows]) and torch.equal(some.mask, text.mask[rows])
+
+
+# pools
+
+
+def test_pools_take_any_number_of_batch_axes(generator):
+    x, query = torch.randn(2, 3, 4, 5, generator=generator), torch.randn(2, 3, 5, generator=generator)
+    mask = torch.rand(2, 3, 4, generator=generator) < 0.6
+    mask[..., 0] = True
+    means, weights = pools.mean(x, mask), pools.similarity_weights(x, query, mask, log_scale=0.5)
+    plain, free = pools.masked_mean(x[..., 0], mask), pools.similarity_weights(x, query, log_scale=0.5)
+    sums = pools.weighted_sum(x, weights)
+    for i, j in np.ndindex(2, 3):
+        members = [k for k in range(4) if mask[i, j, k]]
+        mean = sum(x[i, j, k].double() for k in members) / len(members)
+        assert means[i, j].tolist() == pytest.approx((mean / mean.norm()).tolist(), abs=1e-6)
+        assert float(plain[i, j]) == pytest.approx(float(mean[0]), abs=1e-6)
+        scores = [math.exp(0.5) * dot(x[i, j, k], query[i, j]) for k in range(4)]
+        expected = dict(zip(members, softmax([scores[k] for k in members]), strict=True))
+        assert weights[i, j].tolist() == pytest.approx([expected.get(k, 0) for k in range(4)], abs=1e-6)
+        assert free[i, j].tolist() == pytest.approx(softmax(scores), abs=1e-6)
+        assert sums[i, j].tolist() == pytest.approx(sum(w * x[i, j, k].double() for k, w in expected.items()).tolist(), abs=1e-5)
+    mask[1, 2] = False
+    with pytest.raises(ValueError, match="a pool got an empty set"):
+        pools.mean(x, mask)
 
 
 # presets, edges, the picture
