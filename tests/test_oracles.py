@@ -342,8 +342,28 @@ def test_comparison_counts_and_covers():
 def test_exact_transport_refuses_what_would_crash_the_simplex(broken):
     problem = {"cost": torch.rand(1, 2, 4, 3), "views": torch.ones(1, 2, 4), "prompts": torch.ones(1, 2, 3)}
     problem[broken][0, 1] = torch.nan if broken == "cost" else 0
-    with pytest.raises(ValueError, match="not finite"):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="not finite"):
+        warnings.simplefilter("error")  # the error alone, no warning of the division before it
         transport.exact(*problem.values())
+
+
+def test_exact_transport_says_how_many_problems_it_left_unsolved(generator, monkeypatch):
+    cost, a, b = torch.rand(1, 3, 6, 5, generator=generator), torch.ones(1, 3, 6), torch.ones(1, 3, 5)
+    b[0, 2, 3:] = 0
+    expected = transport.exact(cost, a, b)
+    monkeypatch.setattr(transport.simplex, "MAX_PIVOTS", 1)
+    with pytest.warns(UserWarning, match=r"not solved for 3 of 3 problems .*aggregator\.solver=sinkhorn"):
+        plan = transport.exact(cost, a, b)
+    assert (expected[0, 2, :, 3:] == 0).all() and not torch.equal(plan, expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_a_uniform_marginal_gives_the_members_of_a_set_equal_masses(shape, generator):
+    mask = torch.rand(shape, generator=generator) < 0.5
+    mask[..., 1] = True
+    masses = transport.uniform_marginal(mask)
+    for index in np.ndindex(shape):
+        assert float(masses[index]) == pytest.approx(float(mask[index]) / int(mask[index[:-1]].sum()))
 
 
 @pytest.mark.parametrize("max_iterations", [1, 5, 12])
