@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import records
 import torch
+import yaml
 from conftest import session_of
 from few_shot_problem import Problem, die_after
 from refusals import refused
@@ -388,6 +389,22 @@ class TestContentOfARecord:
         (folder / "metrics.json").write_text("[1]")
         with refused("expected names with values, got list", error=RecordError):
             read_record(folder)
+
+    def test_the_oldest_records_have_no_format(self, tmp_path):
+        rows = {row: {"accuracy": 0.25, "p_value": 1e-05} for row in ROWS}
+        folder = whole_record(tmp_path, metrics={"rows": rows})
+        assert read_record(folder).metrics["rows"] == rows
+        (folder / "metrics.json").write_text(json.dumps({"rows": rows}))
+        (folder / "manifest.json").unlink()
+        assert read_record(folder).accuracy == stored_accuracy(folder) == 0.25
+
+    def test_the_error_of_a_damaged_file_is_one_line(self, tmp_path):
+        folder = whole_record(tmp_path)
+        rewrite(folder / "metrics.json", format=2)
+        (folder / "config.yaml").write_text("task: {name: tta\nnote: [")
+        with pytest.raises(RecordError, match=r"config\.yaml is damaged") as caught:
+            read_record(folder)
+        assert "\n" not in str(caught.value) and isinstance(caught.value.__cause__, yaml.YAMLError)
 
     def test_a_failed_run_gives_its_error_and_a_pointer_its_record(self, tmp_path):
         assert failure(tmp_path) is None and resolved(tmp_path) == tmp_path
