@@ -229,6 +229,19 @@ def test_lost_scalings_are_done_again_in_the_log_domain(generator, monkeypatch):
     assert state.f.isfinite().all() and state.g.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("scaling", "outside"),
+    [(1.0, False), (1e11, False), (1e-11, False), (1e13, True), (1e-13, True), (0.0, True), (math.inf, True), (math.nan, True)],
+)
+def test_a_scaling_is_out_of_range_only_where_there_is_mass(scaling, outside):
+    cost, a, b = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.full((4, 3), 1 / 3)
+    a[2, 1] = b[3, 2] = 0
+    state = entropic.start(cost, a, b, 0.05)
+    state.r[[0, 2], 1] = scaling
+    state.s[[1, 3], 2] = scaling
+    assert state.out_of_range().tolist() == [outside, outside, False, False]
+
+
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
 def test_plans_keep_their_marginals(solver, generator):
     cost = 1 - torch.rand(2, 3, 5, 4, generator=generator)
