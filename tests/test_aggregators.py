@@ -481,6 +481,17 @@ def test_a_relaxed_solver_that_has_not_converged_names_the_knob_and_gives_the_pl
         np.testing.assert_allclose(plan[i, c].numpy(), total * r[:, None] * kernel * s, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced", "partial"])
+def test_each_problem_stops_by_itself(generator, solver):
+    """With a loose tolerance, a problem that ran on with its neighbours would end at another plan."""
+    cost, a, b = random_transport(generator, False)
+    knobs = {"solver": solver, "epsilon": 0.03, "tolerance": 0.02}
+    whole = transport.solve(cost, a, b, **knobs)
+    for i, c in np.ndindex(2, 3):
+        alone = transport.solve(cost[i : i + 1, c : c + 1], a[i : i + 1, c : c + 1], b[i : i + 1, c : c + 1], **knobs)
+        torch.testing.assert_close(alone[0, 0], whole[i, c], atol=1e-6, rtol=1e-4)
+
+
 def test_the_solvers_defaults_are_those_of_the_configuration(generator, monkeypatch):
     cfg, passed = composed("aggregator=optimal_transport").aggregator, {}
     cost, a, b = random_transport(generator, False)

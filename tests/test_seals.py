@@ -418,8 +418,10 @@ class TestContentOfARecord:
         (tmp_path / "job" / "record.json").write_text('{"record": "../run"}')
         folder = whole_record(tmp_path / "run")
         assert resolved(tmp_path / "job") == folder.resolve() and read_record(tmp_path / "job").accuracy == 0.25
-        (folder / "record.json").write_text("{}")
-        assert resolved(folder) == folder.resolve()
+        for pointer in ("{}", '{"record": "../run", "seal": "other"}'):
+            (tmp_path / "job" / "record.json").write_text(pointer)
+            with refused("record.json is damaged", "does not match its checksum", error=RecordError):
+                resolved(tmp_path / "job")
 
     def test_the_accuracy_of_a_sweeps_table_is_that_of_the_final_row(self, tmp_path):
         rows = {row: {"accuracy": 0.1 * number} for number, row in enumerate(ROWS)}
