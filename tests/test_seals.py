@@ -24,7 +24,18 @@ from multicrop.adapters import descent
 from multicrop.compare import leaderboard
 from multicrop.compare.collect import collect
 from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed, write_text
-from multicrop.record import FILES, ROWS, Predictions, RecordError, failure, read_record, resolved, stored_accuracy, write_pointer, write_record
+from multicrop.record import (
+    FILES,
+    ROWS,
+    Predictions,
+    RecordError,
+    failure,
+    read_record,
+    resolved,
+    stored_accuracy,
+    write_pointer,
+    write_record,
+)
 from multicrop.runs import finished_runs
 from multicrop.runs.job_folder import folder_state
 from multicrop.runs.session import inject

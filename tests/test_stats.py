@@ -130,7 +130,7 @@ def test_numbers_count_as_correct_where_they_are_not_zero():
 
 
 def test_the_interval_has_the_confidence_asked_for():
-    assert stats._percentiles(np.arange(101.0), 0.9) == pytest.approx((5, 95))
+    assert resampling.percentiles(np.arange(101.0), 0.9) == pytest.approx((5, 95))
     correct, baseline = outcomes(7, 300)
     knobs = {"confidence": 0.5, "seed": 3}
     assert stats.compare_runs(correct[None], baseline[None], **knobs) == stats.compare(correct, baseline, **knobs)
@@ -146,9 +146,9 @@ class CountingGenerator(np.random.Generator):
 
 @pytest.mark.parametrize(("at_once", "sizes"), [(10, [1] * 14), (3 * 40, [3, 3, 3, 3, 1, 1]), (10**6, [7, 7])])
 def test_resamples_are_drawn_as_many_at_once_as_fit_in_memory(at_once, sizes, monkeypatch):
-    monkeypatch.setattr(stats, "AT_ONCE", at_once)
+    monkeypatch.setattr(resampling, "AT_ONCE", at_once)
     rng = CountingGenerator(np.random.PCG64(0))
-    means = stats._crossed_means(np.ones((3, 40)), rng, 7)
+    means = resampling.crossed_means(np.ones((3, 40)), rng, 7)
     assert rng.sizes == sizes and means == pytest.approx(np.ones(7))
 
 
