@@ -14,12 +14,11 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from multicrop import aggregators, transport
-from multicrop.config import without
-from multicrop.aggregators import TransportPlan, aggregator, as_aggregator, marginals
 from multicrop.aggregators import TransportPlan, aggregator, as_aggregator, marginals, pools
 from multicrop.aggregators.base import blocks, chunks, classes_of
 from multicrop.aggregators.logits_cache import LogitsCache
 from multicrop.aggregators.score import Scorer, reads_labels_alone, with_aggregator, with_text
+from multicrop.config import without
 from multicrop.show.explain.explanation import explain
 from multicrop.text import TextBank
 
