@@ -333,7 +333,7 @@ class TestContentOfARecord:
         assert (found.top_classes, found.top_logits) == (top.get("top_classes", ()), top.get("top_logits", ()))
         assert found.correct("aggregated").tolist() == [True, True] and found.accuracy("aggregated") == 1.0
         assert found.correct().tolist() == [True, False] and found.accuracy() == 0.5
-        columns = ["image_id", "domain", "label", *(f"{row}_prediction" for row in ROWS), *top]
+        columns = ["image_id", "domain", "label", "cluster", *(f"{row}_prediction" for row in ROWS), *top]
         assert pq.read_table(tmp_path / "predictions.parquet").column_names == columns
 
     def test_a_table_without_a_column_is_damaged(self, tmp_path):
@@ -426,10 +426,10 @@ class TestContentOfARecord:
         (tmp_path / "failed.json").write_text("{}")
         assert failure(tmp_path) == "unknown"
         (tmp_path / "job").mkdir()
-        (tmp_path / "job" / "record.json").write_text('{"record": "../run"}')
         folder = whole_record(tmp_path / "run")
+        write_pointer(tmp_path / "job", folder)
         assert resolved(tmp_path / "job") == folder.resolve() and read_record(tmp_path / "job").accuracy == 0.25
-        for pointer in ("{}", '{"record": "../run", "seal": "other"}'):
+        for pointer in ("{}", '{"record": "../run", "job": "job", "checksum": "other"}'):
             (tmp_path / "job" / "record.json").write_text(pointer)
             with refused("record.json is damaged", "does not match its checksum", error=RecordError):
                 resolved(tmp_path / "job")
