@@ -14,13 +14,16 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from multicrop import aggregators, transport
-from multicrop.aggregators import as_aggregator, marginals
-from multicrop.aggregators.score import Scorer
+from multicrop.aggregators import TransportPlan, aggregator, as_aggregator, marginals, pools
+from multicrop.aggregators.base import blocks, chunks, classes_of
+from multicrop.aggregators.logits_cache import LogitsCache
+from multicrop.aggregators.score import Scorer, reads_labels_alone, with_aggregator, with_text
 from multicrop.config import without
 from multicrop.show.explain.explanation import explain
 from multicrop.text import TextBank
 
 SCALE = 9.0
+ALL = {"view_set": "all", "text_set": "all"}
 
 
 def dot(a, b):
@@ -225,7 +228,7 @@ def mta_loop(views, prototypes, scale, n_rounds=5, n_steps=5):
     return scale * prototypes @ mode
 
 
-@pytest.mark.parametrize(("n_views", "scale"), [(2, 9.0), (4, 9.0), (16, 1.0), (16, 100.0)])
+@pytest.mark.parametrize(("n_views", "scale"), [(2, 9.0), (4, 9.0), (8, 9.0), (16, 1.0), (16, 100.0)])
 def test_mta(generator, n_views, scale):
     text, centre = random_text(generator), unit(4, 1, 16, generator=generator)
     views = torch.nn.functional.normalize(centre + 0.2 * torch.randn(4, n_views, 16, generator=generator), dim=-1)
@@ -244,6 +247,13 @@ def test_mta_leaves_an_outlier_behind(generator):
     text = TextBank(torch.cat([centre, outlier], 0), torch.ones(2, 1, dtype=torch.bool), [["cluster"], ["outlier"]])
     mta = instantiate(composed("aggregator=mta").aggregator)
     torch.testing.assert_close(mta(torch.cat([cluster, outlier], 1), text, 1.0), mta(cluster, text, 1.0), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("knob", ["temperature", "rounds", "steps"])
+def test_mta_refuses_a_knob_that_is_not_above_0(problem, knob):
+    knobs = {"text_set": "all", "neighbours": 0.3, "affinity_weight": 4.0, "temperature": 0.2}
+    with pytest.raises(ValueError, match=rf"aggregator\.{knob} must be above 0, got 0"):
+        aggregators.mta(*problem, SCALE, **{**knobs, knob: 0.0 if knob == "temperature" else 0})
 
 
 # marginals
@@ -345,6 +355,7 @@ def test_a_temperature_overrides_the_sources(problem):
         ({"epsilon": 0.0}, r"aggregator\.epsilon"),
         ({"solver": "partial", "mass": 1.2}, r"aggregator\.mass"),
         ({"solver": "unbalanced", "marginal_penalty": 0.0}, r"aggregator\.marginal_penalty"),
+        ({"max_iterations": 0}, r"aggregator\.max_iterations"),
     ],
 )
 def test_transport_refuses_by_the_name_of_the_knob(problem, knobs, message):
@@ -469,6 +480,27 @@ def test_a_relaxed_solver_that_has_not_converged_names_the_knob_and_gives_the_pl
         np.testing.assert_allclose(plan[i, c].numpy(), total * r[:, None] * kernel * s, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced", "partial"])
+def test_each_problem_stops_by_itself(generator, solver):
+    """With a loose tolerance, a problem that ran on with its neighbours would end at another plan."""
+    cost, a, b = random_transport(generator, False)
+    knobs = {"solver": solver, "epsilon": 0.03, "tolerance": 0.02}
+    whole = transport.solve(cost, a, b, **knobs)
+    for i, c in np.ndindex(2, 3):
+        alone = transport.solve(cost[i : i + 1, c : c + 1], a[i : i + 1, c : c + 1], b[i : i + 1, c : c + 1], **knobs)
+        torch.testing.assert_close(alone[0, 0], whole[i, c], atol=1e-6, rtol=1e-4)
+
+
+def test_the_solvers_defaults_are_those_of_the_configuration(generator, monkeypatch):
+    cfg, passed = composed("aggregator=optimal_transport").aggregator, {}
+    cost, a, b = random_transport(generator, False)
+    for solver in ("sinkhorn", "unbalanced", "partial"):
+        monkeypatch.setattr(transport.dispatch, solver, lambda *problem, **knobs: passed.update(knobs) or problem[0])
+        transport.solve(cost, a, b, solver=solver, epsilon=0.05)
+    names = ("epsilon", "tolerance", "max_iterations", "marginal_penalty", "mass")
+    assert passed == {name: cfg[name] for name in names}
+
+
 def test_partial_leaves_the_empty_crop_at_home(generator):
     text = axis_text(2)
     full, empty = torch.tensor([1.0, 0.0]), torch.tensor([0.0, -1.0])
@@ -477,6 +509,55 @@ def test_partial_leaves_the_empty_crop_at_home(generator):
     _, plan, _ = aggregators.transport_plan(views, text, mass=0.75, **knobs)
     assert float(plan[0, 0, 3].sum()) < 1e-3 and float(plan[0, 0].sum()) == pytest.approx(0.75, abs=1e-3)
     assert float(aggregators.optimal_transport(views, text, 1.0, mass=0.75, **knobs)[0, 0]) == pytest.approx(1.0, abs=1e-3)
+
+
+# blocks in memory
+
+
+def test_chunks_hold_as_many_items_as_fit_and_one_at_least():
+    assert chunks(7, 3, 9) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert chunks(7, 3, 8) == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7)]
+    assert chunks(2, 3, 1) == [slice(0, 1), slice(1, 2)] and chunks(2, 1, 100) == [slice(0, 2)] and chunks(0, 3, 9) == []
+
+
+def test_blocks_split_classes_only_where_one_image_exceeds_the_memory(generator):
+    views, text = unit(5, 3, 16, generator=generator), random_text(generator, classes=4)  # 4 classes x 3 views x 4 prompts = 48 an image
+    assert blocks(views, text, 100) == [(slice(0, 2), [slice(0, 4)]), (slice(2, 4), [slice(0, 4)]), (slice(4, 5), [slice(0, 4)])]
+    assert blocks(views, text, 47) == [(slice(i, i + 1), [slice(0, 3), slice(3, 4)]) for i in range(5)]
+    assert blocks(views, text, 1) == [(slice(i, i + 1), [slice(c, c + 1) for c in range(4)]) for i in range(5)]
+
+
+def test_classes_of_a_bank_come_as_a_slice_or_in_any_order(generator):
+    text = random_text(generator)
+    for part, rows in ((slice(1, 3), [1, 2]), ((4, 0), [4, 0])):
+        some = classes_of(text, part)
+        assert some.prompts == [text.prompts[row] for row in rows]
+        assert torch.equal(some.features, text.features[rows]) and torch.equal(some.mask, text.mask[rows])
+
+
+# pools
+
+
+def test_pools_take_any_number_of_batch_axes(generator):
+    x, query = torch.randn(2, 3, 4, 5, generator=generator), torch.randn(2, 3, 5, generator=generator)
+    mask = torch.rand(2, 3, 4, generator=generator) < 0.6
+    mask[..., 0] = True
+    means, weights = pools.mean(x, mask), pools.similarity_weights(x, query, mask, log_scale=0.5)
+    plain, free = pools.masked_mean(x[..., 0], mask), pools.similarity_weights(x, query, log_scale=0.5)
+    sums = pools.weighted_sum(x, weights)
+    for i, j in np.ndindex(2, 3):
+        members = [k for k in range(4) if mask[i, j, k]]
+        mean = sum(x[i, j, k].double() for k in members) / len(members)
+        assert means[i, j].tolist() == pytest.approx((mean / mean.norm()).tolist(), abs=1e-6)
+        assert float(plain[i, j]) == pytest.approx(float(mean[0]), abs=1e-6)
+        scores = [math.exp(0.5) * dot(x[i, j, k], query[i, j]) for k in range(4)]
+        expected = dict(zip(members, softmax([scores[k] for k in members]), strict=True))
+        assert weights[i, j].tolist() == pytest.approx([expected.get(k, 0) for k in range(4)], abs=1e-6)
+        assert free[i, j].tolist() == pytest.approx(softmax(scores), abs=1e-6)
+        assert sums[i, j].tolist() == pytest.approx(sum(w * x[i, j, k].double() for k, w in expected.items()).tolist(), abs=1e-5)
+    mask[1, 2] = False
+    with pytest.raises(ValueError, match="a pool got an empty set"):
+        pools.mean(x, mask)
 
 
 # presets, edges, the picture
@@ -545,6 +626,19 @@ def test_a_plan_of_some_classes_is_that_of_all_classes(problem):
     torch.testing.assert_close(awt(views, text, 20.0), 20 * (plan * used).sum((2, 3)) / plan.sum((2, 3)), atol=1e-3, rtol=0)
 
 
+def test_the_plan_takes_every_knob_of_the_logits(problem):
+    views, text = problem
+    knobs = {"solver": "sinkhorn", "epsilon": 0.1, "view_marginal": "best_match", "prompt_marginal": "entropy", **ALL}
+    warm = {**knobs, "view_temperature": 0.2, "prompt_temperature": 1.5}
+    for given in (warm, {**warm, "prompt_temperature": 0.1}, {**warm, "view_temperature": 2.0}):
+        scores, mass, _ = aggregators.transport_plan(views, text, logit_scale=SCALE, **given)
+        logits = aggregators.optimal_transport(views, text, SCALE, **given)
+        torch.testing.assert_close(SCALE * (mass * scores).sum((2, 3)) / mass.sum((2, 3)), logits, atol=1e-5, rtol=0)
+    assert torch.equal(
+        aggregators.transport_plan(views, text, **knobs).mass, aggregators.transport_plan(views, text, logit_scale=100.0, **knobs).mass
+    )
+
+
 DECLARED = {  # has a plan, prunes, reads label prompts only
     "global": (False, False, True),
     "mta": (False, False, True),
@@ -576,6 +670,30 @@ def test_an_aggregator_of_a_user_declares_nothing_and_reads_what_its_knobs_or_th
         as_aggregator(partial(mine, 1))
 
 
+def test_a_decorator_declares_the_plan_and_the_knobs_of_pruning(problem):
+    calls = []
+
+    def planned(views, text, **knobs):
+        calls.append((views, text, knobs))
+        return TransportPlan(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1), text)
+
+    def mine(views, text, logit_scale, *, bound=False, slack=0.5, text_set="all"):
+        return logit_scale * views.mean(1) @ text.label.T
+
+    made = as_aggregator(aggregator(plan=planned, pruning=["bound", "slack"])(mine))
+    assert as_aggregator(mine) is made and made.function is mine
+    assert (made.has_plan, made.prunes, made.text_set, made.view_set, made.pruning) == (True, False, "all", "all", ("bound", "slack"))
+    bound = as_aggregator(partial(mine, bound=True, slack=0.1))
+    assert bound.prunes and bound.identity != as_aggregator(partial(mine, bound=True, slack=0.2)).identity
+    assert as_aggregator(partial(mine, slack=0.1)).identity == as_aggregator(partial(mine, slack=0.2)).identity
+    views, text = problem
+    plan = bound.plan(views, text, 7.0, classes=[2])
+    assert plan.text is text and calls == [(views, text, {"logit_scale": 7.0, "classes": [2], "bound": True, "slack": 0.1})]
+    plain = as_aggregator(aggregator()(lambda views, text, logit_scale, *, bound=True: views[:, 0]))
+    assert (plain.has_plan, plain.prunes, plain.text_set) == (False, False, "all")
+    assert as_aggregator(aggregator(labels_only=True)(lambda views, text, logit_scale: views[:, 0])).text_set == "label"
+
+
 def test_an_aggregators_identity_holds_the_knobs_that_change_its_logits():
     exact = composed("aggregator=dnd_exact").aggregator
     identity = lambda **knobs: as_aggregator(instantiate(exact, **knobs)).identity  # noqa: E731
@@ -585,6 +703,58 @@ def test_an_aggregators_identity_holds_the_knobs_that_change_its_logits():
     assert as_aggregator(aggregators.mean_feature).identity != as_aggregator(aggregators.mean_similarity).identity
     with pytest.raises(ValueError, match="named function"):
         _ = as_aggregator(Nameless()).identity
+
+
+# the scorer and its cache
+
+
+def test_a_scorer_fuses_the_global_views_logits_by_its_weight(problem):
+    views, text = problem
+    local, whole = aggregators.mean_feature(views, text, SCALE, **ALL), aggregators.global_view(views, text, SCALE)
+    mean = partial(aggregators.mean_feature, **ALL)
+    for weight in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(Scorer(text, SCALE, mean, weight)(views), (1 - weight) * whole + weight * local)
+    assert torch.equal(aggregators.fuse(torch.full_like(local, torch.nan), local, 1.0), local)  # purely local: the other is not read
+    for weight in (-0.01, 1.01):
+        with pytest.raises(ValueError, match=r"task\.fusion_weight"):
+            Scorer(text, SCALE, mean, weight)
+
+
+def test_a_scorer_with_another_text_or_aggregator_leaves_the_first_as_it_was(problem):
+    views, text = problem
+    other = TextBank(text.features.flip(0), text.mask.flip(0), text.prompts[::-1])
+    scorer = Scorer(text, SCALE, partial(aggregators.mean_feature, **ALL), 0.5)
+    before = scorer(views)
+    torch.testing.assert_close(with_text(scorer, other)(views), before.flip(1))
+    changed = with_aggregator(scorer, aggregators.global_view)
+    torch.testing.assert_close(changed(views), aggregators.global_view(views, text, SCALE))
+    assert torch.equal(scorer(views), before) and scorer.spared == 0
+    assert reads_labels_alone(changed) and not reads_labels_alone(scorer) and not reads_labels_alone(AnotherScore())
+
+
+def test_a_cache_of_logits_tells_batches_apart_and_keeps_to_its_bytes(generator):
+    views, logits = unit(2, 6, 4, generator=generator), torch.arange(6.0).view(2, 3)
+    key = LogitsCache.key(views)
+    assert LogitsCache.key(views.clone()) == key and LogitsCache.key(views.mT.contiguous().mT) == key
+    with torch.inference_mode():
+        assert LogitsCache.key(views) != key
+    assert len({key, LogitsCache.key(views.view(6, 2, 4)), LogitsCache.key(views.view(2, 3, 8)), LogitsCache.key(-views)}) == 4
+    cache = LogitsCache(max_bytes=2 * logits.nbytes)
+    assert cache.get(key) is None and len(cache) == 0
+    for name in ("a", "a", "b", "c"):  # the second is there already, the last one does not fit
+        cache.put((name,), logits, 0.5)
+    assert len(cache) == 2 and cache.bytes == 2 * logits.nbytes and cache.get(("c",)) is None
+    stored, seconds = cache.get(("b",))
+    assert torch.equal(stored, logits) and stored.data_ptr() != logits.data_ptr() and seconds == 0.5
+
+
+class AnotherScore:
+    """Meets the protocol `Score` without being a Scorer."""
+
+    text, logit_scale = None, SCALE
+
+    def __call__(self, views):
+        return views[:, 0]
 
 
 class Nameless:

@@ -15,12 +15,16 @@ import pytest
 import torch
 from conftest import pictures
 from test_bank import SAMPLER, fill, shard_bytes
+from torch.utils.data import Subset, SubsetRandomSampler
 
 from multicrop.crops import as_policy
 from multicrop.data.images import ImageError, open_image
 from multicrop.features import DiskBank, ShardFolder, feature_bank
+from multicrop.features.base import EncodeCost
+from multicrop.features.fill import ShardSampler
 from multicrop.features.manifest import agreed_size
 from multicrop.features.shards import Claims
+from multicrop.features.view_dataset import view_loader
 from multicrop.files import access, read_facts
 
 shards_module = importlib.import_module("multicrop.features.shards")
@@ -86,6 +90,74 @@ def test_a_shard_is_sealed_with_its_rows_and_size(tmp_path):
         assert other.read(1) is None
     ends = replace(sealed, images=20, size=16)  # its second shard is rows 16 to 19, also four
     assert len(ends.rows(1)) == 4 and ends.read(1) is None
+
+
+def test_the_last_shard_is_shorter_and_missing_ones_are_listed(tmp_path):
+    folder = ShardFolder(tmp_path, "key", 10, 4)
+    assert folder.count == 3 and [list(folder.rows(index)) for index in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert ShardFolder(tmp_path, "key", 8, 4).count == 2 and ShardFolder(tmp_path, "key", 0, 4).missing() == []
+    folder.write(1, {"readable": torch.ones(4, dtype=torch.uint8)})
+    assert folder.missing() == [0, 2] and folder.shard(1).name == "shard-00001.safetensors"
+    folder.write(2, {"readable": torch.ones(3, dtype=torch.uint8)})  # one image too many
+    assert folder.read(1) is not None and folder.read(2) is None and folder.read(0) is None
+
+
+def test_a_checksum_tells_names_types_shapes_and_bytes_apart():
+    value = torch.arange(6, dtype=torch.int16)
+    tensors = [{"a": value}, {"b": value}, {"a": value.view(torch.float16)}, {"a": value.view(2, 3)}, {"a": value.flip(0)}]
+    tensors += [{"a": value, "b": value[:3]}, {"a": value[:3], "b": value}]
+    sums = [shards_module.checksum(one) for one in tensors]
+    assert len(set(sums)) == len(tensors)
+    assert shards_module.checksum({"b": value[:3], "a": value}) == sums[5]  # the order of the names does not count
+    assert shards_module.checksum({"a": torch.stack([value, value], 1)[:, 0]}) == sums[0]  # nor does the layout in memory
+
+
+def test_claims_exclude_each_other_until_they_are_released(tmp_path):
+    folder = ShardFolder(tmp_path, "key", 10, 4)
+    one, two = Claims(folder), Claims(folder)
+    leftover, foreign = (tmp_path / f"shard-0000{index}.safetensors.partial-7" for index in (0, 1))
+    for path in (leftover, foreign):
+        path.touch()
+    assert one.take(0) and not two.take(0) and two.take(1) and set(one.held) == {0}
+    assert not leftover.exists()  # of a process that died
+    one.take(2)
+    one.release([0])
+    assert set(one.held) == {2} and two.take(0) and not one.take(0)
+    one.release()
+    assert one.held == {} and two.take(2)
+    two.release()
+    folder.write(0, {"readable": torch.ones(4, dtype=torch.uint8)})
+    for _ in range(2):  # a shard that is written is not claimed, and its lock is free again
+        assert not one.take(0) and not two.take(0)
+    one.wait(0)
+    folder.tidy()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-00000.safetensors"]
+
+
+def test_each_process_starts_at_another_shard_and_takes_what_is_free(tmp_path):
+    folder = ShardFolder(tmp_path, "key", 10, 4)
+    for start, order in ((0, [0, 1, 2, 3, 4]), (1, [2, 3, 4, 0, 1]), (5, [4, 0, 1, 2, 3])):
+        sampler = ShardSampler(folder, claims := Claims(folder), 2, start)  # groups of two images; the last shard has one
+        assert list(sampler) == order and len(sampler) == 5
+        claims.release()
+    (other := Claims(folder)).take(1)
+    assert list(ShardSampler(folder, Claims(folder), 2, 0)) == [0, 1, 4]
+    other.release()
+    for index, images in enumerate((4, 4, 2)):
+        folder.write(index, {"readable": torch.ones(images, dtype=torch.uint8)})
+    assert list(ShardSampler(folder, Claims(folder), 2, 3)) == []
+
+
+def test_a_loader_gives_whole_groups_and_spawns_its_workers():
+    letters = Subset(["a", "b"], [0, 1])
+    here, there = (view_loader(letters, num_workers=workers, accelerator=kind) for workers, kind in ((0, "cpu"), (1, "gpu")))
+    assert list(here) == ["a", "b"] and here.multiprocessing_context is None and not here.pin_memory
+    assert there.num_workers == 1 and there.multiprocessing_context.get_start_method() == "spawn" and there.pin_memory
+    assert list(view_loader(letters, num_workers=0, accelerator="cpu", sampler=SubsetRandomSampler([1]))) == ["b"]
+
+
+def test_the_cost_of_a_bank_is_its_rate():
+    assert EncodeCost.of(10, 4.0) == EncodeCost(4.0, 2.5) and EncodeCost.of(10, 0.0) == EncodeCost(0.0, 0.0)
 
 
 def test_writers_of_different_sizes_agree(tmp_path):

@@ -201,23 +201,45 @@ def test_scalings_that_leave_float32_still_end_at_the_float64_plan(epsilon, powe
 
 
 def test_lost_scalings_are_done_again_in_the_log_domain(generator, monkeypatch):
-    cost = 1 - torch.rand(4, 5, 6, generator=generator)
-    a, b = torch.full((4, 5), 0.2), torch.full((4, 6), 1 / 6)
+    cost = 1 - torch.rand(5, 5, 6, generator=generator)
+    a, b = torch.ones(5, 5), torch.ones(5, 6)
+    a[1, 4] = a[3, 0] = b[1, 5] = b[3, 5] = 0  # crops without mass, and padding
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
     expected = entropic.start(cost, a, b, 0.05)
     expected.iterate(40)
-    iterate = entropic.Scalings.iterate
+    iterate, log_step, redone = entropic.Scalings.iterate, entropic.Scalings.log_step, []
 
     def overflow(state, times):
         iterate(state, times)
-        state.r[1], state.s[2, 3] = torch.inf, torch.nan
+        state.r[1], state.s[2, 3], state.r[4, 2] = torch.inf, torch.nan, 0
         state.s[3] *= 1e20  # out of range, but not lost
         state.r[3] /= 1e20
 
+    def counted(state, epsilon):
+        redone.append(len(state.cost))
+        log_step(state, epsilon)
+
     monkeypatch.setattr(entropic.Scalings, "iterate", overflow)
+    monkeypatch.setattr(entropic.Scalings, "log_step", counted)
     state = entropic.start(cost, a, b, 0.05)
     entropic.advance(state, 40, 0.05)
     torch.testing.assert_close(state.plan(), expected.plan(), atol=1e-5, rtol=1e-3)
-    assert ((state.r - 1).abs() < 1e-6).all() and state.f.isfinite().all() and state.g.isfinite().all()
+    assert redone == [3] * 40  # the first problem is in range, and the fourth keeps its iterations
+    assert torch.equal(state.r, (a > 0).float()) and torch.equal(state.s, (b > 0).float())
+    assert state.f.isfinite().all() and state.g.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("scaling", "outside"),
+    [(1.0, False), (1e11, False), (1e-11, False), (1e13, True), (1e-13, True), (0.0, True), (math.inf, True), (math.nan, True)],
+)
+def test_a_scaling_is_out_of_range_only_where_there_is_mass(scaling, outside):
+    cost, a, b = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.full((4, 3), 1 / 3)
+    a[2, 1] = b[3, 2] = 0
+    state = entropic.start(cost, a, b, 0.05)
+    state.r[[0, 2], 1] = scaling
+    state.s[[1, 3], 2] = scaling
+    assert state.out_of_range().tolist() == [outside, outside, False, False]
 
 
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
@@ -232,18 +254,19 @@ def test_plans_keep_their_marginals(solver, generator):
     assert (plan[..., 3] == 0).all()
 
 
-def test_a_solver_that_has_not_converged_names_the_knob_and_gives_the_plan_so_far(generator):
-    """Three iterations of Sinkhorn in float64 from the potentials that give each row and each column an entry of 1."""
+@pytest.mark.parametrize("iterations", [3, 12])
+def test_a_solver_that_has_not_converged_names_the_knob_and_gives_the_plan_so_far(iterations, generator):
+    """The iterations of Sinkhorn in float64 from the potentials that give each row and each column an entry of 1."""
     cost = 1 - torch.rand(2, 3, 5, 4, generator=generator)
     a, b = torch.full((2, 3, 5), 1 / 5), torch.full((2, 3, 4), 1 / 4)
-    with pytest.warns(UserWarning, match=r"after 3 iterations .*aggregator\.max_iterations"):
-        plan = transport.solve(cost, a, b, solver="sinkhorn", epsilon=0.02, tolerance=1e-6, max_iterations=3)
+    with pytest.warns(UserWarning, match=rf"after {iterations} iterations .*aggregator\.max_iterations"):
+        plan = transport.solve(cost, a, b, solver="sinkhorn", epsilon=0.02, tolerance=1e-9, max_iterations=iterations)
     for i, c in np.ndindex(2, 3):
         table = cost[i, c].double().numpy()
         f = table.min(1)
         g = (table - f[:, None]).min(0)
         kernel, s = np.exp((f[:, None] + g - table) / 0.02), np.ones(4)
-        for _ in range(3):
+        for _ in range(iterations):
             r = 1 / 5 / (kernel @ s)
             s = 1 / 4 / (r @ kernel)
         np.testing.assert_allclose(plan[i, c].numpy(), r[:, None] * kernel * s, atol=1e-6, rtol=1e-4)
@@ -333,8 +356,28 @@ def test_comparison_counts_and_covers():
 def test_exact_transport_refuses_what_would_crash_the_simplex(broken):
     problem = {"cost": torch.rand(1, 2, 4, 3), "views": torch.ones(1, 2, 4), "prompts": torch.ones(1, 2, 3)}
     problem[broken][0, 1] = torch.nan if broken == "cost" else 0
-    with pytest.raises(ValueError, match="not finite"):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="not finite"):
+        warnings.simplefilter("error")  # the error alone, no warning of the division before it
         transport.exact(*problem.values())
+
+
+def test_exact_transport_says_how_many_problems_it_left_unsolved(generator, monkeypatch):
+    cost, a, b = torch.rand(1, 3, 6, 5, generator=generator), torch.ones(1, 3, 6), torch.ones(1, 3, 5)
+    b[0, 2, 3:] = 0
+    expected = transport.exact(cost, a, b)
+    monkeypatch.setattr(transport.simplex, "MAX_PIVOTS", 1)
+    with pytest.warns(UserWarning, match=r"not solved for 3 of 3 problems .*aggregator\.solver=sinkhorn"):
+        plan = transport.exact(cost, a, b)
+    assert (expected[0, 2, :, 3:] == 0).all() and not torch.equal(plan, expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_a_uniform_marginal_gives_the_members_of_a_set_equal_masses(shape, generator):
+    mask = torch.rand(shape, generator=generator) < 0.5
+    mask[..., 1] = True
+    masses = transport.uniform_marginal(mask)
+    for index in np.ndindex(shape):
+        assert float(masses[index]) == pytest.approx(float(mask[index]) / int(mask[index[:-1]].sum()))
 
 
 @pytest.mark.parametrize("max_iterations", [1, 5, 12])

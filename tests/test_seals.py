@@ -6,9 +6,13 @@ import logging
 import os
 import resource
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import records
 import torch
+import yaml
 from conftest import session_of
 from few_shot_problem import Problem, die_after
 from refusals import refused
@@ -20,7 +24,18 @@ from multicrop.adapters import descent
 from multicrop.compare import leaderboard
 from multicrop.compare.collect import collect
 from multicrop.files import DamagedFileError, Identity, read_sealed, write_manifest, write_sealed, write_text
-from multicrop.record import FILES, Predictions, RecordError, read_record, write_pointer
+from multicrop.record import (
+    FILES,
+    ROWS,
+    Predictions,
+    RecordError,
+    failure,
+    read_record,
+    resolved,
+    stored_accuracy,
+    write_pointer,
+    write_record,
+)
 from multicrop.runs import finished_runs
 from multicrop.runs.job_folder import folder_state
 from multicrop.runs.session import inject
@@ -273,6 +288,162 @@ class TestRecords:
         assert finished_runs.find(outputs, key) is not None
         records.write(record, parts=PARTS | {"aggregator": "another"})
         assert finished_runs.find(outputs, key) is None
+
+
+TOP = {"top_classes": [[1, 0], [2, 1]], "top_logits": [[0.5, 0.25], [1.5, -0.5]]}
+
+
+def predictions(**top):
+    rows = {row: np.array([1, number % 3]) for number, row in enumerate(ROWS)}
+    return Predictions(["a", "b"], np.array([1, 2]), rows, ["photo", ""], **top)
+
+
+def whole_record(folder, **changes):
+    """A record with all of its files."""
+    folder.mkdir(exist_ok=True)
+    parts = {
+        "config": {"task": {"name": "tta"}, "note": "Zürich"},
+        "metrics": {"rows": {row: {"accuracy": 0.25} for row in ROWS}},
+        "predictions": predictions(**TOP),
+        "environment": {"host": "here"},
+        "data": {"dataset": "zoo"},
+        "examples": [{"image_id": "a"}],
+        "files": {"splits.json": "{}", "stream.csv": "step"},
+        "identity": Identity(PARTS),
+        "model": {"name": "tiny"},
+    }
+    write_record(folder, **parts | changes)
+    return folder
+
+
+def rewrite(path, **facts):
+    """Change facts of metrics.json, and take the manifest away as in format 2."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    (path.parent / "manifest.json").unlink(missing_ok=True)
+
+
+class TestContentOfARecord:
+    @pytest.mark.parametrize("top", [{}, TOP])
+    def test_predictions_are_read_as_they_were_written(self, top, tmp_path):
+        given = predictions(**top)
+        given.write(tmp_path / "predictions.parquet")
+        found = Predictions.read(tmp_path / "predictions.parquet")
+        assert (found.image_id, found.domain, found.label.tolist(), len(found)) == (["a", "b"], ["photo", ""], [1, 2], 2)
+        assert {row: found.rows[row].tolist() for row in ROWS} == {row: given.rows[row].tolist() for row in ROWS}
+        assert (found.top_classes, found.top_logits) == (top.get("top_classes", ()), top.get("top_logits", ()))
+        assert found.correct("aggregated").tolist() == [True, True] and found.accuracy("aggregated") == 1.0
+        assert found.correct().tolist() == [True, False] and found.accuracy() == 0.5
+        columns = ["image_id", "domain", "label", "cluster", *(f"{row}_prediction" for row in ROWS), *top]
+        assert pq.read_table(tmp_path / "predictions.parquet").column_names == columns
+
+    def test_a_table_without_a_column_is_damaged(self, tmp_path):
+        pq.write_table(pa.table({"image_id": ["a"]}), tmp_path / "predictions.parquet")
+        with refused(str(tmp_path), "predictions.parquet is damaged", "global_prediction", error=RecordError):
+            Predictions.read(tmp_path / "predictions.parquet")
+
+    def test_each_part_has_its_file_and_the_manifest_names_all(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_API_KEY", "secret-of-the-tests")
+        (tmp_path / "explanations.png").write_bytes(b"drawn before")
+        folder = whole_record(
+            tmp_path,
+            config={"task": {"name": "tta"}, "key": "secret-of-the-tests", "note": "Zürich"},
+            environment={"argv": "secret-of-the-tests"},
+        )
+        found = read_record(folder)
+        assert found.config == {"task": {"name": "tta"}, "key": "<WANDB_API_KEY>", "note": "Zürich"}
+        assert (found.environment, found.data, found.model) == ({"argv": "<WANDB_API_KEY>"}, {"dataset": "zoo"}, {"name": "tiny"})
+        assert found.metrics == {"format": 3, "rows": {row: {"accuracy": 0.25} for row in ROWS}} and found.accuracy == 0.25
+        assert found.identity == Identity(PARTS) and json.loads((folder / "identity.json").read_text())["key"] == Identity(PARTS).key
+        assert json.loads((folder / "examples.json").read_text()) == [{"image_id": "a"}]
+        assert ((folder / "splits.json").read_text(), (folder / "stream.csv").read_text()) == ("{}", "step")
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == sorted(FILES) and (folder / "explanations.png").read_bytes() == b"drawn before"
+        assert sorted(json.loads((folder / "manifest.json").read_text())["files"]) == [name for name in names if name != "manifest.json"]
+
+    def test_a_record_over_an_older_one_has_its_own_files_alone(self, tmp_path):
+        whole_record(tmp_path)
+        whole_record(tmp_path, files=None, examples=(), identity=None, model=None)
+        assert {path.name for path in tmp_path.iterdir()} == set(FILES) - {
+            "splits.json",
+            "stream.csv",
+            "examples.json",
+            "identity.json",
+            "explanations.png",
+        }
+        found = read_record(tmp_path)
+        assert found.identity is None and found.model == {}
+        assert read_record(whole_record(tmp_path / "nameless", model=None)).model == {}
+
+    def test_a_folder_without_a_whole_record_says_what_is_wrong(self, tmp_path):
+        folder = whole_record(tmp_path / "run")
+        rewrite(folder / "metrics.json", format=4)
+        with refused(str(folder), "format 4", "up to 3", "update multicrop", error=RecordError):
+            read_record(folder)
+        rewrite(folder / "metrics.json", format=3)
+        with refused("no manifest.json", "killed or has not finished", error=RecordError):
+            read_record(folder)
+        rewrite(folder / "metrics.json", format=2)
+        (folder / "data.json").unlink()
+        assert read_record(folder).data == {}
+        for rows in (None, [], {row: {"accuracy": 0.1} for row in ROWS[1:]}, dict.fromkeys(ROWS, 0.1), {row: {} for row in ROWS}):
+            rewrite(folder / "metrics.json", rows=rows)
+            with refused("metrics.json is damaged", "global, crops_mean, aggregated, final", error=RecordError):
+                read_record(folder)
+        whole_record(folder, config={"task": None})
+        with refused("config.yaml is damaged", "expected task.name", error=RecordError):
+            read_record(folder)
+        whole_record(folder)
+        for gone in ("environment.json", "config.yaml"):
+            (folder / gone).unlink()
+        with refused(f"{folder}: config.yaml, environment.json is missing", error=RecordError):
+            read_record(folder)
+        (folder / "metrics.json").write_text("[1]")
+        with refused("expected names with values, got list", error=RecordError):
+            read_record(folder)
+
+    def test_the_oldest_records_have_no_format(self, tmp_path):
+        rows = {row: {"accuracy": 0.25, "p_value": 1e-05} for row in ROWS}
+        folder = whole_record(tmp_path, metrics={"rows": rows})
+        assert read_record(folder).metrics["rows"] == rows
+        (folder / "metrics.json").write_text(json.dumps({"rows": rows}))
+        (folder / "manifest.json").unlink()
+        assert read_record(folder).accuracy == stored_accuracy(folder) == 0.25
+
+    def test_the_error_of_a_damaged_file_is_one_line(self, tmp_path):
+        folder = whole_record(tmp_path)
+        rewrite(folder / "metrics.json", format=2)
+        (folder / "config.yaml").write_text("task: {name: tta\nnote: [")
+        with pytest.raises(RecordError, match=r"config\.yaml is damaged") as caught:
+            read_record(folder)
+        assert "\n" not in str(caught.value) and isinstance(caught.value.__cause__, yaml.YAMLError)
+
+    def test_a_failed_run_gives_its_error_and_a_pointer_its_record(self, tmp_path):
+        assert failure(tmp_path) is None and resolved(tmp_path) == tmp_path
+        (tmp_path / "failed.json").write_text('{"error": "ValueError: no"}')
+        assert failure(tmp_path) == "ValueError: no"
+        with refused("the run failed (ValueError: no)", error=RecordError):
+            read_record(tmp_path)
+        (tmp_path / "failed.json").write_text("{}")
+        assert failure(tmp_path) == "unknown"
+        (tmp_path / "job").mkdir()
+        folder = whole_record(tmp_path / "run")
+        write_pointer(tmp_path / "job", folder)
+        assert resolved(tmp_path / "job") == folder.resolve() and read_record(tmp_path / "job").accuracy == 0.25
+        for pointer in ("{}", '{"record": "../run", "job": "job", "checksum": "other"}'):
+            (tmp_path / "job" / "record.json").write_text(pointer)
+            with refused("record.json is damaged", "does not match its checksum", error=RecordError):
+                resolved(tmp_path / "job")
+
+    def test_the_accuracy_of_a_sweeps_table_is_that_of_the_final_row(self, tmp_path):
+        rows = {row: {"accuracy": 0.1 * number} for number, row in enumerate(ROWS)}
+        folder = whole_record(tmp_path, metrics={"rows": rows})
+        assert stored_accuracy(folder) == pytest.approx(0.3)
+        (folder / "predictions.parquet").unlink()  # is not read
+        assert stored_accuracy(folder) == pytest.approx(0.3)
+        for facts in ({"rows": {"final": {}}}, {"rows": {}}, {}):
+            (folder / "metrics.json").write_text(json.dumps({"format": 1, **facts}))
+            (folder / "manifest.json").unlink(missing_ok=True)
+            assert stored_accuracy(folder) is None
 
 
 def shown(capsys, *arguments, status=0):

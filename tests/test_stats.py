@@ -117,6 +117,39 @@ def test_vectors_of_different_images_are_refused():
         stats.compare_runs(np.ones((2, 3), bool), np.ones((3, 3), bool))
     with refused("the same images"):
         stats.compare(np.ones(0, bool), np.ones(0, bool))
+    for shape in ((0, 3), (2, 0)):
+        with refused("at least one", str(shape)):
+            stats.compare_runs(np.ones(shape, bool), np.ones(shape, bool))
+    assert stats.compare_runs(np.ones((1, 1), bool), np.zeros((1, 1), bool)).difference == 1.0
+
+
+def test_numbers_count_as_correct_where_they_are_not_zero():
+    correct, baseline = outcomes(6, 2, 50)
+    assert stats.compare(2.0 * correct[0], 2.0 * baseline[0]) == stats.compare(correct[0], baseline[0])
+    assert stats.compare_runs(2.0 * correct, 2.0 * baseline) == stats.compare_runs(correct, baseline)
+
+
+def test_the_interval_has_the_confidence_asked_for():
+    assert resampling.percentiles(np.arange(101.0), 0.9) == pytest.approx((5, 95))
+    correct, baseline = outcomes(7, 300)
+    knobs = {"confidence": 0.5, "seed": 3}
+    assert stats.compare_runs(correct[None], baseline[None], **knobs) == stats.compare(correct, baseline, **knobs)
+
+
+class CountingGenerator(np.random.Generator):
+    """Notes how many resamples are drawn at once."""
+
+    def multinomial(self, n, pvals, size=None):
+        self.sizes = [*getattr(self, "sizes", []), size]
+        return super().multinomial(n, pvals, size)
+
+
+@pytest.mark.parametrize(("at_once", "sizes"), [(10, [1] * 14), (3 * 40, [3, 3, 3, 3, 1, 1]), (10**6, [7, 7])])
+def test_resamples_are_drawn_as_many_at_once_as_fit_in_memory(at_once, sizes, monkeypatch):
+    monkeypatch.setattr(resampling, "AT_ONCE", at_once)
+    rng = CountingGenerator(np.random.PCG64(0))
+    means = resampling.crossed_means(np.ones((3, 40)), rng, 7)
+    assert rng.sizes == sizes and means == pytest.approx(np.ones(7))
 
 
 def test_resamples_at_zero_count_on_both_sides_of_the_p_value():

@@ -15,6 +15,7 @@ from multicrop.aggregators import fuse, global_view, marginals, optimal_transpor
 from multicrop.config import without
 from multicrop.features import feature_bank
 from multicrop.text import TextBank
+from multicrop.transport import bounds, pruning
 from multicrop.transport.bounds import dual_scores, relaxed_scores
 from multicrop.transport.pruning import SLACK, TOP, Certified, Problems, certified_scores, open_classes
 
@@ -85,6 +86,79 @@ def test_few_classes_are_solved():
     scores = transport.transported(exact, similarity.transpose(1, 2))
     assert torch.equal(scores[state.solved], state.scores[state.solved])
     assert (state.scores[~state.solved] >= scores[~state.solved] - SLACK).all()
+
+
+def bounded(offsets, **shape):
+    """Problems of `clustered` with uniform marginals, and the mask of their prompts."""
+    views, text = clustered(0, **shape)
+    text = text.select("descriptions")
+    a = torch.full(views.shape[:2], 1 / views.shape[1])
+    similarity = torch.einsum("bkd,cmd->bkcm", views, text.features)
+    b = transport.uniform_marginal(text.mask).expand(len(views), -1, -1)
+    offset = offsets * torch.rand(len(views), len(text.mask), generator=torch.Generator().manual_seed(1))
+    return Problems(similarity, a, b, offset), text.mask
+
+
+def test_five_classes_are_solved_where_their_bounds_decide():
+    assert certified_scores(*bounded(0.0, images=8, classes=60, views=4, prompts=3)).solved.sum(1).tolist() == [TOP] * 8
+
+
+def test_classes_are_solved_in_the_order_of_offset_and_bound(monkeypatch):
+    solve, calls = pruning._solve, []
+
+    def checked(problems, state, image, label):
+        reach, chosen = problems.offset + state.scores, torch.zeros_like(state.solved)
+        chosen[image, label] = True
+        last, best_left = reach.masked_fill(~chosen, torch.inf).amin(1), reach.masked_fill(chosen | state.solved, -torch.inf).amax(1)
+        assert (last >= best_left)[chosen.any(1)].all() and not (chosen & state.solved).any()
+        calls.append(int(chosen.sum(1).max()))
+        solve(problems, state, image, label)
+
+    monkeypatch.setattr(pruning, "_solve", checked)
+    certified_scores(*bounded(0.02, images=16, classes=200, views=8, prompts=5))
+    assert calls[0] == TOP and len(calls) > 1 and max(calls[1:]) == pruning.SOLVED_AT_ONCE
+
+
+def test_the_relaxed_bound_is_the_smaller_of_two_loops(generator):
+    similarity, mask = torch.rand(6, 4, 3, 3, generator=generator), torch.tensor([[1, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.bool)
+    similarity[:, :, 1, 1] = similarity[:, :, 2, 2] = 2.0  # padding that must not count
+    a, b = torch.rand(6, 4, generator=generator), torch.where(mask, torch.rand(6, 3, 3, generator=generator), 0)
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    got, sides = relaxed_scores(similarity, a, b, mask), set()
+    for i, c in np.ndindex(6, 3):
+        real = mask[c].nonzero().flatten().tolist()
+        by_prompt = sum(float(b[i, c, m]) * max(float(similarity[i, k, c, m]) for k in range(4)) for m in real)
+        by_view = sum(float(a[i, k]) * max(float(similarity[i, k, c, m]) for m in real) for k in range(4))
+        sides.add(by_prompt < by_view)
+        assert float(got[i, c]) == pytest.approx(min(by_prompt, by_view), abs=1e-6)
+    assert sides == {True, False}
+
+
+def test_the_dual_bound_is_its_formula_in_float64_and_infinite_where_it_overflows(generator):
+    similarity = torch.rand(4, 5, 3, generator=generator)
+    a, b = torch.rand(4, 5, generator=generator), torch.rand(4, 3, generator=generator)
+    b[1, 2] = a[2, 0] = 0  # padding, and a view without mass
+    a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
+    got = dual_scores(similarity, a, b)
+    for i in range(4):
+        scores, row, column = (x[i].double().numpy() for x in (similarity, a, b))
+        kernel, s = np.exp(np.maximum(scores - scores.max(1, keepdims=True), -bounds.SPAN) / bounds.EPSILON), np.ones(3)
+        for _ in range(bounds.ITERATIONS):
+            r = row / (kernel @ s)
+            s = column / (r @ kernel)
+        used = column > 0
+        u = (scores[:, used] + bounds.EPSILON * np.log(s[used])).max(1)
+        v = (scores - u[:, None]).max(0)
+        assert float(got[i]) == pytest.approx(row @ u + column[used] @ v[used], abs=1e-5)
+    assert dual_scores(similarity, torch.zeros(4, 5), b).tolist() == [torch.inf] * 4
+
+
+def test_the_furthest_candidates_of_each_image_are_picked():
+    candidates = torch.tensor([[True, False, True, True], [False, False, False, True]])
+    reach = torch.tensor([[1.0, 9.0, 3.0, 2.0], [5.0, 6.0, 7.0, 0.0]])
+    for count, expected in ((1, {(0, 2), (1, 3)}), (2, {(0, 2), (0, 3), (1, 3)}), (9, {(0, 0), (0, 2), (0, 3), (1, 3)})):
+        image, label = pruning._best(candidates, reach, count)
+        assert set(zip(image.tolist(), label.tolist(), strict=True)) == expected and len(image) == len(expected)
 
 
 @pytest.mark.parametrize("spread", [0.3, 2.0])
