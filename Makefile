@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint storm mutation bench overview pack
+.PHONY: help setup run test lint storm mutation bench overview pack restyle
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -47,3 +47,7 @@ overview: setup ## the grid of experiments/overview: three sweeps, their tables 
 pack: setup ## rebuild the embedded artwork from the package registries (needs npm)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'
 	$(RUN) -m multicrop.data.embedded.pack
+
+restyle: setup ## make the restyled training drawings that task=pretrain reads (needs npm; FOLDER=outputs/restyled)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'
+	$(RUN) -m multicrop.pretrain.restyle --output $(or $(FOLDER),outputs/restyled)

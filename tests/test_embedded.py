@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 
 from multicrop.config import PACKAGE, without
 from multicrop.data.base import Dataset, LabelledImages
-from multicrop.data.embedded.artwork import EMBEDDED, HELD_OUT_VENDORS, TRAINING_VENDORS, load_concepts, training_drawings
+from multicrop.data.embedded.artwork import EMBEDDED, HELD_OUT_VENDORS, TRAINING_VENDORS, load_concepts, load_drawings, training_drawings
+from multicrop.data.embedded.pack import iconify_drawings
 from multicrop.data.few_shot import few_shot_split
 
 OPEN = {"Apache-2.0", "CC-BY-4.0", "MIT"}
@@ -48,9 +49,37 @@ def test_every_concept_has_local_parts_that_do_not_say_its_name():
 
 def test_emoji_splits_keep_vendors_apart():
     emoji = dataset("emoji")
-    assert set(emoji.test.domains) == set(HELD_OUT_VENDORS) and set(emoji.train.domains) == set(TRAINING_VENDORS)
+    assert set(emoji.test.domains) == {"fluent-3d", "noto-v1"} and set(emoji.train.domains) == set(TRAINING_VENDORS)
+    far = dataset("emoji", "dataset.vendors=[streamline]")
+    assert set(far.test.domains) == {"streamline"} and far.train.ids == emoji.train.ids
     assert len(emoji.class_names) == 344 and len(dataset("emoji", "dataset.unseen=true").class_names) == 28
     assert emoji.test.open(0).mode == "RGB"
+
+
+@pytest.mark.parametrize("vendor", ["noto", "fxemoji"])
+def test_a_left_out_vendor_makes_the_validation_images_alone(vendor):
+    emoji = dataset("emoji", f"dataset.leave_out={vendor}")
+    assert set(emoji.validation.domains) == {vendor} and set(emoji.train.domains) == {*TRAINING_VENDORS} - {vendor}
+    scenes, default = dataset("scenes", f"dataset.leave_out={vendor}", "dataset.n_classes=4"), dataset("scenes", "dataset.n_classes=4")
+    for part, vendors in ((scenes.validation, {vendor}), (scenes.train, {*TRAINING_VENDORS} - {vendor})):
+        assert {drawing.vendor for drawings in part.open.sprites.values() for drawing in drawings} == vendors
+    assert not {*scenes.train.ids, *scenes.validation.ids} & {*default.train.ids, *default.validation.ids}
+
+
+def test_the_far_vendor_leaves_the_related_scenes_as_they_are():
+    """The classes of noto-v1 and fluent-3d are the same; a concept that streamline lacks stays among them."""
+    near, middle, far = (dataset("scenes", f"dataset.vendor={vendor}") for vendor in HELD_OUT_VENDORS)
+    assert near.class_names == middle.class_names != far.class_names and len(set(far.class_names)) == 40
+    drawn = {d.concept for d in load_drawings(("streamline",), unseen=False)}
+    assert set(far.test.open.sprites) <= drawn and not set(middle.test.open.sprites) <= drawn
+
+
+@pytest.mark.parametrize("knob", ["emoji dataset.vendors=[noto]", "scenes dataset.vendor=noto", "emoji dataset.leave_out=noto-v1"])
+def test_a_vendor_of_another_role_names_those_that_fit(knob):
+    """A training vendor is no test vendor, and a held-out one is never chosen on."""
+    fitting = "training vendors noto, twemoji" if "leave_out" in knob else "held-out vendors fluent-3d, noto-v1, streamline"
+    with pytest.raises(Exception, match=rf"is one of the {fitting}.* got '?noto"):
+        dataset(*knob.split())
 
 
 def test_scenes_are_seeded_families_and_their_splits_disjoint():
@@ -119,3 +148,30 @@ def test_the_model_is_small_and_reads_without_code(encoder):
     assert type(encoder.model).__name__ == "CLIPModel"
     features = encoder.encode_texts(["tiger face", "a much longer text about a tiger face, orange fur with black stripes"])
     torch.testing.assert_close(features[:1], encoder.encode_texts(["tiger face"]), atol=1e-5, rtol=0)
+
+
+def icons_of(folder, names, codes):
+    (folder / "icons.json").write_text(json.dumps({"icons": {name: {"body": f'<path id="{name}"/>'} for name in names}}))
+    (folder / "chars.json").write_text(json.dumps(codes))
+    concepts = [{"concept": name, "name": name} for name in ("bear", "pizza", "weary face", "tiger face", "tiger", "grapes")]
+    return {concept: svg.split('"')[5] for concept, svg in iconify_drawings(folder, concepts)}
+
+
+def test_a_set_without_code_points_is_matched_by_plain_names(tmp_path):
+    names = ["bear-face-1", "pizza-1", "pizza-2", "weary-face-1", "weary-face-2", "tiger", "tiger-face", "pouting-face"]
+    drawn = icons_of(tmp_path, names, {})
+    assert drawn == {"bear": "bear-face-1", "pizza": "pizza-1", "weary face": "weary-face-1", "tiger face": "tiger-face", "tiger": "tiger"}
+
+
+def test_a_set_with_code_points_is_matched_by_its_own_names_alone(tmp_path):
+    assert icons_of(tmp_path, ["bear-face-1", "pizza-1", "grapes", "tiger-face"], {"1f0": "grapes"}) == {
+        "grapes": "grapes",
+        "tiger face": "tiger-face",
+    }
+
+
+def test_streamline_is_a_test_vendor_without_the_flag_of_turkey():
+    drawn = {drawing.name for drawing in load_drawings(("streamline",), unseen=False)}
+    assert len(drawn) == 167 and {"bear", "pizza", "weary face", "tiger face", "tiger"} <= drawn and "turkey" not in drawn
+    assert "turkey" in {concept["name"] for concept in load_concepts()}
+    assert "streamline" in HELD_OUT_VENDORS and "streamline" not in {drawing.vendor for drawing in training_drawings()}

@@ -1,26 +1,30 @@
 """Training of the embedded model: exact labels of composed pictures, batches keyed by step, resume after a kill."""
 
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from multicrop.data.embedded.artwork import load_concepts, training_drawings
+from multicrop.config import PACKAGE
+from multicrop.data.embedded.artwork import TRAINING_VENDORS, load_concepts, training_drawings
 from multicrop.encoder import load_encoder
-from multicrop.pretrain import train
+from multicrop.pretrain import checkpoint, data, train
 from multicrop.pretrain.captions import train_tokenizer
 from multicrop.pretrain.compose import Composer
-from multicrop.pretrain.data import TrainingBatches
+from multicrop.pretrain.data import TrainingBatches, sprites_of
 from multicrop.pretrain.module import soft_cross_entropy, whitened_patches
 
-TINY = {"batch_size": 8, "width": 32, "layers": 1, "text_width": 32, "text_layers": 1, "phrases": 16, "num_workers": 0, "seed": 3}
+TINY = {"batch_size": 8, "width": 32, "layers": 1, "text_width": 32, "text_layers": 1, "phrases": 16, "seed": 3}
 
 
 @pytest.fixture(scope="module")
 def batches():
     concepts = [concept for concept in load_concepts() if not concept["unseen"]]
-    composer = Composer(*train.sprites_of(training_drawings(), concepts))
+    composer = Composer(*sprites_of(training_drawings(), concepts))
     return TrainingBatches(composer, concepts, train_tokenizer(concepts), batch_size=16, phrases=64, seed=3)
 
 
@@ -71,7 +75,7 @@ def test_the_tokenizer_is_the_same_every_time():
 
 
 def test_a_batch_without_a_scene_has_no_scene_loss(batches):
-    module = train.TinyClip(train.tiny_config(2910, width=32, layers=1, text_width=32, text_layers=1), steps=1)
+    module = train.TinyClip(checkpoint.tiny_config(2910, width=32, layers=1, text_width=32, text_layers=1), steps=1)
     batch = batches[0]
     kept = len(batch["lengths"]) - len(batch["several"])
     none = {"several": batch["several"][:0], "input_ids": batch["input_ids"][:kept], "lengths": batch["lengths"][:kept]}
@@ -80,8 +84,8 @@ def test_a_batch_without_a_scene_has_no_scene_loss(batches):
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "STEPS_PER_EPOCH", 3)
-    monkeypatch.setattr(train, "training_drawings", cache(train.training_drawings))  # most of the time of a start
-    _, whole = train.pretrain(output=tmp_path / "whole", steps=6, **TINY)
+    monkeypatch.setattr(data, "training_drawings", cache(data.training_drawings))  # most of the time of a start
+    _, whole = train.pretrain(train.Recipe(steps=6, **TINY), output=tmp_path / "whole", num_workers=0)
     step, calls = train.TinyClip.training_step, []
 
     def dies(self, batch, batch_idx):
@@ -93,27 +97,53 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train.TinyClip, "training_step", dies)
         with pytest.raises(RuntimeError, match="killed"):
-            train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
+            train.pretrain(train.Recipe(steps=6, **TINY), output=tmp_path / "killed", num_workers=0)
     assert [path.name for path in (tmp_path / "killed").rglob("*") if path.is_file()].count("last.ckpt") == 1
     read, item = [], TrainingBatches.__getitem__
     monkeypatch.setattr(TrainingBatches, "__getitem__", lambda self, step: read.append(step) or item(self, step))
-    _, resumed = train.pretrain(output=tmp_path / "killed", steps=6, **TINY)
+    _, resumed = train.pretrain(train.Recipe(steps=6, **TINY), output=tmp_path / "killed", num_workers=0)
     assert read == [0, 3, 4, 5]  # the first batch again for the patch filters, then the steps that were missing
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    with safe_open(resumed / "model.safetensors", framework="pt") as weights:
+        made_from = {name: json.loads(value) for name, value in weights.metadata().items() if name != "format"}
+    assert made_from["recipe"]["steps"] == 6 and made_from["vendors"] == list(TRAINING_VENDORS) and len(made_from["data"]) == 32
     encoder = load_encoder(path=str(resumed))
     assert encoder.encode_texts(["tiger face"]).shape == (1, 128)
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_whole_one(tmp_path, monkeypatch):
-    kept = train.AtomicCheckpoints()
+    kept = checkpoint.AtomicCheckpoints()
     kept.save_checkpoint({"step": torch.tensor(3)}, tmp_path / "checkpoints" / "last.ckpt")
 
     def torn(self, checkpoint, path, storage_options=None):
         Path(path).write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.TorchCheckpointIO, "save_checkpoint", torn)
+    monkeypatch.setattr(checkpoint.TorchCheckpointIO, "save_checkpoint", torn)
     with pytest.raises(KeyboardInterrupt):
         kept.save_checkpoint({"step": torch.tensor(4)}, tmp_path / "checkpoints" / "last.ckpt")
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt") == {"step": torch.tensor(3)}
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_training_starts_from_a_checkpoint_and_exports_an_average_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "training_drawings", cache(data.training_drawings))
+    knobs = {"batch_size": 4, "phrases": 8, "seed": 3, "train_text": False, "lr": 1e-2, "precision": "32-true", "init": "embedded"}
+    exported = {}
+    for share in (0.0, 0.25):
+        _, folder = train.pretrain(
+            train.Recipe(steps=1, warmup_steps=1, init_share=share, **knobs), output=tmp_path / f"{share}", num_workers=0
+        )
+        exported[share] = load_file(folder / "model.safetensors")
+    shipped = load_file(PACKAGE / "encoder" / "tiny_clip" / "model.safetensors")
+    moved = {name for name in shipped if not torch.equal(shipped[name], exported[0.0][name])}
+    assert any("vision_model" in name for name in moved) and not any("text" in name for name in moved)
+    for name in moved:
+        expected = 0.75 * exported[0.0][name].float() + 0.25 * shipped[name].float()
+        torch.testing.assert_close(exported[0.25][name].float(), expected, atol=2e-3, rtol=2e-3)
+    assert max((exported[0.25][name] - exported[0.0][name]).abs().max() for name in moved) > 1e-3
+
+
+def test_a_start_that_is_none_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"task.init=.* holds no model.safetensors; pass a folder that task=pretrain exported"):
+        checkpoint.Start.from_checkpoint(str(tmp_path))

@@ -1,7 +1,8 @@
 """Compose augmented training images from sprites, one batch at a time: (generator, batch) -> pixels and exact labels."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SLOTS = 4  # objects of a scene, one per quadrant
+PART = 16  # images composed at once: their layers stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -27,33 +29,72 @@ class Composition:
     patches: Int[Tensor, "batch patches"]
 
 
-def mip_levels(sprites: UInt8[Tensor, "n 4 side side"]) -> list[Tensor]:
-    """The sprites with premultiplied alpha at full, half and quarter side, so that small pastes do not alias."""
-    pixels = sprites.float() / 255
-    pixels[:, :3] *= pixels[:, 3:]
-    return [F.avg_pool2d(pixels, 2**level) if level else pixels for level in range(3)]
+@runtime_checkable
+class SpriteSource(Protocol):
+    """Sprites that are read by position: a tensor in memory, or a bank on disk."""
+
+    def __len__(self) -> int:
+        """The number of sprites."""
+
+    def __getitem__(self, positions: Int[Tensor, " n"], /) -> UInt8[Tensor, "n 4 side side"]:
+        """The sprites at these positions."""
+
+
+class _ByClass:
+    """Sprites sorted by class, so that a random one of a class is found without a search."""
+
+    def __init__(self, sprites: SpriteSource, labels: Int[Tensor, " n"]) -> None:
+        self.sprites, self.order = sprites, labels.argsort(stable=True)
+        self.counts = torch.bincount(labels)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def of(self, wanted: Int[Tensor, " k"], rand: "_Uniform") -> UInt8[Tensor, "k 4 side side"]:
+        """A random sprite of each wanted class."""
+        offset = (rand(len(wanted)) * self.counts[wanted]).long()
+        return self.sprites[self.order[self.starts[wanted] + offset]]
 
 
 class Composer:
     """Draws single objects and crops of four-object scenes on random backgrounds."""
 
     def __init__(
-        self, sprites: UInt8[Tensor, "n 4 side side"], labels: Int[Tensor, " n"], *, scene_share: float = 0.6, patch: int = 16
+        self,
+        sprites: UInt8[Tensor, "n 4 side side"],
+        labels: Int[Tensor, " n"],
+        *,
+        restyled: tuple[SpriteSource, Int[Tensor, " m"]] | None = None,
+        restyled_share: float = 0.75,
+        scene_share: float = 0.6,
+        whole_share: float = 0.25,
+        patch: int = 16,
     ) -> None:
-        self.levels = mip_levels(sprites)
-        self.labels, self.scene_share, self.patch = labels, scene_share, patch
-        self.side = sprites.shape[-1]
-        self.coverage = self.levels[2][:, 3].mean((1, 2))  # alpha area of a sprite over its square
+        """Take the sprites.
+
+        Args:
+            sprites: The drawings, RGBA.
+            labels: Class index per drawing.
+            restyled: Restyled sprites and their class indices, or None.
+            restyled_share: Share of the objects that are restyled, where there are restyled sprites.
+            scene_share: Share of the images that show several objects.
+            whole_share: Share of the scenes that are seen as a whole; the others are crops of 0.3 to 0.8 of the side.
+            patch: Side of a patch in pixels.
+        """
+        self.original = _ByClass(sprites, labels)
+        self.restyled = _ByClass(*restyled) if restyled else None
+        self.restyled_share = restyled_share if restyled else 0.0
+        self.scene_share, self.whole_share, self.patch = scene_share, whole_share, patch
+        self.classes, self.side = torch.unique(labels), sprites.shape[-1]
 
     def __call__(self, batch: int, generator: torch.Generator) -> Composition:
         """A composition of `batch` images; everything random comes from the generator."""
-        rand = _Uniform(generator)
-        classes = torch.unique(self.labels)
-        wanted = classes[torch.randint(len(classes), (batch, SLOTS), generator=generator)]
-        sprite = self._sprite_of(wanted, rand)
+        parts = [self._part(min(PART, batch - done), _Uniform(generator)) for done in range(0, batch, PART)]
+        return Composition(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Composition)))
+
+    def _part(self, batch: int, rand: "_Uniform") -> Composition:
+        wanted = self.classes[(rand(batch, SLOTS) * len(self.classes)).long()]
         used, scale, centre = self._layout(batch, rand)
         canvas = _backgrounds(batch, self.side, rand)
-        layers = self._layers(sprite, scale, centre, used, rand)
+        layers, coverage = self._layers(wanted, scale, centre, used, rand)
         alphas = []
         for slot in range(SLOTS):
             layer = layers[:, slot]
@@ -61,15 +102,21 @@ class Composer:
             alphas = [alpha * (1 - layer[:, 3]) for alpha in alphas] + [layer[:, 3]]
         seen = torch.stack(alphas, 1)
         area = seen.mean((2, 3))
-        visible = area / (self.coverage[sprite] * scale**2).clamp_min(1e-6) * used
+        visible = area / (coverage * scale**2).clamp_min(1e-6) * used
         objects = torch.where(used, wanted, -1)
         images = (_photometric(canvas, rand) * 255).round().clamp(0, 255).to(torch.uint8)
         return Composition(images, objects, visible.clamp(0, 1), area, self._patch_labels(seen, objects))
 
-    def _sprite_of(self, wanted: Tensor, rand: "_Uniform") -> Tensor:
-        scores = rand(*wanted.shape, len(self.labels))
-        scores[self.labels != wanted[..., None]] = -1
-        return scores.argmax(-1)
+    def _sprites(self, wanted: Tensor, rand: "_Uniform") -> Tensor:
+        """A random sprite per wanted class, from 0 to 1 with premultiplied alpha; a share of them restyled."""
+        restyled = rand(len(wanted)) < self.restyled_share
+        pixels = torch.empty(len(wanted), 4, self.side, self.side, dtype=torch.uint8)
+        for source, chosen in ((self.original, ~restyled), (self.restyled, restyled)):
+            if source and chosen.any():
+                pixels[chosen] = source.of(wanted[chosen], rand)
+        sprites = pixels.float() / 255
+        sprites[:, :3] *= sprites[:, 3:]
+        return sprites
 
     def _layout(self, batch: int, rand: "_Uniform") -> tuple[Tensor, Tensor, Tensor]:
         """Which slots are used, the scale of each object and its centre, both in units of the view's side."""
@@ -78,7 +125,7 @@ class Composer:
         order = rand(batch, SLOTS).argsort(1)
         centre = base[order] + (rand(batch, SLOTS, 2) - 0.5) * 0.2
         scale = 0.28 + 0.18 * rand(batch, SLOTS)
-        window = torch.where(rand(batch) < 0.25, 1.0, 0.3 + 0.5 * rand(batch))
+        window = torch.where(rand(batch) < self.whole_share, 1.0, 0.3 + 0.5 * rand(batch))
         corner = rand(batch, 2) * (1 - window[:, None])
         centre = (centre - corner[:, None]) / window[:, None, None]
         scale = scale / window[:, None]
@@ -89,12 +136,18 @@ class Composer:
         scale = torch.where(single, (0.55 + 0.95 * rand(batch))[:, None], scale)
         return scene[:, None] | first, scale, centre
 
-    def _layers(self, sprite: Tensor, scale: Tensor, centre: Tensor, used: Tensor, rand: "_Uniform") -> Tensor:
-        """RGBA layers (B,4,4,S,S) with premultiplied alpha; unused slots and objects out of view stay empty."""
-        batch, half = sprite.shape[0], scale / 2
+    def _layers(self, classes: Tensor, scale: Tensor, centre: Tensor, used: Tensor, rand: "_Uniform") -> tuple[Tensor, Tensor]:
+        """RGBA layers (B,4,4,S,S) with premultiplied alpha, and the share of its square that each object's sprite covers (B,4).
+
+        Layers of unused slots and of objects out of view stay empty.
+        """
+        batch, half = classes.shape[0], scale / 2
         inside = ((centre + half[..., None] * 1.3 > 0) & (centre - half[..., None] * 1.3 < 1)).all(-1)
         wanted = (used & inside).flatten().nonzero().squeeze(1)
-        sprite, scale, centre = sprite.flatten()[wanted], scale.flatten()[wanted], centre.flatten(0, 1)[wanted]
+        scale, centre = scale.flatten()[wanted], centre.flatten(0, 1)[wanted]
+        sprites = self._sprites(classes.flatten()[wanted], rand)
+        coverage = torch.zeros(batch * SLOTS)
+        coverage[wanted] = sprites[:, 3].mean((1, 2))
         angle = (rand(len(wanted)) - 0.5) * math.radians(50)
         flip = torch.where(rand(len(wanted)) < 0.5, -1.0, 1.0)
         stretch = torch.exp((rand(len(wanted), 2) - 0.5) * 0.3)
@@ -108,16 +161,17 @@ class Composer:
         grid = grid + warp.permute(0, 2, 3, 1)
         drawn = torch.zeros(len(wanted), 4, self.side, self.side)
         level = (-torch.log2(scale.clamp(0.25, 1)) + 0.25).floor().long().clamp(0, 2)
-        for index, source in enumerate(self.levels):
+        for index in range(3):  # a small paste samples a smaller sprite, so that it does not alias
             if (chosen := (level == index).nonzero().squeeze(1)).numel():
-                drawn[chosen] = F.grid_sample(source[sprite[chosen]], grid[chosen], align_corners=False)
+                small = F.avg_pool2d(sprites[chosen], 2**index)
+                drawn[chosen] = F.grid_sample(small, grid[chosen], align_corners=False)
         colour = torch.eye(3) + (rand(len(wanted), 3, 3) - 0.5) * 0.3
         gain = 0.75 + 0.5 * rand(len(wanted), 1, 1)
         rgb = torch.einsum("nij,njhw->nihw", colour * gain, drawn[:, :3])
         drawn[:, :3] = torch.minimum(rgb.clamp_min(0), drawn[:, 3:])
         layers = torch.zeros(batch * SLOTS, 4, self.side, self.side)
         layers[wanted] = drawn
-        return layers.view(batch, SLOTS, 4, self.side, self.side)
+        return layers.view(batch, SLOTS, 4, self.side, self.side), coverage.view(batch, SLOTS)
 
     def _patch_labels(self, seen: Tensor, objects: Tensor) -> Tensor:
         share = F.avg_pool2d(seen, self.patch).flatten(2)

@@ -1,16 +1,68 @@
 """Training batches keyed by their step: pictures, and the tokens of the captions they are compared with."""
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import CLIPTokenizer
 
+from multicrop.data.embedded.artwork import TRAINING_VENDORS, Drawing, training_drawings
 from multicrop.data.embedded.scenes import several
+from multicrop.files import content_hash
 from multicrop.pretrain.captions import concept_caption
 from multicrop.pretrain.compose import Composer
+from multicrop.pretrain.restyle import RestyledBank
+
+
+def sprites_of(drawings: list[Drawing], concepts: list[dict]) -> tuple[Tensor, Tensor]:
+    """RGBA sprites (n,4,96,96) uint8 and the concept index of each."""
+    row = {concept["concept"]: index for index, concept in enumerate(concepts)}
+    pixels = [torch.from_numpy(np.array(drawing.image)).permute(2, 0, 1) for drawing in drawings]
+    return torch.stack(pixels), torch.tensor([row[drawing.concept] for drawing in drawings])
+
+
+@dataclass(frozen=True)
+class DataKnobs:
+    """What training pictures are composed of.
+
+    Attributes:
+        restyled: Folder of the restyled bank (`python -m multicrop.pretrain.restyle --output FOLDER`), or None.
+        restyled_share: Share of the objects that are restyled, where there is a bank.
+        scene_share: Share of the images that show several objects.
+        whole_share: Share of the scenes that are seen as a whole.
+        leave_out: A training vendor whose drawings are not read, to validate on, or None.
+    """
+
+    restyled: str | None = None
+    restyled_share: float = 0.75
+    scene_share: float = 0.6
+    whole_share: float = 0.25
+    leave_out: str | None = None
+
+
+def training_data(concepts: list[dict], knobs: DataKnobs) -> tuple[Composer, dict[str, Any]]:
+    """The composer of the training vendors' sprites, and the vendors, knobs and content hash of all that it reads."""
+    if knobs.leave_out is not None and knobs.leave_out not in TRAINING_VENDORS:
+        raise ValueError(f"task.leave_out is a training vendor ({', '.join(TRAINING_VENDORS)}) or null, got {knobs.leave_out!r}")
+    vendors = tuple(vendor for vendor in TRAINING_VENDORS if vendor != knobs.leave_out)
+    sprites, labels = sprites_of([drawing for drawing in training_drawings() if drawing.vendor in vendors], concepts)
+    parts = [vendors, hashlib.sha256(sprites.numpy().tobytes()).hexdigest(), labels.tolist()]
+    bank = None
+    if knobs.restyled:
+        source = RestyledBank(Path(knobs.restyled), vendors=vendors)
+        row = {concept["concept"]: index for index, concept in enumerate(concepts)}
+        bank = source, torch.tensor([row[concept] for concept in source.concepts])
+        parts.append(source.index["content"])
+    shares = {"restyled_share": knobs.restyled_share, "scene_share": knobs.scene_share, "whole_share": knobs.whole_share}
+    made_from = {"vendors": vendors, "data": content_hash(*parts), "pictures": shares}
+    return Composer(sprites, labels, restyled=bank, **shares), made_from
 
 
 class TrainingBatches(Dataset):

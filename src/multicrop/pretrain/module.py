@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
+from multicrop.pretrain.muon import Muon
+
 IMAGE_MEAN, IMAGE_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
@@ -43,6 +45,7 @@ class TinyClip(L.LightningModule):
     The class token of an image is compared with one caption of every concept (targets by visible area), every patch token
     with the concept under it (token labelling), the class token with part phrases, and images of several objects with their
     captions. Hidden matrices are trained by Muon, everything else by AdamW; the rate is constant, then falls linearly.
+    With `train_text` false the text tower stays as it is.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class TinyClip(L.LightningModule):
         lr: float = 1.2e-3,
         warmup_steps: int = 100,
         decay_share: float = 0.4,
+        train_text: bool = True,
         patch_weight: float = 0.5,
         phrase_weight: float = 0.25,
         scene_weight: float = 0.2,
@@ -60,6 +64,8 @@ class TinyClip(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.clip = CLIPModel(config)
+        self.clip.text_model.requires_grad_(train_text)
+        self.clip.text_projection.requires_grad_(train_text)
         self.steps, self.lr, self.warmup_steps, self.decay_share = steps, lr, warmup_steps, decay_share
         self.patch_weight, self.phrase_weight, self.scene_weight = patch_weight, phrase_weight, scene_weight
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
@@ -148,12 +154,13 @@ class TinyClip(L.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the transformer blocks, AdamW for the rest (no decay on vectors)."""
-        hidden = [p for n, p in self.clip.named_parameters() if ".layers." in n and p.ndim == 2]
+        trained = [(name, parameter) for name, parameter in self.clip.named_parameters() if parameter.requires_grad]
+        hidden = [p for n, p in trained if ".layers." in n and p.ndim == 2]
         chosen = {id(parameter) for parameter in hidden}
-        rest = [p for p in self.clip.parameters() if id(p) not in chosen]
+        rest = [p for _, p in trained if id(p) not in chosen]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.05, "base_lr": self.lr},
             {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "base_lr": self.lr},
         ]
-        muon = torch.optim.Muon([{"params": hidden, "base_lr": self.lr * 2}], lr=self.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        muon = Muon([{"params": hidden, "base_lr": self.lr * 2}], lr=self.lr, weight_decay=0.05)
         return [muon, torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.95))]

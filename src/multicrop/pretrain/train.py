@@ -1,126 +1,98 @@
 """`task=pretrain`: train the embedded CLIP on the drawings of the training vendors and export it as a HuggingFace checkpoint."""
 
-import tempfile
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
-import numpy as np
-import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
-from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
-from multicrop.data.embedded.artwork import Drawing, load_concepts, training_drawings
-from multicrop.files import atomic, make_folder
-from multicrop.pretrain.captions import CONTEXT_TOKENS, train_tokenizer
-from multicrop.pretrain.compose import Composer
-from multicrop.pretrain.data import TrainingBatches, training_loader
+from multicrop.data.embedded.artwork import load_concepts
+from multicrop.files import make_folder
+from multicrop.pretrain.captions import train_tokenizer
+from multicrop.pretrain.checkpoint import AtomicCheckpoints, Start, export, tiny_config
+from multicrop.pretrain.data import DataKnobs, TrainingBatches, training_data, training_loader
 from multicrop.pretrain.module import TinyClip
 from multicrop.show.wandb_logger import finish
 
-SIDE, PATCH, PROJECTION = 96, 16, 128
 STEPS_PER_EPOCH = 50
 
 
-def tiny_config(vocab_size: int, *, width: int, layers: int, text_width: int, text_layers: int) -> CLIPConfig:
-    """A small CLIP; end of text must be token 1 in `text_config`, else the text tower pools the wrong token."""
-    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    text = {"hidden_size": text_width, "intermediate_size": 4 * text_width, "num_attention_heads": text_width // 32}
-    text |= {"num_hidden_layers": text_layers, "max_position_embeddings": CONTEXT_TOKENS, "vocab_size": vocab_size}
-    vision = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
-    vision |= {"num_hidden_layers": layers, "image_size": SIDE, "patch_size": PATCH}
-    shared = {"projection_dim": PROJECTION, "hidden_act": "gelu"}
-    return CLIPConfig(text_config=text | shared | special, vision_config=vision | shared, projection_dim=PROJECTION, **special)
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights besides the data: sizes, start, schedule and batches.
 
-
-def sprites_of(drawings: list[Drawing], concepts: list[dict]) -> tuple[Tensor, Tensor]:
-    """RGBA sprites (n,4,96,96) uint8 and the concept index of each."""
-    row = {concept["concept"]: index for index, concept in enumerate(concepts)}
-    pixels = [torch.from_numpy(np.array(drawing.image)).permute(2, 0, 1) for drawing in drawings]
-    return torch.stack(pixels), torch.tensor([row[drawing.concept] for drawing in drawings])
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, so that a killed run finds the last whole one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write the checkpoint beside its place, then rename it."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic(Path(path)) as partial:
-            super().save_checkpoint(checkpoint, partial, storage_options)
-
-
-def export(module: TinyClip, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write the model in half precision, with tokenizer and processor, as `from_pretrained` reads it; each file is whole or absent."""
-    side = {"height": SIDE, "width": SIDE}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=side)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        module.clip.half().save_pretrained(made)
-        module.clip.float()
-        CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained(made)
-        for file in sorted(Path(made).iterdir()):
-            file.replace(folder / file.name)
-
-
-def pretrain(
-    *,
-    output: Path,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    num_workers: int = 1,
-    width: int = 192,
-    layers: int = 4,
-    text_width: int = 128,
-    text_layers: int = 3,
-    phrases: int = 160,
-    lr: float = 1.2e-3,
-    decay_share: float = 0.4,
-    scene_share: float = 0.6,
-    logger: Logger | bool = False,
-) -> tuple[L.Trainer, Path]:
-    """Train the embedded model, or resume a killed run of the same folder, and export it.
-
-    Reads the training vendors' drawings of the seen concepts and nothing else. `steps` may differ between a run and its resumption.
-
-    Args:
-        output: The folder of checkpoints and of the exported model.
-        steps: Number of training steps.
+    Attributes:
+        steps: Number of training steps; may differ between a run and its resumption.
         batch_size: Images per step.
         seed: Seed of the weights and of every batch.
-        num_workers: Processes that compose batches.
-        width: Width of the image tower.
+        width: Width of the image tower; this and the next three are those of the checkpoint where there is `init`.
         layers: Layers of the image tower.
         text_width: Width of the text tower.
         text_layers: Layers of the text tower.
+        train_text: Whether the text tower is trained too.
         phrases: Part phrases per step.
         lr: Peak learning rate of AdamW; Muon's is twice as high.
+        warmup_steps: Steps in which the rate rises.
         decay_share: Share of the steps in which the rate falls to zero.
-        scene_share: Share of the images that show several objects.
+        init: Checkpoint folder to start from, `embedded` for the shipped one, or None to start at random.
+        init_share: Share of the initial weights in the exported average, where there is `init`.
+        precision: Lightning's precision; `32-true` on processors without bfloat16 instructions.
+    """
+
+    steps: int
+    batch_size: int
+    seed: int
+    width: int = 192
+    layers: int = 4
+    text_width: int = 128
+    text_layers: int = 3
+    train_text: bool = True
+    phrases: int = 160
+    lr: float = 1.2e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.4
+    init: str | None = None
+    init_share: float = 0.0
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+
+
+def pretrain(
+    recipe: Recipe, data: DataKnobs | None = None, *, output: Path, num_workers: int = 1, logger: Logger | bool = False
+) -> tuple[L.Trainer, Path]:
+    """Train the embedded model, or resume a killed run of the same folder, and export it.
+
+    Reads the training vendors' drawings of the seen concepts and nothing else. The metadata of the exported weights name the vendors, the
+    hash of the data, and the recipe.
+
+    Args:
+        recipe: Sizes, start, schedule and batches.
+        data: What the pictures are composed of; None composes the drawings as they are.
+        output: The folder of checkpoints and of the exported model.
+        num_workers: Processes that compose batches.
         logger: A Lightning logger, or False.
 
     Returns:
         The trainer, and the folder of the exported model.
+
+    Raises:
+        ValueError: If `recipe.init` or `data.restyled` is no such folder, or `data.leave_out` is no training vendor.
     """
-    L.seed_everything(seed, verbose=False)
+    L.seed_everything(recipe.seed, verbose=False)
     concepts = [concept for concept in load_concepts() if not concept["unseen"]]
-    tokenizer = train_tokenizer(concepts)
-    composer = Composer(*sprites_of(training_drawings(), concepts), scene_share=scene_share, patch=PATCH)
-    batches = TrainingBatches(composer, concepts, tokenizer, batch_size=batch_size, phrases=phrases, seed=seed)
-    config = tiny_config(len(tokenizer), width=width, layers=layers, text_width=text_width, text_layers=text_layers)
-    module = TinyClip(config, steps=steps, lr=lr, decay_share=decay_share)
-    module.initialise_from(batches[0]["images"])
-    per_epoch = min(STEPS_PER_EPOCH, steps)
+    composer, made_from = training_data(concepts, data or DataKnobs())
+    start = Start.from_checkpoint(recipe.init) if recipe.init else None
+    tokenizer = start.tokenizer if start else train_tokenizer(concepts)
+    batches = TrainingBatches(composer, concepts, tokenizer, batch_size=recipe.batch_size, phrases=recipe.phrases, seed=recipe.seed)
+    module = _module(recipe, start, batches)
+    per_epoch = min(STEPS_PER_EPOCH, recipe.steps)
     trainer = L.Trainer(
         accelerator="cpu",
-        precision="bf16-mixed",
-        max_epochs=-(-steps // per_epoch),
+        precision=recipe.precision,
+        max_epochs=-(-recipe.steps // per_epoch),
         logger=logger,
         log_every_n_steps=10,
         plugins=[AtomicCheckpoints()],
@@ -130,8 +102,24 @@ def pretrain(
     loader = training_loader(batches, done=lambda: int(module.done), steps_per_epoch=per_epoch, num_workers=num_workers)
     last = output / "checkpoints" / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=True)
-    export(module, tokenizer, output / "checkpoint")
+    if start:
+        module.clip.load_state_dict(start.averaged(module.clip.state_dict(), recipe.init_share))
+        made_from |= {"init": start.content}
+    export(module.clip, tokenizer, output / "checkpoint", {**made_from, "recipe": asdict(recipe)})
     return trainer, output / "checkpoint"
+
+
+def _module(recipe: Recipe, start: Start | None, batches: TrainingBatches) -> TinyClip:
+    """The model before its first step."""
+    sizes = {"width": recipe.width, "layers": recipe.layers, "text_width": recipe.text_width, "text_layers": recipe.text_layers}
+    config = start.config if start else tiny_config(len(batches.tokenizer), **sizes)
+    schedule = {"lr": recipe.lr, "warmup_steps": recipe.warmup_steps, "decay_share": recipe.decay_share}
+    module = TinyClip(config, steps=recipe.steps, train_text=recipe.train_text, **schedule)
+    if start:
+        module.clip.load_state_dict(start.weights)
+    else:
+        module.initialise_from(batches[0]["images"])
+    return module
 
 
 @runtime_checkable
@@ -149,12 +137,14 @@ class Configured(Protocol):
 
 def run(settings: Configured, cache: object = None) -> float:
     """The entry of `task=pretrain`; returns the last training accuracy, from 0 to 1."""
-    knobs = dict(settings.task_knobs)
+    knobs = dict(settings.task_knobs) | {"seed": settings.config["seed"]}
     output = Path(knobs.pop("output"))
     make_folder(output, "task.output")
+    data = DataKnobs(**{field.name: knobs.pop(field.name) for field in fields(DataKnobs)})
+    recipe = Recipe(**{field.name: knobs.pop(field.name) for field in fields(Recipe)})
     logger = instantiate(settings.config["logger"]) if settings.config["logger"] else CSVLogger(output, name="curves")
     try:
-        trainer, folder = pretrain(output=output, seed=settings.config["seed"], logger=logger, **knobs)
+        trainer, folder = pretrain(recipe, data, output=output, logger=logger, **knobs)
     finally:
         finish(logger)
     Console().print(f"checkpoint: {folder} (use it: model=local model.path={folder} 'model.facts.template=\"{{}}\"')", markup=False)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 EMBEDDED = Path(__file__).parent
 TRAINING_VENDORS = ("noto", "twemoji", "fluent-flat", "emojione", "fxemoji")
-HELD_OUT_VENDORS = ("fluent-3d", "noto-v1")
+HELD_OUT_VENDORS = ("fluent-3d", "noto-v1", "streamline")  # near, middle and far, by likeness to the training drawings
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ def load_drawings(vendors: tuple[str, ...], *, unseen: bool) -> list[Drawing]:
 def training_drawings() -> list[Drawing]:
     """The drawings that the embedded model may be trained on: seen concepts of the training vendors."""
     return load_drawings(TRAINING_VENDORS, unseen=False)
+
+
+def pool_vendors(test: Collection[str], leave_out: str | None, knob: str) -> tuple[str, ...]:
+    """The training vendors without the one that is left out to validate on; raises ValueError where a vendor has another role.
+
+    `knob` names the test vendors in the message.
+    """
+    if wrong := [vendor for vendor in test if vendor not in HELD_OUT_VENDORS]:
+        raise ValueError(f"{knob} is one of the held-out vendors {', '.join(HELD_OUT_VENDORS)}, got {', '.join(wrong)}")
+    if leave_out is not None and leave_out not in TRAINING_VENDORS:
+        raise ValueError(f"dataset.leave_out is one of the training vendors {', '.join(TRAINING_VENDORS)}, or null; got {leave_out!r}")
+    return tuple(vendor for vendor in TRAINING_VENDORS if vendor != leave_out)
 
 
 def artwork_fingerprint() -> str:

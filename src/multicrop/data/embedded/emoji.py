@@ -1,4 +1,4 @@
-"""`dataset=emoji`: single drawings; vendors are domains, and two of them are held out from training."""
+"""`dataset=emoji`: single drawings; vendors are domains, and three of them are held out from training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from multicrop.data.base import Dataset, LabelledImages
-from multicrop.data.embedded.artwork import (
-    HELD_OUT_VENDORS,
-    TRAINING_VENDORS,
-    Drawing,
-    artwork_fingerprint,
-    load_concepts,
-    load_drawings,
-)
+from multicrop.data.embedded.artwork import Drawing, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
 from multicrop.files import content_hash
 
 GROUPS = ("all", "faces", "animals", "food")
@@ -30,24 +23,24 @@ class _OnWhite:
         return Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB")
 
 
-def emoji(*, vendors: Sequence[str], group: str, unseen: bool) -> Dataset:
+def emoji(*, vendors: Sequence[str], group: str, unseen: bool, leave_out: str | None = None) -> Dataset:
     """Build the data set of single drawings on white.
 
     Args:
         vendors: Held-out vendors, whose drawings are the test images; the training vendors are the few-shot pool.
         group: `faces`, `animals`, `food` or `all`.
         unseen: Whether to take the 28 concepts that the embedded model never saw instead of the 344 others.
+        leave_out: A training vendor whose drawings are the validation images and leave the pool; None gives no validation images.
 
     Returns:
         The data set; an id is vendor/concept, a domain is a vendor.
 
     Raises:
-        ValueError: If a vendor is not held out, or the group does not exist.
+        ValueError: If a vendor has another role, or the group does not exist.
     """
     if group not in GROUPS:
         raise ValueError(f"dataset.group is one of {', '.join(GROUPS)}, got {group!r}")
-    if wrong := [vendor for vendor in vendors if vendor not in HELD_OUT_VENDORS]:
-        raise ValueError(f"dataset.vendors are the held-out ones ({', '.join(HELD_OUT_VENDORS)}), got {', '.join(wrong)}")
+    pool = pool_vendors(vendors, leave_out, "dataset.vendors")
     concepts = [c for c in load_concepts() if c["unseen"] == unseen and group in ("all", c["group"])]
     row = {concept["concept"]: index for index, concept in enumerate(concepts)}
 
@@ -58,12 +51,12 @@ def emoji(*, vendors: Sequence[str], group: str, unseen: bool) -> Dataset:
         labels = [row[d.concept] for d in drawings]
         return LabelledImages(name, ids, labels, _OnWhite(drawings), fingerprint, [d.vendor for d in drawings])
 
-    train = split("emoji/train", TRAINING_VENDORS)
+    train = split("emoji/train", pool)
     return Dataset(
         name="emoji" + ("" if group == "all" else f"-{group}") + ("-unseen" if unseen else ""),
         class_names=[concept["name"] for concept in concepts],
         descriptions={concept["name"]: concept["parts"] for concept in concepts},
         train=train,
-        validation=train.subset([]),
+        validation=split("emoji/validation", (leave_out,)) if leave_out else train.subset([]),
         test=split("emoji/test", tuple(vendors)),
     )

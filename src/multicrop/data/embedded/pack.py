@@ -8,10 +8,11 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +34,11 @@ VENDORS = {  # vendor -> npm package, licence, author, role
     "fxemoji": ("@iconify-json/fxemoji@1.2.2", "Apache-2.0", "Mozilla", "train"),
     "fluent-3d": ("@lobehub/fluent-emoji-3d@1.1.0", "MIT", "Microsoft, packaged by LobeHub", "held_out"),
     "noto-v1": ("@iconify-json/noto-v1@1.2.5", "Apache-2.0", "Google", "held_out"),
+    "streamline": ("@iconify-json/streamline-emojis@1.2.4", "CC-BY-4.0", "Streamline", "held_out"),
 }
+OTHER_THINGS = {"streamline": {"turkey"}}  # names of drawings that show something else: a flag
+UNNUMBERED = re.compile(r"-1$")  # streamline: pizza-1 and pizza-2 for the concept pizza
+PLAIN = re.compile(r"-face(-1)?$")  # streamline: bear-face for the concept bear
 
 
 def npm_package(spec: str, folder: Path) -> Path:
@@ -88,11 +93,16 @@ def _bare(hexcode: str) -> str:
 
 
 def iconify_drawings(package: Path, concepts: list[dict]) -> Iterator[tuple[str, str]]:
-    """(concept, svg) of an iconify set, matched by code point where the set tells it, else by normalised name."""
+    """(concept, svg) of an iconify set, matched by code point where the set tells it, else by normalised name.
+
+    In a set without code points, heads answer to the animal's plain name, and the first of several drawings to the name without its number.
+    """
     icons = json.loads((package / "icons.json").read_text(encoding="utf-8"))
     by_code = {_bare(code): name for code, name in json.loads((package / "chars.json").read_text()).items()}
     by_name = {_key(name): name for name in icons["icons"]}
     by_name |= {_key(alias): target["parent"] for alias, target in icons.get("aliases", {}).items() if len(target) == 1}
+    if not by_code:
+        by_name = {_key(ending.sub("", name)): name for ending in (PLAIN, UNNUMBERED) for name in icons["icons"]} | by_name
     for concept in concepts:
         name = by_code.get(_bare(concept["concept"])) or by_name.get(_key(concept["name"]))
         if name not in icons["icons"]:
@@ -138,7 +148,8 @@ def vendor_rows(vendor: str, folder: Path, concepts: list[dict]) -> Iterator[dic
     if vendor == "fluent-3d":
         drawings = list(raster_drawings(package, concepts))
     else:
-        drawings = [(c, render(s)) for c, s in track(list(iconify_drawings(package, concepts)), f"drawing {vendor}")]
+        wanted = [concept for concept in concepts if concept["name"] not in OTHER_THINGS.get(vendor, ())]
+        drawings = [(c, render(s)) for c, s in track(list(iconify_drawings(package, wanted)), f"drawing {vendor}")]
     for concept, drawing in drawings:
         yield {
             "image": {"bytes": encode(drawing), "path": f"{vendor}/{concept}.webp"},
@@ -153,29 +164,37 @@ def vendor_rows(vendor: str, folder: Path, concepts: list[dict]) -> Iterator[dic
         }
 
 
-def write_pack(target: Path) -> dict[str, int]:
-    """Build emoji.parquet and concepts.json in `target`; returns the number of drawings per vendor."""
+def write_pack(target: Path, vendors: Collection[str] = tuple(VENDORS)) -> dict[str, int]:
+    """Draw these vendors anew and keep the rows of the others byte for byte; returns the number of drawings per vendor."""
     parts = json.loads((target / "parts.json").read_text(encoding="utf-8"))
+    kept = pq.read_table(target / "emoji.parquet").to_pylist() if set(vendors) != set(VENDORS) else []
     with tempfile.TemporaryDirectory() as folder:
         concepts = read_concepts(npm_package(KEYWORDS, Path(folder)), parts)
-        rows = [row for vendor in VENDORS for row in vendor_rows(vendor, Path(folder), concepts)]
-    # `datasets` reads this feature description from the parquet metadata, so that `image` opens as pictures.
+        drawn = {vendor: list(vendor_rows(vendor, Path(folder), concepts)) for vendor in VENDORS if vendor in vendors}
+    drawn |= {vendor: [row for row in kept if row["vendor"] == vendor] for vendor in VENDORS if vendor not in vendors}
+    write_rows(target / "emoji.parquet", [row for vendor in VENDORS for row in drawn[vendor]])
+    lines = ",\n".join(json.dumps(concept, ensure_ascii=False) for concept in concepts)
+    write_text(target / "concepts.json", f"[\n{lines}\n]\n")
+    return {vendor: len(drawn[vendor]) for vendor in VENDORS}
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write the rows with the feature description from which `datasets` knows that `image` opens as pictures."""
     features = {name: {"dtype": "string", "_type": "Value"} for name in rows[0] if name not in ("image", "unseen")}
     features |= {"image": {"_type": "Image"}, "unseen": {"dtype": "bool", "_type": "Value"}}
     features = {name: features[name] for name in rows[0]}
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    with atomic(target / "emoji.parquet") as partial:
+    with atomic(path) as partial:
         pq.write_table(table, partial, row_group_size=256)
-    lines = ",\n".join(json.dumps(concept, ensure_ascii=False) for concept in concepts)
-    write_text(target / "concepts.json", f"[\n{lines}\n]\n")
-    return {vendor: sum(row["vendor"] == vendor for row in rows) for vendor in VENDORS}
 
 
 def main() -> None:
-    """Command line: `python -m multicrop.data.embedded.pack [--output FOLDER]`."""
+    """Command line: `python -m multicrop.data.embedded.pack [--output FOLDER] [--vendors VENDOR ...]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=EMBEDDED, help="folder that holds parts.json")
-    print(write_pack(parser.parse_args().output))
+    parser.add_argument("--vendors", nargs="+", choices=VENDORS, default=list(VENDORS), help="draw only these anew")
+    arguments = parser.parse_args()
+    print(write_pack(arguments.output, arguments.vendors))
 
 
 if __name__ == "__main__":

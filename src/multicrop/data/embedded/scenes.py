@@ -9,17 +9,11 @@ from PIL import Image
 
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.embedded import artwork
-from multicrop.data.embedded.artwork import (
-    HELD_OUT_VENDORS,
-    TRAINING_VENDORS,
-    Drawing,
-    artwork_fingerprint,
-    load_concepts,
-    load_drawings,
-)
+from multicrop.data.embedded.artwork import Drawing, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
 from multicrop.files import content_hash
 
 SPLIT_KEYS = {"train": 1, "validation": 2, "test": 3}
+RELATED = ("fluent-3d", "noto-v1")  # held-out vendors whose scenes have the same classes, so that their rows compare
 BACKGROUNDS = ("plain", "white", "mixed")
 CLUSTERS = ("class", "family")
 
@@ -114,6 +108,7 @@ def scenes(
     validation_images: int,
     dataset_seed: int,
     cluster: str = "class",
+    leave_out: str | None = None,
 ) -> Dataset:
     """Compose scenes of several objects.
 
@@ -131,6 +126,7 @@ def scenes(
         validation_images: Validation images per class.
         dataset_seed: Seed of the classes and of every image.
         cluster: What the clusters of images are: `class` (images of the same four drawings) or `family` (three of the four).
+        leave_out: A training vendor that makes the validation images alone, and no training image; None makes both from all of them.
 
     Returns:
         The data set; the descriptions of a class are the names of its objects.
@@ -138,8 +134,7 @@ def scenes(
     Raises:
         ValueError: If an argument is out of range.
     """
-    if vendor not in HELD_OUT_VENDORS:
-        raise ValueError(f"dataset.vendor is a held-out one ({', '.join(HELD_OUT_VENDORS)}), got {vendor!r}")
+    pool = pool_vendors((vendor,), leave_out, "dataset.vendor")
     if background not in BACKGROUNDS:
         raise ValueError(f"dataset.background is one of {', '.join(BACKGROUNDS)}, got {background!r}")
     if cluster not in CLUSTERS:
@@ -150,20 +145,22 @@ def scenes(
             f"{n_objects}, {n_classes}, {family_size} and {list(object_side)}"
         )
     names = {c["concept"]: c["name"] for c in load_concepts() if not c["unseen"]}
-    by_vendor = {
-        v: _sprites(load_drawings(vs, unseen=False)) for v, vs in {"train": TRAINING_VENDORS, **{v: (v,) for v in HELD_OUT_VENDORS}}.items()
-    }
+    sources = {"train": pool, **{v: (v,) for v in (RELATED if vendor in RELATED else (vendor,))}}
+    sources |= {leave_out: (leave_out,)} if leave_out else {}
+    by_vendor = {v: _sprites(load_drawings(vs, unseen=False)) for v, vs in sources.items()}
     usable = [c for c in names if all(c in by_vendor[v] for v in by_vendor)]
     by_vendor = {v: {c: sprites[c] for c in usable} for v, sprites in by_vendor.items()}
     classes = scene_classes(usable, n_classes=n_classes, family_size=family_size, n_objects=n_objects, seed=dataset_seed)
     knobs = (n_objects, tuple(object_side), distractors, background, canvas, dataset_seed)
     code = content_hash(*(Path(file).read_text(encoding="utf-8") for file in (__file__, artwork.__file__)))  # all that decides a pixel
 
+    without = f" without {leave_out}" if leave_out else ""  # other drawings, other ids
+
     def split(name: str, source: str, per_class: int) -> LabelledImages:
         labels = [label for label in range(n_classes) for _ in range(per_class)]
         key = (dataset_seed, SPLIT_KEYS[name])
         opener = _Scenes(classes, by_vendor[source], labels, key, canvas, tuple(object_side), distractors, background)
-        ids = [f"{name}/{dataset_seed}/{source}/{classes[label]}/{index}" for index, label in enumerate(labels)]
+        ids = [f"{name}/{dataset_seed}/{source}{without}/{classes[label]}/{index}" for index, label in enumerate(labels)]
         ids = [f"{name}-{content_hash(text)[:12]}" for text in ids]
         fingerprint = content_hash(artwork_fingerprint(), code, name, source, *knobs, *ids)
         clusters = [f"{cluster} {label if cluster == 'class' else label // family_size}" for label in labels]
@@ -175,7 +172,7 @@ def scenes(
         class_names=class_names,
         descriptions={name: [names[c] for c in members] for name, members in zip(class_names, classes, strict=True)},
         train=split("train", "train", train_images),
-        validation=split("validation", "train", validation_images),
+        validation=split("validation", leave_out or "train", validation_images),
         test=split("test", vendor, test_images),
     )
 
