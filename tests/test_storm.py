@@ -15,25 +15,15 @@ sys.path.insert(0, "tests")
 from storm.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
-DEFECTS = {  # what is planted, the kind of fault that finds it, and what the message names
-    "records are not checked": (
-        "import multicrop.record.folder as r; r.damaged_files = lambda folder, *names: []",
-        "damage",
-        30,
-        "without a word",
-    ),
-    "shards are not checked": (
-        "import multicrop.features.shards as s; s.ShardFolder.seal = lambda *a: 'seal'",
-        "damage",
-        60,
-        "another result",
-    ),
-    "sweeps forget images": (
-        "import multicrop.data.contents as c; c.digests = lambda name, paths: [p.name for p in paths]",
-        "change",
-        12,
-        "ran again",
-    ),
+RECORDS = "import multicrop.record.folder as r; r.damaged_files = lambda folder, *names: []"
+SHARDS = """import multicrop.features.shards as s; s.ShardFolder.seal = lambda *a: 'seal'
+import storm.damages as d; d.FINISHED, d.HALVES = (), {'bank': 'shard-'}"""
+IMAGES = """import multicrop.data.contents as c; c.digests = lambda name, paths: [p.name for p in paths]
+import storm.changes as s; s.CHANGES = {'image': s.image}"""
+DEFECTS = {  # what is planted, with what the storm strikes where that is rare; the kind of fault that finds it; what the message says
+    "records are not checked": (RECORDS, "damage", "outputs/sweep-"),
+    "shards are not checked": (SHARDS, "damage", "another result"),
+    "images are known by name": (IMAGES, "change", "ran again: []"),
 }
 
 
@@ -50,15 +40,15 @@ def test_a_short_storm_finds_nothing_wrong(tmp_path):
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_found(name):
-    defect, kind, faults, message = DEFECTS[name]
-    done = storm("--only", kind, "--faults", faults, "--until-wrong", defect=defect)
+    defect, kind, message = DEFECTS[name]
+    done = storm("--only", kind, "--faults", 60, "--until-wrong", defect=defect)
     assert done.returncode == 1 and message in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("WRONG") >= 2 and done.stdout.count("--seed 1 --only") == 2  # when it is found, and below the table
 
 
 def test_a_wrong_result_can_be_repeated_alone():
-    defect, kind, faults, message = DEFECTS["records are not checked"]
-    done = storm("--only", kind, "--faults", faults, "--until-wrong", "--first", 3, defect=defect)
+    defect, kind, message = DEFECTS["records are not checked"]
+    done = storm("--only", kind, "--faults", 60, "--until-wrong", "--first", 3, defect=defect)
     (words,) = set(re.findall(r"--seed \d+ --only \w+ --fault \d+", done.stdout))
     alone = storm(*words.split(), defect=defect)
     assert alone.returncode == 1 and words in alone.stdout and message in alone.stdout
