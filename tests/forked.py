@@ -117,8 +117,6 @@ if __name__ == "__main__":
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for task in ("zero_shot", "few_shot", "tta"):
             compose("config", [f"task={task}"])  # Hydra's plugins are imported, and most files read
-    for folder in [thing for thing in gc.get_objects() if isinstance(thing, tempfile.TemporaryDirectory)]:
-        folder.cleanup()  # else the first process that ends removes what wandb made at its import
-        Path(folder.name).mkdir()
+    assert "wandb" not in sys.modules, "the first process that ends would remove the folder that wandb makes at its import"
     gc.freeze()  # what all processes share is not looked through again
     _become(_serve())

@@ -148,11 +148,11 @@ def test_each_process_starts_at_another_shard_and_takes_what_is_free(tmp_path):
     assert list(ShardSampler(folder, Claims(folder), 2, 3)) == []
 
 
-def test_a_loader_gives_whole_groups_and_spawns_its_workers():
+def test_a_loader_gives_whole_groups_and_forks_its_workers_from_a_server():
     letters = Subset(["a", "b"], [0, 1])
     here, there = (view_loader(letters, num_workers=workers, accelerator=kind) for workers, kind in ((0, "cpu"), (1, "gpu")))
     assert list(here) == ["a", "b"] and here.multiprocessing_context is None and not here.pin_memory
-    assert there.num_workers == 1 and there.multiprocessing_context.get_start_method() == "spawn" and there.pin_memory
+    assert there.num_workers == 1 and there.multiprocessing_context.get_start_method() == "forkserver" and there.pin_memory
     assert list(view_loader(letters, num_workers=0, accelerator="cpu", sampler=SubsetRandomSampler([1]))) == ["b"]
 
 

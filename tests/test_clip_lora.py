@@ -15,6 +15,7 @@ from multicrop.adapters import descent
 from multicrop.adapters.clip_lora import ClipLora, LabelTexts
 from multicrop.adapters.support_pixels import Iterations, OpenedImages, random_view
 from multicrop.aggregators.score import Scorer, with_text
+from multicrop.config import without
 from multicrop.features import OnTheFlyBank
 from multicrop.runs.few_shot import TunedTask, build
 from multicrop.runs.sweep_cache import SweepCache
@@ -202,7 +203,7 @@ def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path):
 def test_every_aggregator_scores_what_the_tuned_encoder_sees(aggregator, generator):
     text, tuned_text = random_text(generator, classes=3), random_text(generator, classes=3)
     views, seen, labels = unit(6, 4, 16, generator=generator), unit(6, 4, 16, generator=generator), torch.arange(6) % 3
-    scorer = Scorer(text, 10.0, instantiate(composed(f"aggregator={aggregator}").aggregator), 1.0)
+    scorer = Scorer(text, 10.0, instantiate(without(composed(f"aggregator={aggregator}").aggregator, "facts")), 1.0)
     task = TunedTask(scorer, adapter(), {}, tuned_text, Seen(seen))
     with torch.inference_mode():
         task.test_step((views[2:5], labels[2:5], torch.tensor([2, 3, 4])), 0)

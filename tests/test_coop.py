@@ -16,6 +16,7 @@ from multicrop.adapters import descent
 from multicrop.adapters.base import Examples
 from multicrop.adapters.coop import CoOp, published_epochs
 from multicrop.aggregators.score import Scorer
+from multicrop.config import without
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.text import TextBank
 from multicrop.transport import dispatch
@@ -147,7 +148,9 @@ LABELS = {"aggregator=global", *(f"aggregator={o}" for o in options("aggregator"
 @pytest.mark.parametrize("aggregator", sorted(LABELS))
 def test_where_only_label_prompts_are_read_only_they_go_through_the_tower(aggregator, generator):
     """The shorter text bank gives the aggregator's own logits, and CoOp starts from them."""
-    chosen = composed(aggregator, *([] if aggregator == "aggregator=global" else ["aggregator.text_set=label"])).aggregator
+    chosen = without(
+        composed(aggregator, *([] if aggregator == "aggregator=global" else ["aggregator.text_set=label"])).aggregator, "facts"
+    )
     if chosen.get("prune"):
         chosen.prune = False
     problem = Problem(generator, instantiate(chosen))
@@ -171,7 +174,7 @@ def test_plans_are_held_between_visits(generator, monkeypatch):
 @pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])
 def test_every_aggregator_hosts_it_or_it_says_why_not(aggregator, generator):
     described = [[row[0], f"{row[0]} with a tail", "a wet nose"] for row in PROMPTS]
-    problem = Problem(generator, instantiate(composed(f"aggregator={aggregator}").aggregator), prompts=described)
+    problem = Problem(generator, instantiate(without(composed(f"aggregator={aggregator}").aggregator, "facts")), prompts=described)
     adapter = problem.adapter(epochs=2)
     if aggregator == "vote":
         with refused("logits with a gradient", "vote counts votes"):

@@ -14,6 +14,7 @@ from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, FewShotAd
 from multicrop.adapters.selection import accuracy, grid, select
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.aggregators.score import Scorer
+from multicrop.config import without
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.runs import few_shot
 from multicrop.runs.session import inject
@@ -133,7 +134,7 @@ class TestHosts:
 
     def host(self, aggregator, generator):
         text = random_text(generator, classes=3, dim=16)
-        scorer = Scorer(text, 10.0, instantiate(composed(f"aggregator={aggregator}").aggregator), 1.0)
+        scorer = Scorer(text, 10.0, instantiate(without(composed(f"aggregator={aggregator}").aggregator, "facts")), 1.0)
         labels = torch.arange(12) % 3
         views = torch.nn.functional.normalize(text.label[labels][:, None] + 0.4 * torch.randn(12, 4, 16, generator=generator), dim=-1)
         return scorer, Examples(views, scorer(views), labels)

@@ -29,6 +29,7 @@ from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
 from multicrop.files import Identity
+from multicrop.record import write_pointer
 from multicrop.runs import finished_runs, sweep
 from multicrop.runs.session import Session
 from multicrop.runs.settings import settings_of
@@ -131,7 +132,8 @@ def test_the_state_is_read_from_what_the_jobs_leave(tmp_path):
     place(tmp_path, 1, ["task=tta", "aggregator=dnd", "paths.output=x"], metrics=score(0.75))
     place(tmp_path, 2, ["task=tta", "aggregator=wca", "paths.output=x"], failed='{"error": "ValueError: no"}')
     place(tmp_path, 10, ["task=tta", "aggregator=abs", "paths.output=x"])
-    place(tmp_path, 4, ["task=tta", "aggregator=mta", "paths.output=x"], record='{"record": "../1"}')
+    place(tmp_path, 4, ["task=tta", "aggregator=mta", "paths.output=x"])
+    write_pointer(tmp_path / "4", tmp_path / "1")
     place(tmp_path, 5, ["task=tta", "aggregator=awt", "paths.output=x"], metrics='{"rows": {"fi', manifest="{}")
     place(tmp_path, 6, ["task=tta", "aggregator=vote", "paths.output=x"], metrics='{"format": 3, "rows": {"final": {"accuracy": 0.9}}}')
     state = sweep.scan(tmp_path, 12)

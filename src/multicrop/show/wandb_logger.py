@@ -5,14 +5,17 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from multicrop.config import in_sweep, parts_of
 from multicrop.files import redacted
 from multicrop.record import FILES
 from multicrop.show.examples import unpacked
+
+if TYPE_CHECKING:
+    import wandb  # loaded where it is used: a run without a logger saves half a second
 
 TAGGED = ("dataset", "crop", "aggregator", "prompt", "model")
 LONGEST_TAG = 64  # W&B's limit, characters
@@ -45,6 +48,8 @@ def wandb_logger(
     Returns:
         The logger.
     """
+    import wandb
+
     command = " ".join(sys.argv)  # W&B stores it with facts about the machine: neither is sent if the command holds a secret
     sweep = Path(folder).parent.name if in_sweep() else choices.get("dataset")
     run = wandb.init(
@@ -100,6 +105,8 @@ def log_run(
         record: Folder of the record, which is added as an artifact.
         picture: Picture of explanations, if there is one.
     """
+    import wandb
+
     run = logger.experiment
     describe(run, summary)
     panels = {"classes": class_table(classes), **example_panels(examples)}
@@ -107,20 +114,22 @@ def log_run(
     run.log_artifact(record_artifact(record, run.id))
 
 
-def describe(run: wandb.Run, summary: Mapping[str, float]) -> None:
+def describe(run: "wandb.Run", summary: Mapping[str, float]) -> None:
     """Set the summary metrics, and for each whether higher or lower is better."""
     for name, value in summary.items():
         run.define_metric(name, summary="min" if name.endswith(SMALLER_IS_BETTER) else "max")
         run.summary[name] = value
 
 
-def class_table(classes: Sequence[Mapping]) -> wandb.Table:
+def class_table(classes: Sequence[Mapping]) -> "wandb.Table":
     """The W&B table of classes: images, accuracy, accuracy of the global view."""
+    import wandb
+
     columns = ["class", "images", "accuracy", "global"]
     return wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in classes])
 
 
-def example_panels(examples: Sequence[Mapping]) -> dict[str, list[wandb.Image]]:
+def example_panels(examples: Sequence[Mapping]) -> "dict[str, list[wandb.Image]]":
     """One panel per kind of image (rescued, lost, wrong); a box has the text that receives most of its crop's mass."""
     panels: dict[str, list[wandb.Image]] = {}
     for example in examples:
@@ -128,7 +137,9 @@ def example_panels(examples: Sequence[Mapping]) -> dict[str, list[wandb.Image]]:
     return panels
 
 
-def _with_boxes(example: Mapping) -> wandb.Image:
+def _with_boxes(example: Mapping) -> "wandb.Image":
+    import wandb
+
     texts, plan = example.get("prompts", ["crop"]), example.get("plan", [[1.0]] * len(example["boxes"]))
     boxes = []
     for (left, top, right, bottom), shares in zip(example["boxes"], plan, strict=True):
@@ -140,8 +151,10 @@ def _with_boxes(example: Mapping) -> wandb.Image:
     return wandb.Image(unpacked(example), caption=caption, boxes=shown)
 
 
-def record_artifact(record: Path, run_id: str) -> wandb.Artifact:
+def record_artifact(record: Path, run_id: str) -> "wandb.Artifact":
     """The artifact of a record's files, which W&B reads in place, without a copy in its cache."""
+    import wandb
+
     artifact = wandb.Artifact(f"record-{run_id}", type="record")
     for name in FILES:
         if (record / name).is_file():
@@ -152,4 +165,6 @@ def record_artifact(record: Path, run_id: str) -> wandb.Artifact:
 def finish(logger: object) -> None:
     """Finish the W&B run of this job; otherwise the next job of a multirun would log into it."""
     if isinstance(logger, WandbLogger):
+        import wandb
+
         wandb.finish()
