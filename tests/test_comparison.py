@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from operator import itemgetter
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 import records
 import yaml
 from refusals import refused
+from rich.console import Console
 
 from multicrop import cli
 from multicrop.compare import collect as reading
@@ -351,3 +353,15 @@ def test_only_the_same_data_seeds_are_pooled_against_each_other(tmp_path):
     found = leaderboard.blocks(reading.collect([tmp_path])[0])
     assert sorted(block.data.split(" (")[0] for block in found) == ["zoo, 2 data seeds", "zoo, 3 data seeds"]
     assert all("scored other images or labels" in " ".join(block.notes) for block in found)
+
+
+def test_an_interval_stays_on_one_line_of_80_columns_and_the_name_of_the_method_wraps():
+    row = {"method": "dnd + tda, random_k16, prompt=mixed", "top-1 %": "72.0", "vs global [95 %]": "+12.5 [-10.2, +26.5]"}
+    row |= {"p (Holm)": "0.088", "rescued / lost": "101/51", "views": "17 *"}
+    table = tables.Table("title", "leaderboard", {name: itemgetter(name) for name in row}, [row])
+    for width, whole in ((80, True), (60, False)):
+        console = Console(file=io.StringIO(), width=width)
+        render.show(console, [table])
+        shown = console.file.getvalue()
+        assert ("+12.5\N{NO-BREAK SPACE}[-10.2,\N{NO-BREAK SPACE}+26.5]" in shown) == whole
+        assert max(map(len, shown.splitlines())) <= width and all(word in shown for word in ("0.088", "101/51", "17"))

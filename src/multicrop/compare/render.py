@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 
 from multicrop.compare.tables import Table
 
+LEAST = 12  # characters of the first column, in which its names wrap
 FORMATS = {"terminal": ".txt", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
 NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {c: rf"\text{name}{{}}" for c, name in NAMED.items()}
@@ -55,8 +56,10 @@ def show(console: Console, tables: Sequence[Table]) -> None:
 
 def _print(console: Console, table: Table) -> None:
     shown = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    widest = [max(map(len, column)) + 2 for column in zip(table.columns, *table.cells(), strict=True)]
+    whole = sum(widest[1:]) + LEAST <= console.width  # numbers stay on one line, and names wrap
     for i, name in enumerate(table.columns):
-        shown.add_column(escape(name), justify="right" if i else "left", overflow="fold")
+        shown.add_column(escape(name), justify="right" if i else "left", overflow="fold", no_wrap=bool(i) and whole)
     for first, *others in table.cells():
         shown.add_row(escape(first), *(escape(cell.replace(" ", "\N{NO-BREAK SPACE}")) for cell in others))
     console.print(shown)
