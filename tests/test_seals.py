@@ -217,6 +217,12 @@ class TestRecords:
             with refused("predictions.parquet was damaged or changed", error=RecordError):
                 read_record(record)
 
+    def test_the_manifest_of_another_record_is_named(self, record, tmp_path):
+        other = records.write(tmp_path / "other", accuracy=0.2)
+        (record / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+        with refused("predictions.parquet", "manifest.json is another run's", error=RecordError):
+            read_record(record)
+
     def test_a_damaged_or_lost_manifest_is_named(self, record):
         for spoil in (flipped, lambda path: path.unlink()):
             spoil(record / "manifest.json")

@@ -196,4 +196,5 @@ def _check_manifest(folder: Path, metrics: Mapping, *names: str) -> None:
             raise RecordError(f"{folder}: no {MANIFEST}, which a run writes last; the run was killed or has not finished")
         return
     if changed := damaged_files(folder, *names):
-        raise RecordError(f"{folder}: {', '.join(changed)} was damaged or changed after the run had written it; run the experiment again")
+        told = f"{', '.join(changed)} was damaged or changed after the run had written it, or {MANIFEST} is another run's"
+        raise RecordError(f"{folder}: {told}; run the experiment again")
