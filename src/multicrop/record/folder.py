@@ -130,7 +130,8 @@ def read_record(folder: Path) -> Record:
     """
     folder = resolved(folder)
     if not (folder / METRICS).is_file():
-        failed, unfinished = failure(folder), f"no {METRICS}, which a run writes last; the run was killed or has not finished"
+        failed = failure(folder)
+        unfinished = f"no {METRICS}, which a run writes last, and no {POINTER} to an earlier record; the run was killed or has not finished"
         raise RecordError(f"{folder}: {unfinished if failed is None else f'the run failed ({failed})'}")
     rows = (metrics := _content(folder / METRICS)).get("rows")
     if not isinstance(rows, dict) or not all(isinstance(rows.get(r), dict) and "accuracy" in rows[r] for r in ROWS):
