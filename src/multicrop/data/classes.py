@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.text.class_names import NameIndex, plain, shown_name
+from multicrop.text.class_names import NameIndex, plain, shown_name, spelled_alike
 from multicrop.text.descriptions import load_description_set
 
 LABEL_ORDER = ("cifar10", "cifar100", "imagenet1k")  # packaged lists whose order is the order of the labels
@@ -100,10 +100,7 @@ def check_spellings(names: Sequence[str], what: str, remedy: str, *, said: Seque
 
     The message lists what the data ``said`` for each name, by default the name itself.
     """
-    spelled: dict[str, list[str]] = {}
-    for name, own in zip(names, said or names, strict=True):
-        spelled.setdefault(" ".join(name.replace("_", " ").casefold().split()), []).append(own)
-    if same := [spellings for spellings in spelled.values() if len(spellings) > 1]:
+    if same := spelled_alike(zip(names, said or names, strict=True)):
         listed = "; ".join(" and ".join(map(repr, spellings)) for spellings in same[:SHOWN])
         raise ValueError(f"{what} name one class several times, and a prompt does not tell the spellings apart: {listed}. {remedy}")
 

@@ -1,7 +1,7 @@
 """Compares, shows and finds class names: the one rule for data sets, class lists and description sets."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 PREFIX = r"(\d{3}\.|/[a-z]/)(?=.)"  # "001." of CUB's folders, "/a/" of the Places categories
@@ -15,6 +15,22 @@ def plain(name: str) -> str:
     """
     bare = re.sub(PREFIX, "", name.strip(), count=1)
     return " ".join(re.sub(r"[\W_]+", " ", bare.casefold()).split()) or name.strip()
+
+
+def spelled_alike(names: Iterable[tuple[str, str]], separators: str = "_") -> list[list[str]]:
+    """Groups of two and more names that differ only in case, spaces and separators.
+
+    Args:
+        names: Pairs of a name and of what stands for it in the groups.
+        separators: Characters that count as spaces.
+
+    Returns:
+        What stands for the names of each group.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, said in names:
+        groups.setdefault(" ".join(re.sub(f"[{separators}]", " ", name).casefold().split()), []).append(said)
+    return [said for said in groups.values() if len(said) > 1]
 
 
 def shown_name(name: str) -> str:

@@ -1,12 +1,11 @@
 """Reads texts of classes and class lists from files, and matches texts to classes."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.text.class_names import NameIndex
+from multicrop.text.class_names import NameIndex, spelled_alike
 from multicrop.text.joins import parsed
 
 SHAPE = "{class: [phrase, ...]}"
@@ -77,10 +76,7 @@ def _class_texts(table: object, complaint: str) -> ClassTexts:
 
 def _spelled_twice(titles: Mapping[str, str]) -> list[list[str]]:
     """The keys that are class names and differ only in case, "_", "-" or spaces; stable keys tell classes of one name apart."""
-    spelled: dict[str, list[str]] = {}
-    for key in (key for key, title in titles.items() if key == title):
-        spelled.setdefault(" ".join(re.sub("[-_]", " ", key).casefold().split()), []).append(key)
-    return [keys for keys in spelled.values() if len(keys) > 1]
+    return spelled_alike(((key, key) for key, title in titles.items() if key == title), separators="-_")
 
 
 class _KeyTwiceError(Exception):
