@@ -5,10 +5,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  here, so that the first fit does not pay for the import
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from timing import Row
+from timing import Row, native_bf16
 
 from multicrop import aggregators
 from multicrop.adapters.base import Examples
@@ -87,21 +88,15 @@ def fit(choice: str) -> tuple[float, str]:
     return seconds, f"{said} (zero-shot {accuracy(validation.logits, validation.labels):.1%})"
 
 
-def main() -> tuple[str, list[Row]]:
-    rows, native = [], torch.cpu.get_capabilities().get("avx512_bf16", False)
+def measured(choice: str) -> list[Row]:
+    """The fit in a process of its own; none where the processor has no bfloat16 for a choice that computes in it."""
+    if "bf16" in choice and not native_bf16():
+        return []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for choice in (*WHOLE, *STEPS):
-            if "bf16" in choice and not native:
-                continue
-            seconds, said = pool.apply(fit, (choice,))
-            share, mark = seconds / SECONDS, None if choice == "taskres" else 1.0
-            note = f"{seconds:.1f} s, {said}"
-            rows.append(Row(f"{choice}: fit and search / one minute", share, share, share, mark=mark, at_most=True, note=note))
-            print(rows[-1].name, note, flush=True)
-    return f"Few-shot adapters, {CLASSES} classes x {SHOTS} shots, width {DIM}, all cores", rows
+        seconds, said = pool.apply(fit, (choice,))
+    share, mark = seconds / SECONDS, None if choice == "taskres" else 1.0
+    return [Row(f"{choice}: fit and search / one minute", share, share, share, mark=mark, at_most=True, note=f"{seconds:.1f} s, {said}")]
 
 
-if __name__ == "__main__":
-    from timing import show
-
-    show(*main())
+TITLE = f"{CLASSES} classes x {SHOTS} shots, width {DIM}, all cores"
+PARTS = {choice.split()[0] + ("_bf16" if "bf16" in choice else ""): partial(measured, choice) for choice in (*WHOLE, *STEPS)}

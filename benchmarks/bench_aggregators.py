@@ -1,7 +1,6 @@
 """Aggregators: images per second, ratios to the published per-image loop and to POT's batched solver, pruned exact transport, memory."""
 
 import multiprocessing
-import time
 from functools import partial
 from pathlib import Path
 
@@ -10,30 +9,27 @@ import torch
 from awt_loop import loop
 from features import DIM, clustered
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from timing import Row, in_turn, ratio
 
 from multicrop import aggregators, transport
+from multicrop.aggregators import AggregatorFunction
 from multicrop.config import register_resolvers
+from multicrop.runs.settings import settings_of
 from multicrop.text import TextBank
 
 CONF = Path(__file__).parent.parent / "conf"
 SCALE = 100.0
-SIZES = [(k, c, m) for k in (16, 64) for c in (100, 1000) for m in (8, 50)]
+SIZES = [(16, 100, 8), (16, 1000, 8), (64, 1000, 8), (64, 1000, 50)]
 WORK = 2e7  # similarities per measurement, which sets its number of images
 SETS = {"view_set": "crops", "text_set": "descriptions"}
 
 
-def say(message: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {message}", flush=True)
-
-
-def options() -> dict[str, object]:
+def options() -> dict[str, AggregatorFunction]:
     """The aggregator of each file of conf/aggregator."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         names = sorted(path.stem for path in (CONF / "aggregator").glob("*.yaml"))
-        return {name: instantiate(compose("config", [f"aggregator={name}"]).aggregator) for name in names}
+        return {name: settings_of(compose("config", [f"aggregator={name}", "logger=none"])).part("aggregator").make() for name in names}
 
 
 def part(views: torch.Tensor, text: TextBank, k: int, c: int, m: int) -> tuple[torch.Tensor, TextBank]:
@@ -51,9 +47,8 @@ def throughput() -> list[Row]:
     for size in SIZES:
         some, words = part(views, text, *size)
         ways = {name: partial(aggregate, some, words, SCALE) for name, aggregate in chosen.items()}
-        for name, timing in in_turn(ways, rounds=2, warm_up=1 if size == SIZES[0] else 0).items():
+        for name, timing in in_turn(ways, rounds=2 if size == SIZES[0] else 1, warm_up=1 if size == SIZES[0] else 0).items():
             speeds[name, size] = len(some) / min(timing.seconds)
-        say(f"throughput K={size[0]} C={size[1]} M={size[2]}: {len(some)} images")
     rows = []
     for name in chosen:
         note = "images/s: " + ", ".join(f"K{k} C{c} M{m} {speeds[name, (k, c, m)]:,.0f}" for k, c, m in SIZES)
@@ -75,7 +70,6 @@ def against_the_loop() -> list[Row]:
         times = in_turn({"loop": partial(loop, views, text.features, SCALE), "ours": partial(awt, views, text, SCALE)}, rounds=3)
         note = f"logits within {difference:.1e} of {SCALE:.0f} x cosine, same predictions"
         rows.append(ratio(f"AWT per-image loop / ours, K=16 C={classes} M=9", times["loop"], times["ours"], mark=mark, note=note))
-        say(rows[-1].name)
     return rows
 
 
@@ -109,7 +103,6 @@ def pruning() -> list[Row]:
         name = f"K=16 C=1000 M=8, {'clear' if strength > 0.2 else 'hard'} images"
         rows.append(ratio(f"pruned exact / Sinkhorn, {name}", times["pruned"], times["sinkhorn"], mark=2, at_most=True, note=share))
         rows.append(ratio(f"exact / pruned exact, {name}", times["exact"], times["pruned"], mark=30, note=share))
-        say(rows[-1].name)
     views, text = clustered(10, 1000, 64, 50)
     solve = partial(aggregators.optimal_transport, views, text, SCALE, epsilon=0.05, **SETS)
     times = in_turn({"pruned": partial(solve, solver="exact", prune=True), "sinkhorn": partial(solve, solver="sinkhorn")}, rounds=3)
@@ -169,16 +162,8 @@ def memory() -> list[Row]:
                         }
                     )
                 )
-        say("memory")
     return rows
 
 
-def main() -> tuple[str, list[Row]]:
-    rows = [*against_the_loop(), *against_pot(), *pruning(), *throughput(), *memory()]
-    return f"Aggregators ({torch.get_num_threads()} threads)", rows
-
-
-if __name__ == "__main__":
-    from timing import show
-
-    show(*main())
+TITLE = f"{torch.get_num_threads()} threads"
+PARTS = {"loop": against_the_loop, "pot": against_pot, "pruning": pruning, "throughput": throughput, "memory": memory}

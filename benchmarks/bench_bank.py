@@ -17,7 +17,7 @@ import numpy as np
 import published_loop
 import torch
 from PIL import Image
-from timing import Row, Timing, in_turn, ratio
+from timing import Row, Timing, in_turn, native_bf16, ratio
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.utils import logging as transformers_logging
 
@@ -42,22 +42,6 @@ ACCELERATOR, DEVICE = ("gpu", "cuda") if GPU else ("cpu", "cpu")
 CROPS = 16
 RANDOM = partial(crops.random, n_crops=CROPS, min_side=0.5, max_side=0.9)
 OPENAI = PixelSpec(224, 224, "bicubic", IMAGE_MEAN, IMAGE_STD)
-
-
-def main() -> tuple[str, list[Row]]:
-    """Measure."""
-    files, rows = photographs(64), []
-    rows += against_bare_and_published("ViT-B/32", vit_b32, files[: 64 if GPU else 16], marks=(0.92, 2.0), rounds=3)
-    rows += against_bare_and_published("embedded", tiny, files * 4, marks=(0.75, 3.5), rounds=3)
-    return f"bank: K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}", [
-        *rows,
-        *pipeline(files[:16]),
-        *texts(),
-        *features(files),
-        *memory(),
-        *hashes(),
-        *sweep(),
-    ]
 
 
 def photographs(count: int) -> list[bytes]:
@@ -98,8 +82,9 @@ def against_bare_and_published(
     name: str, build: Callable[[str], Encoder], files: list[bytes], *, marks: tuple[float, float], rounds: int
 ) -> list[Row]:
     """Bare forward pass / encoding from JPEG to shards on disk, and published loop / encoding, for the same number of views."""
-    quantised = ("openvino_bf16", "int8", *(("int8_static",) if name == "embedded" else ()))  # calibrating a large tower takes minutes
-    precisions = ["fp32", "bf16"] + ([] if GPU else [p for p in quantised if _available(p)])
+    bf16 = ["bf16", "openvino_bf16"] if native_bf16() else []
+    static = ["int8_static"] if name == "embedded" else []  # calibrating a large tower takes minutes
+    precisions = ["fp32", "bf16"] if GPU else ["fp32", *(p for p in [*bf16, "int8", *static] if _available(p))]
     ways, encoders = {}, {p: build(p).to(DEVICE) for p in precisions}
     side = encoders["fp32"].spec.side
     for precision, encoder in encoders.items():
@@ -159,8 +144,9 @@ def fill(encoder: Encoder, images: LabelledImages, sampler: crops.CropSampler = 
         feature_bank(images, sampler, encoder, seed=0, cache=Path(cache), progress=False, **where)
 
 
-def pipeline(files: list[bytes]) -> list[Row]:
+def pipeline() -> list[Row]:
     """Decoding, cropping and resampling to 224 pixels, on one core."""
+    files = photographs(16)
     threads, rng = torch.get_num_threads(), np.random.default_rng(0)
     torch.set_num_threads(1)
     dataset = ViewDataset(labelled(files, "bench"), ViewCutter(crops.as_policy(RANDOM), OPENAI, seed=0), group_size=1)
@@ -192,8 +178,9 @@ def texts() -> list[Row]:
     return [ratio("texts: padded to 77 / trimmed", times["padded"], times["trimmed"], mark=3.0, note=f"largest difference {gap:.0e}")]
 
 
-def features(files: list[bytes]) -> list[Row]:
+def features() -> list[Row]:
     """Time of crop=random / time of crop=feature."""
+    files = photographs(64)
     encoder = tiny("fp32").to(DEVICE)
     images = labelled(files, "bench")
     feature = partial(crops.feature, n_crops=CROPS, min_side=0.5, max_side=0.9)
@@ -326,7 +313,14 @@ def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: in
     ]
 
 
-if __name__ == "__main__":
-    from timing import show
-
-    show(*main())
+TITLE = f"K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}"
+PARTS = {
+    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 16), marks=(0.92, 2.0), rounds=3),
+    "embedded": lambda: against_bare_and_published("embedded", tiny, photographs(64) * (4 if GPU else 2), marks=(0.75, 3.5), rounds=3),
+    "pipeline": pipeline,
+    "texts": texts,
+    "features": features,
+    "memory": memory,
+    "contents": hashes,
+    "sweep": sweep,
+}

@@ -52,8 +52,9 @@ def growth(name: str) -> float:
     return peak() - before
 
 
-def main() -> tuple[str, list[Row]]:
-    """Measure."""
+def methods() -> list[Row]:
+    """Each method after plain scoring."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     grown = dict.fromkeys(METHODS, float("nan"))
     if Path("/proc/self/clear_refs").exists():
@@ -61,16 +62,21 @@ def main() -> tuple[str, list[Row]]:
             grown = dict(zip(METHODS, pool.map(growth, METHODS, chunksize=1), strict=True))
     views, text = clustered(IMAGES, CLASSES, CROPS, DESCRIPTIONS)
     score = scorer(text)
-    logits, methods = score(views), {name: full(name, text) for name in METHODS}
-    ways = {name: partial(method, views, logits) for name, method in methods.items()}
+    logits, made = score(views), {name: full(name, text) for name in METHODS}
+    ways = {name: partial(method, views, logits) for name, method in made.items()}
     with torch.inference_mode():
         times = in_turn({"plain": lambda: score(views)} | ways, rounds=3)
     rows = []
-    for name, method in methods.items():
+    for name, method in made.items():
         each = times[name].median / IMAGES
         note = (
             f"{1000 * each:.2f} ms per image, {STREAM * each:.0f} s for {STREAM:,}; plain {1000 * times['plain'].median / IMAGES:.2f} ms; "
         )
         note += f"{IMAGES} images: memory growth {grown[name]:.0f} MiB; state {method.state_bytes / 2**20:.1f} MiB"
         rows.append(ratio(f"{name} / plain scoring", times[name], times["plain"], note=note))
-    return f"Test-time methods, one thread: {CROPS + 1} views, {CLASSES} classes, full caches", rows
+    torch.set_num_threads(threads)
+    return rows
+
+
+TITLE = f"one thread, {CROPS + 1} views, {CLASSES} classes, full caches"
+PARTS = {"methods": methods}

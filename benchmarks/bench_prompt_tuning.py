@@ -66,8 +66,8 @@ def descriptions(encoder: Encoder) -> dict[str, Timing]:
     return in_turn(ways, rounds=5)
 
 
-def main() -> tuple[str, list[Row]]:
-    """Measure."""
+def tuning() -> list[Row]:
+    """One step through the text tower, and TPT."""
     torch.manual_seed(0)
     encoder = wide_encoder()
     encoder.requires_grad_(False)
@@ -83,7 +83,7 @@ def main() -> tuple[str, list[Row]]:
     expected = ways["padded"]()
     for way in ("shared", "trimmed"):
         torch.testing.assert_close(ways[way](), expected, atol=1e-4, rtol=1e-3)
-    tuning = in_turn(ways, rounds=5)
+    steps = in_turn(ways, rounds=5)
     text = encoder.encode_prompts(prompts)
     score = Scorer(text, encoder.logit_scale, aggregators.global_view, 1.0)
     method = Tpt(
@@ -99,11 +99,14 @@ def main() -> tuple[str, list[Row]]:
         rounds=3,
     )
     described = descriptions(encoder)
-    title = f"Prompt tuning: {CLASSES} classes, {LAYERS} layers of width {WIDTH}, forward and backward"
     note = f"{1000 * images['batch'].median / IMAGES:.0f} ms per image"
-    return title, [
-        ratio("77 padded tokens / shared context, trimmed", tuning["padded"], tuning["shared"], mark=10),
-        ratio("whole prompts, trimmed / shared context, trimmed", tuning["trimmed"], tuning["shared"]),
+    return [
+        ratio("77 padded tokens / shared context, trimmed", steps["padded"], steps["shared"], mark=10),
+        ratio("whole prompts, trimmed / shared context, trimmed", steps["trimmed"], steps["shared"]),
         ratio(f"descriptions of {DESCRIBED} birds: whole / shared prefix per class", described["whole"], described["cut"]),
         ratio("TPT one image at a time / in a batch", images["one by one"], images["batch"], note=note),
     ]
+
+
+TITLE = f"{CLASSES} classes, {LAYERS} layers of width {WIDTH}, forward and backward"
+PARTS = {"tuning": tuning}

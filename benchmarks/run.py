@@ -1,16 +1,18 @@
-"""`make bench`: run every benchmarks/bench_*.py, or the named ones; print ratios measured within one run and write them as JSON."""
+"""`make bench`: run all benchmarks or the named ones (BENCH="bank.embedded methods"); print and keep ratios measured within one run."""
 
 import argparse
 import importlib
 import json
 import os
 import platform
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 import torch
-from timing import show
+from timing import Row, show
 
 from multicrop.files import write_text
 
@@ -21,7 +23,7 @@ def machine() -> dict[str, object]:
     """The machine of the measurements."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "processor": platform.machine(),
+        "processor": f"{platform.machine()}, {torch.cpu.get_capabilities().get('cpu_name', '')}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
@@ -29,18 +31,50 @@ def machine() -> dict[str, object]:
     }
 
 
+def chosen(words: Sequence[str]) -> dict[str, list[str]]:
+    """The parts of each benchmark to run, from words such as `bank` and `bank.embedded`; all where there are none.
+
+    Raises:
+        ValueError: If a word names no benchmark or part.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words or sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")):
+        name, _, part = word.partition(".")
+        if not (HERE / f"bench_{name}.py").is_file():
+            raise ValueError(f"{word} names no benchmark; there are {', '.join(chosen([]))}")
+        parts = list(importlib.import_module(f"bench_{name}").PARTS)
+        if part and part not in parts:
+            raise ValueError(f"{name} has no part {part}; there are {', '.join(f'{name}.{part}' for part in parts)}")
+        found.setdefault(name, []).extend([part] if part else parts)
+    return found
+
+
+def keep(path: Path, part: str, title: str, rows: list[Row]) -> None:
+    """Write the rows of one part into the file of its benchmark, in place of those of an earlier run."""
+    parts = json.loads(path.read_text()).get("parts", {}) if path.is_file() else {}
+    parts[part] = {"title": title, "date": date.today().isoformat(), "machine": machine(), "rows": [asdict(row) for row in rows]}
+    write_text(path, json.dumps({"parts": parts}, indent=1))
+
+
 def main() -> None:
-    names = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*names, []], help=f"benchmarks to run: {', '.join(names)} (default: all)")
+    parser.add_argument("names", nargs="*", help="benchmarks or parts to run, such as bank or bank.embedded (default: all)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the JSON files (default: benchmarks/results)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    for name in options.names or names:
-        title, rows = importlib.import_module(f"bench_{name}").main()
-        show(title, rows)
-        facts = {"title": title, "date": date.today().isoformat(), "machine": machine(), "rows": [asdict(row) for row in rows]}
-        write_text(options.output / f"{name}.json", json.dumps(facts, indent=1))
+    try:
+        work = chosen(options.names)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, parts in work.items():
+        bench = importlib.import_module(f"bench_{name}")
+        for part in parts:
+            started = time.perf_counter()
+            title, rows = f"{name}.{part}: {bench.TITLE}", bench.PARTS[part]()
+            if rows:
+                show(title, rows)
+                keep(options.output / f"{name}.json", part, title, rows)
+            print(f"{name}.{part}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
