@@ -1,6 +1,7 @@
 """What a few-shot adapter is, and the features that several adapters learn from."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NotRequired, TypedDict
@@ -102,6 +103,22 @@ class Adapter(nn.Module, FewShotAdapter):
         Returns:
             Adapted logits, shape (batch, classes).
         """
+
+    def learned_tensors(self) -> dict[str, Tensor]:
+        """Return what `fit` learned as tensors by name, for a file; `restore` reads them."""
+        own = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False), *vars(self).items()]
+        return {name: value.detach() for name, value in own if isinstance(value, Tensor)}
+
+    def restore(self, learned: Mapping[str, Tensor], chosen: Mapping[str, float | int]) -> None:
+        """Take the place of a fit.
+
+        Args:
+            learned: What `learned_tensors` of the fitted adapter returned.
+            chosen: The hyper-parameters that its `selection` chose.
+        """
+        parameters = dict(self.named_parameters(recurse=False))
+        for name, value in learned.items():
+            setattr(self, name, nn.Parameter(value) if name in parameters else value)
 
 
 class EncoderAdapter(FewShotAdapter):

@@ -1,9 +1,10 @@
 """CoOp (Zhou et al., IJCV 2022): learned context tokens in front of the prompts."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multicrop.adapters.base import Adapter, Examples
@@ -109,6 +110,11 @@ class CoOp(Adapter):
     def forward(self, views: Views, logits: Logits) -> Logits:
         """Compute the aggregator's logits with the learned prompts, shape (batch, classes); `logits`, of the old prompts, are not used."""
         return with_text(self.score, self.learned)(views)
+
+    def restore(self, learned: Mapping[str, Tensor], chosen: Mapping[str, float | int]) -> None:
+        """Take the place of a fit: encode the prompts with the learned context."""
+        super().restore(learned, chosen)
+        self._settle()
 
     def prompts(self) -> TextBank:
         """Return the prompts that the aggregator reads, with the current context; differentiable in it."""

@@ -1,6 +1,6 @@
 """Linear probe with text features as extra samples (cross-modal adaptation, Lin et al., CVPR 2023)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -70,6 +70,16 @@ class LinearProbe(SelectedAdapter):
             return (1 - share) * logits + share * (f @ weight.T + bias)
 
         return blended
+
+    def learned_tensors(self) -> dict[str, Tensor]:
+        """Return weight and bias of the probe with the selected penalty."""
+        weight, bias = self.probes[self.knobs["inverse_penalty"]]
+        return {"weight": weight, "bias": bias}
+
+    def restore(self, learned: Mapping[str, Tensor], chosen: Mapping[str, float | int]) -> None:
+        """Take the place of a fit; only the selected probe is there."""
+        super().restore({}, chosen)
+        self.probes = {self.knobs["inverse_penalty"]: (learned["weight"], learned["bias"])}
 
     def _samples(self, support: Examples) -> tuple[Tensor, Tensor]:
         """Pooled images, then prompts, and their labels."""

@@ -4,8 +4,10 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Int
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +50,11 @@ class SelectedAdapter(Adapter):
         with torch.no_grad():
             self.selection = select(self.candidates, self.adapted(validation.views, validation.logits), validation)
         self.knobs = {name: self.selection["chosen"][name] for name in self.knobs}
+
+    def restore(self, learned: Mapping[str, Tensor], chosen: Mapping[str, float | int]) -> None:
+        """Take the place of a fit, with its selected hyper-parameters."""
+        super().restore(learned, chosen)
+        self.knobs = {name: chosen[name] for name in self.knobs}
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """Compute the adapted logits, shape (batch, classes), with the selected hyper-parameters."""
@@ -102,3 +109,27 @@ def select(candidates: Iterable[Knobs], logits: Callable[..., Logits], validatio
         curve.append({**knobs, "accuracy": accuracy(values, validation.labels), "loss": loss})
     best = max(curve, key=lambda point: (point["accuracy"], -point["loss"]))
     return {"how": "validation" if len(curve) > 1 else "fixed", "images": len(validation.labels), "chosen": best, "curve": curve}
+
+
+def held_out(examples: Examples, *, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Divide labelled images into support and validation images, both with the classes in equal shares.
+
+    Args:
+        examples: The images.
+        share: Share of the validation images.
+        seed: Seed of the draw.
+
+    Returns:
+        Support and validation images; no validation images where either part would lack a class.
+    """
+    labels, classes = examples.labels.numpy(), examples.logits.shape[1]
+    held = round(share * len(labels))
+    if min(held, len(labels) - held) < classes or np.bincount(labels, minlength=classes).min() < 2:
+        return examples, _rows(examples, np.arange(0))
+    support, validation = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=seed)
+    return _rows(examples, np.sort(support)), _rows(examples, np.sort(validation))
+
+
+def _rows(examples: Examples, rows: np.ndarray) -> Examples:
+    chosen = torch.from_numpy(rows)
+    return Examples(examples.views[chosen], examples.logits[chosen], examples.labels[chosen])

@@ -5,7 +5,7 @@ from multicrop.features.disk import DiskBank
 from multicrop.features.factory import check_storage, feature_bank
 from multicrop.features.fill import BankProgress, local_rank
 from multicrop.features.identity import BankIdentity, bank_identity, count_views
-from multicrop.features.on_the_fly import OnTheFlyBank
+from multicrop.features.on_the_fly import EncodedImages, OnTheFlyBank, encoded_groups
 from multicrop.features.one_pass import OnePassBank
 from multicrop.features.shards import ShardFolder
 from multicrop.features.stops import StopBetweenBatches, Stopped, stop_on_signals
@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "DiskBank",
     "EncodeCost",
+    "EncodedImages",
     "FeatureBank",
     "OnTheFlyBank",
     "OnePassBank",
@@ -25,6 +26,7 @@ __all__ = [
     "bank_identity",
     "check_storage",
     "count_views",
+    "encoded_groups",
     "feature_bank",
     "local_rank",
     "stop_on_signals",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -74,12 +75,11 @@ class OnTheFlyBank(FeatureBank):
 
     def encoded(self, order: Sequence[int]) -> Iterator[Batch]:
         """Encode the images of these rows, group by group."""
-        module = on_device(self.module, self.accelerator)
-        dataset = ViewDataset(self.images.subset(order), self.cutter, self.group_size)
         started = time.perf_counter()
-        for batch in view_loader(dataset, num_workers=self.num_workers, accelerator=self.accelerator):
-            views, readable = predicted(module, batch), batch["readable"]
-            indices = torch.tensor([order[i] for i in batch["index"].tolist()])
+        how = {"num_workers": self.num_workers, "accelerator": self.accelerator, "cut": self.cutter.cut}
+        for batch in encoded_groups(self.images.subset(order), self.module, **how):
+            views, readable = batch.views, batch.readable
+            indices = torch.tensor([order[i] for i in batch.index.tolist()])
             self._readable[indices[~readable]] = False
             self._encoded += int(readable.sum())
             self._seconds += time.perf_counter() - started
@@ -98,6 +98,22 @@ class OnTheFlyBank(FeatureBank):
         return image_views(pixels, self.images.ids[index], cutter.sampler, cutter.spec, cutter.seed)
 
 
+class EncodedImages(NamedTuple):
+    """A group of neighbouring images.
+
+    Args:
+        views: Unit-norm features, shape (images, views, dim); zeros for an image that cannot be read.
+        boxes: Boxes of the views, shape (images, views, 4), in pixels (x1, top, x2, bottom).
+        readable: Which images could be read, shape (images).
+        index: Positions of the images, shape (images).
+    """
+
+    views: Tensor
+    boxes: Tensor
+    readable: Tensor
+    index: Tensor
+
+
 class OnTheFlyBatches:
     """The batches of an OnTheFlyBank, with a length for Lightning's loops and progress bars."""
 
@@ -109,6 +125,27 @@ class OnTheFlyBatches:
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.bank.group_size)
+
+
+def encoded_groups(
+    images: LabelledImages, module: MultiCropCLIP, *, num_workers: int = 0, accelerator: str = "cpu", cut: str = "worker"
+) -> Iterator[EncodedImages]:
+    """Encode images in their order, a group of neighbours at a time; nothing is stored.
+
+    Args:
+        images: The images; one that cannot be read has zeros for features and False for ``readable``.
+        module: Encodes their views.
+        num_workers: Processes that decode and cut; 0 for threads of this process.
+        accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
+        cut: ``"worker"`` or ``"device"``: where crops are resampled.
+
+    Yields:
+        The groups.
+    """
+    dataset = ViewDataset(images, ViewCutter.of(module, cut), group_size(count_views(module.sampler), accelerator))
+    module = on_device(module, accelerator)
+    for group in view_loader(dataset, num_workers=num_workers, accelerator=accelerator):
+        yield EncodedImages(predicted(module, group), group["boxes"], group["readable"], group["index"])
 
 
 def on_device(module: MultiCropCLIP, accelerator: str) -> MultiCropCLIP:

@@ -2,11 +2,12 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from multicrop.crops.views import image_views
 from multicrop.data.images import ImageError, open_image, shared_pixels
@@ -73,9 +74,26 @@ def image_files(image: str | Sequence[str] | None) -> tuple[list[Path], set[Path
 
 
 @torch.inference_mode()
-def explain_image(session: Session, name: str, image: Image.Image) -> Explanation:
-    """Encode one RGB image and explain its class; its crops are keyed by the name."""
+def explain_image(
+    session: Session,
+    name: str,
+    image: Image.Image,
+    *,
+    logits: Callable[[Tensor], Tensor] | None = None,
+    temperature: float = 1.0,
+) -> Explanation:
+    """Encode one RGB image and explain its class; its crops are keyed by the name.
+
+    Args:
+        session: The parts of the run.
+        name: Id of the image.
+        image: The image.
+        logits: Maps views (1, views, dim) to the logits (1, classes) that predict; None: the scorer's.
+        temperature: Divides the logits before the softmax.
+    """
     encoder = session.encoder
     pixels, boxes = image_views(shared_pixels(image), name, session.sampler, encoder.spec, session.settings["crop_seed"])
     views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])[0]
-    return explain(session.scorer, views, boxes, session.dataset.class_names, name=name, open_image=lambda: image)
+    predicting = None if logits is None else logits(views[None])[0]
+    how = {"name": name, "open_image": lambda: image, "logits": predicting, "temperature": temperature}
+    return explain(session.scorer, views, boxes, session.dataset.class_names, **how)

@@ -142,7 +142,7 @@ def _warn_of_few(counts: dict[str, int], shots: int | None) -> None:
 def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages) -> FewShotTask:
     """The task of an adapter that learns on the features of the banks."""
     with torch.no_grad():
-        examples = [_examples(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
+        examples = [examples_of(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
     _fit(session, adapter, partial(adapter.fit, *examples), run_identity(session, *FIT_PARTS).key_of(*FIT_PARTS))
     return FewShotTask(session.scorer, adapter, _splits(support, validation))
 
@@ -175,7 +175,7 @@ def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted], key: 
     return learned
 
 
-def _examples(scorer: Scorer, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
+def examples_of(scorer: Scorer, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:
     """Labelled views with the scorer's logits, as adapters take them."""
     return Examples(views, torch.cat([scorer(part) for part in views.split(SCORED_AT_ONCE)]), labels)
 

@@ -65,6 +65,12 @@ class Session:
         changed.__dict__ |= {name: part for name, part in self.__dict__.items() if name != "sampler"} | {"encoder": encoder}
         return changed
 
+    def with_classes(self, dataset: Dataset, prompts: list[list[str]] | None = None) -> "Session":
+        """The same parts for other classes: those of a data set, which may hold no image, and their prompts where these are known."""
+        changed = replace(self)
+        changed.__dict__ |= {"dataset": dataset, **({} if prompts is None else {"prompts": prompts})}
+        return changed
+
     @cached_property
     def sampler(self) -> CropPolicy:
         """The crop policy with its knobs bound, and with the encoder where it looks at the image."""

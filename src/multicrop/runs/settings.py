@@ -1,16 +1,21 @@
 """The plain values of a run's configuration. Nothing below the entry functions of this package reads a DictConfig."""
 
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import choices, in_sweep
+from multicrop.config import PACKAGE, choices, in_sweep, register_resolvers
+from multicrop.record import CONFIG
 
+CONF = PACKAGE.parent.parent / "conf"
 OF_SESSION = ("name", "run", "build", "fusion_weight")  # entries of a task file that its builder does not take
 
 
@@ -96,6 +101,33 @@ def settings_of(cfg: DictConfig) -> Settings:
     known = Compute.__dataclass_fields__
     compute = Compute(**{name: value for name, value in config["trainer"].items() if name in known})
     return Settings(config, choices() or _targets(config), output, outputs, in_sweep(), compute)
+
+
+def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Settings:
+    """The settings that run.py would have, for use outside of it; without a logger.
+
+    Args:
+        overrides: As on the command line of run.py.
+        file: An experiment file, such as chosen.yaml of ``task=choose``; or the folder of a record; None: neither.
+
+    Raises:
+        ValueError: If there is no such file, or the package was installed without its configuration.
+    """
+    register_resolvers()
+    if file is not None and (file / CONFIG).is_file():
+        return settings_of(OmegaConf.merge(OmegaConf.load(file / CONFIG), OmegaConf.from_dotlist(list(overrides))))  # type: ignore[arg-type]
+    if file is not None and not file.is_file():
+        raise ValueError(f"{file} is neither an experiment file (YAML) nor the folder of a record, which holds {CONFIG}")
+    if not CONF.is_dir():
+        raise ValueError(f"{CONF} is not a folder; install the repository in place (pip install -e .), so that its conf/ is found")
+    with tempfile.TemporaryDirectory() as top, initialize_config_dir(str(CONF), version_base="1.3"):
+        given = []
+        if file is not None:
+            folder = Path(top, "experiment")
+            folder.mkdir()
+            shutil.copy(file, folder / "given.yaml")
+            given = [f"hydra.searchpath=[file://{top}]", "experiment=given"]
+        return settings_of(compose("config", overrides=[*given, "logger=none", *overrides]))
 
 
 def _targets(config: dict[str, Any]) -> dict[str, str]:

@@ -121,6 +121,7 @@ def explain(
     logits: Float[Tensor, " classes"] | None = None,
     global_logits: Float[Tensor, " classes"] | None = None,
     label: str | None = None,
+    temperature: float = 1.0,
 ) -> Explanation:
     """Explain the prediction of one image by the transport plan or, where there is none, by the similarities of its views and texts.
 
@@ -134,6 +135,7 @@ def explain(
         logits: The logits that predict; None: those of the scorer.
         global_logits: The logits of the global view; None: those of the scorer.
         label: The true class, where it is known.
+        temperature: Divides the logits before the softmax.
 
     Returns:
         The explanation; `Explanation.sides` has one class where the data set has one.
@@ -150,7 +152,7 @@ def explain(
         boxes=unmirrored(boxes)[-found.mass.shape[2] :],
         first_crop=len(boxes) - found.mass.shape[2],
         sides=sides,
-        probability=float(logits.softmax(0)[classes[0]]),
+        probability=float((logits / temperature).softmax(0)[classes[0]]),
         global_name=class_names[int(whole.argmax())],
         label=label,
         words=margin_words(sides, scorer, [float(whole[c]) for c in classes]) if len(sides) == 2 else [],
