@@ -119,6 +119,7 @@ class Adapter(nn.Module, FewShotAdapter):
         parameters = dict(self.named_parameters(recurse=False))
         for name, value in learned.items():
             setattr(self, name, nn.Parameter(value) if name in parameters else value)
+        self.selection = {"how": "fixed", "images": 0, "chosen": dict(chosen), "curve": []}
 
 
 class EncoderAdapter(FewShotAdapter):

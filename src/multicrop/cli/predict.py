@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     from multicrop.runs.classifier import Classifier
 
-    classifier = Classifier.from_config(options.config, *options.set)
+    predictor = Classifier.from_config(options.config, *options.set).predictor
     sources = [line for given in options.photos for line in (sys.stdin.read().splitlines() if given == "-" else [given]) if line.strip()]
-    images = found_images(sources, below=classifier.image_root)
-    rows = predict(classifier, images, options.output, progress=not options.quiet)
+    images = found_images(sources, below=predictor.root)
+    rows = predict(predictor, images, options.output, progress=not options.quiet)
     _show(rows, options.output)
     return int(any(row.error for row in rows))
 

@@ -10,28 +10,17 @@ import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from torch import Tensor
 
-from multicrop.adapters.base import Adapter
 from multicrop.adapters.selection import held_out
-from multicrop.aggregators.score import Scorer
-from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.data.pictures import Picture, as_images
-from multicrop.features import EncodedImages, encoded_groups
-from multicrop.files import content_hash
-from multicrop.model import MultiCropCLIP
+from multicrop.features import EncodedImages
 from multicrop.runs import saved_classifier
-from multicrop.runs.classifier_parts import Classes, adapter_of_run, classifier_settings, content_of, new_adapter, with_classes
-from multicrop.runs.explain import explain_image
 from multicrop.runs.few_shot import examples_of
-from multicrop.runs.identity import run_identity
+from multicrop.runs.predictor import Classes, Predictor, adapter_of_run, classifier_settings, new_adapter, with_classes
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.show.explain.explanation import Explanation
-
-PARTS = ("encoder", "texts", "crops", "aggregator", "task", "code")  # what decides predictions without an adapter
-MADE = ("_settings", "_session", "_module", "_fitted_adapter", "_adapter", "_learned_classes", "_saved")
 
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -63,9 +52,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         (1,)
     """
 
-    _adapter: Adapter | None = None  # of `fit` or `load`
     _learned_classes: list[str] | None = None  # of `fit`, where no classes were given
-    _saved: dict[str, Any] | None = None  # class names, prompts and temperature of `load`
 
     def __init__(
         self,
@@ -91,9 +78,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
             config: An experiment file, such as chosen.yaml; the folder of a record; or a folder that `save` wrote.
             *overrides: Further settings as for run.py.
 
-        Returns:
-            The classifier, ready to predict.
-
         Raises:
             ValueError: If there is no such configuration, or its task adapts to a stream.
         """
@@ -108,9 +92,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
             images: As for `predict`.
             labels: The class name of each image.
 
-        Returns:
-            The classifier.
-
         Raises:
             ValueError: If there are no images, lengths differ, a label is no class, a class has no image, or the adapter tunes the encoder.
         """
@@ -120,17 +101,19 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._forget()
         if self.classes is None and self.config is None:
             self._learned_classes = sorted(set(names))
-        index = {name: position for position, name in enumerate(self._class_names)}
+        predictor = Predictor(self._new_session(), temperature=self.temperature)
+        index = {name: position for position, name in enumerate(predictor.class_names)}
         if unknown := sorted(set(names) - set(index)):
             raise ValueError(f"labels name {', '.join(unknown[:3])}, which is none of the classes {', '.join(list(index)[:5])}")
         targets = torch.tensor([index[name] for name in names])
-        views = torch.cat([group.views for group in self._read(as_images(images))])
+        views = torch.cat([group.views for group in _all_read(predictor, images)])
         with torch.no_grad():
-            known = examples_of(self._session.scorer, views, targets)
-            support, validation = held_out(known, share=self.validation_share, seed=self._settings["seed"])
-        adapter = new_adapter(self._session, self.adapter, search=len(validation.labels) > 0)
+            known = examples_of(predictor.scorer, views, targets)
+            support, validation = held_out(known, share=self.validation_share, seed=predictor.session.settings["seed"])
+        adapter = new_adapter(predictor.session, self.adapter, search=len(validation.labels) > 0)
         adapter.fit(support, validation if len(validation.labels) else support)
-        self._adapter = adapter
+        predictor.adapter = adapter
+        self._predictor = predictor
         return self
 
     def predict(self, images: Sequence[Picture]) -> np.ndarray:
@@ -153,50 +136,39 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, images: Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
         """Compute logits / temperature; see `predict`."""
-        chosen = as_images(images)
-        logits = np.zeros((len(images), len(self.classes_)))
-        for group in self._read(chosen):
-            logits[group.index.numpy()] = self.logits(group.views).double().numpy() / self.temperature_
+        predictor = self._predictor
+        logits = np.zeros((len(images), len(predictor.class_names)))
+        for group in _all_read(predictor, images):
+            logits[group.index.numpy()] = predictor.logits(group.views).double().numpy() / predictor.temperature
         return logits
 
     def explain(self, image: Picture) -> Explanation:
         """Explain the class of one image: the crops, the texts and what each text adds to the margin over the second class.
 
-        Args:
-            image: One image; see `predict`.
-
-        Returns:
-            The explanation; `multicrop.show.explain.table.write_explanation` draws it.
+        `multicrop.show.explain.table.write_explanation` draws what it returns.
         """
         chosen = as_images([image])
-        return explain_image(self._session, chosen.ids[0], chosen.open(0), logits=self.logits, temperature=self.temperature_)
+        return self._predictor.explain(chosen.ids[0], chosen.open(0))
 
     def save(self, folder: str | Path) -> None:
         """Write the classifier to a folder: its settings, prompts and, after `fit`, the adapter, in sealed files without pickle."""
-        adapter = self._fitted_adapter
-        learned = None if adapter is None else (adapter.learned_tensors(), dict(adapter.selection["chosen"]))
-        made = {"prompts": self._session.prompts, "classes": list(self.classes_), "temperature": self.temperature_}
-        saved_classifier.write(Path(folder), self.get_params(), made, learned)
+        saved_classifier.write(Path(folder), self.get_params(), self._predictor)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Classifier":
-        """Read a classifier that `save` wrote. It needs the model, and no data set.
-
-        Args:
-            folder: The folder.
-
-        Returns:
-            The classifier, with the same logits.
+        """Read a classifier that `save` wrote; it needs the model, and no data set.
 
         Raises:
             ValueError: If the folder holds no classifier, or a file of it is damaged.
         """
         params, made, learned = saved_classifier.read(Path(folder))
         classifier = cls(**params)
-        classifier._saved = made
+        session = with_classes(Session(classifier._new_settings()), made["classes"], made["prompts"])
+        adapter = None
         if learned is not None:
-            classifier._adapter = new_adapter(classifier._session, classifier.adapter, search=False)
-            classifier._adapter.restore(*learned)
+            adapter = new_adapter(session, classifier.adapter, search=False)
+            adapter.restore(*learned)
+        classifier._predictor = Predictor(session, adapter, made["temperature"])
         return classifier
 
     def set_params(self, **params: Any) -> "Classifier":
@@ -205,84 +177,44 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return super().set_params(**params)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return any(given is not None for given in (self.classes, self.config, self._learned_classes, self._saved))
+        return "_predictor" in vars(self) or self.classes is not None or self.config is not None
 
     @property
     def classes_(self) -> np.ndarray:
         """Class names, in the order of the columns of `predict_proba`."""
-        return np.array(self._class_names, dtype=object)
+        return np.array(self._predictor.class_names, dtype=object)
 
     @property
-    def temperature_(self) -> float:
-        """What divides the logits before the softmax."""
-        return float((self._saved or {}).get("temperature") or self.temperature or self._settings.config.get("temperature") or 1.0)
-
-    @torch.inference_mode()
-    def logits(self, views: Float[Tensor, "batch views dim"]) -> Float[Tensor, "batch classes"]:
-        """Class logits of view features, before the temperature."""
-        logits = self._session.scorer(views)
-        return logits if self._fitted_adapter is None else self._fitted_adapter(views, logits)
-
-    def groups(self, images: LabelledImages) -> Iterator[EncodedImages]:
-        """Encode images, a group of neighbours at a time; an image that cannot be read is marked."""
-        compute = self._settings.compute
-        return encoded_groups(images, self._module, num_workers=compute.num_workers, accelerator=compute.accelerator, cut=compute.cut)
-
-    @property
-    def scorer(self) -> Scorer:
-        """The aggregator with its prompts, fused with the global view."""
-        return self._session.scorer
-
-    @property
-    def image_root(self) -> Path | None:
-        """The folder of the configuration's data set, whose images keep their ids; None where it has none."""
-        root = self._settings.config.get("dataset", {}).get("root")
-        return Path(root).expanduser() if root and self.config is not None else None
-
-    @property
-    def identity(self) -> str:
-        """A hash of everything that decides the predictions."""
-        adapter = self._fitted_adapter
-        learned = () if adapter is None else (content_of(adapter.learned_tensors()), adapter.selection["chosen"])
-        return content_hash(run_identity(self._session, *PARTS).key, *learned, self.temperature_)
+    def predictor(self) -> Predictor:
+        """What classifies: the parts of the configuration and the fitted adapter."""
+        return self._predictor
 
     @cached_property
-    def _settings(self) -> Settings:
+    def _predictor(self) -> Predictor:
+        """What classifies without a fit; a few-shot configuration brings its adapter, fitted as its run fits it."""
+        session = self._new_session()
+        few_shot = self.config is not None and session.settings.task["name"] == "few_shot"
+        return Predictor(session, adapter_of_run(session) if few_shot else None, self.temperature)
+
+    def _new_settings(self) -> Settings:
         return classifier_settings(self.config, model=self.model, crop=self.crop, aggregator=self.aggregator, overrides=self.overrides)
 
-    @cached_property
-    def _session(self) -> Session:
-        session, saved = Session(self._settings), self._saved
-        given = self.classes if self.classes is not None else self._learned_classes
-        if saved is None and given is None and self.config is None:
+    def _new_session(self) -> Session:
+        session, given = Session(self._new_settings()), self.classes if self.classes is not None else self._learned_classes
+        if given is None and self.config is None:
             raise NotFittedError("this Classifier has no classes; pass classes={name: [description, ...]}, or fit it on labelled images")
-        if saved is not None:
-            return with_classes(session, saved["classes"], saved["prompts"])
         return session if given is None else with_classes(session, given)
 
-    @property
-    def _class_names(self) -> list[str]:
-        return self._session.dataset.class_names
-
-    @cached_property
-    def _module(self) -> MultiCropCLIP:
-        return MultiCropCLIP(self._session.encoder, self._session.sampler, seed=self._settings["crop_seed"])
-
-    @cached_property
-    def _fitted_adapter(self) -> Adapter | None:
-        """The adapter that `fit` or `load` made, or that of the configuration, fitted as its run fits it."""
-        if self._adapter or self._settings.task["name"] != "few_shot" or self.config is None or self._saved:
-            return self._adapter
-        return adapter_of_run(self._session)
-
-    def _read(self, images: LabelledImages) -> Iterator[EncodedImages]:
-        """The groups of images that all can be read."""
-        for group in self.groups(images):
-            for position in group.index[~group.readable].tolist():
-                images.open(position)  # says why
-                raise ImageError(f"{images.ids[position]} cannot be read")
-            yield group
-
     def _forget(self) -> None:
-        for name in MADE:
+        for name in ("_predictor", "_learned_classes"):
             self.__dict__.pop(name, None)
+
+
+def _all_read(predictor: Predictor, images: Sequence[Picture]) -> Iterator[EncodedImages]:
+    """The groups of images that all can be read."""
+    chosen = as_images(images)
+    for group in predictor.groups(chosen):
+        for position in group.index[~group.readable].tolist():
+            chosen.open(position)  # says why
+            raise ImageError(f"{chosen.ids[position]} cannot be read")
+        yield group

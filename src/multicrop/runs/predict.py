@@ -21,7 +21,7 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.features import EncodedImages
 from multicrop.files import DamagedFileError, atomic, content_hash, naming, read_sealed, set_aside, write_sealed
-from multicrop.runs.classifier import Classifier
+from multicrop.runs.predictor import Predictor
 from multicrop.show.explain.explanation import Explanation, explain
 
 log = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ class Prediction:
     error: str | None = None
 
 
-def predict(classifier: Classifier, images: LabelledImages, output: Path, *, progress: bool = True) -> list[Prediction]:
+def predict(predictor: Predictor, images: LabelledImages, output: Path, *, progress: bool = True) -> list[Prediction]:
     """Classify images and write one row per image.
 
     Args:
-        classifier: What classifies them.
+        predictor: What classifies them.
         images: The images; their labels are not read.
         output: The file to write: .parquet, .csv or .jsonl. Until it is whole, parts lie in a folder beside it, from which the same call
             continues.
@@ -83,7 +83,7 @@ def predict(classifier: Classifier, images: LabelledImages, output: Path, *, pro
     """
     write = writer_of(output)
     parts = output.with_name(f"{output.name}.parts")
-    key = classifier.identity
+    key = predictor.identity
     with naming(parts, KNOB):
         parts.mkdir(parents=True, exist_ok=True)
     rows: list[Prediction] = []
@@ -94,7 +94,7 @@ def predict(classifier: Classifier, images: LabelledImages, output: Path, *, pro
             path, meaning = parts / f"{first:09d}.sealed", content_hash(key, chosen.fingerprint)
             found = _read(path, meaning)
             if found is None:
-                found = list(_predicted(classifier, chosen, partial(bar.advance, task)))
+                found = list(_predicted(predictor, chosen, partial(bar.advance, task)))
                 with naming(path, KNOB):
                     write_sealed(path, json.dumps([asdict(row) for row in found]).encode(), meaning)
             else:
@@ -114,22 +114,22 @@ def writer_of(output: Path) -> Callable[[Sequence[Prediction], Path], None]:
     return writers[output.suffix]
 
 
-def _predicted(classifier: Classifier, images: LabelledImages, advance: Callable[[int], None]) -> Iterator[Prediction]:
+def _predicted(predictor: Predictor, images: LabelledImages, advance: Callable[[int], None]) -> Iterator[Prediction]:
     """The rows of some images."""
-    for group in classifier.groups(images):
-        logits = classifier.logits(group.views)
+    for group in predictor.groups(images):
+        logits = predictor.logits(group.views)
         for row, index in enumerate(group.index.tolist()):
             if group.readable[row]:
-                yield _row(classifier, images.ids[index], group, row, logits[row])
+                yield _row(predictor, images.ids[index], group, row, logits[row])
             else:
                 yield Prediction(images.ids[index], error=_why(images, index))
         advance(len(group.index))
 
 
-def _row(classifier: Classifier, name: str, group: EncodedImages, row: int, logits: Float[Tensor, " classes"]) -> Prediction:
-    scorer, names = classifier.scorer, list(classifier.classes_)
+def _row(predictor: Predictor, name: str, group: EncodedImages, row: int, logits: Float[Tensor, " classes"]) -> Prediction:
+    scorer, names = predictor.scorer, predictor.class_names
     item = explain(scorer, group.views[row], group.boxes[row], names, name=name, open_image=_not_opened, logits=logits)
-    best = (logits.double() / classifier.temperature_).softmax(0).topk(min(2, len(names)))
+    best = (logits.double() / predictor.temperature).softmax(0).topk(min(2, len(names)))
     probabilities, text = best.values.tolist(), deciding_text(item)
     view = int((item.predicted.plan if item.is_plan else item.predicted.scores)[:, text].argmax())
     left, top, right, bottom = item.boxes[view].tolist()

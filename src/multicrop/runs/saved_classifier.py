@@ -11,6 +11,8 @@ from torch import Tensor
 
 from multicrop.files import DamagedFileError, make_folder, naming, read_facts, read_sealed, write_facts, write_sealed, write_text
 from multicrop.record import CONFIG
+from multicrop.runs.predictor import Predictor
+from multicrop.text import Mean, members
 
 FACTS, LEARNED, GIVEN = "classifier.json", "adapter.sealed", "given.yaml"
 FORMAT = 1
@@ -23,15 +25,17 @@ def is_one(folder: Path) -> bool:
     return (folder / FACTS).is_file()
 
 
-def write(folder: Path, params: Mapping[str, Any], made: Mapping[str, Any], learned: Learned | None) -> None:
+def write(folder: Path, params: Mapping[str, Any], predictor: Predictor) -> None:
     """Write a classifier.
 
     Args:
         folder: The folder, made where it does not exist.
         params: The arguments of the constructor.
-        made: Class names, prompts and temperature.
-        learned: What the adapter learned; None: nothing.
+        predictor: What it made of them, and its fitted adapter.
     """
+    adapter, prompts = predictor.adapter, [[[prompt, *members(prompt)] for prompt in row] for row in predictor.session.prompts]
+    made = {"classes": predictor.class_names, "prompts": prompts, "temperature": predictor.temperature}
+    learned = None if adapter is None else (adapter.learned_tensors(), dict(adapter.selection["chosen"]))
     make_folder(folder, KNOB)
     config, params = params["config"], {**params, "config": None, "overrides": list(params["overrides"])}
     if not isinstance(classes := params["classes"], Mapping | None):
@@ -67,9 +71,10 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Learned | None]:
         raise DamagedFileError(f"{folder / FACTS} is damaged; save the classifier again")
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder / FACTS} has format {facts['format']}, this version reads {FORMAT}; save the classifier again")
-    params, chosen = facts["params"], facts["chosen"]
+    params, made, chosen = facts["params"], facts["made"], facts["chosen"]
+    made["prompts"] = [[shown if texts == [shown] else Mean(shown, texts) for shown, *texts in row] for row in made["prompts"]]
     if params["config"] is not None:
         params["config"] = folder / params["config"]
     if chosen is None:
-        return params, facts["made"], None
-    return params, facts["made"], (load(read_sealed(folder / LEARNED, LEARNED + json.dumps(chosen, sort_keys=True))), chosen)
+        return params, made, None
+    return params, made, (load(read_sealed(folder / LEARNED, LEARNED + json.dumps(chosen, sort_keys=True))), chosen)

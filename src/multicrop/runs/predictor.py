@@ -1,22 +1,82 @@
-"""What a Classifier is made of: settings outside of run.py, a session for given classes, an adapter of features."""
+"""Predictor: a configuration outside of run.py that classifies images, with a fitted adapter where there is one."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import torch
+from jaxtyping import Float
+from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
 from multicrop.adapters.base import Adapter, AnyAdapter
-from multicrop.data.base import Dataset
+from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.pictures import as_images
+from multicrop.features import EncodedImages, encoded_groups
+from multicrop.files import content_hash
+from multicrop.model import MultiCropCLIP
+from multicrop.runs.explain import explain_image
 from multicrop.runs.few_shot import SupportedTask, build
+from multicrop.runs.identity import run_identity
 from multicrop.runs.session import Session, inject
 from multicrop.runs.settings import CONF, Settings, composed
+from multicrop.show.explain.explanation import Explanation
 
 Classes = Mapping[str, Sequence[str]] | Sequence[str]
 TASKS = ("zero_shot", "few_shot")  # tasks that classify each image by itself
+PARTS = ("encoder", "texts", "crops", "aggregator", "task", "code")  # what decides predictions without an adapter
+
+
+class Predictor:
+    """Class logits of images.
+
+    Args:
+        session: The parts of the run.
+        adapter: A fitted adapter of features; None: the aggregator predicts.
+        temperature: Divides the logits before the softmax; None: that of the configuration, or 1.
+
+    Attributes:
+        session: See above.
+        adapter: See above.
+        temperature: What divides the logits.
+        class_names: The classes, in the order of the logits.
+        scorer: The aggregator with its prompts, fused with the global view.
+        root: The folder of the configuration's data set, whose images keep their ids; None where it has none.
+    """
+
+    def __init__(self, session: Session, adapter: Adapter | None = None, temperature: float | None = None) -> None:
+        self.session, self.adapter = session, adapter
+        self.temperature = float(temperature or session.settings.config.get("temperature") or 1.0)
+        self.class_names, self.scorer = session.dataset.class_names, session.scorer
+        root = session.settings.config.get("dataset", {}).get("root")
+        self.root = Path(root).expanduser() if root else None
+        self.module = MultiCropCLIP(session.encoder, session.sampler, seed=session.settings["crop_seed"])
+
+    @torch.inference_mode()
+    def logits(self, views: Float[Tensor, "batch views dim"]) -> Float[Tensor, "batch classes"]:
+        """Class logits of view features, before the temperature."""
+        logits = self.scorer(views)
+        return logits if self.adapter is None else self.adapter(views, logits)
+
+    def groups(self, images: LabelledImages) -> Iterator[EncodedImages]:
+        """Encode images, a group of neighbours at a time; an image that cannot be read is marked."""
+        compute = self.session.settings.compute
+        return encoded_groups(images, self.module, num_workers=compute.num_workers, accelerator=compute.accelerator, cut=compute.cut)
+
+    def explain(self, name: str, image: Image.Image) -> Explanation:
+        """Explain the class of one RGB image; its crops are keyed by the name."""
+        return explain_image(self.session, name, image, logits=self.logits, temperature=self.temperature)
+
+    @property
+    def identity(self) -> str:
+        """A hash of everything that decides the predictions."""
+        learned: list[object] = []
+        if self.adapter is not None:
+            tensors = {name: value.contiguous() for name, value in self.adapter.learned_tensors().items()}
+            learned = [hashlib.blake2b(save(tensors), digest_size=16).hexdigest(), self.adapter.selection["chosen"]]
+        return content_hash(run_identity(self.session, *PARTS).key, *learned, self.temperature)
 
 
 def classifier_settings(
@@ -67,11 +127,6 @@ def new_adapter(session: Session, name: str, *, search: bool) -> Adapter:
 def adapter_of_run(session: Session) -> Adapter:
     """The adapter of a few-shot configuration, fitted as its run fits it."""
     return _of_features(cast(SupportedTask, build(session, **session.settings.task_knobs)).adapter)
-
-
-def content_of(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of named tensors."""
-    return hashlib.blake2b(save({name: value.contiguous() for name, value in tensors.items()}), digest_size=16).hexdigest()
 
 
 def _of_features(adapter: AnyAdapter) -> Adapter:
