@@ -313,7 +313,6 @@ class TestCommand:
         [
             (["nowhere"], "nowhere does not exist"),
             (["."], "holds no image"),
-            (["chosen.yaml"], "holds no image|no image"),
             (["photos", "-o", "out.xls"], r"\*\.parquet, \*\.csv or \*\.jsonl|\*\.parquet, \*\.csv, \*\.jsonl"),
             (["photos", "--threads", "0"], "--threads must be 1 or more"),
             (["photos", "--config", "missing.yaml"], "missing.yaml is neither"),
@@ -341,9 +340,9 @@ def test_the_classifier_of_a_few_shot_configuration_is_fitted_as_its_run(photos)
         .replace("defaults:", "defaults:\n  - override /task: few_shot")
         .replace("temperature: 2.0", "task:\n  shots: 1")
     )
-    where = [f"paths.cache={photos / 'cache'}", "trainer.progress=false"]
+    where = [f"paths.cache={photos / 'cache'}", "trainer.progress=false", "dataset.test_share=0.3"]
     classifier = Classifier.from_config(file, *where).predictor
-    session = _session(photos, "task=few_shot", "task.shots=1", "trainer.progress=false")
+    session = _session(photos, "task=few_shot", "task.shots=1", "trainer.progress=false", "dataset.test_share=0.3")
     task = build(session, **session.settings.task_knobs)
     views = session.bank(session.scored_images).tensors()[0]
     assert classifier.logits(views).numpy() == pytest.approx(task.final_logits(views, session.scorer(views)).numpy(), abs=1e-5)

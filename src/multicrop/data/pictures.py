@@ -17,6 +17,7 @@ from multicrop.data.sources.folder import SUFFIXES
 from multicrop.files import content_hash
 
 Picture = Image.Image | str | Path | np.ndarray
+Pictures = Sequence[Picture] | Picture  # a single picture is refused with a message, except for an array of several
 DIGEST = 16  # bytes
 LISTS = {".txt", ".lst"}
 
@@ -38,7 +39,7 @@ class Place:
             return open_bytes(file.read(self.size), name)
 
 
-def as_images(pictures: Sequence[Picture]) -> LabelledImages:
+def as_images(pictures: Pictures) -> LabelledImages:
     """Give images ids, which key their crops: the file name, or for an image in memory a hash of its pixels.
 
     Args:

@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from multicrop.adapters.selection import held_out
+from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
-from multicrop.data.pictures import Picture, as_images
+from multicrop.data.pictures import Picture, Pictures, as_images
 from multicrop.features import EncodedImages
 from multicrop.runs import saved_classifier
 from multicrop.runs.few_shot import examples_of
@@ -63,8 +64,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         crop: str | None = None,
         aggregator: str | None = None,
         adapter: str = "tip_adapter",
-        validation_share: float = 0.25,
-        temperature: float | None = None,
+        validation_share: float | int = 0.25,
+        temperature: float | int | None = None,
         overrides: Sequence[str] = (),
     ) -> None:
         self.classes, self.config, self.model, self.crop, self.aggregator = classes, config, model, crop, aggregator
@@ -85,7 +86,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             return cls.load(config)
         return cls(config=config, overrides=list(overrides))
 
-    def fit(self, images: Sequence[Picture], labels: Sequence[str]) -> "Classifier":
+    def fit(self, images: Pictures, labels: Sequence[str]) -> "Classifier":
         """Learn the adapter on labelled images.
 
         Args:
@@ -95,9 +96,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: If there are no images, lengths differ, a label is no class, a class has no image, or the adapter tunes the encoder.
         """
-        names = [str(label) for label in np.asarray(labels, dtype=object).ravel()]
-        if len(images) != len(names) or not names:
-            raise ValueError(f"fit takes one label per image and at least one image, got {len(images)} images and {len(names)} labels")
+        chosen, names = as_images(images), [str(label) for label in np.asarray(labels, dtype=object).ravel()]
+        if len(chosen) != len(names) or not names:
+            raise ValueError(f"fit takes one label per image and at least one image, got {len(chosen)} images and {len(names)} labels")
         self._forget()
         if self.classes is None and self.config is None:
             self._learned_classes = sorted(set(names))
@@ -106,7 +107,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if unknown := sorted(set(names) - set(index)):
             raise ValueError(f"labels name {', '.join(unknown[:3])}, which is none of the classes {', '.join(list(index)[:5])}")
         targets = torch.tensor([index[name] for name in names])
-        views = torch.cat([group.views for group in _all_read(predictor, images)])
+        views = torch.cat([group.views for group in _all_read(predictor, chosen)])
         with torch.no_grad():
             known = examples_of(predictor.scorer, views, targets)
             support, validation = held_out(known, share=self.validation_share, seed=predictor.session.settings["seed"])
@@ -116,7 +117,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._predictor = predictor
         return self
 
-    def predict(self, images: Sequence[Picture]) -> np.ndarray:
+    def predict(self, images: Pictures) -> np.ndarray:
         """Predict classes.
 
         Args:
@@ -130,15 +131,15 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         return self.classes_[self.decision_function(images).argmax(1)]
 
-    def predict_proba(self, images: Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
+    def predict_proba(self, images: Pictures) -> Float[np.ndarray, "images classes"]:
         """Predict the probabilities of the classes: the softmax of logits / temperature; see `predict`."""
         return torch.from_numpy(self.decision_function(images)).softmax(1).numpy()
 
-    def decision_function(self, images: Sequence[Picture]) -> Float[np.ndarray, "images classes"]:
+    def decision_function(self, images: Pictures) -> Float[np.ndarray, "images classes"]:
         """Compute logits / temperature; see `predict`."""
-        predictor = self._predictor
-        logits = np.zeros((len(images), len(predictor.class_names)))
-        for group in _all_read(predictor, images):
+        predictor, chosen = self._predictor, as_images(images)
+        logits = np.zeros((len(chosen), len(predictor.class_names)))
+        for group in _all_read(predictor, chosen):
             logits[group.index.numpy()] = predictor.logits(group.views).double().numpy() / predictor.temperature
         return logits
 
@@ -210,11 +211,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self.__dict__.pop(name, None)
 
 
-def _all_read(predictor: Predictor, images: Sequence[Picture]) -> Iterator[EncodedImages]:
+def _all_read(predictor: Predictor, images: LabelledImages) -> Iterator[EncodedImages]:
     """The groups of images that all can be read."""
-    chosen = as_images(images)
-    for group in predictor.groups(chosen):
+    for group in predictor.groups(images):
         for position in group.index[~group.readable].tolist():
-            chosen.open(position)  # says why
-            raise ImageError(f"{chosen.ids[position]} cannot be read")
+            images.open(position)  # says why
+            raise ImageError(f"{images.ids[position]} cannot be read")
         yield group

@@ -46,7 +46,7 @@ class Predictor:
         root: The folder of the configuration's data set, whose images keep their ids; None where it has none.
     """
 
-    def __init__(self, session: Session, adapter: Adapter | None = None, temperature: float | None = None) -> None:
+    def __init__(self, session: Session, adapter: Adapter | None = None, temperature: float | int | None = None) -> None:
         self.session, self.adapter = session, adapter
         self.temperature = float(temperature or session.settings.config.get("temperature") or 1.0)
         self.class_names, self.scorer = session.dataset.class_names, session.scorer
