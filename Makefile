@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint storm mutation bench overview pack restyle
+.PHONY: help setup run test lint storm mutation bench overview schema pack restyle
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ overview: setup ## the grid of experiments/overview: three sweeps, their tables 
 	$(RUN) run.py -m sweep=overview_few_shot trainer.threads=1 logger=none paths.output=outputs/overview/few_shot
 	$(VENV)/bin/multicrop compare outputs/overview/zero_shot --figures outputs/overview/figures
 	$(VENV)/bin/multicrop report outputs/overview/zero_shot outputs/overview/tta outputs/overview/few_shot -o outputs/overview/report.html
+
+schema: setup ## write what each knob may be, from the signatures of the configured functions, to src/multicrop/config/knobs.json
+	$(RUN) -m multicrop.runs.schema
 
 pack: setup ## rebuild the embedded artwork from the package registries (needs npm)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'

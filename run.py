@@ -1,5 +1,6 @@
 """The Hydra entry: compose the configuration, run one experiment or a sweep of them, return its accuracy to the sweeper."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from omegaconf import DictConfig
 
 import multicrop
 from multicrop.config import check_overrides, register_resolvers
-from multicrop.files import redacted
+from multicrop.runs.errors import tell
 from multicrop.runs.secrets import hide_secrets
 from multicrop.runs.sweep import exit_status, job
 
@@ -27,10 +28,11 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--version"]:
         print(f"multicrop {multicrop.__version__}")
         sys.exit()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     try:
         sys.argv[1:] = hide_secrets(sys.argv[1:], groups=[path.name for path in CONF.iterdir() if path.is_dir()])
         check_overrides(sys.argv[1:], CONF)
-    except ValueError as error:
-        sys.exit(f"error: {redacted(str(error))}")
-    main()
+        main()
+    except Exception as error:  # noqa: BLE001
+        sys.exit(tell(error))
     sys.exit(exit_status())

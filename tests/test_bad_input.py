@@ -1,16 +1,22 @@
 """What users get wrong: the error names the thing and says what to do, and nothing wrong passes in silence."""
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import forked
 import pytest
-from conftest import CONF, session_of
+from bad_inputs import CHOICES, COMMANDS, NAMES, NUMBERS, RUNS
+from conftest import CONF, ROOT, session_of
 from PIL import Image
-from refusals import refused
+from refusals import answer, refusal, refused, remedies, with_remedy
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from multicrop.cli import main
 from multicrop.config import check_overrides
 from multicrop.data.few_shot import few_shot_split
 from multicrop.data.sources.folder import folder
@@ -34,6 +40,22 @@ def random_checkpoint(tmp_path_factory) -> Path:
     tokenizer.save_pretrained(path)
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory) -> Path:
+    """A folder of things that are not what a knob expects."""
+    at = tmp_path_factory.mktemp("places")
+    (at / "text.txt").write_text("no picture")
+    (at / "latin.json").write_bytes('{"cat": ["M\xfctze"]}'.encode("latin-1"))
+    (at / "latin.csv").write_bytes("path,label\na.png,M\xfctze\n".encode("latin-1"))
+    (at / "odd.csv").write_text("file,name\na.png,cat\n")
+    (at / "list.json").write_text('["cat"]')
+    (at / "broken.json").write_text('{"cat": [')
+    (at / "empty").mkdir()
+    write_images(at / "zoo" / "test", cat=1, dog=1)
+    write_images(at / "half", cat=2, dog=0)
+    return at
 
 
 def write_images(root: Path, **counts: int) -> Path:
@@ -95,8 +117,104 @@ class TestCommandLine:
     )
     def test_run_py_exits_with_the_message(self, tmp_path, arguments, words):
         done = forked.run([*arguments, f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks"], cwd=tmp_path)
-        assert done.returncode != 0
+        assert done.returncode == 2
         assert all(word in done.stderr for word in words), done.stderr
+
+
+class TestKnobs:
+    @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in (*NUMBERS, *CHOICES, *NAMES)])
+    def test_a_bad_value_is_refused_with_a_message_that_names_it(self, line, words):
+        said = refusal(shlex.split(line))
+        assert said and not [word for word in words if word not in said], said
+
+    @pytest.mark.parametrize("line", [line for line, *_ in (*NUMBERS, *CHOICES)])
+    def test_what_the_message_says_to_write_is_accepted(self, line):
+        arguments = shlex.split(line)
+        (remedy,) = remedies(refusal(arguments))
+        assert refusal(with_remedy(arguments, remedy)) == ""
+
+    def test_there_are_150_bad_inputs(self):
+        assert len(NUMBERS) + len(CHOICES) + len(NAMES) + len(RUNS) + len(COMMANDS) >= 150
+
+    def test_a_gpu_where_there_is_none(self, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        said = refusal(["trainer=gpu"])
+        assert "needs a GPU" in said and refusal([remedies(said)[0]]) == ""
+
+    def test_a_project_without_a_login(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+        for name in ("WANDB_API_KEY", "WANDB_MODE"):
+            monkeypatch.delenv(name, raising=False)
+        arguments = ["logger.project=birds"]
+        said = refusal(arguments)
+        assert "logger.project=birds needs a login" in said
+        for remedy in ("logger.project=null", "logger=none"):
+            assert remedy in said and refusal([remedy]) == ""
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        assert "WANDB_MODE=offline" in said and refusal(arguments) == ""
+
+    def test_a_name_that_reads_as_a_number_is_quoted(self):
+        said = refusal(["dataset=folder", "dataset.root=2024"])
+        assert remedies(said) == ['dataset.root="2024"'] and refusal(["dataset=folder", *remedies(said)]) == ""
+
+
+class TestAnswers:
+    """What `run.py` prints, its exit status, and what it has imported until then."""
+
+    def test_a_mistake_is_one_line_within_two_seconds_and_without_torch(self, tmp_path):
+        code = (
+            "import atexit, runpy, sys, time; "
+            "atexit.register(lambda: print(time.process_time(), 'torch' in sys.modules)); "
+            "sys.argv = ['run.py', 'crop.n_crops=abc']; runpy.run_path('run.py', run_name='__main__')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 2 and done.stderr == (
+            "error: crop.n_crops is a whole number from 1 to 4096; got 'abc'. Write crop.n_crops=16\n"
+        )
+        seconds, torch = done.stdout.split()
+        assert torch == "False" and float(seconds) < 2
+
+    def test_the_traceback_comes_back_on_demand(self, tmp_path):
+        arguments = ["dataset=folder", "dataset.root=/nowhere", f"paths.output={tmp_path}/out", "logger=none"]
+        done = forked.run(arguments, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: dataset.root=/nowhere is not a folder")
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+        done = forked.run(arguments, env={**os.environ, "MULTICROP_TRACEBACK": "1"}, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" in done.stderr and "error: dataset.root=/nowhere is not a folder" in done.stderr
+
+    def test_a_defect_says_so_and_where_its_traceback_is(self, tmp_path):
+        code = (
+            "import runpy, sys\nfrom multicrop.runs import session\n"
+            "session.Session.dataset = property(lambda self: {}['secret of ours'])\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        done = forked.run([f"paths.output={tmp_path}/out", "logger=none"], cwd=tmp_path, code=code)
+        (log,) = (tmp_path / "out").rglob("traceback.txt")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"this is a defect of multicrop, not of your command: KeyError: 'secret of ours'. The traceback is in {log}" in done.stderr
+        assert "Traceback" in log.read_text() and "KeyError: 'secret of ours'" in log.read_text()
+
+    @pytest.mark.parametrize(
+        "line", ["hydra/launcher=nope logger=none", "hydra.nope=1 logger=none", "hydra.run.dir=/proc/none logger=none"]
+    )
+    def test_what_hydra_refuses_is_a_message_too(self, line, tmp_path):
+        done = forked.run([*line.split(), f"paths.output={tmp_path}"], cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+
+    @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in RUNS])
+    def test_a_run_that_cannot_be_made_is_one_message(self, line, words, places, capsys):
+        arguments = [word.format(at=places) for word in shlex.split(line)]
+        status, said = answer(["logger=none", f"paths.cache={places}/banks", f"paths.output={places}/out", *arguments], capsys)
+        assert status == 2 and said.startswith("error: ") and "Traceback" not in said, said
+        assert not [word for word in words if word.format(at=places) not in said], said
+
+    @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in COMMANDS])
+    def test_a_command_of_multicrop_is_refused_by_one_message(self, line, words, places, capsys):
+        with pytest.raises(SystemExit) as ended:
+            main([word.format(at=places) for word in shlex.split(line)])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and "Traceback" not in said, said
+        assert not [word for word in words if word.format(at=places) not in said], said
 
 
 class TestFolder:

@@ -13,6 +13,7 @@ from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.adapters.tip_adapter import by_class
 from multicrop.aggregators import Logits, Views, pools
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Share, TextSet, ViewSet, Weight
 
 TINY = 1e-6  # in the divergence, as in the authors' code
 
@@ -53,13 +54,13 @@ class Ape(SelectedAdapter):
         self,
         *,
         score: Score,
-        similarity_weight: float | int,
-        variance_weight: float | int,
-        channel_share: float | int,
-        text_set: str,
-        view_set: str,
+        similarity_weight: Weight,
+        variance_weight: Weight,
+        channel_share: Share,
+        text_set: TextSet,
+        view_set: ViewSet,
         search: Search = None,
-        **knobs: float | int,
+        **knobs: Weight,
     ) -> None:
         super().__init__(score=score, search=search, **knobs)
         if not 0 < channel_share <= 1:

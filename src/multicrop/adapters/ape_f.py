@@ -16,6 +16,7 @@ from multicrop.adapters.taskres import moved
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score, with_text
+from multicrop.config.ranges import Count, Seed, Share, TextSet, ViewSet, Weight
 
 
 class ApeF(Ape):
@@ -50,18 +51,18 @@ class ApeF(Ape):
         self,
         *,
         score: Score,
-        similarity_weight: float | int,
-        variance_weight: float | int,
-        channel_share: float | int,
-        text_set: str,
-        view_set: str,
-        learning_rate: float | int,
-        epochs: int,
-        batch_size: int,
-        seed: int,
-        plan_epochs: int = 1,
+        similarity_weight: Weight,
+        variance_weight: Weight,
+        channel_share: Share,
+        text_set: TextSet,
+        view_set: ViewSet,
+        learning_rate: Weight,
+        epochs: Count,
+        batch_size: Count,
+        seed: Seed,
+        plan_epochs: Count = 1,
         search: Search = None,
-        **knobs: float | int,
+        **knobs: Weight,
     ) -> None:
         super().__init__(
             score=score,

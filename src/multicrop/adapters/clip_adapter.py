@@ -12,6 +12,7 @@ from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Count, Fraction, Seed, Weight
 
 
 class ClipAdapter(SelectedAdapter):
@@ -42,13 +43,13 @@ class ClipAdapter(SelectedAdapter):
         self,
         *,
         score: Score,
-        ratio: float | int,
-        reduction: int,
-        learning_rate: float | int,
-        epochs: int,
-        batch_size: int,
-        seed: int,
-        plan_epochs: int = 1,
+        ratio: Fraction,
+        reduction: Count,
+        learning_rate: Weight,
+        epochs: Count,
+        batch_size: Count,
+        seed: Seed,
+        plan_epochs: Count = 1,
         search: Search = None,
     ) -> None:
         super().__init__(score=score, search=search, ratio=ratio)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from multicrop.adapters.base import EncoderAdapter
 from multicrop.adapters.descent import descend
 from multicrop.adapters.support_pixels import Iterations, OpenedImages, opened, random_view
+from multicrop.config.ranges import Accelerator, BelowOne, Count, Seed, Weight
 from multicrop.crops.pixels import global_pixels
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import to_tensor
@@ -58,14 +59,14 @@ class ClipLora(EncoderAdapter):
         text: TextBank,
         logit_scale: float,
         encoder: Encoder,
-        rank: int,
-        alpha: float | int,
-        dropout: float | int,
-        learning_rate: float,
-        iterations_per_shot: int,
-        batch_size: int,
-        accelerator: str,
-        seed: int,
+        rank: Count,
+        alpha: Weight,
+        dropout: BelowOne,
+        learning_rate: Weight,
+        iterations_per_shot: Count,
+        batch_size: Count,
+        accelerator: Accelerator,
+        seed: Seed,
     ) -> None:
         if min(rank, iterations_per_shot, batch_size) < 1:
             raise ValueError(

@@ -1,7 +1,7 @@
 """CoOp (Zhou et al., IJCV 2022): learned context tokens in front of the prompts."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from multicrop.adapters.selection import accuracy
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score, reads_labels_alone, with_text
+from multicrop.config.ranges import Count, OneOf, Seed, Weight
 from multicrop.encoder import Encoder
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.text import TextBank
@@ -62,14 +63,14 @@ class CoOp(Adapter):
         score: Score,
         encoder: Encoder,
         words: str,
-        start: str,
-        n_tokens: int,
+        start: Annotated[str, OneOf(STARTS)],
+        n_tokens: Count,
         class_specific: bool,
-        learning_rate: float,
-        epochs: int | None,
-        batch_size: int,
-        seed: int,
-        plan_epochs: int = 1,
+        learning_rate: Weight,
+        epochs: Count | None,
+        batch_size: Count,
+        seed: Seed,
+        plan_epochs: Count = 1,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale, score=score)
         if start not in STARTS:

@@ -11,6 +11,7 @@ from multicrop.adapters.base import Examples, class_sums, pooled, samples
 from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Samples, ViewSet, Weight
 
 
 class Gda(SelectedAdapter):
@@ -36,7 +37,7 @@ class Gda(SelectedAdapter):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, *, score: Score, alpha: float | int, view_set: str, samples: str, search: Search = None) -> None:
+    def __init__(self, *, score: Score, alpha: Weight, view_set: ViewSet, samples: Samples, search: Search = None) -> None:
         super().__init__(score=score, search=search, alpha=alpha)
         self.view_set, self.samples = view_set, samples
         self.register_buffer("weight", torch.zeros(0, 0))

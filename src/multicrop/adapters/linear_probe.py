@@ -1,6 +1,7 @@
 """Linear probe with text features as extra samples (cross-modal adaptation, Lin et al., CVPR 2023)."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -10,6 +11,9 @@ from multicrop.adapters.base import Examples, class_sums, pooled
 from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Count, Fraction, OneOf, ViewSet, Weight
+
+SampleTexts = Annotated[str, OneOf(("none", "label", "descriptions", "all"))]
 
 
 class LinearProbe(SelectedAdapter):
@@ -38,11 +42,11 @@ class LinearProbe(SelectedAdapter):
         self,
         *,
         score: Score,
-        inverse_penalty: float | int,
-        share: float | int,
-        text_set: str,
-        view_set: str,
-        max_iterations: int,
+        inverse_penalty: Weight,
+        share: Fraction,
+        text_set: SampleTexts,
+        view_set: ViewSet,
+        max_iterations: Count,
         search: Search = None,
     ) -> None:
         super().__init__(score=score, search=search, inverse_penalty=inverse_penalty, share=share)

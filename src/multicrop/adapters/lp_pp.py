@@ -1,6 +1,7 @@
 """LP++ (Huang et al., CVPR 2024): a linear probe whose class weights blend image prototypes with the text."""
 
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from multicrop.adapters.base import Adapter, Examples, class_sums, pooled
 from multicrop.adapters.selection import accuracy
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Count, OneOf, ViewSet
 
 ALPHA_GRADIENTS = ("accumulated", "current")
 ALPHA_EVERY = 10  # iterations
@@ -51,11 +53,11 @@ class LpPp(Adapter):
         self,
         *,
         score: Score,
-        alpha_gradient: str,
-        iterations: int,
-        view_set: str,
-        products: str = "fp32",
-        search: Mapping[str, int] | None = None,
+        alpha_gradient: Annotated[str, OneOf(ALPHA_GRADIENTS)],
+        iterations: Count,
+        view_set: ViewSet,
+        products: Annotated[str, OneOf(tuple(PRODUCTS))] = "fp32",
+        search: Mapping[str, Count] | None = None,
     ) -> None:
         super().__init__(text=score.text, logit_scale=score.logit_scale, score=score)
         every = search["every"] if search else iterations

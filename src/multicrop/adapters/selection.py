@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from multicrop.adapters.base import Adapter, Examples, Selection
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Weight
 
 Knobs = dict[str, float | int]
-Search = Mapping[str, Sequence[float | int]] | None
+Search = Mapping[str, Sequence[Weight]] | None
 
 
 class SelectedAdapter(Adapter):

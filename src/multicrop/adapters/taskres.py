@@ -13,6 +13,7 @@ from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score, with_text
+from multicrop.config.ranges import Count, Seed, Weight
 from multicrop.text import TextBank
 
 
@@ -40,12 +41,12 @@ class TaskRes(SelectedAdapter):
         self,
         *,
         score: Score,
-        residual_scale: float | int,
-        learning_rate: float | int,
-        epochs: int,
-        batch_size: int,
-        seed: int,
-        plan_epochs: int = 1,
+        residual_scale: Weight,
+        learning_rate: Weight,
+        epochs: Count,
+        batch_size: Count,
+        seed: Seed,
+        plan_epochs: Count = 1,
         search: Search = None,
     ) -> None:
         super().__init__(score=score, search=search, residual_scale=residual_scale)

@@ -11,6 +11,7 @@ from multicrop.adapters.base import Examples, pooled
 from multicrop.adapters.selection import Search, SelectedAdapter
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import ViewSet, Weight
 
 
 class TipAdapter(SelectedAdapter):
@@ -30,7 +31,7 @@ class TipAdapter(SelectedAdapter):
     keys: Tensor
     labels: Tensor
 
-    def __init__(self, *, score: Score, alpha: float | int, beta: float | int, view_set: str, search: Search = None) -> None:
+    def __init__(self, *, score: Score, alpha: Weight, beta: Weight, view_set: ViewSet, search: Search = None) -> None:
         super().__init__(score=score, search=search, beta=beta, alpha=alpha)
         self.view_set = view_set
         self.register_buffer("keys", torch.zeros(0, 0))

@@ -10,6 +10,7 @@ from multicrop.adapters.tip_adapter import TipAdapter, by_class
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Count, Samples, Seed, ViewSet, Weight
 
 
 class TipAdapterF(TipAdapter):
@@ -40,14 +41,14 @@ class TipAdapterF(TipAdapter):
         self,
         *,
         score: Score,
-        alpha: float | int,
-        beta: float | int,
-        view_set: str,
-        samples: str,
-        learning_rate: float | int,
-        epochs: int,
-        batch_size: int,
-        seed: int,
+        alpha: Weight,
+        beta: Weight,
+        view_set: ViewSet,
+        samples: Samples,
+        learning_rate: Weight,
+        epochs: Count,
+        batch_size: Count,
+        seed: Seed,
         search: Search = None,
     ) -> None:
         super().__init__(score=score, alpha=alpha, beta=beta, view_set=view_set, search=search)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from multicrop.aggregators.base import Logits, Views, check_positive, entropies, select_views, view_logits
+from multicrop.config.ranges import Positive, Share, TextSet, ViewSet
 from multicrop.text import TextBank
 
 UNVOTED = 1e-6  # votes of a class without votes, so that the logarithm of its share is finite
@@ -27,7 +28,7 @@ def kept_views(n_views: int, share: float) -> int:
     return int(share * n_views + 1e-9) or 1
 
 
-def vote(views: Views, text: TextBank, logit_scale: float, *, keep: float, view_set: str, text_set: str) -> Logits:
+def vote(views: Views, text: TextBank, logit_scale: float, *, keep: Share, view_set: ViewSet, text_set: TextSet) -> Logits:
     """Take a majority vote of the share `keep` of the views with the lowest entropy (ZERO, NeurIPS 2024).
 
     A tie goes to the first discarded view, by confidence, whose first choice is a tied class; failing that, to the tied class with the
@@ -72,7 +73,7 @@ def tie_break(ballot: Ballot, tied: Bool[Tensor, "batch classes"]) -> Tensor:
     return torch.where(names_a_tied_class.any(1), first, larger)
 
 
-def entropy(views: Views, text: TextBank, logit_scale: float, *, temperature: float, view_set: str, text_set: str) -> Logits:
+def entropy(views: Views, text: TextBank, logit_scale: float, *, temperature: Positive, view_set: ViewSet, text_set: TextSet) -> Logits:
     """Average the per-view logits, weighted by softmax(-entropy / temperature) over the views.
 
     After AWT (NeurIPS 2024), which uses these weights as marginals of its transport, not for a mean. Gradients flow through the weights.

@@ -1,6 +1,7 @@
 """Masses on crops and prompts for optimal transport: uniform, similarity (WCA), entropy (AWT), best_match (ours)."""
 
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -9,9 +10,11 @@ from torch import Tensor
 from multicrop import transport
 from multicrop.aggregators import pools
 from multicrop.aggregators.base import Logits, Views, check_positive, entropies, prompt_mean, select_views, similarities, view_logits
+from multicrop.config.ranges import OneOf
 from multicrop.text import TextBank
 
 MARGINALS = ("uniform", "similarity", "entropy", "best_match")
+Marginal = Annotated[str, OneOf(MARGINALS)]
 SOURCE_TEMPERATURES = {"similarity": (math.exp(-4), math.exp(-2)), "entropy": (0.5, 0.5), "best_match": (0.03, 0.03)}
 
 

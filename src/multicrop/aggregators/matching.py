@@ -1,6 +1,7 @@
 """Optimal transport from the crops of an image to the prompts of each class (after D&D and AWT)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,8 @@ from multicrop import transport
 from multicrop.aggregators import marginals
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, blocks, chunks, classes_of, select_texts, select_views, similarities
 from multicrop.aggregators.declared import TransportPlan, aggregator
+from multicrop.aggregators.marginals import Marginal
+from multicrop.config.ranges import Elements, Fraction, KnobsOf, Positive, TextSet, ViewSet
 from multicrop.text import TextBank
 
 UNSOLVED = 4  # times as many similarities fit in memory where most are only bounded, because a solver keeps copies
@@ -77,16 +80,16 @@ def optimal_transport(
     text: TextBank,
     logit_scale: float,
     *,
-    view_set: str,
-    text_set: str,
-    view_marginal: str = "uniform",
-    prompt_marginal: str = "uniform",
-    view_temperature: float | int | None = None,
-    prompt_temperature: float | int | None = None,
+    view_set: ViewSet,
+    text_set: TextSet,
+    view_marginal: Marginal = "uniform",
+    prompt_marginal: Marginal = "uniform",
+    view_temperature: Positive | None = None,
+    prompt_temperature: Positive | None = None,
     prune: bool = False,
-    certified_fusion_weight: float | int = 1.0,
-    max_elements: int = MAX_ELEMENTS,
-    **solver: str | int | float,
+    certified_fusion_weight: Fraction = 1.0,
+    max_elements: Elements = MAX_ELEMENTS,
+    **solver: Annotated[str | int | float, KnobsOf(transport.solve)],
 ) -> Logits:
     """Transport the crops of an image to the prompts of each class, and score by the cost (after D&D, arXiv 2507.03458).
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from multicrop.aggregators import pools
 from multicrop.aggregators.base import Logits, Views, check_positive
 from multicrop.aggregators.confidence import kept_views
+from multicrop.config.ranges import Count, Positive, Share, TextSet, Weight
 from multicrop.text import TextBank
 
 SMALLEST_BANDWIDTH = 1e-8  # squared; identical views have none
@@ -18,12 +19,12 @@ def mta(
     text: TextBank,
     logit_scale: float,
     *,
-    text_set: str,
-    neighbours: float,
-    affinity_weight: float,
-    temperature: float,
-    rounds: int = 5,
-    steps: int = 5,
+    text_set: TextSet,
+    neighbours: Share,
+    affinity_weight: Weight,
+    temperature: Positive,
+    rounds: Count = 5,
+    steps: Count = 5,
 ) -> Logits:
     """Score the mode of the views against each class's normalised mean prompt (MTA, CVPR 2024).
 

@@ -1,12 +1,18 @@
 """Means of features and of similarities, maxima, and means of the best similarities."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from multicrop.aggregators import pools
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, block_scores, prompt_mean, select_texts, select_views, view_logits
 from multicrop.aggregators.declared import aggregator
+from multicrop.config.ranges import Count, Elements, OneOf, TextSet, ViewSet
 from multicrop.text import TextBank
+
+EACH = ("prompt", "view", "both")
+Each = Annotated[str, OneOf(EACH)]
 
 
 @aggregator(labels_only=True)
@@ -24,7 +30,7 @@ def global_view(views: Views, text: TextBank, logit_scale: float) -> Logits:
     return logit_scale * views[:, 0] @ text.label.T
 
 
-def mean_feature(views: Views, text: TextBank, logit_scale: float, *, view_set: str, text_set: str) -> Logits:
+def mean_feature(views: Views, text: TextBank, logit_scale: float, *, view_set: ViewSet, text_set: TextSet) -> Logits:
     """Score the normalised mean view against the normalised mean prompt of each class.
 
     logit_scale * <norm(mean_k V_k), norm(mean_m T_cm)>.
@@ -47,7 +53,7 @@ def mean_feature(views: Views, text: TextBank, logit_scale: float, *, view_set: 
     return logit_scale * image @ pools.mean(text.features, text.mask).T
 
 
-def mean_similarity(views: Views, text: TextBank, logit_scale: float, *, view_set: str, text_set: str) -> Logits:
+def mean_similarity(views: Views, text: TextBank, logit_scale: float, *, view_set: ViewSet, text_set: TextSet) -> Logits:
     """Average the similarity over all pairs of a view and a prompt (DCLIP, ICLR 2023, with the global view only).
 
     logit_scale * mean_k mean_m <V_k, T_cm>, computed as the similarity of the mean view to the mean prompt, neither normalised.
@@ -70,7 +76,14 @@ def mean_similarity(views: Views, text: TextBank, logit_scale: float, *, view_se
 
 
 def max(
-    views: Views, text: TextBank, logit_scale: float, *, view_set: str, text_set: str, each: str, max_elements: int = MAX_ELEMENTS
+    views: Views,
+    text: TextBank,
+    logit_scale: float,
+    *,
+    view_set: ViewSet,
+    text_set: TextSet,
+    each: Each,
+    max_elements: Elements = MAX_ELEMENTS,
 ) -> Logits:
     """Average the best similarity per prompt or per view: late interaction (FILIP, ICLR 2022; ColBERT, SIGIR 2020).
 
@@ -92,7 +105,7 @@ def max(
         ValueError: If `view_set` or `text_set` is none of these, a class has no description and descriptions
             are read, or `each` is unknown.
     """
-    if each not in ("prompt", "view", "both"):
+    if each not in EACH:
         raise ValueError(f"aggregator.each is prompt, view or both, got {each!r}")
 
     def score(scores: Tensor, text: TextBank) -> Logits:
@@ -105,7 +118,14 @@ def max(
 
 
 def topk(
-    views: Views, text: TextBank, logit_scale: float, *, k: int, view_set: str, text_set: str, max_elements: int = MAX_ELEMENTS
+    views: Views,
+    text: TextBank,
+    logit_scale: float,
+    *,
+    k: Count,
+    view_set: ViewSet,
+    text_set: TextSet,
+    max_elements: Elements = MAX_ELEMENTS,
 ) -> Logits:
     """Average the k highest similarities of any view to any prompt of the class, times logit_scale.
 

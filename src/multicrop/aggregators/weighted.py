@@ -4,6 +4,7 @@ import torch
 
 from multicrop.aggregators import pools
 from multicrop.aggregators.base import MAX_ELEMENTS, Logits, Views, check_positive, chunks, select_texts, select_views, similarities
+from multicrop.config.ranges import Elements, LogScale, Positive, TextSet, ViewSet
 from multicrop.text import TextBank
 
 
@@ -12,10 +13,10 @@ def wca(
     text: TextBank,
     logit_scale: float,
     *,
-    log_image_scale: float,
-    log_text_scale: float,
+    log_image_scale: LogScale,
+    log_text_scale: LogScale,
     renormalise: bool,
-    text_set: str,
+    text_set: TextSet,
 ) -> Logits:
     """Score crops weighted by the global view against prompts weighted by the label prompt (WCA, ICML 2024).
 
@@ -51,10 +52,10 @@ def soft_match(
     text: TextBank,
     logit_scale: float,
     *,
-    temperature: float,
-    view_set: str,
-    text_set: str,
-    max_elements: int = MAX_ELEMENTS,
+    temperature: Positive,
+    view_set: ViewSet,
+    text_set: TextSet,
+    max_elements: Elements = MAX_ELEMENTS,
 ) -> Logits:
     """Divide each view among all prompts of all classes by softmax, and sum per class (ABS, ICML 2025, after the authors' code).
 

@@ -10,7 +10,7 @@ from multicrop import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the console script; a wrong argument or file ends with a one-line error and exit status 2.
+    """Run the console script; a wrong argument or file ends with one message and exit status 2.
 
     Args:
         arguments: The command line without the program's name; None for that of the process.
@@ -25,9 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add(commands.add_parser)
         else:
             commands.add_parser(name, help=command.HELP)
-    options = parser.parse_args(arguments)
+    options, further = parser.parse_known_args(arguments)
+    if further and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in further):
+        options.overrides += further  # overrides after options, which argparse takes for strangers
+    elif further:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
     try:
         sys.exit(options.run(options))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:  # noqa: BLE001
+        from multicrop.runs.errors import tell
+
+        sys.exit(tell(error))

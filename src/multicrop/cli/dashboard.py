@@ -22,8 +22,8 @@ def run(options: argparse.Namespace) -> int:
 
     if find_spec("wandb_workspaces") is None:
         raise ValueError("multicrop dashboard needs wandb-workspaces: pip install 'multicrop[dashboard]'")
+    from multicrop.config.machine import wandb_mode
     from multicrop.show import dashboard
-    from multicrop.show.wandb_logger import wandb_mode
 
     if options.output is None and wandb_mode(None) == "online":
         if not options.entity:

@@ -72,8 +72,8 @@ def _dataset(overrides: list[str]) -> "Dataset":
     conf = PACKAGE.parent.parent / "conf"
     if not conf.is_dir():
         raise ValueError(f"{conf} is not a folder; install the repository in place (pip install -e .), so that its conf/ is found")
-    check_overrides(overrides, conf)
     register_resolvers()
+    check_overrides(overrides, conf)
     with initialize_config_dir(str(conf), version_base="1.3"):
         chosen = [override for override in overrides if not override.startswith("logger")] + ["logger=none"]  # a logger needs a run
         session = Session(settings_of(compose("config", overrides=chosen)))
@@ -125,7 +125,8 @@ def _show(findings: "Findings") -> None:
         for image_id, reason in facts.unreadable[:SHOWN]:
             print(f"unreadable, {split}: {image_id}: {reason}")
     for pair in findings.pairs[:SHOWN]:
-        print(f"{pair.kind} duplicate: {pair.first[0]} {pair.first[1]} = {pair.second[0]} {pair.second[1]}")
+        apart = f" ({pair.distance:.1f} of 255 grey levels apart)" if pair.kind == "near" else ""
+        print(f"{pair.kind} duplicate: {pair.first[0]} {pair.first[1]} = {pair.second[0]} {pair.second[1]}{apart}")
     if len(findings.pairs) > SHOWN:
         print(f"... and {len(findings.pairs) - SHOWN} more duplicates (--report PATH lists all)")
 

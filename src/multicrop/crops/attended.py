@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from multicrop.config.ranges import Count, CropCount, Positive, Share
 from multicrop.crops.base import crop_generator
 from multicrop.crops.drawn import check_sides
 from multicrop.crops.policy import GlobalView, crop_policy
@@ -16,11 +17,11 @@ def attention(
     image_id: str,
     seed: int,
     *,
-    n_crops: int,
-    min_side: float,
-    max_side: float,
-    top_patches: int,
-    temperature: float,
+    n_crops: CropCount,
+    min_side: Share,
+    max_side: Share,
+    top_patches: Count,
+    temperature: Positive,
     backbone: str | None = None,
     view: GlobalView | None = None,
 ) -> Float[Tensor, "crops 4"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.stats import qmc
 from torch import Tensor
 
+from multicrop.config.ranges import CropCount, Fraction, Share
 from multicrop.crops.base import crop_generator, crop_key
 from multicrop.crops.policy import crop_policy
 
@@ -19,7 +20,7 @@ WIDEST = 4 / 3  # width over height, or height over width, of a resized crop
 
 @crop_policy(nested=True)
 def random(
-    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float
+    height: int, width: int, image_id: str, seed: int, *, n_crops: CropCount, min_side: Share, max_side: Share
 ) -> Float[Tensor, "crops 4"]:
     """Draw square crops, side uniform in [min_side, max_side] of the shorter side, position uniform (WCA, ICML 2024).
 
@@ -45,7 +46,7 @@ def random(
 
 @crop_policy(nested=True)
 def quasi_random(
-    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float
+    height: int, width: int, image_id: str, seed: int, *, n_crops: CropCount, min_side: Share, max_side: Share
 ) -> Float[Tensor, "crops 4"]:
     """Draw square crops whose side and position are points of a 3-D Sobol sequence, scrambled per (seed, image id) (ours).
 
@@ -74,7 +75,7 @@ def quasi_random(
 
 @crop_policy(nested=True)
 def diverse(
-    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_side: float, max_side: float, max_iou: float
+    height: int, width: int, image_id: str, seed: int, *, n_crops: CropCount, min_side: Share, max_side: Share, max_iou: Share
 ) -> Float[Tensor, "crops 4"]:
     """Draw square crops as `random` does, and draw a crop again whose IoU with an earlier one exceeds `max_iou` (after BiFTA's code).
 
@@ -113,7 +114,7 @@ def diverse(
 
 @crop_policy(nested=True)
 def random_resized(
-    height: int, width: int, image_id: str, seed: int, *, n_crops: int, min_area: float, max_area: float, flip_probability: float
+    height: int, width: int, image_id: str, seed: int, *, n_crops: CropCount, min_area: Share, max_area: Share, flip_probability: Fraction
 ) -> Float[Tensor, "crops 4"]:
     """Draw crops of uniform area and log-uniform aspect ratio (3/4 to 4/3), mirrored at random.
 

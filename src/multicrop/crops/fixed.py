@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from multicrop.config.ranges import BelowOne, Share, Tiles
+
 
 def global_view(height: int, width: int, image_id: str, seed: int) -> Float[Tensor, "crops 4"]:
     """Make no crops: the global view is the only view (CLIP).
@@ -23,7 +25,7 @@ def global_view(height: int, width: int, image_id: str, seed: int) -> Float[Tens
     return torch.zeros(0, 4)
 
 
-def grid(height: int, width: int, image_id: str, seed: int, *, sizes: Sequence[int], overlap: float) -> Float[Tensor, "crops 4"]:
+def grid(height: int, width: int, image_id: str, seed: int, *, sizes: Sequence[Tiles], overlap: BelowOne) -> Float[Tensor, "crops 4"]:
     """Cut the image into g x g equal tiles for each g in `sizes` (a pyramid), row by row.
 
     Args:
@@ -49,7 +51,7 @@ def grid(height: int, width: int, image_id: str, seed: int, *, sizes: Sequence[i
     return torch.tensor(boxes, dtype=torch.float32)
 
 
-def five_crop(height: int, width: int, image_id: str, seed: int, *, side: float) -> Float[Tensor, "crops 4"]:
+def five_crop(height: int, width: int, image_id: str, seed: int, *, side: Share) -> Float[Tensor, "crops 4"]:
     """Cut squares at the four corners and the centre (torchvision's five_crop).
 
     Args:
@@ -73,7 +75,7 @@ def five_crop(height: int, width: int, image_id: str, seed: int, *, side: float)
     return torch.tensor([[x, y, x + size, y + size] for x, y in corners], dtype=torch.float32)
 
 
-def ten_crop(height: int, width: int, image_id: str, seed: int, *, side: float) -> Float[Tensor, "crops 4"]:
+def ten_crop(height: int, width: int, image_id: str, seed: int, *, side: Share) -> Float[Tensor, "crops 4"]:
     """Cut the five crops of the image, then the five of its mirror image (AlexNet; torchvision's ten_crop).
 
     The mirror image maps x to width - x, so that its crops are mirrored crops of the image.

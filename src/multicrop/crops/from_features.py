@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from multicrop.config.ranges import CropCount, Share
 from multicrop.crops.drawn import random
 from multicrop.crops.policy import GlobalView, crop_policy
 
@@ -17,9 +18,9 @@ def feature(
     image_id: str,
     seed: int,
     *,
-    n_crops: int,
-    min_side: float,
-    max_side: float,
+    n_crops: CropCount,
+    min_side: Share,
+    max_side: Share,
     view: GlobalView | None = None,
 ) -> Float[Tensor, "crops 4"]:
     """Draw square boxes, as `random` does, in the part of the image that the global view shows (ABS, ICML 2025).

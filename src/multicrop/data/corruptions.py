@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
+from multicrop.config.ranges import OneOf, Seed, Severity
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.files import content_hash
@@ -20,6 +22,7 @@ IMAGENET_C = (
     *("brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
 FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+Kind = Annotated[str, OneOf((*IMAGENET_C, *FURTHER))]
 LIBRARY = "imagecorruptions-imaug"
 LEAST_SIDE = 32
 _ONE_AT_A_TIME = threading.Lock()
@@ -30,7 +33,7 @@ def clean(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def common(dataset: Dataset, *, kind: str, severity: int, corruption_seed: int) -> Dataset:
+def common(dataset: Dataset, *, kind: Kind, severity: Severity, corruption_seed: Seed) -> Dataset:
     """Corrupt the test images of a data set; training and validation images stay unchanged.
 
     The noise of an image depends on (corruption_seed, kind, image id) alone. Kernels are in pixels of the image as it is stored, whereas

@@ -1,6 +1,7 @@
 """Loading a dual encoder from a folder or the HuggingFace hub, with an error that names what is wrong."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors import SafetensorError
@@ -9,15 +10,22 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from multicrop.config import EMBEDDED_MODEL
+from multicrop.config.ranges import OneOf
 from multicrop.encoder.calibration import Calibration
-from multicrop.encoder.dual import Encoder
+from multicrop.encoder.dual import PRECISIONS, Encoder
 from multicrop.encoder.facts import pixel_spec
+from multicrop.files.hub import hub_answers, local_files_only
 
 BYTES = 256  # transformers makes a blank tokenizer, of fewer tokens, where a folder has no tokenizer files
 
 
 def load_encoder(
-    path: str, *, precision: str = "fp32", compile: bool = False, revision: str | None = None, calibration: Calibration | None = None
+    path: str,
+    *,
+    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32",
+    compile: bool = False,
+    revision: str | None = None,
+    calibration: Calibration | None = None,
 ) -> Encoder:
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
@@ -52,7 +60,7 @@ def load_encoder(
             f"{path} is a NaFlex model: the number and shape of its patches follow each image, while views here are squares of one size. "
             "Choose the fixed-resolution checkpoint of the same training, for instance model=siglip2_b16"
         )
-    options = {"revision": revision, "trust_remote_code": False}
+    options = {"revision": revision, "trust_remote_code": False, "local_files_only": local_files_only(path)}
     try:
         processor = AutoImageProcessor.from_pretrained(path, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -75,7 +83,13 @@ def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Modul
     disable_progress_bar()
     try:
         return AutoModel.from_pretrained(
-            path, use_safetensors=True, dtype=torch.float32, revision=revision, trust_remote_code=False, **knobs
+            path,
+            use_safetensors=True,
+            dtype=torch.float32,
+            revision=revision,
+            trust_remote_code=False,
+            local_files_only=local_files_only(path),
+            **knobs,
         ).eval()
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_load_advice(path, error)) from error
@@ -85,6 +99,8 @@ def _load_advice(path: str, error: Exception) -> str:
     reason = str(error).splitlines()[0]
     if Path(path).is_dir():
         return f"{path} holds no safetensors checkpoint that transformers can load ({reason}); it needs model.safetensors"
+    if not hub_answers():
+        reason = "the hub does not answer, and no download of it is on this machine"
     return (
         f"the model {path!r} is neither a folder here nor reachable on the HuggingFace hub ({reason}). Check the name and the network, "
         "or download it elsewhere and pass model=local model.path=FOLDER; model=tiny needs no network"

@@ -14,6 +14,7 @@ from multicrop.crops.pixels import PixelSpec, global_pixels, shown
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec
 from multicrop.encoder.loading import load_model
+from multicrop.files.hub import local_files_only
 
 
 def with_encoder(sampler: CropSampler, encoder: Encoder) -> CropPolicy:
@@ -123,7 +124,7 @@ def _backbone(path: str) -> Look:
     if not hasattr(tower.config, "patch_size") or not hasattr(tower.config, "num_attention_heads"):
         raise ValueError(f"crop.backbone={path} is a {type(model).__name__}, which is not a vision transformer; choose one, such as a DINO")
     try:
-        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=local_files_only(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"crop.backbone={path} has weights but no usable image processor: {error}") from error
     attention = Attention(tower, pixel_spec(processor))

@@ -1,7 +1,6 @@
 """BCA, Bayesian class adaptation (Zhou et al., CVPR 2025, arXiv 2503.09248): running class embeddings and running class priors."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -9,8 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multicrop.aggregators import Logits, Views, pools
+from multicrop.config.ranges import Fraction, KeyViews, Weight
 from multicrop.methods.base import Method, chosen_views
 from multicrop.text import TextBank
+
+
+class RunningMean(TypedDict):
+    """The probability above which an image enters a running mean, and the images whose weight its start has."""
+
+    threshold: Fraction
+    count: Weight
 
 
 class Bca(Method):
@@ -48,12 +55,12 @@ class Bca(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        view_set: str,
-        embedding: Mapping[str, float | int],
-        prior: Mapping[str, float | int],
+        view_set: KeyViews,
+        embedding: RunningMean,
+        prior: RunningMean,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
-        self.view_set, self.embedding, self.prior = view_set, dict(embedding), dict(prior)
+        self.view_set, self.embedding, self.prior = view_set, embedding, prior
         n_classes = len(text.label)
         self.register_buffer("embeddings", text.label.clone())
         self.register_buffer("priors", torch.eye(n_classes))

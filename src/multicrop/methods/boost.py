@@ -1,15 +1,14 @@
 """BoostAdapter (Zhang et al., NeurIPS 2024): TDA whose positive cache temporarily holds the confident views of the scored image."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from multicrop.aggregators.confidence import kept_views
+from multicrop.config.ranges import KeyViews, Natural, Share
 from multicrop.methods.base import by_confidence, chosen_views, entropy
-from multicrop.methods.tda import Tda
+from multicrop.methods.tda import Cache, Tda, UncertainCache
 from multicrop.text import TextBank
 
 
@@ -41,12 +40,12 @@ class BoostAdapter(Tda):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Mapping[str, float | int],
-        negative: Mapping[str, float | int],
-        view_set: str,
-        boosters: str,
-        share: float,
-        extra: int,
+        positive: Cache,
+        negative: UncertainCache,
+        view_set: KeyViews,
+        boosters: KeyViews,
+        share: Share,
+        extra: Natural,
         renormalise: bool = True,
     ) -> None:
         cache = {"positive": positive, "negative": negative}
@@ -64,5 +63,5 @@ class BoostAdapter(Tda):
 
         entropies = torch.cat([self.positive_entropy, own_entropy], 1)
         affinity = torch.cat([self._affinity("positive", key), own_affinity], 1)
-        best = entropies.argsort(dim=1, stable=True)[:, : int(self.positive["size"]) + self.extra]
+        best = entropies.argsort(dim=1, stable=True)[:, : self.positive["size"] + self.extra]
         return affinity.gather(1, best).sum(1)

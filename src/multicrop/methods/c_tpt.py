@@ -5,6 +5,7 @@ from torch import Tensor
 
 from multicrop.aggregators import Views
 from multicrop.aggregators.score import Score
+from multicrop.config.ranges import Natural, Share, Weight
 from multicrop.encoder import Encoder
 from multicrop.methods.tpt import Tpt
 from multicrop.text import TextBank
@@ -35,10 +36,10 @@ class CTpt(Tpt):
         encoder: Encoder,
         score: Score,
         words: str,
-        share: float,
-        learning_rate: float,
-        steps: int,
-        dispersion_weight: float,
+        share: Share,
+        learning_rate: Weight,
+        steps: Natural,
+        dispersion_weight: Weight,
     ) -> None:
         super().__init__(
             text=text,

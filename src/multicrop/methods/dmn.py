@@ -1,7 +1,7 @@
 """DMN, the dynamic memory of Dual Memory Networks (Zhang et al., CVPR 2024), in its zero-shot form: no static memory, nothing trained."""
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from multicrop.aggregators import Logits, Views, pools
 from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
+from multicrop.config.ranges import Count, KeyViews, OneOf, Share, Weight
 from multicrop.methods.base import Method, chosen_views
 from multicrop.methods.tda import insert
 from multicrop.text import TextBank
 
+PSEUDO_LABELS = ("logits", "views")
 GROUP = 32  # images whose similarities to the memory are computed together
 
 
@@ -56,15 +58,15 @@ class Dmn(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        view_set: str,
-        pseudo_label: str,
-        share: float,
-        size: int,
-        beta: float,
-        weight: float,
+        view_set: KeyViews,
+        pseudo_label: Annotated[str, OneOf(PSEUDO_LABELS)],
+        share: Share,
+        size: Count,
+        beta: Weight,
+        weight: Weight,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
-        if pseudo_label not in ("logits", "views"):
+        if pseudo_label not in PSEUDO_LABELS:
             raise ValueError(f"method.pseudo_label is logits or views, got {pseudo_label!r}")
         if weight < 0:
             raise ValueError(f"method.weight of the memory is 0 or more, got {weight}")

@@ -1,16 +1,32 @@
 """TDA, training-free dynamic adapter (Karmanov et al., CVPR 2024): caches of confident and of uncertain test images."""
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from multicrop.aggregators import Logits, Views, pools
+from multicrop.config.ranges import Count, Fraction, KeyViews, Weight
 from multicrop.methods.base import Method, chosen_views, entropy
 from multicrop.text import TextBank
+
+
+class Cache(TypedDict):
+    """The knobs of a cache: entries per class, weight, and decay with distance."""
+
+    size: Count
+    alpha: Weight
+    beta: Weight
+
+
+class UncertainCache(Cache):
+    """Also the bounds of an image's entropy, as shares of ln C, and the probability from which a class is masked."""
+
+    entropy_low: Fraction
+    entropy_high: Fraction
+    mask_low: Fraction
 
 
 class Tda(Method):
@@ -43,20 +59,19 @@ class Tda(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Mapping[str, float | int],
-        negative: Mapping[str, float | int],
-        view_set: str,
+        positive: Cache,
+        negative: UncertainCache,
+        view_set: KeyViews,
         renormalise: bool = True,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
-        self.positive, self.negative = dict(positive), dict(negative)
+        self.positive, self.negative = positive, negative
         self.view_set, self.renormalise = view_set, renormalise
         n_classes, dim = text.label.shape
-        for sign, knobs in (("positive", self.positive), ("negative", self.negative)):
-            size = int(knobs["size"])
+        for sign, size in (("positive", positive["size"]), ("negative", negative["size"])):
             self.register_buffer(f"{sign}_keys", torch.zeros(n_classes, size, dim))
             self.register_buffer(f"{sign}_entropy", torch.full((n_classes, size), torch.inf))
-        self.register_buffer("negative_mask", torch.zeros(n_classes, int(self.negative["size"]), n_classes))
+        self.register_buffer("negative_mask", torch.zeros(n_classes, negative["size"], n_classes))
 
     def reset(self) -> None:
         """Empty both caches."""

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.base import MAX_ELEMENTS, chunks, entropies
 from multicrop.aggregators.score import Score, with_text
+from multicrop.config.ranges import Count, Weight
 from multicrop.methods.base import Method, learning
 from multicrop.text import TextBank
 
@@ -43,7 +44,7 @@ class Tent(Method):
     beta_gradient: Tensor
     waiting: Tensor
 
-    def __init__(self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: float, images_per_step: int) -> None:
+    def __init__(self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: Weight, images_per_step: Count) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         if images_per_step < 1:
             raise ValueError(f"method.images_per_step is 1 or more, got {images_per_step}")

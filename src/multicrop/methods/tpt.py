@@ -10,6 +10,7 @@ from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
 from multicrop.aggregators.score import Score, reads_labels_alone, with_text
+from multicrop.config.ranges import Natural, Share, Weight
 from multicrop.encoder import Encoder
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.base import Method, learning
@@ -53,9 +54,9 @@ class Tpt(Method):
         encoder: Encoder,
         score: Score,
         words: str,
-        share: float,
-        learning_rate: float,
-        steps: int,
+        share: Share,
+        learning_rate: Weight,
+        steps: Natural,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         if steps < 0 or learning_rate < 0:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import CLIPTokenizer
 
-from multicrop.data.embedded.artwork import TRAINING_VENDORS, Drawing, training_drawings
+from multicrop.config.ranges import Fraction
+from multicrop.data.embedded.artwork import TRAINING_VENDORS, Drawing, Trained, training_drawings
 from multicrop.data.embedded.scenes import several
 from multicrop.files import content_hash
 from multicrop.pretrain.captions import concept_caption
@@ -41,10 +42,10 @@ class DataKnobs:
     """
 
     restyled: str | None = None
-    restyled_share: float = 0.75
-    scene_share: float = 0.6
-    whole_share: float = 0.25
-    leave_out: str | None = None
+    restyled_share: Fraction = 0.75
+    scene_share: Fraction = 0.6
+    whole_share: Fraction = 0.25
+    leave_out: Trained | None = None
 
 
 def training_data(concepts: list[dict], knobs: DataKnobs) -> tuple[Composer, dict[str, Any]]:

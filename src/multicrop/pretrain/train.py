@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 from hydra.utils import instantiate
@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from rich.console import Console
 
+from multicrop.config.ranges import Count, Fraction, KnobsOf, Natural, Positive, Seed, Workers
 from multicrop.data.embedded.artwork import load_concepts
 from multicrop.files import make_folder
 from multicrop.pretrain.captions import train_tokenizer
@@ -43,25 +44,25 @@ class Recipe:
         precision: Lightning's precision; `32-true` on processors without bfloat16 instructions.
     """
 
-    steps: int
-    batch_size: int
-    seed: int
-    width: int = 192
-    layers: int = 4
-    text_width: int = 128
-    text_layers: int = 3
+    steps: Count
+    batch_size: Count
+    seed: Seed
+    width: Count = 192
+    layers: Count = 4
+    text_width: Count = 128
+    text_layers: Count = 3
     train_text: bool = True
-    phrases: int = 160
-    lr: float = 1.2e-3
-    warmup_steps: int = 100
-    decay_share: float = 0.4
+    phrases: Natural = 160
+    lr: Positive = 1.2e-3
+    warmup_steps: Natural = 100
+    decay_share: Fraction = 0.4
     init: str | None = None
-    init_share: float = 0.0
+    init_share: Fraction = 0.0
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
 def pretrain(
-    recipe: Recipe, data: DataKnobs | None = None, *, output: Path, num_workers: int = 1, logger: Logger | bool = False
+    recipe: Recipe, data: DataKnobs | None = None, *, output: Path, num_workers: Workers = 1, logger: Logger | bool = False
 ) -> tuple[L.Trainer, Path]:
     """Train the embedded model, or resume a killed run of the same folder, and export it.
 
@@ -135,7 +136,7 @@ class Configured(Protocol):
         """The whole configuration."""
 
 
-def run(settings: Configured, cache: object = None) -> float:
+def run(settings: Annotated[Configured, KnobsOf(Recipe, DataKnobs, pretrain)], cache: object = None) -> float:
     """The entry of `task=pretrain`; returns the last training accuracy, from 0 to 1."""
     knobs = dict(settings.task_knobs) | {"seed": settings.config["seed"]}
     output = Path(knobs.pop("output"))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
-from multicrop.config import check_parts, threads_of_job
+from multicrop.config import check_parts, check_values, threads_of_job
 from multicrop.data.overview import overview
 from multicrop.features import BankProgress, Batch, FeatureBank, StopBetweenBatches, local_rank
 from multicrop.files import Identity, content_hash, make_folder
@@ -41,7 +41,11 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
 
     Returns:
         The number that a sweep compares, for most tasks the accuracy from 0 to 1.
+
+    Raises:
+        ValueError: If a knob has a value of another type or out of its range, or something that the run reads cannot be used.
     """
+    check_values(cfg)
     torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # notes on loaders and deprecations, for Lightning's developers

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor
 from multicrop.adapters.base import Adapter, AnyAdapter, EncoderAdapter, Examples
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer, with_text
+from multicrop.config.ranges import Count, OneOf
 from multicrop.data.base import LabelledImages
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.overview import per_class
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 SCORED_AT_ONCE = 64  # support images
 SHOWN = 6  # classes in a warning
 SELECTIONS = ("validation", "fixed")
+Selected = Annotated[str, OneOf(SELECTIONS)]
 Fitted = TypeVar("Fitted")
 
 
@@ -104,7 +106,7 @@ def support_and_validation(
 
 
 @task_builder(groups=("adapter",), not_decisive=("few_shot_file",), images=support_and_validation)
-def build(session: Session, *, shots: int, few_shot_file: str | None, selection: str = "validation") -> SupportedTask:
+def build(session: Session, *, shots: Count, few_shot_file: str | None, selection: Selected = "validation") -> SupportedTask:
     """Draw the support and validation images, fit the adapter that the configuration names, and make the task.
 
     Args:

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from multicrop.config import PACKAGE, choices, in_sweep, register_resolvers
+from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.record import CONFIG
 
 CONF = PACKAGE.parent.parent / "conf"
@@ -38,13 +39,13 @@ class Part:
 class Compute:
     """How a run computes, which does not decide its numbers: the group ``trainer``."""
 
-    accelerator: str
-    devices: int
-    threads: int | None
-    cut: str
-    shard_images: int
-    num_workers: int
-    batch_size: int
+    accelerator: Accelerator
+    devices: Devices
+    threads: Threads | None
+    cut: Cut
+    shard_images: Count
+    num_workers: Workers
+    batch_size: Count
     progress: bool
 
 

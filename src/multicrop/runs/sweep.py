@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
+from multicrop.runs.errors import tell
 from multicrop.runs.job_folder import clear_failure, folder_state, write_failure
 from multicrop.runs.secrets import redact_error
 
@@ -41,9 +42,8 @@ def job(cfg: DictConfig) -> float:
         try:
             with stop_on_signals():
                 return run(cfg)
-        except Exception as error:  # Hydra prints it
-            redact_error(error)
-            raise
+        except Exception as error:  # noqa: BLE001 Hydra would add lines to it
+            raise SystemExit(tell(error, Path(HydraConfig.get().runtime.output_dir))) from None
     folder = Path(HydraConfig.get().runtime.output_dir)
     clear_failure(folder)
     _UNWRITTEN.pop(folder.resolve(), None)

@@ -2,13 +2,14 @@
 
 import csv
 import io
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer
+from multicrop.config.ranges import Count, OneOf, Seed
 from multicrop.features import FeatureBank
 from multicrop.methods.base import Method
 from multicrop.record import ROWS, STREAM, Predictions
@@ -16,6 +17,7 @@ from multicrop.runs.session import Session, inject
 from multicrop.runs.task import BankTask, task_builder
 
 ORDERS = ("shuffled", "sorted_by_class", "by_domain")
+Order = Annotated[str, OneOf(ORDERS)]
 CURVE_POINTS = 200
 
 
@@ -117,7 +119,7 @@ def in_order(bank: FeatureBank, *, order: str, order_seed: int) -> list[int]:
 
 
 @task_builder(groups=("method",), not_decisive=("save_every",))
-def build(session: Session, *, order: str, order_seed: int, save_every: int | None) -> AdaptationTask:
+def build(session: Session, *, order: Order, order_seed: Seed, save_every: Count | None) -> AdaptationTask:
     """The task over the parts of a run, with the method that the configuration names."""
     method = inject(session.settings.part("method").make(), **session.injectables)
     return AdaptationTask(session.scorer, method, order=order, order_seed=order_seed, save_every=save_every)

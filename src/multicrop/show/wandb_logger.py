@@ -1,7 +1,5 @@
 """Weights & Biases: offline by default, online with a project or a key; the record is copied to W&B, which does not replace it."""
 
-import netrc
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.loggers import WandbLogger
 
 from multicrop.config import in_sweep, parts_of
+from multicrop.config.machine import wandb_mode
 from multicrop.files import redacted
 from multicrop.record import FILES
 from multicrop.show.examples import unpacked
@@ -70,20 +69,6 @@ def run_tags(choices: Mapping[str, str]) -> list[str]:
     """W&B tags of a run: its main options, with the adapter of a few-shot run or the method of a test-time run."""
     names = [*TAGGED, *parts_of(choices.get("task", ""))]
     return list(dict.fromkeys(str(choices[name])[:LONGEST_TAG] for name in names if choices.get(name)))
-
-
-def wandb_mode(project: str | None) -> str:
-    """The variable WANDB_MODE if it is set; else online with a project, a key or a login; else offline, without asking for a login."""
-    if mode := os.environ.get("WANDB_MODE"):
-        return mode
-    return "online" if project or os.environ.get("WANDB_API_KEY") or _netrc_has_wandb() else "offline"
-
-
-def _netrc_has_wandb() -> bool:
-    try:
-        return any("wandb" in host for host in netrc.netrc().hosts)
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def log_run(

@@ -60,11 +60,12 @@ def _token_counter(model: str) -> dict[str, object]:
     from transformers import AutoConfig, AutoTokenizer
 
     from multicrop.config import EMBEDDED_MODEL
+    from multicrop.files.hub import local_files_only
 
     path = str(EMBEDDED_MODEL) if model == "tiny" else model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=local_files_only(path))
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=local_files_only(path))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"--model {model} has no readable tokenizer ({str(error).splitlines()[0]}); pass the encoder's folder") from error
     context = getattr(config, "text_config", config).max_position_embeddings

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 
+from multicrop.config.ranges import Count, OneOf, Seed, Template
 from multicrop.text.audit.audit import words
 from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.prompts import joined_text
@@ -21,12 +23,12 @@ def waffle(
     class_names: Sequence[str],
     descriptions: Mapping[str, list[str]],
     *,
-    template: str,
+    template: Template,
     join: str,
-    kind: str,
-    count: int | None,
+    kind: Annotated[str, OneOf(KINDS)],
+    count: Count | None,
     shared: bool,
-    waffle_seed: int,
+    waffle_seed: Seed,
     with_label: bool = True,
     description_set: str | None = None,
     file: str | None = None,

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
+from multicrop.config.ranges import Count, Leak, Template
 from multicrop.text.bank import members
 from multicrop.text.joins import joined
 from multicrop.text.sources import class_texts, leak_handled
@@ -16,14 +17,14 @@ def described(
     class_names: Sequence[str],
     descriptions: Mapping[str, list[str]],
     *,
-    template: str,
+    template: Template,
     join: str | None = GRAMMAR,
     description_set: str | None = None,
     file: str | None = None,
     extend: str | None = None,
     with_label: bool = True,
-    leak: str = "keep",
-    max_descriptions: int | None = None,
+    leak: Leak = "keep",
+    max_descriptions: Count | None = None,
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """Make the label prompt and one prompt per description.
@@ -68,12 +69,12 @@ def sentences(
     class_names: Sequence[str],
     descriptions: Mapping[str, list[str]],
     *,
-    template: str,
+    template: Template,
     file: str | None,
     extend: str | None = None,
     join: str = "{description}",
     with_label: bool = True,
-    leak: str = "keep",
+    leak: Leak = "keep",
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """Make the label prompt and the sentences of a file as they are written (CuPL, Pratt et al., 2023).

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from multicrop.config.ranges import Template
 from multicrop.text.bank import Mean
 from multicrop.text.nouns import article
 
@@ -33,7 +34,7 @@ def fill(template: str, name: str, *, agree: bool = False) -> str:
     return template.replace("{}", name)
 
 
-def template(class_names: Sequence[str], descriptions: dict[str, list[str]], *, template: str, agree: bool = False) -> list[list[str]]:
+def template(class_names: Sequence[str], descriptions: dict[str, list[str]], *, template: Template, agree: bool = False) -> list[list[str]]:
     """Make the label prompt alone; the arguments are those of ``fill``."""
     return [[fill(template, name, agree=agree)] for name in class_names]
 
@@ -42,8 +43,8 @@ def ensemble(
     class_names: Sequence[str],
     descriptions: dict[str, list[str]],
     *,
-    template: str,
-    templates: str | Sequence[str] | None,
+    template: Template,
+    templates: str | Sequence[Template] | None,
     average: bool,
     agree: bool = False,
 ) -> list[list[str]]:

@@ -1,12 +1,17 @@
 """Transport by the solver of a given name."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from multicrop.config.ranges import Count, OneOf, Positive, Share, Weight
 from multicrop.transport.entropic import sinkhorn
 from multicrop.transport.relaxed import Plan, partial, unbalanced
 from multicrop.transport.simplex import exact
+
+SOLVERS = ("exact", "sinkhorn", "unbalanced", "partial")
 
 
 def uniform_marginal(mask: Bool[Tensor, "*batch set"]) -> Float[Tensor, "*batch set"]:
@@ -19,12 +24,12 @@ def solve(
     a: Float[Tensor, "batch classes views"],
     b: Float[Tensor, "batch classes prompts"],
     *,
-    solver: str,
-    epsilon: float,
-    tolerance: float = 1e-3,
-    max_iterations: int = 500,
-    marginal_penalty: float = 0.1,
-    mass: float = 0.8,
+    solver: Annotated[str, OneOf(SOLVERS)],
+    epsilon: Positive,
+    tolerance: Weight = 1e-3,
+    max_iterations: Count = 500,
+    marginal_penalty: Positive = 0.1,
+    mass: Share = 0.8,
 ) -> Plan:
     """Solve the transport problems of all pairs of an image and a class.
 

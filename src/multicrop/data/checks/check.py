@@ -55,7 +55,10 @@ class Findings:
             }
             for split, facts in self.splits.items()
         }
-        pairs = [{"kind": pair.kind, "first": list(pair.first), "second": list(pair.second)} for pair in self.pairs]
+        pairs = [
+            {"kind": pair.kind, "first": list(pair.first), "second": list(pair.second), "distance": round(pair.distance, 2)}
+            for pair in self.pairs
+        ]
         return {"dataset": self.dataset.name, "wrong": self.wrong, "splits": splits, "duplicates": pairs}
 
 

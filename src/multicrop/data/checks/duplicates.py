@@ -29,11 +29,12 @@ class Print:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of different splits; `kind` is exact or near."""
+    """Two images of different splits; `kind` is exact or near, `distance` the mean difference of their thumbnails in grey levels of 255."""
 
     kind: str
     first: tuple[str, str]
     second: tuple[str, str]
+    distance: float = 0.0
 
 
 def fingerprint(split: str, image_id: str, image: Image.Image) -> Print:
@@ -49,18 +50,19 @@ def fingerprint(split: str, image_id: str, image: Image.Image) -> Print:
 
 def between_splits(prints: Sequence[Print]) -> list[Pair]:
     """All pairs of images of different splits that are exactly or nearly the same, each pair once, exact ones first."""
-    found: dict[tuple[int, int], str] = {}
+    found: dict[tuple[int, int], tuple[str, float]] = {}
     same: dict[str, list[int]] = defaultdict(list)
     for index, entry in enumerate(prints):
         same[entry.pixels].append(index)
     for members in same.values():
         for a, b in _across(members, prints):
-            found[a, b] = "exact"
+            found[a, b] = "exact", 0.0
     for a, b in _near_codes(prints):
-        if (a, b) not in found and _difference(prints[a], prints[b]) <= NEAR_LEVELS:
-            found[a, b] = "near"
-    pairs = [Pair(kind, *((prints[i].split, prints[i].image_id) for i in ends)) for ends, kind in sorted(found.items())]
-    return sorted(pairs, key=lambda pair: pair.kind)
+        if (a, b) not in found and (distance := _difference(prints[a], prints[b])) <= NEAR_LEVELS:
+            found[a, b] = "near", distance
+    named = [(prints[i].split, prints[i].image_id) for i in range(len(prints))]
+    pairs = [Pair(kind, named[a], named[b], distance) for (a, b), (kind, distance) in sorted(found.items())]
+    return sorted(pairs, key=lambda pair: (pair.kind, pair.distance))
 
 
 def _across(members: Sequence[int], prints: Sequence[Print]) -> Iterator[tuple[int, int]]:

@@ -7,13 +7,18 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow.parquet as pq
 from PIL import Image
 
+from multicrop.config.ranges import OneOf
+
 EMBEDDED = Path(__file__).parent
 TRAINING_VENDORS = ("noto", "twemoji", "fluent-flat", "emojione", "fxemoji")
 HELD_OUT_VENDORS = ("fluent-3d", "noto-v1", "streamline")  # near, middle and far, by likeness to the training drawings
+Trained = Annotated[str, OneOf(TRAINING_VENDORS)]
+HeldOut = Annotated[str, OneOf(HELD_OUT_VENDORS)]
 
 
 @dataclass(frozen=True)

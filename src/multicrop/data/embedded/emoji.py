@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from PIL import Image
 
+from multicrop.config.ranges import OneOf
 from multicrop.data.base import Dataset, LabelledImages
-from multicrop.data.embedded.artwork import Drawing, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
+from multicrop.data.embedded.artwork import Drawing, HeldOut, Trained, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
 from multicrop.files import content_hash
 
 GROUPS = ("all", "faces", "animals", "food")
+Group = Annotated[str, OneOf(GROUPS)]
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class _OnWhite:
         return Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB")
 
 
-def emoji(*, vendors: Sequence[str], group: str, unseen: bool, leave_out: str | None = None) -> Dataset:
+def emoji(*, vendors: Sequence[HeldOut], group: Group, unseen: bool, leave_out: Trained | None = None) -> Dataset:
     """Build the data set of single drawings on white.
 
     Args:

@@ -1,21 +1,27 @@
 """`dataset=scenes`: seeded compositions of several objects; the classes of a family differ in one object."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from PIL import Image
 
+from multicrop.config.ranges import Count, Natural, OneOf, Range, Seed
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.embedded import artwork
-from multicrop.data.embedded.artwork import Drawing, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
+from multicrop.data.embedded.artwork import Drawing, HeldOut, Trained, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
 from multicrop.files import content_hash
 
 SPLIT_KEYS = {"train": 1, "validation": 2, "test": 3}
 RELATED = ("fluent-3d", "noto-v1")  # held-out vendors whose scenes have the same classes, so that their rows compare
 BACKGROUNDS = ("plain", "white", "mixed")
 CLUSTERS = ("class", "family")
+Classes = Annotated[int, Interval(ge=2, le=10_000)]
+Objects = Annotated[int, Interval(ge=1, le=16)]
+Further = Annotated[int, Interval(ge=0, le=16)]
+Canvas = Annotated[int, Interval(ge=16, le=4096)]
 
 
 def several(names: list[str]) -> str:
@@ -95,20 +101,20 @@ def _background(canvas: int, kind: str, rng: np.random.Generator) -> Image.Image
 
 def scenes(
     *,
-    vendor: str,
-    n_classes: int,
-    family_size: int,
-    n_objects: int,
-    object_side: Sequence[float],
-    distractors: int,
-    background: str,
-    canvas: int,
-    test_images: int,
-    train_images: int,
-    validation_images: int,
-    dataset_seed: int,
-    cluster: str = "class",
-    leave_out: str | None = None,
+    vendor: HeldOut,
+    n_classes: Classes,
+    family_size: Count,
+    n_objects: Objects,
+    object_side: Range,
+    distractors: Further,
+    background: Annotated[str, OneOf(BACKGROUNDS)],
+    canvas: Canvas,
+    test_images: Count,
+    train_images: Natural,
+    validation_images: Natural,
+    dataset_seed: Seed,
+    cluster: Annotated[str, OneOf(CLUSTERS)] = "class",
+    leave_out: Trained | None = None,
 ) -> Dataset:
     """Compose scenes of several objects.
 

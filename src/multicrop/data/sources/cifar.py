@@ -3,10 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
+from multicrop.config.ranges import OneOf
 from multicrop.data.base import Dataset, LabelledImages, assemble
 from multicrop.data.classes import classes_of
 from multicrop.files import content_hash
@@ -30,7 +32,7 @@ class _Records:
         return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def cifar(*, root: str, layout: str, classes: str) -> Dataset:
+def cifar(*, root: str, layout: Annotated[str, OneOf(tuple(FILES))], classes: str) -> Dataset:
     """Read CIFAR-10 or CIFAR-100 in the binary version; class names come from its own file and are matched by name.
 
     Args:

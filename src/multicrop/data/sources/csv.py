@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from multicrop.config.ranges import Character, InnerShare, Seed
 from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.sources.labels import text_labels
 from multicrop.data.sources.splits import SPLITS, divided
@@ -22,9 +23,9 @@ def csv_file(  # noqa: PLR0913 the knobs of conf/dataset/csv.yaml
     path_column: str,
     label_column: str,
     split_column: str | None,
-    delimiter: str,
-    test_share: float,
-    split_seed: int,
+    delimiter: Character,
+    test_share: InnerShare,
+    split_seed: Seed,
     class_names: str | None,
     classes: str | None,
     aliases: Mapping[str, str] | None,

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from multicrop.config.ranges import InnerShare, Seed
 from multicrop.data.base import Dataset, LabelledImages, file_images
 from multicrop.data.classes import ClassList, check_spellings, classes_of
 from multicrop.data.sources.clusters import matched_clusters
@@ -16,11 +17,12 @@ def folder(
     *,
     root: str,
     class_names: str | None,
-    test_share: float,
-    split_seed: int,
+    test_share: InnerShare,
+    split_seed: Seed,
     classes: str | None = None,
     aliases: Mapping[str, str] | None = None,
     cluster_pattern: str | None = None,
+    allow_empty: bool = False,
 ) -> Dataset:
     """Read class folders below `root`, or below `root`/train, /val and /test, at any depth.
 
@@ -37,6 +39,7 @@ def folder(
         aliases: {folder: class name}, applied before matching.
         cluster_pattern: Regular expression that is searched in the path below `root`; its first group, or all that matches, is the cluster
             (patient, video, session) of the image. An image without a match is in none. None: images are independent.
+        allow_empty: Whether class folders may have no test image; their classes are still among those that are predicted.
 
     Returns:
         The data set; ids are paths below `root`.
@@ -60,7 +63,7 @@ def folder(
         files = {split: _files(top, folders) for split, top in parts.items()}
     else:
         files = dict(zip(("train", "test"), divided(_files(roots[0], folders), test_share, split_seed), strict=True))
-    _check_classes(files, folders, base)
+    _check_classes(files, folders, base, allow_empty)
     images = {split: _images(split, base, files.get(split, {}), folders, cluster_pattern) for split in SPLITS}
     return Dataset(base.name, names.names, {}, images["train"], images["validation"], images["test"], names.keys)
 
@@ -133,14 +136,14 @@ def image_files(top: Path) -> list[Path]:
     return sorted(path for path in top.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], base: Path) -> None:
+def _check_classes(files: dict[str, dict[str, list[Path]]], folders: list[str], base: Path, allow_empty: bool) -> None:
     empty = [name for name in folders if not files["test"].get(name)]
     if len(empty) == len(folders):
         raise ValueError(f"no image below {base}; image files end in {', '.join(sorted(SUFFIXES))}")
-    if empty:
+    if empty and not allow_empty:
         raise ValueError(
             f"{len(empty)} class folders have no test image: {', '.join(empty[:3])}. Add images (endings: "
-            f"{', '.join(sorted(SUFFIXES))}) or remove the folders"
+            f"{', '.join(sorted(SUFFIXES))}) or remove the folders; dataset.allow_empty=true keeps them as classes that can be predicted"
         )
 
 

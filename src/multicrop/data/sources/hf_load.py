@@ -8,21 +8,27 @@ import datasets
 import xxhash
 
 from multicrop.data.contents import FileContents
+from multicrop.data.sources.folder import image_files
 from multicrop.files import content_hash
+from multicrop.files.hub import hub_answers
 
 FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def load(path: str, config: str | None, revision: str | None, wanted: dict[str, str], *, streaming: bool) -> dict[str, Any]:
     """The wanted splits; raises ValueError if the set cannot be read or has no such split."""
-    files = _local_files(path)
+    files, place = _local_files(path), Path(path).expanduser()
+    if place.is_dir() and not files and not _saved(place) and image_files(place):
+        raise ValueError(f"dataset.path={path} is a folder of images, not of tables. Read it with dataset=folder dataset.root={path}")
     try:
         if files:
             kind = FORMATS[files[0].suffix]
             found = datasets.load_dataset(kind, data_files=_splits_of(files, wanted), streaming=streaming)
-        elif Path(path).expanduser().exists():
-            found = datasets.load_from_disk(str(Path(path).expanduser()))
+        elif place.exists():
+            found = datasets.load_from_disk(str(place))
             found = found if isinstance(found, datasets.DatasetDict) else {wanted["test"]: found}
+        elif not hub_answers() and not datasets.config.HF_HUB_OFFLINE:
+            raise ConnectionError("the HuggingFace hub does not answer; HF_HUB_OFFLINE=1 reads a set that was downloaded before")
         else:
             found = datasets.load_dataset(path, config, revision=revision, streaming=streaming)
     except (OSError, ValueError, ConnectionError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -41,12 +47,17 @@ def load(path: str, config: str | None, revision: str | None, wanted: dict[str, 
 def _local_files(path: str) -> list[Path]:
     """The parquet or arrow files of a path, a glob or a folder; none for a hub id and for a folder of save_to_disk."""
     place = Path(path).expanduser()
-    if place.is_dir() and not any((place / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json")):
+    if place.is_dir() and not _saved(place):
         return sorted(file for file in place.rglob("*") if file.suffix in FORMATS)
     if place.is_file():
         return [place] if place.suffix in FORMATS else []
     globbed = any(mark in path for mark in "*?[")
     return sorted(file for file in place.parent.glob(place.name) if file.suffix in FORMATS) if globbed else []
+
+
+def _saved(place: Path) -> bool:
+    """Whether save_to_disk made a folder."""
+    return any((place / marker).exists() for marker in ("dataset_info.json", "dataset_dict.json"))
 
 
 def _splits_of(files: list[Path], wanted: dict[str, str]) -> dict[str, list[str]]:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from multicrop.config.ranges import Count, Severity
 from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.classes import ClassList, packaged
 from multicrop.data.sources.folder import SUFFIXES, image_files
 
 
-def wnid_folders(*, name: str, test: str, train: str | None, n_classes: int, classes: str, source: str) -> Dataset:
+def wnid_folders(*, name: str, test: str, train: str | None, n_classes: Count, classes: str, source: str) -> Dataset:
     """Read folders named by wnid, or by label number 0 to 999.
 
     The classes are those of the test folders, in the order of ImageNet's labels; a subset (ImageNet-R, -A) takes only its own classes
@@ -53,7 +54,7 @@ def wnid_folders(*, name: str, test: str, train: str | None, n_classes: int, cla
     return assemble(name, ClassList(names, keys), splits)
 
 
-def imagenet_c(*, root: str, corruption: str, severity: int, n_classes: int, classes: str, source: str) -> Dataset:
+def imagenet_c(*, root: str, corruption: str, severity: Severity, n_classes: Count, classes: str, source: str) -> Dataset:
     """Read the images of ImageNet-C below `root`/`corruption`/`severity`.
 
     Args:

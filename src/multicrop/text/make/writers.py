@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import httpx
 
+from multicrop.files.hub import local_files_only
+
 log = logging.getLogger(__name__)
 ATTEMPTS = 6
 RETRY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -21,9 +23,10 @@ def local_writer(path: str, *, max_tokens: int, temperature: float, device: str 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    safe = {"trust_remote_code": False, "local_files_only": local_files_only(path)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, use_safetensors=True, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **safe)
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, dtype="auto", **safe)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"--model {path} is no causal language model in safetensors that transformers can load ({str(error).splitlines()[0]}). Pass a "

@@ -1,0 +1,34 @@
+"""Configuration: properties of the Hydra job, checks of the command line and of the values of knobs, and types of knobs."""
+
+from multicrop.config.command_line import check_overrides, check_parts
+from multicrop.config.job import (
+    EMBEDDED_MODEL,
+    PACKAGE,
+    TASK_OF,
+    choices,
+    in_parallel,
+    in_sweep,
+    parts_of,
+    register_resolvers,
+    sweeper_takes_failures,
+    threads_of_job,
+    without,
+)
+from multicrop.config.knobs import check_values
+
+__all__ = [
+    "EMBEDDED_MODEL",
+    "PACKAGE",
+    "TASK_OF",
+    "check_overrides",
+    "check_parts",
+    "check_values",
+    "choices",
+    "in_parallel",
+    "in_sweep",
+    "parts_of",
+    "register_resolvers",
+    "sweeper_takes_failures",
+    "threads_of_job",
+    "without",
+]

@@ -1,0 +1,202 @@
+"""Checks of the command line before Hydra composes it: names, with similar ones, and values."""
+
+import copy
+import difflib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multicrop.config.job import TASK_OF
+from multicrop.config.knobs import check_values
+from multicrop.config.machine import check_machine
+
+CHECKED = 50  # values of a sweep; each job checks its own
+ALL_KNOBS = "python run.py --cfg job prints all knobs"
+
+
+def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
+    """Check that the task reads the chosen adapter or method.
+
+    Args:
+        cfg: The composed configuration.
+        options: Option per config group, for the message.
+
+    Raises:
+        ValueError: If an adapter or a method is chosen that the task does not read.
+    """
+    for group, task in TASK_OF.items():
+        if cfg.get(group) is not None and cfg.task.name != task:
+            raise ValueError(
+                f"{group}={options.get(group, '...')} needs task={task}, got task={cfg.task.name}: "
+                f"add task={task}, or remove {group}=... (a sweep over tasks cannot have {group}=...)"
+            )
+
+
+def check_overrides(arguments: list[str], conf: Path) -> None:
+    """Check the command line before Hydra composes it.
+
+    Hydra checks its own flags, and deleted or appended groups.
+
+    Args:
+        arguments: The command line without the program's name.
+        conf: Folder of the configuration.
+
+    Raises:
+        ValueError: If an override cannot be read, an option or knob is unknown (the message suggests similar names), a value has another
+            type or is out of range, or the task does not read a chosen part.
+    """
+    overrides = _parsed(arguments)
+    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    plain = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
+    chosen = {o.input_line: f"{o.key_or_group}={_check_options(o, conf)}" for o in plain if o.key_or_group in groups}
+    swept = [o for o in plain if o.key_or_group in groups and o.is_sweep_override()]
+    knobs = [o for o in plain if o.key_or_group not in groups]
+    if not plain or GlobalHydra.instance().is_initialized():
+        return
+    cfg, multirun = _composed(list(chosen.values()), conf)
+    multirun = multirun or bool({"-m", "--multirun"} & set(arguments)) or any(o.input_line == "hydra.mode=MULTIRUN" for o in overrides)
+    if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file can set the task
+        check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
+    _check_knobs(knobs, list(_names(cfg)), groups)
+    fixed = [knob for knob in knobs if not knob.is_sweep_override()]
+    if swept and fixed and multirun:
+        before, _ = _composed([chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept], conf)
+        _check_before_sweep([knob for knob in fixed if knob.key_or_group not in set(_names(before))], swept)
+    if not multirun:
+        _check_single(plain)
+    added = [o for o in overrides if o.type in (OverrideType.ADD, OverrideType.FORCE_ADD) and not {"@", "/"} & set(o.input_line)]
+    _check_values(cfg, fixed + [o for o in added if not o.key_or_group.startswith("hydra")], [o for o in knobs if o not in fixed])
+
+
+def _check_single(overrides: list[Override]) -> None:
+    """Check that nothing is swept, outside a sweep."""
+    for override in overrides:
+        if override.is_sweep_override():
+            name, value = override.input_line.split("=", 1)
+            raise ValueError(
+                f"{override.input_line} holds several values. Add -m for a sweep over them, or quote one text: '{name}=\"{value}\"'"
+            )
+
+
+def _parsed(arguments: list[str]) -> list[Override]:
+    """The overrides of a command line; raises ValueError for a word that is none."""
+    parser, overrides = OverridesParser.create(), []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if word.startswith(("-", "~")) or ("=" not in word and before.startswith("-")):  # a flag, its value, or a deletion
+            continue
+        if "=" not in word:
+            raise ValueError(f"{word} is no override; write NAME=VALUE, such as crop=random_k16 or seed=2")
+        try:
+            overrides.append(parser.parse_override(word))
+        except HydraException as error:
+            name, value = word.split("=", 1)
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{word} cannot be read ({reason}). Quote a text that has marks in it: '{name}=\"{value}\"'") from None
+    return overrides
+
+
+def _check_values(base: DictConfig, fixed: list[Override], swept: list[Override]) -> None:
+    """Check the values of knobs, of swept ones one after the other."""
+    cfg = _with(base, fixed)
+    check_values(cfg, base, first=[override.key_or_group for override in fixed])
+    check_machine(cfg)
+    for override in swept:
+        for value in _values(override):
+            check_values(_with(cfg, [value]), base, first=[override.key_or_group])
+
+
+def _values(override: Override) -> list[Override]:
+    """The overrides that a sweep over one knob makes, or those of the ends of an interval."""
+    parser, name, values = OverridesParser.create(), override.key_or_group, override.value()
+    if isinstance(values, IntervalSweep):
+        return [parser.parse_override(f"{name}={end}") for end in (values.start, values.end)]
+    return [parser.parse_override(f"{name}={value}") for value in islice(override.sweep_string_iterator(), CHECKED)]
+
+
+def _with(cfg: DictConfig, overrides: list[Override]) -> DictConfig:
+    """A copy with other values of knobs."""
+    made = copy.deepcopy(cfg)
+    for override in overrides:
+        try:
+            OmegaConf.update(made, override.key_or_group, override.value(), force_add=True)
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{override.input_line} cannot be set ({str(error).splitlines()[0]}). {ALL_KNOBS}") from None
+    return made
+
+
+def _check_options(override: Override, conf: Path) -> str:
+    """Check that all values of a group override exist; returns the first."""
+    folder = conf / override.key_or_group
+    options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    wanted = override.value()
+    if isinstance(wanted, Glob):
+        values = wanted.filter([option for option in options if "/" not in option])  # Hydra's glob does not match subfolders
+        if not values:
+            raise ValueError(f"no option of {override.key_or_group} matches {override.input_line}. The options are: {', '.join(options)}")
+    else:
+        values = [str(v) for v in override.sweep_string_iterator()] if override.is_sweep_override() else [str(wanted)]
+    for value in values:
+        if value not in [*options, "None", "null"]:
+            raise ValueError(
+                f"{override.key_or_group}={value} is not an option{_nearest(value, options)} The options are: {', '.join(options)}"
+            )
+    return values[0] if values[0] != "None" else "null"
+
+
+def _check_knobs(knobs: list[Override], known: list[str], groups: set[str]) -> None:
+    """Check that every knob is a known name."""
+    for knob in knobs:
+        name = knob.key_or_group
+        if name not in known:
+            group = name.split(".")[0]
+            needs = f"; {group} needs task={TASK_OF[group]}." if group in TASK_OF else _nearest(name, [*known, *groups])
+            raise ValueError(f"{name} is neither a knob nor a config group{needs} {ALL_KNOBS}")
+
+
+def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
+    """Check that no knob with a single value belongs to a swept group, because Hydra sets such a knob before the sweep."""
+    for knob in knobs:
+        name, value = knob.input_line.split("=", 1)
+        raise ValueError(
+            f"{knob.input_line} is set before the sweep over {' and '.join(o.key_or_group for o in swept)}, without a {name} yet; "
+            f'write "{name}=choice({value})", or set the group that has it to one option ({name.split(".")[0]}=...)'
+        )
+
+
+def _composed(chosen: list[str], conf: Path) -> tuple[DictConfig, bool]:
+    """The configuration of some options, and whether it asks for a sweep itself."""
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        try:
+            cfg = compose("config", overrides=chosen, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(f"{' '.join(chosen)} cannot be composed: {error}") from None
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra.mode == RunMode.MULTIRUN
+
+
+def _names(cfg: DictConfig) -> Iterator[str]:
+    """Dotted names of all nodes and leaves."""
+    nodes = [("", OmegaConf.to_container(cfg, resolve=False))]
+    while nodes:
+        prefix, node = nodes.pop()
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                nodes.append((f"{prefix}{key}.", value))
+
+
+def _nearest(name: str, options: list[str]) -> str:
+    options = list(dict.fromkeys(options))
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    if not near:
+        tails = {option.rsplit(".", 1)[-1]: option for option in options}
+        near = [tails[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=3, cutoff=0.5)]
+    return f"; did you mean {' or '.join(near)}?" if near else "."
