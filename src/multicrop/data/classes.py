@@ -1,10 +1,10 @@
 """Class lists of data sets: the names in the data are matched to a reference list by name or by stable key, never by position."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multicrop.files.reading import json_of
 from multicrop.text.class_names import NameIndex, plain, shown_name, spelled_alike
 from multicrop.text.descriptions import load_description_set
 
@@ -112,12 +112,10 @@ def _some(names: Sequence[str]) -> str:
 def read_names(path: str) -> list[str]:
     """Read a JSON list of class names; raises ValueError for any other file."""
     file, wanted = Path(path).expanduser(), "it wants a JSON list of class names in the order of the labels"
-    if not file.is_file():
-        raise ValueError(f"dataset.class_names={path} does not exist; {wanted}")
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
+        names = json_of(file)
     except ValueError as error:
-        raise ValueError(f"dataset.class_names={path} is no JSON ({error}); {wanted}") from error
+        raise ValueError(f"dataset.class_names={path} {error}; {wanted}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f"dataset.class_names={path} holds something else; {wanted}, none of them empty")
     return names

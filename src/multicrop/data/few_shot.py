@@ -1,6 +1,5 @@
 """Few-shot splits: drawn (balanced, nested, keyed by seed and class), or read from a JSON file; never unpickled."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.files import content_hash
+from multicrop.files.reading import json_of
 
 VALIDATION_SHOTS = 4  # at most this many validation images per class in a few-shot split
 PICKLES = {".pkl", ".pickle", ".pt", ".pth"}
@@ -109,9 +109,9 @@ def _read_split(path: Path) -> dict[str, list]:
             "or draw splits here with task.shots and seed"
         )
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"task.few_shot_file={path} cannot be read as JSON ({error}); expected {FORMAT}") from error
+        table = json_of(path)
+    except ValueError as error:
+        raise ValueError(f"task.few_shot_file={path} cannot be read as JSON (it {error}); expected {FORMAT}") from error
     if not isinstance(table, dict) or not all(isinstance(table.get(part), list) and table[part] for part in ("train", "val")):
         raise ValueError(f"task.few_shot_file={path} should hold two lists that are not empty; expected {FORMAT}")
     return table

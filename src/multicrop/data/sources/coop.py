@@ -1,12 +1,12 @@
 """Data sets in the layout of CoOp: images in one folder, and `split_zhou_X.json` with [path, label, class name] rows per split."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.classes import ClassList, classes_of
 from multicrop.data.sources.clusters import matched_clusters
+from multicrop.files.reading import json_of
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -68,9 +68,9 @@ def _read(file: Path) -> dict[str, list]:
     """The three lists of rows; raises ValueError if the file is something else."""
     wanted = 'expected {"train": [[path, label, class name], ...], "val": [...], "test": [...]}'
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json_of(file)
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); {wanted}") from error
+        raise ValueError(f"{file} {error}; {wanted}") from error
     if not isinstance(table, dict) or not all(isinstance(table.get(key), list) for key in SPLITS.values()):
         raise ValueError(f"{file} lacks a split ({', '.join(SPLITS.values())}); {wanted}")
     for key in SPLITS.values():

@@ -1,6 +1,7 @@
 """`dataset=csv`: images listed in CSV files with a path and a label per row; one file per split, or one file with a split column."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from multicrop.config.ranges import Character, InnerShare, Seed
 from multicrop.data.base import Dataset, LabelledImages, assemble, file_images
 from multicrop.data.sources.labels import text_labels
 from multicrop.data.sources.splits import SPLITS, divided
+from multicrop.files.reading import text_of
 
 Rows = list[tuple[str, str, str]]  # (path, label, cluster)
 CLUSTER = "cluster"  # the column of clusters where none is named
@@ -81,11 +83,11 @@ def csv_file(  # noqa: PLR0913 the knobs of conf/dataset/csv.yaml
 def _table(path: str, columns: tuple[str, ...], delimiter: str) -> list[dict[str, str]]:
     """The rows of one file; raises ValueError if it or a column does not exist, or a row lacks a value."""
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise ValueError(f"{file} does not exist; pass a CSV file with the columns {' and '.join(columns)}")
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter)
+    try:
+        reader = csv.DictReader(io.StringIO(text_of(file), newline=""), delimiter=delimiter)
         rows, header = list(reader), reader.fieldnames or []
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{file} {error}; pass a CSV file with the columns {' and '.join(columns)}") from error
     if lacking := [column for column in columns if column not in header]:
         raise ValueError(
             f"{file} has no column {', '.join(lacking)}; its columns are {', '.join(header) or 'none'}. Name the right ones with "

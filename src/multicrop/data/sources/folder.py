@@ -1,6 +1,5 @@
 """`dataset=folder`: any directory of class folders, with or without train / val / test folders above them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from multicrop.data.base import Dataset, LabelledImages, file_images
 from multicrop.data.classes import ClassList, check_spellings, classes_of
 from multicrop.data.sources.clusters import matched_clusters
 from multicrop.data.sources.splits import SPLITS, divided
+from multicrop.files.reading import json_of
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -103,20 +103,18 @@ def _names(folders: list[str], mapping_file: str | None, classes: str | None, al
 
 def _is_list(path: Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), list)
-    except (OSError, ValueError):
+        return isinstance(json_of(path), list)
+    except ValueError:
         return False
 
 
 def _read_mapping(path: Path, folders: list[str]) -> dict[str, str]:
     """The JSON object {folder: class name} of `dataset.class_names`; raises ValueError if it is something else."""
     wanted = "expected a JSON object {folder: class name}"
-    if not path.is_file():
-        raise ValueError(f"dataset.class_names={path} does not exist; {wanted}")
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
+        mapping = json_of(path)
     except ValueError as error:
-        raise ValueError(f"dataset.class_names={path} is not JSON ({error}); {wanted}") from error
+        raise ValueError(f"dataset.class_names={path} {error}; {wanted}") from error
     if not isinstance(mapping, dict) or not all(isinstance(name, str) and name.strip() for name in mapping.values()):
         raise ValueError(f"dataset.class_names={path} holds something else; {wanted} of non-empty strings")
     if stray := sorted(set(mapping) - set(folders)):

@@ -1,10 +1,10 @@
 """The packaged description sets: for each data set, phrases about the parts of every class that a crop can show."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multicrop.files.reading import json_of
 from multicrop.text.class_names import NameIndex
 from multicrop.text.joins import parsed
 
@@ -94,9 +94,9 @@ def read_description_set(path: Path) -> DescriptionSet:
 def _read_object(path: Path) -> dict:
     """The JSON object in the file."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} should be a readable JSON file, but: {error}. Compare it with {FOLDER / 'eurosat.json'}") from error
+        table = json_of(path)
+    except ValueError as error:
+        raise ValueError(f"{path} should be a readable JSON file, but it {error}. Compare it with {FOLDER / 'eurosat.json'}") from error
     if not isinstance(table, dict):
         raise ValueError(f"{path} should hold a JSON object, got a {type(table).__name__}. Compare it with {FOLDER / 'eurosat.json'}")
     return table

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multicrop.files.reading import json_of
 from multicrop.text.class_names import NameIndex, spelled_alike
 from multicrop.text.joins import parsed
 
@@ -35,14 +36,10 @@ def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
         ValueError: If the file is absent, not JSON in UTF-8, of another shape, without classes, or has a class twice or in two spellings.
     """
     path, wanted = Path(file).expanduser(), f"{knob} wants a JSON object {SHAPE}"
-    if not path.is_file():
-        raise ValueError(f"the description file {path} does not exist; {wanted}")
     try:
-        table = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_no_key_twice)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the description file {path} is no JSON in UTF-8 ({error}); save it as UTF-8; {wanted}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the description file {path} is no JSON ({error}); {wanted}") from error
+        table = json_of(path, _no_key_twice)
+    except ValueError as error:
+        raise ValueError(f"the description file {path} {error}; {wanted}") from error
     except _KeyTwiceError as error:
         raise ValueError(f"the description file {path} has {error}: JSON keeps only the last. {ONE_KEY}") from error
     texts = _class_texts(table, f"the description file {path} must be a JSON object {SHAPE} of non-empty strings")
