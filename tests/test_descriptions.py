@@ -305,8 +305,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"\xff\xfe\x00", ["no JSON in UTF-8", "save it as UTF-8", "{class: [phrase, ...]}"]),
-            (b"{", ["is no JSON", "prompt.file wants"]),
+            (b"\xff\xfe\x00", ["is not JSON or text in UTF-8 (byte 0xff at position 0)", "save it as UTF-8", "{class: [phrase, ...]}"]),
+            (b"{", ["is not JSON", "prompt.file wants"]),
             (b"[]", ["JSON object {class: [phrase, ...]}", "holds a list"]),
             (b"{}", ["it has no class"]),
             (b'{"cat": "fur"}', ["that of 'cat' is \"fur\""]),

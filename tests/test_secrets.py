@@ -41,7 +41,7 @@ QUOTED = PRIVATE.replace("'", "\\'")
 
 
 def test_a_sweep_with_a_failing_job_leaves_the_secret_nowhere(tmp_path):
-    words = ["-m", f"+note='{QUOTED}'", f"on_unreadable=skip,'{QUOTED}'"]
+    words = ["-m", f"+note='{QUOTED}'", f"prompt.file=null,'{QUOTED}'"]
     done = forked.run(command(tmp_path, *words), env=environment(tmp_path))
     assert done.returncode == 1 and "<HUB_TOKEN>" in done.stdout
     assert "very" not in done.stdout + done.stderr
@@ -53,10 +53,16 @@ def test_a_sweep_with_a_failing_job_leaves_the_secret_nowhere(tmp_path):
     assert list(folder.rglob("*.wandb")) and list(folder.rglob("*.log"))
 
 
-def test_an_error_that_hydra_prints_does_not_hold_the_secret(tmp_path):
-    done = forked.run(command(tmp_path, f"on_unreadable='{QUOTED}'", "hydra.verbose=true"), env=environment(tmp_path))
-    assert done.returncode == 1 and "on_unreadable is one of" in done.stderr
+def test_the_error_of_a_run_does_not_hold_the_secret(tmp_path):
+    done = forked.run(command(tmp_path, f"prompt.file='{QUOTED}'", "hydra.verbose=true"), env=environment(tmp_path))
+    assert done.returncode == 2 and "the description file <HUB_TOKEN> does not exist" in done.stderr
     assert "very" not in done.stdout + done.stderr and files_with(tmp_path, "very") == []
+
+
+def test_an_error_before_the_run_does_not_hold_the_secret(tmp_path):
+    done = forked.run(command(tmp_path, f"on_unreadable='{QUOTED}'"), env=environment(tmp_path))
+    assert done.returncode == 2 and "on_unreadable is one of skip, raise; got '<HUB_TOKEN>'" in done.stderr
+    assert "very" not in done.stdout + done.stderr
 
 
 def test_a_killed_run_leaves_the_secret_nowhere(tmp_path):
@@ -110,7 +116,7 @@ def test_a_new_knob_named_like_a_secret_wants_a_variable(name):
 
 def test_run_py_refuses_without_printing_the_value(tmp_path):
     done = forked.run(command(tmp_path, "+api_key=abc123def456"), env=environment(tmp_path))
-    assert done.returncode == 1 and done.stderr.startswith("error: +api_key=...") and "abc123def456" not in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: +api_key=...") and "abc123def456" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -184,7 +184,7 @@ def example(schema: Schema) -> Any:
 def shown(value: Any) -> str:
     """A value as it is written on the command line; a text in quotes."""
     if isinstance(value, str):
-        return repr(value)
+        return f"'{value}'"
     return json.dumps(value) if isinstance(value, bool | None | list | dict) else str(value)
 
 
