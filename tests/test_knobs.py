@@ -1,0 +1,99 @@
+"""The schema of knobs: fresh, true of every file in conf/, and enough to refuse any other value before torch is imported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import CONF, ROOT, composed, options
+
+from multicrop.config import check_values
+from multicrop.config.knobs import FILE, example, words
+from multicrop.runs.schema import schema, written
+
+GROUPS = ("adapter", "aggregator", "corruption", "crop", "dataset", "logger", "method", "model", "prompt", "task", "trainer")
+TASKS = {"adapter": ["task=few_shot"], "method": ["task=tta"]}
+OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
+STUDIES = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
+PARTS = {"_target_", "_partial_", "facts", "run", "build", "aggregator", "parts"}  # keys of a node that are no knobs
+WALK = """
+import json, math, sys
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from multicrop.config import check_values, register_resolvers
+from multicrop.config.knobs import schemas_of
+register_resolvers()
+
+
+def numeric(name, schema):
+    schema = schema["schema"] if schema["type"] == "nullable" else schema
+    if schema["type"] in ("int", "float"):
+        yield name, schema
+    for key, field in schema.get("fields", {}).items():
+        yield from numeric(f"{name}.{key}", field["schema"])
+
+
+def outside(schema):
+    yield from ("abc", math.nan, math.inf, -math.inf)
+    for bound, step in (("ge", -1), ("le", 1), ("gt", 0), ("lt", 0)):
+        if bound in schema:
+            yield schema[bound] + step
+
+
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    for options, prefix in json.load(sys.stdin):
+        cfg = compose("config", overrides=options)
+        for name, schema in [found for each in schemas_of(cfg) for found in numeric(*each)]:
+            usual = OmegaConf.select(cfg, name)
+            for value in outside(schema) if name.startswith(prefix) else ():
+                OmegaConf.update(cfg, name, value, force_add=True)
+                try:
+                    check_values(cfg, first=[name])
+                    said = ""
+                except ValueError as error:
+                    said = str(error)
+                OmegaConf.update(cfg, name, usual, force_add=True)
+                print(json.dumps([options, name, str(value), said]))
+assert "torch" not in sys.modules
+"""
+
+
+def test_the_schema_is_what_the_signatures_say():
+    assert FILE.read_text(encoding="utf-8") == written(schema()), "run `make schema`, and commit src/multicrop/config/knobs.json"
+
+
+@pytest.mark.parametrize(("group", "option"), [*OPTIONS, *(("experiment", study) for study in STUDIES)])
+def test_every_value_in_conf_fits(group, option):
+    needed = ["model.path=x"] if option == "local" else []
+    check_values(composed(*TASKS.get(group, []), f"{group}={option}", *needed))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_knob_in_conf_has_a_schema(group, option):
+    places = json.loads(FILE.read_text(encoding="utf-8"))
+    node = composed(*TASKS.get(group, []), f"{group}={option}")[group] or {}
+    known = places["sections"].get(group, {}) | places["targets"].get(node.get("_target_"), {})
+    for part in ("run", "build"):
+        known = known | places["targets"].get((node.get(part) or {}).get("_target_"), {})
+    assert not set(node) - set(known) - PARTS
+
+
+def test_numbers_outside_their_range_are_refused_by_a_process_without_torch():
+    walked = {"": [[], ""]}
+    for group, option in OPTIONS:
+        node = composed(*TASKS.get(group, []), f"{group}={option}")[group] or {}
+        walked.setdefault(node.get("_target_") or option, [[*TASKS.get(group, []), f"{group}={option}"], f"{group}."])
+    script = [sys.executable, "-c", WALK, str(CONF)]
+    done = subprocess.run(script, input=json.dumps(list(walked.values())), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) > 1000
+    for chosen, name, value, said in answers:
+        assert said.startswith(f"{name} is ") and f"got {value}. Write " in said.replace("'", ""), (chosen, name, value, said)
+
+
+@pytest.mark.parametrize("place", ["sections", "targets"])
+def test_every_schema_has_words_and_an_example(place):
+    for knobs in json.loads(FILE.read_text(encoding="utf-8"))[place].values():
+        for one in knobs.values():
+            assert words(one) and (one["type"] in ("any", "nullable") or example(one) is not None), one
