@@ -46,8 +46,15 @@ class Scorer:
         return fuse(self.global_logits(views), self.local_logits(views), self.fusion_weight)
 
     def local_logits(self, views: Views) -> Logits:
-        """The aggregator's logits."""
-        return self.aggregator(views, self.text, self.logit_scale)
+        """The aggregator's logits; raises ValueError where they have another shape."""
+        logits = self.aggregator(views, self.text, self.logit_scale)
+        wanted, got = (len(views), len(self.text.mask)), tuple(getattr(logits, "shape", ()))
+        if got != wanted:
+            raise ValueError(
+                f"an aggregator returns logits of shape (batch, classes), here {wanted}; {self.aggregator.identity} returned "
+                f"{got or type(logits).__name__}. Correct its function, or choose another aggregator=NAME"
+            )
+        return logits
 
     def global_logits(self, views: Views) -> Logits:
         """The global view's logits."""

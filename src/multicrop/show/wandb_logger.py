@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
 
 from multicrop.config import in_sweep, parts_of
 from multicrop.config.machine import wandb_mode
@@ -115,25 +116,34 @@ def class_table(classes: Sequence[Mapping]) -> "wandb.Table":
 
 
 def example_panels(examples: Sequence[Mapping]) -> "dict[str, list[wandb.Image]]":
-    """One panel per kind of image (rescued, lost, wrong); a box has the text that receives most of its crop's mass."""
+    """One panel per kind of image (rescued, lost, wrong); a box has the text that receives most of its crop's mass.
+
+    W&B shows the pictures of a panel in the size of the first, so all are padded to one size.
+    """
+    pictures = [unpacked(example) for example in examples]
+    size = tuple(max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
     panels: dict[str, list[wandb.Image]] = {}
-    for example in examples:
-        panels.setdefault(f"images/{example['kind']}", []).append(_with_boxes(example))
+    for example, picture in zip(examples, pictures, strict=True):
+        panels.setdefault(f"images/{example['kind']}", []).append(_with_boxes(example, picture, size))
     return panels
 
 
-def _with_boxes(example: Mapping) -> "wandb.Image":
+def _with_boxes(example: Mapping, picture: Image.Image, size: tuple[int, ...]) -> "wandb.Image":
+    """One picture at the top left of a canvas of this size, with its boxes."""
     import wandb
 
+    canvas = Image.new("RGB", (size[0], size[1]), "white")
+    canvas.paste(picture, (0, 0))
+    across, down = picture.width / canvas.width, picture.height / canvas.height
     texts, plan = example.get("prompts", ["crop"]), example.get("plan", [[1.0]] * len(example["boxes"]))
     boxes = []
     for (left, top, right, bottom), shares in zip(example["boxes"], plan, strict=True):
         best = max(range(len(shares)), key=shares.__getitem__)
-        position = {"minX": left, "maxX": right, "minY": top, "maxY": bottom}
+        position = {"minX": left * across, "maxX": right * across, "minY": top * down, "maxY": bottom * down}
         boxes.append({"position": position, "class_id": best, "box_caption": f"{texts[best]} {shares[best]:.0%}"})
     caption = f"{example['image_id']}: {example['label']}. Global view: {example['global']}. Now: {example['prediction']}"
     shown = {"crops": {"box_data": boxes, "class_labels": dict(enumerate(texts))}} if boxes else None
-    return wandb.Image(unpacked(example), caption=caption, boxes=shown)
+    return wandb.Image(canvas, caption=caption, boxes=shown)
 
 
 def record_artifact(record: Path, run_id: str) -> "wandb.Artifact":

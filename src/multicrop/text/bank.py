@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+LABELS_ALONE = "prompt=template aggregator=mean_feature aggregator.text_set=label"  # what needs no description, for messages
+
 
 class Mean(str):
     """A prompt that stands for the normalised mean embedding of its `members`; its own text is what reports show."""
@@ -75,7 +77,7 @@ class TextBank:
             raise ValueError(
                 f"descriptions are wanted, but {len(bare)} classes have none: {', '.join(bare[:3])}"
                 f"{', ...' if len(bare) > 3 else ''}. Use prompt=descriptions with a file that covers them (prompt.file=PATH), "
-                "or an aggregator that needs only the label prompt (aggregator=global)"
+                "or let the aggregator read the label prompts (aggregator.text_set=label, or aggregator=global)"
             )
         return TextBank(self.features[:, 1:], self.mask[:, 1:], [row[1:] for row in self.prompts])
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 from multicrop.config.ranges import Count, Leak, Template
-from multicrop.text.bank import members
+from multicrop.text.bank import LABELS_ALONE, members
 from multicrop.text.joins import joined
 from multicrop.text.sources import class_texts, leak_handled
 from multicrop.text.templates import fill
@@ -51,7 +51,7 @@ def described(
         ValueError: If a source cannot be used, a class has no description, or an argument is out of range.
     """
     if max_descriptions is not None and max_descriptions < 1:
-        raise ValueError(f"prompt.max_descriptions is 1 or more, or null for all; got {max_descriptions}. For none, use prompt=template")
+        raise ValueError(f"prompt.max_descriptions is 1 or more, or null for all; got {max_descriptions}. For none, use {LABELS_ALONE}")
     rows = class_texts(class_names, descriptions, description_set=description_set, file=file, extend=extend, class_keys=class_keys)
     if leak != "keep" or not with_label or description_set or file or extend:
         rows = leak_handled(class_names, rows, leak, hidden=not with_label)

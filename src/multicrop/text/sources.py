@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from multicrop.text.audit.check import RULES, check, grouped, summary
 from multicrop.text.audit.leaks import LEAK, dropped, leakage, masked
+from multicrop.text.bank import LABELS_ALONE
 from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, match, read_texts
 from multicrop.text.joins import like
@@ -145,5 +146,5 @@ def _all_have_some(class_names: Sequence[str], rows: Rows, unknown: Sequence[str
             f"{', ...' if len(missing) > 3 else ''}"
             + (f"; the descriptions name {len(unknown)} other classes: {', '.join(unknown[:3])}" if unknown else "")
             + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH (alone) or prompt.extend=PATH (on top), name a "
-            f"packaged description set (prompt.description_set={'|'.join(available())}), or use prompt=template"
+            f"packaged description set (prompt.description_set={'|'.join(available())}), or use the label prompts alone: {LABELS_ALONE}"
         )
