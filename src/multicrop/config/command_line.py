@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
 def check_overrides(arguments: list[str], conf: Path) -> None:
     """Check the command line before Hydra composes it.
 
-    Hydra checks its own flags, and deleted or appended groups.
+    Hydra checks its own flags and overrides, and deleted or appended groups.
 
     Args:
         arguments: The command line without the program's name.
@@ -54,16 +54,16 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
         ValueError: If an override cannot be read, an option or knob is unknown (the message suggests similar names), a value has another
             type or is out of range, or the task does not read a chosen part.
     """
-    overrides = _parsed(arguments)
+    overrides = [override for override in _parsed(arguments) if not override.key_or_group.startswith("hydra")]
     groups = {path.name for path in conf.iterdir() if path.is_dir()}
-    plain = [o for o in overrides if o.type == OverrideType.CHANGE and not o.key_or_group.startswith("hydra")]
+    plain = [o for o in overrides if o.type == OverrideType.CHANGE]
     chosen = {o.input_line: f"{o.key_or_group}={_check_options(o, conf)}" for o in plain if o.key_or_group in groups}
     swept = [o for o in plain if o.key_or_group in groups and o.is_sweep_override()]
     knobs = [o for o in plain if o.key_or_group not in groups]
-    if not plain or GlobalHydra.instance().is_initialized():
+    if GlobalHydra.instance().is_initialized() or not (len(overrides) > len(plain) or knobs or _may_lack(chosen.values(), conf)):
         return
     cfg, multirun = _composed(list(chosen.values()), conf)
-    multirun = multirun or bool({"-m", "--multirun"} & set(arguments)) or any(o.input_line == "hydra.mode=MULTIRUN" for o in overrides)
+    multirun = multirun or bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
     if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file can set the task
         check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
     _check_knobs(knobs, list(_names(cfg)), groups)
@@ -74,7 +74,16 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     if not multirun:
         _check_single(plain)
     added = [o for o in overrides if o.type in (OverrideType.ADD, OverrideType.FORCE_ADD) and not {"@", "/"} & set(o.input_line)]
-    _check_values(cfg, fixed + [o for o in added if not o.key_or_group.startswith("hydra")], [o for o in knobs if o not in fixed])
+    _check_values(cfg, fixed + added, [o for o in knobs if o not in fixed])
+
+
+def _may_lack(chosen: Iterable[str], conf: Path) -> bool:
+    """Whether options need more than a place in conf/: a task that reads them, a GPU, a value."""
+    for group, option in (choice.split("=", 1) for choice in chosen):
+        file = conf / group / f"{option}.yaml"
+        if group in (*TASK_OF, "trainer", "sweep") or (file.is_file() and "???" in file.read_text(encoding="utf-8")):
+            return True
+    return False
 
 
 def _check_single(overrides: list[Override]) -> None:
