@@ -77,7 +77,7 @@ NUMBERS = [  # overrides, words of the message
     ("task=tta method=dmn method.share=0", "method.share is a number above 0 and at most 1", "Write method.share=0.1"),
     ("task=tta method=tpt method.steps=-1", "method.steps is a whole number from 0", "got -1"),
     ("task=tta method=tent method.images_per_step=0", "method.images_per_step", "Write method.images_per_step=16"),
-    ("prompt.max_descriptions=0", "prompt.max_descriptions is a whole number from 1", "or null"),
+    ("prompt.max_descriptions=0", "prompt.max_descriptions is a whole number from 1", "or null", "Write prompt.max_descriptions=null"),
     ("prompt=waffle prompt.waffle_seed=x", "prompt.waffle_seed is a whole number", "Write prompt.waffle_seed=0"),
     ("dataset.n_classes=1", "dataset.n_classes is a whole number from 2", "Write dataset.n_classes=40"),
     ("dataset.canvas=1000000", "dataset.canvas is a whole number from 16 to 4096", "got 1000000"),

@@ -3,6 +3,7 @@
 import copy
 import difflib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -62,14 +63,14 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     knobs = [o for o in plain if o.key_or_group not in groups]
     if GlobalHydra.instance().is_initialized() or not (len(overrides) > len(plain) or knobs or _may_lack(chosen.values(), conf)):
         return
-    cfg, multirun = _composed(list(chosen.values()), conf)
+    cfg, multirun = _composed(tuple(chosen.values()), conf)
     multirun = multirun or bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
     if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file can set the task
         check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
     _check_knobs(knobs, list(_names(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
     if swept and fixed and multirun:
-        before, _ = _composed([chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept], conf)
+        before, _ = _composed(tuple(chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept), conf)
         _check_before_sweep([knob for knob in fixed if knob.key_or_group not in set(_names(before))], swept)
     if not multirun:
         _check_single(plain)
@@ -181,11 +182,12 @@ def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
         )
 
 
-def _composed(chosen: list[str], conf: Path) -> tuple[DictConfig, bool]:
-    """The configuration of some options, and whether it asks for a sweep itself."""
+@cache
+def _composed(chosen: tuple[str, ...], conf: Path) -> tuple[DictConfig, bool]:
+    """The configuration of some options, not to be changed, and whether it asks for a sweep itself."""
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         try:
-            cfg = compose("config", overrides=chosen, return_hydra_config=True)
+            cfg = compose("config", overrides=list(chosen), return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(f"{' '.join(chosen)} cannot be composed: {error}") from None
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra.mode == RunMode.MULTIRUN

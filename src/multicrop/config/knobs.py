@@ -52,11 +52,13 @@ def check_value(name: str, value: Any, schema: Schema, base: DictConfig) -> None
     knob = ".".join([name, *(str(key) for key in place if isinstance(key, str))])
     where = "".join(f"[{key}]" for key in place if isinstance(key, int))
     found, usual = _value(base, knob)
-    if not found or _problem(usual, wanted if not where else schema) is not None:
-        usual = example(wanted if not where else schema)
+    if where and (not isinstance(usual, list) or got in usual):
+        usual = [example(wanted)] * (len(usual) if isinstance(usual, list) else 1)
+    elif not where and (not found or _problem(usual, wanted) is not None):
+        usual = example(wanted)
     if wanted["type"] == "str" and isinstance(got, int | float):
         usual = str(got).lower()  # a name that reads as a number
-    near = difflib.get_close_matches(str(got), wanted.get("expected", ()), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(str(got), wanted.get("schema", wanted).get("expected", ()), n=1, cutoff=0.8)
     raise ValueError(f"{knob}{where} is {words(wanted)}; got {shown(got)}. Write {assigned(knob, near[0] if near else usual)}")
 
 
@@ -117,17 +119,17 @@ def _validator(schema: str) -> SchemaValidator:
 def _descended(value: Any, schema: Schema, loc: tuple[int | str, ...]) -> tuple[tuple[str | int, ...], Any, Schema]:
     """Follow a place into nested values as far as the schema says what is there."""
     place: list[str | int] = []
-    schema = schema["schema"] if schema["type"] == "nullable" else schema
     for key in loc:
-        inner = {"list": "items_schema", "dict": "values_schema"}.get(schema["type"])
-        if schema["type"] == "typed-dict" and key in schema["fields"]:
-            schema = schema["fields"][key]["schema"]
+        outer = schema["schema"] if schema["type"] == "nullable" else schema
+        inner = {"list": "items_schema", "dict": "values_schema"}.get(outer["type"])
+        if not (isinstance(value, list) or (isinstance(value, dict) and key in value)):
+            break  # a key that is missing
+        if outer["type"] == "typed-dict" and key in outer["fields"]:
+            schema = outer["fields"][key]["schema"]
         elif inner:
-            schema = schema[inner]
+            schema = outer[inner]
         else:
             break
-        if not (isinstance(value, list | dict) and (isinstance(value, list) or key in value)):
-            return tuple(place), value, schema
         value = value[key]
         place.append(key)
     return tuple(place), value, schema
