@@ -58,7 +58,8 @@ def check_value(name: str, value: Any, schema: Schema, base: DictConfig) -> None
         usual = example(wanted)
     if wanted["type"] == "str" and isinstance(got, int | float):
         usual = str(got).lower()  # a name that reads as a number
-    near = difflib.get_close_matches(str(got), wanted.get("schema", wanted).get("expected", ()), n=1, cutoff=0.8)
+    choices = wanted.get("schema", wanted).get("expected", ()) if not where else ()
+    near = difflib.get_close_matches(str(got), choices, n=1, cutoff=0.8)
     raise ValueError(f"{knob}{where} is {words(wanted)}; got {shown(got)}. Write {assigned(knob, near[0] if near else usual)}")
 
 
