@@ -335,7 +335,8 @@ class TestBank:
         assert len(bank) == 3
         views, labels = bank.tensors()
         assert views.shape == (3, 2, 16) and labels.tolist() == [0, 1, 1]
-        assert "1 of 4 images of zoo/test" in caplog.text and "test/cat/1.png" in caplog.text
+        assert "1 of 4 images of zoo/test" in caplog.text and "test/cat/1.png (" in caplog.text
+        assert "1.png cannot be decoded (its format is not known); remove it" in caplog.text
 
     def test_unreadable_image_raises_on_demand(self, session):
         made = session(["cat/1.png"], "on_unreadable=raise")

@@ -18,6 +18,7 @@ from multicrop.crops import CropPolicy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.calibration import calibration_images
 from multicrop.data.contents import keep_index_in
+from multicrop.data.images import ImageError
 from multicrop.encoder import Encoder, looking
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.settings import Settings
@@ -159,8 +160,9 @@ class Session:
             ValueError: If none could be read, or one could not and ``on_unreadable=raise``.
         """
         images = bank.images
-        if skipped := [images.ids[i] for i in (~bank.readable).nonzero().squeeze(1).tolist()]:
-            message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {', '.join(skipped[:3])}"
+        if skipped := (~bank.readable).nonzero().squeeze(1).tolist():
+            named = "; ".join(images.ids[index] + _reason(images, index) for index in skipped[:3])
+            message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {named}"
             if self.settings["on_unreadable"] == "raise":
                 raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
             log.warning(message)
@@ -171,6 +173,17 @@ class Session:
             )
         if not len(bank):
             raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
+
+
+def _reason(images: LabelledImages | StreamedImages, index: int) -> str:
+    """Why an image cannot be read, in brackets; empty for a stream, and where it can be read now."""
+    if images.indexed is False:
+        return ""
+    try:
+        images.open(index)
+    except (ImageError, OSError) as error:
+        return f" ({error})"
+    return ""
 
 
 def inject(part: Callable[..., Made], **injectables: Any) -> Made:
