@@ -4,8 +4,10 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import forked
@@ -403,6 +405,31 @@ class TestModel:
     def test_text_longer_than_the_context(self, random_checkpoint):
         with refused(f"over the context of {CONTEXT_TOKENS}", "'ball ball", "shorten the text"):
             load_encoder(path=str(random_checkpoint)).encode_texts(["cat", "ball " * CONTEXT_TOKENS])
+
+    def test_a_description_longer_than_the_context_is_cut_after_the_last_word_that_fits(self, random_checkpoint, caplog):
+        encoder = load_encoder(path=str(random_checkpoint))
+        long = "ball " * CONTEXT_TOKENS
+        bank = encoder.encode_prompts([["cat", long, "a cat"], ["dog", "a dog"]])
+        (label, cut, whole), _ = bank.prompts
+        assert (label, whole) == ("cat", "a cat") and long.startswith(f"{cut} ball ") and "1 of 3 descriptions" in caplog.text
+        lengths = encoder.rule.lengths(encoder.tokenizer, [cut, f"{cut} ball"])
+        assert lengths[0] <= encoder.rule.context < lengths[1]
+        with refused(f"over the context of {CONTEXT_TOKENS}"):
+            encoder.encode_prompts([[long, "a cat"]])
+
+    @pytest.mark.parametrize("answers", [False, True])
+    def test_no_network_is_said_once_and_in_seconds(self, tmp_path, answers):
+        """A hub that refuses connections, and one that takes them and never answers."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1] if answers else 9
+            env = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("HF_")}
+            env |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}
+            places = [f"paths.output={tmp_path}/out", f"paths.cache={tmp_path}/banks", "logger=none", "dataset.n_classes=4"]
+            started = time.monotonic()
+            done = forked.run(["model=clip_vit_b16", *places], env=env, cwd=tmp_path)
+        assert done.returncode == 2 and time.monotonic() - started < 30
+        assert "the hub does not answer" in done.stderr and "model=local model.path=FOLDER" in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
 
     def test_no_network(self, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,6 +1,7 @@
 """Encoder: both towers of a dual encoder behind one interface, in a chosen precision."""
 
 import sys
+from functools import partial
 
 import torch
 import xxhash
@@ -13,6 +14,7 @@ from transformers.utils import ModelOutput
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views
 from multicrop.encoder.facts import TextRule, architecture, feature_dim, scale_and_bias, text_rule, views_in_cache
+from multicrop.encoder.fitting import fitted
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
 from multicrop.files import content_hash
@@ -163,8 +165,8 @@ class Encoder(nn.Module):
         Raises:
             ValueError: If a text is longer than the model's context.
         """
+        lengths = self.rule.lengths(self.tokenizer, texts)
         texts = [self.rule.cleaned(text) for text in texts]
-        lengths = [len(ids) for ids in self.tokenizer(texts)["input_ids"]]
         if max(lengths) > self.rule.context:
             worst = texts[lengths.index(max(lengths))]
             raise ValueError(f"{max(lengths)} tokens are over the context of {self.rule.context}: {worst[:80]!r}; shorten the text")
@@ -179,8 +181,8 @@ class Encoder(nn.Module):
         return torch.cat([_pooled(self.model.get_text_features(**batch)) for batch in batches])
 
     def encode_prompts(self, prompts: list[list[str]]) -> TextBank:
-        """Encode one list of prompts per class."""
-        return text_bank(prompts, self.encode_texts)
+        """Encode one list of prompts per class; descriptions over the model's context are cut (`fitted`)."""
+        return text_bank(fitted(prompts, partial(self.rule.lengths, self.tokenizer), self.rule.context), self.encode_texts)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """The pixels as the model's own processor normalises them, in the precision of the tower."""

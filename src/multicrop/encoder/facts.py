@@ -30,6 +30,10 @@ class TextRule:
         """The text as the tokenizer expects it: SigLIP and SigLIP 2 were trained on lower case."""
         return text.lower() if self.padded else text
 
+    def lengths(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
+        """The number of tokens of each text."""
+        return [len(ids) for ids in tokenizer([self.cleaned(text) for text in texts])["input_ids"]]
+
     def tokens(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, Tensor]:
         """The arguments of the text tower for one batch."""
         if self.padded:
