@@ -138,6 +138,10 @@ class TestKnobs:
     def test_there_are_150_bad_inputs(self):
         assert len(NUMBERS) + len(CHOICES) + len(NAMES) + len(RUNS) + len(COMMANDS) >= 150
 
+    def test_names_are_suggested_once(self):
+        said = refusal(["datase=emoji"])
+        assert "did you mean dataset?" in said and said.count("dataset?") == 1
+
     def test_a_gpu_where_there_is_none(self, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         said = refusal(["trainer=gpu"])

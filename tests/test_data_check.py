@@ -53,6 +53,26 @@ def test_a_sound_set_passes_and_its_report_counts_everything(tmp_path, capsys):
         assert sheet.width > 1000 and len(sheet.convert("L").getcolors(1 << 16)) > 100
 
 
+def test_overrides_may_follow_options(tmp_path, capsys):
+    first, *others = make_folder(tmp_path / "zoo")
+    with pytest.raises(SystemExit) as done:
+        main(["data", "check", first, "--threads", "2", *others])
+    assert done.value.code == 0 and "zoo: 3 classes" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as done:
+        main(["data", "check", first, "--thread_count", "2", *others])
+    assert done.value.code == 2 and "--thread_count" in capsys.readouterr().err
+
+
+def test_classes_without_a_test_image_stay_when_asked(tmp_path, capsys):
+    arguments = make_folder(tmp_path / "zoo")
+    (tmp_path / "zoo" / "test" / "yak").mkdir()
+    with pytest.raises(SystemExit):
+        main(["data", "check", *arguments])
+    assert "no test image: yak" in capsys.readouterr().err
+    assert check(*arguments, "dataset.allow_empty=true") == 0
+    assert "zoo: 4 classes" in capsys.readouterr().out
+
+
 def test_without_report_and_sheet_nothing_is_written(tmp_path):
     arguments = make_folder(tmp_path / "zoo")
     before = sorted(tmp_path.rglob("*"))
@@ -89,7 +109,10 @@ def test_leaks_between_splits_exact_and_near_but_not_within_one(tmp_path, capsys
         ("exact", "test/cat/copy.png", "train/dog/0.png"),
         ("near", "test/cat/small.jpg", "train/cat/large.png"),
     }
-    assert "problem: 1 exact duplicates between train and test" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "problem: 1 exact duplicates between train and test" in said
+    (near,) = [line for line in said.splitlines() if line.startswith("near duplicate")]
+    assert near.endswith(" of 255 grey levels apart)") and 0 < float(near.split("(")[1].split()[0]) <= NEAR_LEVELS
 
 
 def test_parquet_and_streams_are_walked_too(tmp_path):

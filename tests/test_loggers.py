@@ -1,5 +1,7 @@
 """W&B: when it is online, offline or off, what a run logs, the dashboard, and that no key is written anywhere."""
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import records
 import wandb
 import yaml
 from conftest import CONF
+from PIL import Image
 
 from multicrop import cli
 from multicrop.config import check_overrides
@@ -147,3 +150,19 @@ def test_the_wandb_sweep_runs_the_same_entry_with_knobs_that_exist():
     check_overrides([f"{key}={value}" for key, value in sample.items()], CONF)
     assert sample["split"] == "validation" and spec["command"][1:] == ["python", "${program}", "${args_no_hyphens}"]
     assert sweep.count_jobs([f"crop={','.join(spec['parameters']['crop']['values'])}"], {}) == 2
+
+
+def test_the_pictures_of_a_panel_have_one_size_and_their_boxes_stay_in_place(monkeypatch):
+    monkeypatch.setattr(wandb, "Image", lambda picture, caption, boxes: (picture.size, boxes["crops"]["box_data"][0]["position"]))
+    examples = []
+    for size in ((40, 20), (10, 40)):
+        stream = io.BytesIO()
+        Image.new("RGB", size, "red").save(stream, "PNG")
+        picture = base64.b64encode(stream.getvalue()).decode()
+        examples.append(records.example() | {"boxes": [[0.0, 0.0, 1.0, 0.5]], "plan": [[0.9, 0.1]], "picture": picture})
+    assert loggers.example_panels(examples) == {
+        "images/rescued": [
+            ((40, 40), {"minX": 0, "maxX": 1, "minY": 0, "maxY": 0.25}),
+            ((40, 40), {"minX": 0, "maxX": 0.25, "minY": 0, "maxY": 0.5}),
+        ]
+    }

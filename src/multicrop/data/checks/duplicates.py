@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -34,7 +34,7 @@ class Pair:
     kind: str
     first: tuple[str, str]
     second: tuple[str, str]
-    distance: float = 0.0
+    distance: float = field(default=0.0, compare=False)
 
 
 def fingerprint(split: str, image_id: str, image: Image.Image) -> Print:
