@@ -205,7 +205,7 @@ def _names(cfg: DictConfig) -> Iterator[str]:
 
 
 def _nearest(name: str, options: list[str]) -> str:
-    options = list(dict.fromkeys(options))
+    options = [option for option in dict.fromkeys(options) if not option.endswith("_")]  # _target_ is no knob
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
     if not near:
         tails = {option.rsplit(".", 1)[-1]: option for option in options}
