@@ -148,7 +148,7 @@ RUNS = [  # refused by the run; {at} is a folder of things that are not what a k
     ("dataset=folder dataset.root={at}/zoo dataset.class_names={at}/empty", "{at}/empty does not exist"),
     ("dataset=folder dataset.root={at}/zoo dataset.class_names={at}/broken.json", "broken.json is not JSON"),
     ("dataset=folder dataset.root={at}/zoo dataset.class_names={at}/latin.json", "latin.json is not", "UTF-8"),
-    ("dataset=folder dataset.root={at}/zoo split=validation", "brings no validation images"),
+    ("dataset=folder dataset.root={at}/zoo split=validation prompt=template aggregator=global", "brings no validation images"),
     ("dataset=folder dataset.root={at}/zoo 'dataset.cluster_pattern=\"(\"'", "dataset.cluster_pattern"),
     ("dataset=csv", "dataset=csv needs dataset.file=CSV"),
     ("dataset=csv dataset.file={at}/none.csv", "none.csv does not exist"),
@@ -175,7 +175,7 @@ RUNS = [  # refused by the run; {at} is a folder of things that are not what a k
     ("prompt=ensemble prompt.templates=nope", "no set of templates is called"),
     ("prompt.join=label", "prompt.join"),
     ("prompt=template", "descriptions"),
-    ("model=local model.path={at}/none", "{at}/none"),
+    ("model=local model.path={at}/none", "model.path={at}/none does not exist", "model.path=FOLDER"),
     ("model=local model.path={at}/empty", "no safetensors checkpoint"),
     ("model=local model.path={at}/text.txt", "text.txt is a file"),
     ("task=explain", "no image to explain", "image=PATH"),
@@ -185,7 +185,6 @@ RUNS = [  # refused by the run; {at} is a folder of things that are not what a k
     ("task=few_shot task.few_shot_file={at}/none.json", "none.json"),
     ("trainer.devices=2", "trainer.devices=1"),
     ("aggregator=dnd_exact task=tta", "aggregator.prune=false"),
-    ("sweep=overview", "put -m before the overrides"),
 ]
 COMMANDS = [  # of multicrop
     ("compare {at}/none", "{at}/none"),

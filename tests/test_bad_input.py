@@ -210,6 +210,7 @@ class TestAnswers:
     @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in RUNS])
     def test_a_run_that_cannot_be_made_is_one_message(self, line, words, places, capsys):
         arguments = [word.format(at=places) for word in shlex.split(line)]
+        arguments += [] if "dataset=" in line else ["dataset.n_classes=4", "dataset.test_images=1", "crop=random_k1"]
         status, said = answer(["logger=none", f"paths.cache={places}/banks", f"paths.output={places}/out", *arguments], capsys)
         assert status == 2 and said.startswith("error: ") and "Traceback" not in said, said
         assert not [word for word in words if word.format(at=places) not in said], said

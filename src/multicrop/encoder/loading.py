@@ -80,6 +80,8 @@ def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Modul
     """The model in this folder or of this id, in fp32; raises ValueError with advice when there is none."""
     if Path(path).is_file():
         raise ValueError(f"{path} is a file; pass the folder that holds it: model=local model.path={Path(path).parent}")
+    if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") > 1):
+        raise ValueError(f"model.path={path} does not exist; pass the folder of a checkpoint (model.path=FOLDER) or a hub id (OWNER/NAME)")
     disable_progress_bar()
     try:
         return AutoModel.from_pretrained(
