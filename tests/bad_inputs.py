@@ -175,7 +175,7 @@ RUNS = [  # refused by the run; {at} is a folder of things that are not what a k
     ("prompt=ensemble prompt.templates=nope", "no set of templates is called"),
     ("prompt.join=label", "prompt.join"),
     ("prompt=template", "descriptions"),
-    ("model=local model.path={at}/none", "model.path={at}/none does not exist", "model.path=FOLDER"),
+    ("model=local model.path={at}/none", "{at}/none does not exist", "model.path=FOLDER"),
     ("model=local model.path={at}/empty", "no safetensors checkpoint"),
     ("model=local model.path={at}/text.txt", "text.txt is a file"),
     ("task=explain", "no image to explain", "image=PATH"),

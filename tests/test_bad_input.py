@@ -201,7 +201,13 @@ class TestAnswers:
         assert "Traceback" in log.read_text() and "KeyError: 'secret of ours'" in log.read_text()
 
     @pytest.mark.parametrize(
-        "line", ["hydra/launcher=nope logger=none", "hydra.nope=1 logger=none", "hydra.run.dir=/proc/none logger=none"]
+        "line",
+        [
+            "hydra/launcher=nope logger=none",
+            "hydra.nope=1 logger=none",
+            "sweep=overview logger=none",
+            "hydra.run.dir=/proc/none logger=none",
+        ],
     )
     def test_what_hydra_refuses_is_a_message_too(self, line, tmp_path):
         done = forked.run([*line.split(), f"paths.output={tmp_path}"], cwd=tmp_path)
