@@ -210,7 +210,7 @@ class TestAnswers:
         ],
     )
     def test_what_hydra_refuses_is_a_message_too(self, line, tmp_path):
-        done = forked.run([*line.split(), f"paths.output={tmp_path}"], cwd=tmp_path)
+        done = forked.run([line, "logger=none", f"paths.output={tmp_path}"], cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
 
     @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in RUNS])
