@@ -91,6 +91,7 @@ def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Modul
             revision=revision,
             trust_remote_code=False,
             local_files_only=local_files_only(path),
+            adapter_kwargs={"local_files_only": local_files_only(path)},  # transformers looks for peft's files as well
             **knobs,
         ).eval()
     except (OSError, ValueError, SafetensorError) as error:
