@@ -12,7 +12,6 @@ from multicrop.config.knobs import FILE, example, words
 from multicrop.runs.schema import schema, written
 
 GROUPS = ("adapter", "aggregator", "corruption", "crop", "dataset", "logger", "method", "model", "prompt", "task", "trainer")
-TASKS = {"adapter": ["task=few_shot"], "method": ["task=tta"]}
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
 STUDIES = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
 PARTS = {"_target_", "_partial_", "facts", "run", "build", "aggregator", "parts"}  # keys of a node that are no knobs
@@ -65,13 +64,13 @@ def test_the_schema_is_what_the_signatures_say():
 @pytest.mark.parametrize(("group", "option"), [*OPTIONS, *(("experiment", study) for study in STUDIES)])
 def test_every_value_in_conf_fits(group, option):
     needed = ["model.path=x"] if option == "local" else []
-    check_values(composed(*TASKS.get(group, []), f"{group}={option}", *needed))
+    check_values(composed(*needed, f"{group}={option}"))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_knob_in_conf_has_a_schema(group, option):
     places = json.loads(FILE.read_text(encoding="utf-8"))
-    node = composed(*TASKS.get(group, []), f"{group}={option}")[group] or {}
+    node = composed(f"{group}={option}")[group] or {}
     known = places["sections"].get(group, {}) | places["targets"].get(node.get("_target_"), {})
     for part in ("run", "build"):
         known = known | places["targets"].get((node.get(part) or {}).get("_target_"), {})
@@ -81,8 +80,8 @@ def test_every_knob_in_conf_has_a_schema(group, option):
 def test_numbers_outside_their_range_are_refused_by_a_process_without_torch():
     walked = {"": [[], ""]}
     for group, option in OPTIONS:
-        node = composed(*TASKS.get(group, []), f"{group}={option}")[group] or {}
-        walked.setdefault(node.get("_target_") or option, [[*TASKS.get(group, []), f"{group}={option}"], f"{group}."])
+        node = composed(f"{group}={option}")[group] or {}
+        walked.setdefault(node.get("_target_") or option, [[f"{group}={option}"], f"{group}."])
     script = [sys.executable, "-c", WALK, str(CONF)]
     done = subprocess.run(script, input=json.dumps(list(walked.values())), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
