@@ -26,6 +26,7 @@ from multicrop.runs.sweep_cache import SweepCache
 from multicrop.text import TextBank, prompts_of
 
 log = logging.getLogger(__name__)
+SCORED = ("test", "validation")  # the splits whose images can be scored
 ON_UNREADABLE = ("skip", "raise")
 Made = TypeVar("Made")
 
@@ -192,7 +193,7 @@ def inject(part: Callable[..., Made], **injectables: Any) -> Made:
     return part(**{name: value for name, value in injectables.items() if name in names})
 
 
-def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = ("test", "validation")) -> LabelledImages | StreamedImages:
+def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = SCORED) -> LabelledImages | StreamedImages:
     """The images of a split.
 
     Raises:
@@ -202,5 +203,7 @@ def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = ("test", 
         raise ValueError(f"split is {' or '.join(among)}, got {split!r}")
     images = getattr(dataset, split)
     if images.indexed is True and not len(images):
-        raise ValueError(f"{dataset.name} brings no {split} images; name another split or choose another data set")
+        filled = [name for name in among if name != split]
+        how = f"split={filled[0]}" if among == SCORED else f"task.splits=[{filled[-1]}]"
+        raise ValueError(f"{dataset.name} brings no {split} images; choose another data set, or name another split: {how}")
     return images

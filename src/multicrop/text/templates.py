@@ -79,8 +79,8 @@ def template_set(templates: str | Sequence[str] | None) -> list[str]:
         packaged = _packaged()
         if (name := templates or DEFAULT_SET) not in packaged:
             raise ValueError(
-                f"no set of templates is called {name!r}; prompt.templates is one of {', '.join(sorted(packaged))}, "
-                'or a list such as prompt.templates=["a photo of a {}.","art of the {}."]'
+                f"no set of templates is called {name!r}; prompt.templates is one of {', '.join(sorted(packaged))} "
+                '(as in prompt.templates=imagenet1k), or a list such as prompt.templates=["a photo of a {}.","art of the {}."]'
             )
         return packaged[name]
     if not len(templates):
