@@ -82,7 +82,7 @@ def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Modul
         raise ValueError(f"{path} is a file; pass the folder that holds it: model=local model.path={Path(path).parent}")
     if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") > 1):
         raise ValueError(
-            f"{path} does not exist; pass a checkpoint's folder (model=local model.path=FOLDER) or a hub id OWNER/NAME, or choose model=tiny"
+            f"{path} does not exist; pass a checkpoint's folder (model=local model.path=FOLDER), a hub id OWNER/NAME, or choose model=tiny"
         )
     disable_progress_bar()
     try:
