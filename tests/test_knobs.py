@@ -18,9 +18,11 @@ PARTS = {"_target_", "_partial_", "facts", "run", "build", "aggregator", "parts"
 WALK = """
 import json, math, sys
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from multicrop.config import check_values, register_resolvers
-from multicrop.config.knobs import schemas_of
+sys.path.insert(0, "tests")
+import conf_files
+from multicrop.config import register_resolvers
+from multicrop.config.knobs import check_value, schemas_of
+conf_files.read_once()
 register_resolvers()
 
 
@@ -42,17 +44,15 @@ def outside(schema):
 with initialize_config_dir(sys.argv[1], version_base="1.3"):
     for options, prefix in json.load(sys.stdin):
         cfg = compose("config", overrides=options)
-        for name, schema in [found for each in schemas_of(cfg) for found in numeric(*each)]:
-            usual = OmegaConf.select(cfg, name)
-            for value in outside(schema) if name.startswith(prefix) else ():
-                OmegaConf.update(cfg, name, value, force_add=True)
-                try:
-                    check_values(cfg, first=[name])
-                    said = ""
-                except ValueError as error:
-                    said = str(error)
-                OmegaConf.update(cfg, name, usual, force_add=True)
-                print(json.dumps([options, name, str(value), said]))
+        for top, whole in schemas_of(cfg):
+            for name, schema in numeric(top, whole) if top.startswith(prefix) else ():
+                for value in outside(schema):
+                    try:
+                        check_value(name, value, schema, cfg)
+                        said = ""
+                    except ValueError as error:
+                        said = str(error)
+                    print(json.dumps([options, name, str(value), said]))
 assert "torch" not in sys.modules
 """
 
