@@ -15,8 +15,8 @@ from refusals import refused
 
 from multicrop.aggregators import transport_plan
 from multicrop.aggregators.score import Scorer
-from multicrop.runs.experiment import run
 from multicrop.record import read_record
+from multicrop.runs.experiment import run
 from multicrop.runs.explain import settings_of_record
 from multicrop.runs.explained_images import DataImages, asked_images
 from multicrop.runs.settings import settings_of
@@ -172,10 +172,11 @@ def folders(tmp_path):
         path = tmp_path / "data" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((90, 70 + number), 40 + 20 * number).convert("RGB").save(path)
-    return tmp_path / "data", ["dataset=folder", f"dataset.root={tmp_path}/data", "dataset.test_share=0.5", "prompt=template", *DESCRIBED]
+    return tmp_path / "data", ["dataset=folder", f"dataset.root={tmp_path}/data", "dataset.test_share=0.5"]
 
 
-DESCRIBED = ["aggregator=awt", "crop=random_k4"]
+def dataset_of(*overrides):
+    return settings_of(composed(*overrides)).part("dataset").make()
 
 
 def names_of(found):
@@ -186,9 +187,11 @@ def test_images_are_files_folders_ids_or_lists_and_what_is_missing_is_named(tmp_
     (tmp_path / "in/deep").mkdir(parents=True)
     for name in ("in/b.png", "in/deep/a.JPG", "in/notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    root, overrides = folders
-    images = DataImages(instantiate(composed(*overrides).dataset), "test")
-    find = lambda image: names_of(asked_images(image, lambda: images))  # noqa: E731
+    images = DataImages(dataset_of(*folders[1]), "test")
+
+    def find(image):
+        return names_of(asked_images(image, lambda: images))
+
     assert find(f"{tmp_path}/in") == [("b.png", False, None), ("a.JPG", False, None)]
     assert find([f"{tmp_path}/in/b.png", f"{tmp_path}/in/deep"]) == [("b.png", True, None), ("a.JPG", False, None)]
     for nothing in (None, []):
@@ -203,7 +206,7 @@ def test_images_are_files_folders_ids_or_lists_and_what_is_missing_is_named(tmp_
 
 def test_an_image_of_the_data_set_is_known_by_its_id_its_place_and_its_bytes(tmp_path, folders):
     root, overrides = folders
-    dataset = instantiate(composed(*overrides).dataset)
+    dataset = dataset_of(*overrides)
     images = DataImages(dataset, "test")
     for split in (dataset.test, dataset.train):
         for image_id, label in zip(split.ids, split.labels, strict=True):
@@ -217,7 +220,7 @@ def test_an_image_of_the_data_set_is_known_by_its_id_its_place_and_its_bytes(tmp
 
 
 def test_an_image_without_a_file_is_known_by_the_name_of_its_id_and_its_pixels(tmp_path):
-    scenes = instantiate(composed(*SMALL).dataset)
+    scenes = dataset_of(*SMALL)
     images, image_id = DataImages(scenes, "test"), scenes.test.ids[3]
     scenes.test.open(3).save(tmp_path / f"{image_id}.png")
     found = images.by_file(tmp_path / f"{image_id}.png")
@@ -304,7 +307,7 @@ def test_a_text_is_shown_with_the_crops_that_carry_its_mass_and_their_shares(gen
 def test_of_many_texts_those_that_add_most_are_shown_in_their_order(generator):
     item = item_of(generator)
     texts = [f"text {number}" for number in range(MOST_TEXTS + 2)]
-    side = replace(item.predicted, prompts=texts, plan=torch.rand(4, len(texts), generator=generator))
+    side = replace(item.predicted, prompts=texts, plan=(plan := torch.rand(4, len(texts), generator=generator)), scores=plan)
     item = replace(item, words=[Word(text, side.name, 0.0 if number in (2, 5) else 1.0) for number, text in enumerate(texts)])
     assert texts_shown(item, side) == [0, 1, 3, 4, *range(6, MOST_TEXTS + 2)]
 
@@ -334,7 +337,6 @@ def test_the_title_says_true_and_predicted_class_and_the_text_that_decided(gener
 def test_the_picture_has_only_the_boxes_of_the_crops_that_it_shows(generator):
     item = item_of(generator)
     shown = replace(item, sides=[replace(side, plan=side.plan * torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None]) for side in item.sides])
-    figure = Sheet(4, 4)
-    axis = figure.axes(0, 0, 4, 4)
+    axis = Sheet(4.0, 4.0).axes(0.0, 0.0, 4.0, 4.0)
     draw_boxes(axis, shown, views_shown(shown, shown.predicted))
     assert [text.get_text() for text in axis.texts] == ["1", "2", "3"] and len(axis.patches) == 3
