@@ -91,7 +91,7 @@ function drawForest(entries, among) {
 function drawShots(entries, among) {
   const few = entries.filter((e) => e.shots), shots = distinct(few.map((e) => e.shots));
   if (!present("shots", shots.length > 1, few, among)) return;
-  const curves = groups(few.map((e) => ({ ...e, curve: `${e.part}, ${e.aggregator}, ${e.crop}` })), "curve");
+  const curves = groups(few.map((e) => ({ ...e, curve: e.label.replace(/, shots=\d+/, "") })), "curve");
   const traces = curves.map(([name, members]) => {
     const points = members.sort((a, b) => a.shots - b.shots);
     return { name: plain(name), mode: "lines+markers", type: "scatter", x: points.map((e) => e.shots), y: points.map((e) => 100 * e.accuracy), text: points.map(tip), hoverinfo: "text" };
