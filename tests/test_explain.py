@@ -254,10 +254,18 @@ def test_an_image_of_a_record_has_the_crops_and_the_class_of_its_run(tmp_path, t
 def test_a_record_and_another_configuration_are_refused(tmp_path, monkeypatch):
     run(composed(*SMALL, f"paths.output={tmp_path}/run", f"paths.cache={tmp_path}/banks", "logger=none"))
     settings = settings_of(composed("task=explain", f"record={tmp_path}/run"))
-    given = ["task=explain", f"record={tmp_path}/run", "image=a.png", "crop=random_k16", "crop_seed=3", "trainer.threads=1"]
+    given = [
+        "task=explain",
+        f"record={tmp_path}/run",
+        "image=a.png",
+        "crop=random_k16",
+        "crop_seed=3",
+        "task.fusion_weight=0.5",
+        "trainer.threads=1",
+    ]
     monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
     monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: SimpleNamespace(overrides=SimpleNamespace(task=given))))
-    with refused("brings its own configuration", "remove crop=random_k16 crop_seed=3,"):
+    with refused("brings its own configuration", "remove crop=random_k16 crop_seed=3 task.fusion_weight=0.5,"):
         settings_of_record(settings, read_record(tmp_path / "run"))
 
 

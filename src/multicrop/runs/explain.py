@@ -64,7 +64,7 @@ def settings_of_record(settings: Settings, record: Record) -> Settings:
         ValueError: If the command line also sets what the record decides.
     """
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    if changed := [one for one in overrides if one.lstrip("+~").split("=")[0].split(".")[0] not in (*OWN, "task")]:
+    if changed := [one for one in overrides if not one.startswith("task=") and one.lstrip("+~").split("=")[0].split(".")[0] not in OWN]:
         raise ValueError(f"record={settings['record']} brings its own configuration; remove {' '.join(changed)}, or remove record=...")
     own = {name: settings.config[name] for name in OWN if name in settings.config}
     weight = record.config["task"].get("fusion_weight", settings.task["fusion_weight"])
