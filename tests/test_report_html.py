@@ -127,7 +127,8 @@ def test_columns_sort_both_ways_and_filters_keep_what_they_name(browser, few):
     shown.context.close()
 
 
-OVER = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll table, .plot svg, #sources')).filter(e => {
+OVER = """() => [...document.querySelectorAll('body *')].filter(e => {
+  if (e.closest('.scroll table, .plot svg, #js-plotly-tester, #sources')) return false;
   const box = e.getBoundingClientRect();
   return box.width && (box.right > innerWidth + 0.5 || box.left < -0.5);
 }).map(e => `${e.tagName} ${e.id} ${e.className}`)"""
@@ -158,7 +159,7 @@ def test_nothing_of_sixty_runs_overflows_and_the_accuracy_is_seen(browser, many,
     for place in range(3):  # method, top-1, difference
         box = cells.nth(place).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= frame["x"] + frame["width"], place
-    for label in shown.locator(".plot .ytick text, .plot .xtick text").all():
+    for label in shown.locator(".plot .ytick text, .plot .xtick text, .plot .legendtext, .plot .textpoint text").all():
         box = label.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width, label.text_content()
     picture = Image.open(io.BytesIO(shown.screenshot(full_page=True))).convert("RGB")
