@@ -76,13 +76,16 @@ def _boxes(item: Explanation) -> str:
     for view, (text, (left, top, right, bottom)) in enumerate(zip(item.best_texts(), item.boxes.tolist(), strict=True)):
         weak = "" if view in strong else ' class="weak"'
         place = f'x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}"'
-        crop = "global view" if names[view] == "all" else f"crop {names[view]}"
-        title = f"{crop}: {escape(item.predicted.prompts[text])}"
+        title = f"{_named(names[view])}: {escape(item.predicted.prompts[text])}"
         frames += f'<rect data-view="{view}"{weak} {place} stroke="{to_hex(colour(text))}"><title>{title}</title></rect>'
     return (
         f'<svg class="whole" viewBox="0 0 {width} {height}" role="img" aria-label="the image and its crops">'
         f'<image id="photo" href="{_data_uri(image)}" width="{width}" height="{height}"/>{frames}</svg>'
     )
+
+
+def _named(view: str) -> str:
+    return "global view" if view == "all" else f"crop {view}"
 
 
 def _data_uri(image: Image.Image) -> str:
@@ -117,7 +120,7 @@ def _crops(item: Explanation, side: Side, text: int) -> str:
         width, height = max(right - left, 1.0), max(bottom - top, 1.0)
         scale = CROP_SIDE / max(width, height)
         box = f'viewBox="{left:.0f} {top:.0f} {width:.0f} {height:.0f}" width="{scale * width:.0f}" height="{scale * height:.0f}"'
-        picture = f'<svg {box} role="img" aria-label="crop {carrier.name}"><use href="#photo"/></svg>'
+        picture = f'<svg {box} role="img" aria-label="{_named(carrier.name)}"><use href="#photo"/></svg>'
         shown += f'<figure data-view="{carrier.view}">{picture}<figcaption>{caption(item, carrier)}</figcaption></figure>'
     return f'<div class="crops">{shown}</div>'
 
