@@ -87,7 +87,7 @@ function drawBoard(entries) {
   const columns = (titles.length ? titles : ["method"]).map((title) => [title, data.sorted_by[title] || (title.startsWith("vs ") ? "difference" : title)]);
   drawHead(table, columns, state, draw);
   table.tBodies[0].replaceChildren(...entries.map((entry) => {
-    const row = element("tr", undefined, { "aria-selected": entry === state.chosen });
+    const row = element("tr", undefined, { "aria-selected": entry === state.chosen, "data-entry": entry.id });
     for (const [title] of columns) row.append(cell(entry, title));
     row.addEventListener("click", () => choose(entry));
     return row;
@@ -96,7 +96,7 @@ function drawBoard(entries) {
 
 function choose(entry) {
   state.chosen = entry;
-  for (const row of byId("board").tBodies[0].rows) row.setAttribute("aria-selected", row.querySelector("button").title === entry.record && row.cells[0].textContent === entry.label);
+  for (const row of byId("board").tBodies[0].rows) row.setAttribute("aria-selected", row.dataset.entry === String(entry.id));
   drawClasses(entry);
   drawImages(entry);
 }

@@ -28,6 +28,7 @@ SORTED_BY = {
     "rescued / lost": "rescued",
     "views": "encoder_calls",
 }
+FIRST = ("method", "top-1 %")
 SECONDS = "seconds"  # the one column that the terminal's table lacks
 
 
@@ -83,13 +84,14 @@ def _block(block: Block, baseline: str, among: Sequence[Block]) -> dict:
 
 
 def _cells(block: Block, baseline: str) -> list[dict[str, str]]:
-    """The cells of the terminal's table by heading, one row per entry; the number of runs comes last, for narrow windows."""
+    """The cells of the terminal's table by heading, one row per entry; accuracy and difference come first, for narrow windows."""
     table = leaderboard_table(block, baseline)
-    rows = [dict(zip(table.columns, line, strict=True)) for line in table.cells()]
-    for row, entry in zip(rows, block.entries, strict=True):
-        row |= {SECONDS: "" if np.isnan(entry.seconds) else f"{entry.seconds:.2f}"}
-        row |= {"runs": row.pop("runs")} if "runs" in row else {}
-    return rows
+    named = list(table.columns)
+    first = [name for name in named if name in FIRST or name.startswith("vs ")]
+    rows = [dict(zip(named, line, strict=True)) for line in table.cells()]
+    seconds = ["" if np.isnan(entry.seconds) else f"{entry.seconds:.2f}" for entry in block.entries]
+    ordered = [*first, *(name for name in named if name not in first)]
+    return [{name: row[name] for name in ordered} | {SECONDS: spent} for row, spent in zip(rows, seconds, strict=True)]
 
 
 def _entry(entry: Entry) -> dict:
