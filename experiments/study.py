@@ -1,10 +1,12 @@
 """What the studies' scripts share: the records below a folder, grouped into settings, and accuracies with paired intervals over seeds."""
 
 import csv
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from multicrop.compare.run import Run, read_run
 from multicrop.compare.statistics import Comparison, compare_runs
@@ -80,3 +82,28 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One setting in a dot plot: its colour, top-1 in percent without a method, and top-1 with its interval's ends per method."""
+
+    title: str
+    colour: str
+    alone: float
+    points: Mapping[str, tuple[float, float, float]]
+
+
+def dot_plot(axis: Axes, names: Sequence[str], labels: Sequence[str], settings: Sequence[Dots]) -> None:
+    """One row per method, from the top, with a dot and an interval per setting; dashed: the setting without a method."""
+    for place, dots in enumerate(settings):
+        rows = [row for row, name in enumerate(names) if name in dots.points]
+        top, low, high = np.array([dots.points[names[row]] for row in rows]).reshape(-1, 3).T
+        shifted = np.array(rows) + 0.2 * (place - (len(settings) - 1) / 2)
+        spread = np.clip([top - low, high - top], 0, None)
+        axis.errorbar(top, shifted, xerr=spread, fmt="o", markersize=5, capsize=2, linewidth=1.3, color=dots.colour, label=dots.title)
+        axis.axvline(dots.alone, color=dots.colour, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(names)), labels, fontsize=9)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlabel("top-1, %")
+    axis.grid(axis="x", alpha=0.3)

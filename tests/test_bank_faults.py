@@ -213,6 +213,29 @@ def test_the_command_lists_verifies_and_prunes(encoder, tmp_path, capsys, monkey
     assert not victim.exists() and "0 banks" in command("list")[1]
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_list_has_one_line_per_bank_with_its_numbers_whole(tmp_path, capsys, monkeypatch, width):
+    from multicrop.files import write_facts
+
+    identity = {"policy": "multicrop.crops.drawn.random {'max_side': 0.9, 'min_side': 0.05, 'side_law': 'uniform'}", "seed": 3}
+    for number, name in enumerate(["imagenet_v2_matched_frequency/validation", "[b]/test"]):
+        folder = tmp_path / name.replace("/", "-") / f"{number}d9f53d1e76bd8d061e6b66f405b85" / "v65"
+        folder.mkdir(parents=True)
+        (folder / "shard").write_bytes(b"x" * 9_900_000 * (2 - number))
+        write_facts(
+            folder / "manifest.json", {"dataset": name, "images": 1_281_167, "views": 65, "model": "clip_vit_b16", "identity": identity}
+        )
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        cli.main(["bank", "list", "--cache", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    first, second = (next(line for line in lines if f"{number}d9f53d1" in line) for number in (0, 1))
+    assert all(len(line.rstrip()) <= width for line in (first, second)) and len(lines) == 5
+    assert "1281167" in first and " 65 " in first and "19.8 MB" in first and "0.0 d ago" in first and "[b]/test" in second
+    assert ("random, seed 3, max_side=0.9 min_side=0.05 side_law=uniform" in first) == (width == 160)
+    assert first.startswith("imagenet_v2_matched_frequency/validation" if width == 160 else "imagenet") and "clip_vi" in first
+
+
 def test_what_cannot_fill_a_bank_is_refused(tmp_path):
     from multicrop.runs.experiment import run
 

@@ -10,6 +10,7 @@ from multicrop.aggregators import transport_plan
 from multicrop.aggregators.score import Scorer
 from multicrop.show import examples
 from multicrop.show import pictures as report
+from multicrop.show.explain.carriers import title
 from multicrop.show.explain.scored import ScoredImages
 
 VIEW_SETS = {"uniform": "crops", "entropy": "all"}  # entropy compares all classes
@@ -98,17 +99,27 @@ def test_spread_takes_the_first_and_the_last():
 @pytest.mark.parametrize(
     ("kinds", "count", "expected"),
     [
-        ("orwrrwrw", 4, [1, 4, 6, 2]),  # three rescued ones spread over four, then one wrong one
+        ("orwrrwrw", 4, [1, 3, 6, 2]),  # three rescued ones of one class, the others spread, then one wrong one
         ("orwrrwrw", 1, [1]),  # no wrong one in place of the only rescued one
         ("oorw", 4, [2, 3, 0, 1]),  # any others fill the places
-        ("oooo", 2, [0, 3]),
-        ("wwoo", 3, [0, 2, 3]),
+        ("oooo", 2, [0, 1]),
+        ("wwoo", 3, [0, 1, 3]),
         ("ll", 2, [0, 1]),  # a lost image is a wrong one
         ("rr", 0, []),
     ],
 )
 def test_pictures_show_rescued_images_one_wrong_one_and_others(kinds, count, expected):
     assert report.chosen_examples(outcomes(kinds), count) == expected
+
+
+def test_pictures_are_of_different_classes_as_far_as_there_are_so_many():
+    scores = outcomes("rrrrrrrrwwoo")
+    label = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 0, 3, 4, 4])
+    scores |= {"label": label, "final": logits(*label.tolist()), "global": logits(*((label + 1) % 5).tolist())}
+    scores["final"][8:10] = logits(1, 1)
+    chosen = report.chosen_examples(scores, 4)
+    assert chosen == [0, 6, 10, 9] and len({int(label[position]) for position in chosen}) == 4
+    assert report.chosen_examples(scores, 6) == [0, 3, 6, 10, 1, 9] and len(set(report.chosen_examples(scores, 12))) == 12
 
 
 @pytest.mark.parametrize("view_marginal", VIEW_SETS)
@@ -146,11 +157,13 @@ def test_a_picture_is_opened_once_whatever_the_number_of_runs(generator, collect
 
 def test_the_picture_of_a_run_shows_the_explained_images_with_their_outcome(generator, collected, tmp_path):
     run = Run(generator, collected, "aggregator=dnd").scored
-    said = [report.outcome(run.explain(position)) for position in (0, 2, 4, 5)]
-    assert said[0] == "class 0: right (global view: class 1)" and said[1] == "class 3: wrong, it is class 0 (global view: class 0)"
-    assert said[2:] == ["class 3: wrong, it is class 0 (global view: class 2)", "class 1: right"]
+    said = [title(run.explain(position))[0] for position in (0, 2, 4, 5)]
+    assert said == ["class 0: right", "class 3: wrong, it is class 0", "class 3: wrong, it is class 0", "class 1: right"]
+    assert title(run.explain(0))[1].startswith("global view: class 1; runner-up: class ")
     path = tmp_path / "explanations.png"
-    assert report.draw_chosen(run, count=2, path=path) == path and Image.open(path).size == (1210, 748)
+    assert report.draw_chosen(run, count=2, path=path) == path
+    two, one = Image.open(path).size, report.draw_chosen(run, count=1, path=path) and Image.open(path).size
+    assert two[0] == one[0] > 1200 and two[1] > 1.6 * one[1]
     assert report.draw_chosen(run, count=0, path=path) is None
     assert report.draw_chosen(Run(generator, collected, "aggregator=wca").scored, count=2, path=tmp_path / "none.png") is None
     assert [file.name for file in tmp_path.iterdir()] == ["explanations.png"]

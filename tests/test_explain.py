@@ -2,21 +2,40 @@
 
 import json
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import composed, random_text, unit
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
 
 from multicrop.aggregators import transport_plan
 from multicrop.aggregators.score import Scorer
+from multicrop.record import read_record
 from multicrop.runs.experiment import run
-from multicrop.runs.explain import image_files
-from multicrop.show.explain.explanation import BOTH, WHOLE_IMAGE, Side, explain, words
+from multicrop.runs.explain import settings_of_record
+from multicrop.runs.explained_images import DataImages, asked_images
+from multicrop.runs.settings import settings_of
+from multicrop.show.explain.carriers import (
+    MOST_TEXTS,
+    against,
+    caption,
+    carriers,
+    deciding,
+    texts_shown,
+    title,
+    unlike,
+    verdict,
+    views_shown,
+)
+from multicrop.show.explain.explanation import BOTH, WHOLE_IMAGE, Side, Word, explain, words
 from multicrop.show.explain.page import page
 from multicrop.show.explain.picture import draw_explanation
+from multicrop.show.explain.sheet import Sheet, draw_boxes
 from multicrop.show.explain.table import words_table
 
 SMALL = ["dataset.n_classes=6", "dataset.test_images=2", "dataset.train_images=2", "dataset.validation_images=2", "crop=random_k4"]
@@ -98,7 +117,9 @@ def test_the_page_escapes_every_text_and_reaches_for_nothing(generator, tmp_path
     item, _, _ = explained(generator, "aggregator=dnd", names=[f"{NASTY} {c}" for c in range(5)])
     html = page(item)
     assert html.count("<script>") == 1 and "&lt;script&gt;alert(&quot;1&quot;)" in html
-    assert not re.search(r'(src|href)\s*=\s*"(?!data:)', html) and "http:" not in html and "https:" not in html and "url(" not in html
+    assert (
+        not re.search(r'(src|href)\s*=\s*"(?!data:|#photo)', html) and "http:" not in html and "https:" not in html and "url(" not in html
+    )
     assert "default-src 'none'" in html and html.count("<rect data-view") == 6
     draw_explanation(item, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").size[0] > 1000
@@ -144,21 +165,108 @@ def test_crops_are_numbered_from_1_and_the_global_view_is_all(generator):
     assert "<title>global view: " in page(item) and "<title>crop 3: " in page(item) and "crop all" not in page(item)
 
 
-def test_images_are_files_folders_or_lists_and_what_is_missing_is_named(tmp_path):
-    (tmp_path / "deep").mkdir()
-    for name in ("b.png", "deep/a.JPG", "notes.txt"):
+@pytest.fixture
+def folders(tmp_path):
+    """A data set of class folders, and the part of the configuration that names it."""
+    for number, name in enumerate(["cat/a", "cat/b", "dog/a", "dog/b"]):
+        path = tmp_path / "data" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((90, 70 + number), 40 + 20 * number).convert("RGB").save(path)
+    return tmp_path / "data", ["dataset=folder", f"dataset.root={tmp_path}/data", "dataset.test_share=0.5"]
+
+
+def dataset_of(*overrides):
+    return settings_of(composed(*overrides)).part("dataset").make()
+
+
+def names_of(found):
+    return [(asked.name, asked.named, asked.label) for asked in found]
+
+
+def test_images_are_files_folders_ids_or_lists_and_what_is_missing_is_named(tmp_path, folders):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for name in ("in/b.png", "in/deep/a.JPG", "in/notes.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert image_files(str(tmp_path)) == ([tmp_path / "b.png", tmp_path / "deep/a.JPG"], set())
-    one = tmp_path / "b.png"
-    assert image_files([str(one), str(tmp_path / "deep")]) == ([one, tmp_path / "deep/a.JPG"], {one})
+    images = DataImages(dataset_of(*folders[1]), "test")
+
+    def find(image):
+        return names_of(asked_images(image, lambda: images))
+
+    assert find(f"{tmp_path}/in") == [("b.png", False, None), ("a.JPG", False, None)]
+    assert find([f"{tmp_path}/in/b.png", f"{tmp_path}/in/deep"]) == [("b.png", True, None), ("a.JPG", False, None)]
     for nothing in (None, []):
         with refused("image=PATH"):
-            image_files(nothing)
-    with refused("does not exist", "gone.png"):
-        image_files(str(tmp_path / "gone.png"))
+            find(nothing)
+    with refused("does not exist", "gone.png", "no image with this id"):
+        find(str(tmp_path / "gone.png"))
     (tmp_path / "empty").mkdir()
     with refused("holds no image", ".png"):
-        image_files(str(tmp_path / "empty"))
+        find(str(tmp_path / "empty"))
+
+
+def test_an_image_of_the_data_set_is_known_by_its_id_its_place_and_its_bytes(tmp_path, folders):
+    root, overrides = folders
+    dataset = dataset_of(*overrides)
+    images = DataImages(dataset, "test")
+    for split in (dataset.test, dataset.train):
+        for image_id, label in zip(split.ids, split.labels, strict=True):
+            copy = tmp_path / "renamed.png"
+            copy.write_bytes((root / image_id).read_bytes())
+            for image in (image_id, str(root / image_id), str(copy)):
+                assert names_of(asked_images(image, lambda: images)) == [(image_id, True, label)]
+    other = tmp_path / "other.png"
+    Image.new("RGB", (90, 70)).save(other)
+    assert images.by_file(other) is None and images.by_id("other") is None
+
+
+def test_an_image_without_a_file_is_known_by_the_name_of_its_id_and_its_pixels(tmp_path):
+    scenes = dataset_of(*SMALL)
+    images, image_id = DataImages(scenes, "test"), scenes.test.ids[3]
+    scenes.test.open(3).save(tmp_path / f"{image_id}.png")
+    found = images.by_file(tmp_path / f"{image_id}.png")
+    assert (found.name, found.label) == (image_id, scenes.test.labels[3])
+    scenes.test.open(4).save(tmp_path / f"{image_id}.png")
+    assert images.by_file(tmp_path / f"{image_id}.png") is None
+
+
+@pytest.mark.parametrize("task", ["zero_shot", "tta"])
+def test_an_image_of_a_record_has_the_crops_and_the_class_of_its_run(tmp_path, task):
+    """The run's configuration is that of the record, whatever the defaults are."""
+    run(composed(f"task={task}", *SMALL, "crop_seed=7", f"paths.output={tmp_path}/run", f"paths.cache={tmp_path}/banks", "logger=none"))
+    record = read_record(tmp_path / "run")
+    chosen = [example for example in json.loads((tmp_path / "run/examples.json").read_text()) if example["boxes"]]
+    ids = list(record.predictions.image_id)
+    out = [f"record={tmp_path}/run", "task=explain", f"paths.output={tmp_path}/out"]
+    run(composed(f"image=[{','.join(ids)}]", *out))
+    facts = {fact["image"]: fact for fact in json.loads((tmp_path / "out/explanations.json").read_text())}
+    assert len(facts) == 12
+    names = record.data["class_names"]
+    for image_id, label, final in zip(ids, record.predictions.label, record.predictions.rows["final"], strict=True):
+        assert (facts[image_id]["prediction"], facts[image_id]["label"]) == (names[final], names[label])
+    side = composed(*SMALL).dataset.canvas
+    for example in chosen:
+        fact = facts[example["image_id"]]
+        shares = [[value / side for value in box] for name, box in zip(fact["crops"], fact["boxes"], strict=True) if name != "all"]
+        assert torch.tensor(shares) == pytest.approx(torch.tensor(example["boxes"]), abs=1e-4)
+        assert fact["prediction"] == example["prediction"] and fact["global_view"] == example["global"]
+
+
+def test_a_record_and_another_configuration_are_refused(tmp_path, monkeypatch):
+    run(composed(*SMALL, f"paths.output={tmp_path}/run", f"paths.cache={tmp_path}/banks", "logger=none"))
+    settings = settings_of(composed("task=explain", f"record={tmp_path}/run"))
+    given = [
+        "task=explain",
+        f"record={tmp_path}/run",
+        "image=a.png",
+        "crop=random_k16",
+        "crop_seed=3",
+        "task.fusion_weight=0.5",
+        "trainer.threads=1",
+    ]
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: SimpleNamespace(overrides=SimpleNamespace(task=given))))
+    with refused("brings its own configuration", "remove crop=random_k16 crop_seed=3 task.fusion_weight=0.5,"):
+        settings_of_record(settings, read_record(tmp_path / "run"))
 
 
 def test_the_task_writes_pictures_pages_and_facts_and_skips_what_a_folder_has_of_broken_files(tmp_path):
@@ -176,3 +284,67 @@ def test_the_task_writes_pictures_pages_and_facts_and_skips_what_a_folder_has_of
         run(composed(f"image={pictures}/broken.png", *out))
     with refused("broken.png"):
         run(composed(f"image={pictures}", "on_unreadable=raise", *out))
+
+
+def sides(*texts_of):
+    """Two classes whose plan moves the mass of each text from two crops."""
+    plan = torch.tensor([[0.30, 0.05], [0.15, 0.10], [0.02, 0.20], [0.03, 0.15]])
+    return [Side(f"melon, penguin and {name}", 5.0 - number, list(texts), plan, plan) for number, (name, texts) in enumerate(texts_of)]
+
+
+def item_of(generator, **changed):
+    item, _, _ = explained(generator, "aggregator=dnd", views=5)
+    both = sides(("cat", ["cat", "melon"]), ("dragon", ["dragon", "melon"]))
+    found = [Word("dragon", both[1].name, 0.6), Word("cat", both[0].name, -0.4), Word("melon", BOTH, 0.1)]
+    return replace(item, sides=both, words=found, **changed)
+
+
+def test_a_text_is_shown_with_the_crops_that_carry_its_mass_and_their_shares(generator):
+    item = item_of(generator)
+    first, second = (carriers(item, item.predicted, text) for text in (0, 1))
+    assert [(c.view, c.name) for c in first] == [(0, "1"), (1, "2")]  # the third crop has 6 %
+    assert [c.value for c in first] == pytest.approx([0.6, 0.3]) and [c.value for c in second] == pytest.approx([0.4, 0.3, 0.2])
+    assert [caption(item, c) for c in second] == ["3: 40 %", "4: 30 %", "2: 20 %"]
+    assert views_shown(item, item.predicted) == [0, 1, 2, 3]
+    html = page(item)
+    assert html.count('<use href="#photo"/>') == 10 and "<figcaption>3: 40 %</figcaption>" in html
+    even = replace(item, is_plan=False)
+    assert [caption(even, c) for c in carriers(even, item.predicted, 0)] == ["1: 0.30", "2: 0.15", "4: 0.03"]
+
+
+def test_of_many_texts_those_that_add_most_are_shown_in_their_order(generator):
+    item = item_of(generator)
+    texts = [f"text {number}" for number in range(MOST_TEXTS + 2)]
+    side = replace(item.predicted, prompts=texts, plan=(plan := torch.rand(4, len(texts), generator=generator)), scores=plan)
+    item = replace(item, words=[Word(text, side.name, 0.0 if number in (2, 5) else 1.0) for number, text in enumerate(texts)])
+    assert texts_shown(item, side) == [0, 1, 3, 4, *range(6, MOST_TEXTS + 2)]
+
+
+def test_a_name_is_said_by_the_words_in_which_it_differs():
+    assert unlike("a, b, c and cat", "a, b, c and dragon face") == "… cat"
+    assert unlike("red bird of the north sea", "blue bird of the north sea") == "red …"
+    assert unlike("a, b, x and c d", "a, b, y and c d") == "… x …"
+    assert unlike("cat", "dog") == "cat" and unlike("a cat", "a dog") == "a cat" and unlike("a b", "a b") == "a b"
+    assert unlike("a, b and", "a, b and c") == "a, b and"  # nothing is left
+
+
+def test_the_title_says_true_and_predicted_class_and_the_text_that_decided(generator):
+    item = item_of(generator, label="melon, penguin and cat", global_name="melon, penguin and dragon")
+    assert title(item) == [
+        "melon, penguin and cat: right",
+        "global view: … dragon; runner-up: … dragon",
+        "decided by “dragon” (… dragon, matched less): +0.60 of the margin of 1.00",
+    ]
+    wrong = replace(item, label="melon, penguin and owl", global_name=item.predicted.name)
+    assert verdict(wrong) == "wrong, it is … owl" and against(wrong) == "global view: the same; runner-up: … dragon"
+    assert verdict(replace(item, label=None, probability=0.314)) == "31 %"
+    assert deciding(replace(item, is_plan=False)) == "" and len(title(replace(item, words=[]))) == 2
+    assert deciding(replace(item, words=[Word("melon", BOTH, 0.1)])).startswith("decided by “melon” (both classes): +0.10")
+
+
+def test_the_picture_has_only_the_boxes_of_the_crops_that_it_shows(generator):
+    item = item_of(generator)
+    shown = replace(item, sides=[replace(side, plan=side.plan * torch.tensor([1.0, 1.0, 1.0, 0.0])[:, None]) for side in item.sides])
+    axis = Sheet(4.0, 4.0).axes(0.0, 0.0, 4.0, 4.0)
+    draw_boxes(axis, shown, views_shown(shown, shown.predicted))
+    assert [text.get_text() for text in axis.texts] == ["1", "2", "3"] and len(axis.patches) == 3

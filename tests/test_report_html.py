@@ -1,16 +1,21 @@
 """`multicrop report`: the page opens in a browser without an error or a network, sorts, filters, shows images; names are text."""
 
+import io
 import re
 import shutil
+from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
 import records
+from PIL import Image
 
 from multicrop import cli
 from multicrop.compare import page as pages
 from multicrop.compare.collect import collect
 from multicrop.compare.leaderboard import blocks
+from multicrop.compare.tables import leaderboard_table
 from multicrop.files import write_manifest
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
@@ -36,9 +41,9 @@ def browser():
         chromium.close()
 
 
-def opened(browser, path, scheme="light"):
+def opened(browser, path, scheme="light", width=1200):
     """The page, and all that it said or asked for."""
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
     shown = context.new_page()
     said = SimpleNamespace(console=[], asked=[])
     shown.on("console", lambda message: said.console.append(message.text))
@@ -77,8 +82,8 @@ def first_cells(shown):
     return shown.eval_on_selector_all("#board tbody tr td:first-child", "cells => cells.map(c => c.textContent)")
 
 
-def column(shown, number):
-    return shown.eval_on_selector_all(f"#board tbody tr td:nth-child({number})", "cells => cells.map(c => c.textContent)")
+def column(shown, number, table="board"):
+    return shown.eval_on_selector_all(f"#{table} tbody tr td:nth-child({number})", "cells => cells.map(c => c.textContent)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -86,7 +91,7 @@ def test_the_page_opens_without_an_error_or_a_network_in_light_and_dark(browser,
     shown, said = opened(browser, few, scheme)
     assert said.console == [] and [url for url in said.asked if not url.startswith(("file:", "data:"))] == []
     assert shown.locator("#board tbody tr").count() == 4  # of one data set: others are other images
-    for name in ("cost", "grid", "forest", "classes"):
+    for name in ("cost", "grid", "forest"):
         assert shown.locator(f"#{name} .main-svg").count() > 0, name
     back = shown.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", back)[:3])) > 600 if scheme == "light" else sum(map(int, re.findall(r"\d+", back)[:3])) < 150
@@ -97,11 +102,11 @@ def test_columns_sort_both_ways_and_filters_keep_what_they_name(browser, few):
     shown, said = opened(browser, few)
     below = shown.eval_on_selector_all("#notes li", "items => items.map(i => i.textContent)")  # of the data that is shown, and no other
     assert len(below) == 2 and "the 4 zero_shot methods" in below[0] and below[1].startswith("3 other run(s)")
-    accuracy = [float(text) for text in column(shown, 3)]
+    accuracy = [float(text) for text in column(shown, 2)]
     assert accuracy == sorted(accuracy, reverse=True)
-    shown.click("th[data-column=accuracy]")
-    assert [float(text) for text in column(shown, 3)] == sorted(accuracy)
-    shown.click("th[data-column=label]")
+    shown.click("th[data-column=accuracy] button")
+    assert [float(text) for text in column(shown, 2)] == sorted(accuracy)
+    shown.click("th[data-column=label] button")
     assert first_cells(shown) == sorted(first_cells(shown))
     shown.select_option("select[name=aggregator]", "max")
     assert [name.split(",")[0] for name in first_cells(shown)] == ["max"]
@@ -119,6 +124,147 @@ def test_columns_sort_both_ways_and_filters_keep_what_they_name(browser, few):
     assert len(first_cells(shown)) == 3
     shown.fill("input[name=text]", "nothing like it")
     assert first_cells(shown) == [] and said.console == []
+    shown.context.close()
+
+
+OVER = """() => [...document.querySelectorAll('body *')].filter(e => {
+  if (e.closest('.scroll table, .plot svg, #js-plotly-tester, #sources')) return false;
+  const box = e.getBoundingClientRect();
+  return box.width && (box.right > innerWidth + 0.5 || box.left < -0.5);
+}).map(e => `${e.tagName} ${e.id} ${e.className}`)"""
+LONG = [f"class {c}, persevering face, smiling face with smiling eyes and fried shrimp" if c % 2 else f"class {c}" for c in range(344)]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Sixty runs of twelve aggregators and five crop policies on 344 classes, some with long names."""
+    folder = tmp_path_factory.mktemp("many")
+    aggregators = ["dnd", "awt", "mean_feature", "max", "wca", "vote", "soft_match", "global", "entropy_weighted", "top_k", "ot", "mta"]
+    crops = [("global", 1), ("random_k4", 5), ("grid", 10), ("random_k16", 17), ("random_resized_with_a_long_name", 17)]
+    shown = [records.example("rescued", LONG[1:]), records.example("lost", LONG[1:], (20, 90, 200))]
+    for number, (aggregator, (crop, views)) in enumerate(product(aggregators, crops)):
+        accuracy = 0.4 + 0.5 * number / 60
+        how = {"aggregator": aggregator, "crop": crop, "views": views, "accuracy": accuracy, "draw": number}
+        records.write(folder / str(number), **how, names=LONG, images=344, examples=shown)
+    return report(folder)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_nothing_of_sixty_runs_overflows_and_the_accuracy_is_seen(browser, many, width, scheme):
+    shown, said = opened(browser, many, scheme, width)
+    assert shown.locator("#board tbody tr").count() == 60
+    assert shown.evaluate("document.documentElement.scrollWidth") == width and shown.evaluate(OVER) == []
+    frame, cells = shown.locator(".frame").first.bounding_box(), shown.locator("#board tbody tr").first.locator("td")
+    for place in range(3):  # method, top-1, difference
+        box = cells.nth(place).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= frame["x"] + frame["width"], place
+    for label in shown.locator(".plot .ytick text, .plot .xtick text, .plot .legendtext, .plot .textpoint text").all():
+        box = label.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, label.text_content()
+    picture = Image.open(io.BytesIO(shown.screenshot(full_page=True))).convert("RGB")
+    back = (255, 255, 255) if scheme == "light" else (20, 22, 26)
+    assert picture.width == width and picture.getpixel((2, 2)) == back and len(picture.getcolors(1 << 24)) > 500
+    assert said.console == []
+    shown.context.close()
+
+
+def test_what_goes_on_is_said_until_its_end_is_reached(browser, many):
+    shown, _ = opened(browser, many, width=400)
+    line, frame = shown.locator(".more").first, shown.locator(".frame").first
+    assert line.text_content() == "More columns to the right and rows below: scroll, or use the arrow keys."
+    assert frame.get_attribute("data-right") == frame.get_attribute("data-below") == ""
+    shown.locator(".scroll").first.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+    shown.wait_for_function("document.querySelector('.more').textContent.startsWith('More rows below:')")
+    shown.locator(".scroll").first.evaluate("e => e.scrollTo(e.scrollWidth, e.scrollHeight)")
+    shown.wait_for_function("document.querySelector('.more').textContent === ''")
+    assert frame.get_attribute("data-right") is frame.get_attribute("data-below") is None
+    shown.context.close()
+
+
+def test_the_keyboard_sorts_and_chooses(browser, few):
+    shown, _ = opened(browser, few)
+    accuracy = column(shown, 2)
+    shown.focus("th[data-column=accuracy] button")
+    shown.keyboard.press("Enter")
+    assert column(shown, 2) == accuracy[::-1]
+    assert shown.evaluate("document.activeElement.closest('th').dataset.column") == "accuracy"  # a second key turns the order again
+    assert shown.locator("th[data-column=accuracy]").get_attribute("aria-sort") == "ascending"
+    shown.keyboard.press("Space")
+    assert column(shown, 2) == accuracy
+    shown.locator("#board tbody tr button").nth(2).focus()
+    shown.keyboard.press("Enter")
+    assert shown.locator("#board tr[aria-selected=true] td").first.text_content() == first_cells(shown)[2]
+    assert shown.locator("#chosen").text_content().startswith(first_cells(shown)[2])
+    shown.context.close()
+
+
+def test_all_classes_can_be_read_and_sorted(browser, many):
+    shown, _ = opened(browser, many, width=400)
+    rows = shown.locator("#classes tbody tr")
+    assert rows.count() == 344 and sorted(column(shown, 1, "classes")) == sorted(LONG)
+    assert rows.first.locator("td").first.evaluate("td => parseFloat(getComputedStyle(td).fontSize)") >= 12
+    gains = [float(text) for text in column(shown, 4, "classes")]
+    assert gains == sorted(gains, reverse=True)
+    shown.click("#classes th[data-column=name] button")
+    assert column(shown, 1, "classes") == shown.evaluate("names => names.sort((a, b) => a.localeCompare(b))", LONG)
+    row = shown.locator("#classes tbody tr").first
+    own, base = (float(row.locator("td").nth(place).text_content()) for place in (1, 2))
+    assert (
+        row.locator(".own").evaluate("i => i.style.left") == f"{own:g}%"
+        and row.locator(".base").evaluate("i => i.style.left") == f"{base:g}%"
+    )
+    shown.context.close()
+
+
+def test_ticks_are_values_and_points_are_labelled(browser, few):
+    shown, _ = opened(browser, few)
+    assert shown.locator("#cost .xtick text").all_text_contents() == ["1", "5", "17"]
+    labels = [text for text in shown.locator("#cost .textpoint text").all_text_contents() if text]
+    assert {"global, global", "dnd, random_k16"} <= set(labels)
+    shown.select_option("select[name=images]", index=1)
+    assert shown.locator("#shots .xtick text").all_text_contents() == ["1", "4", "16"]
+    shown.context.close()
+
+
+def test_a_single_cell_or_point_is_no_picture(browser, tmp_path):
+    records.write(tmp_path / "one")
+    shown, said = opened(browser, report(tmp_path))
+    assert [shown.locator(f"#{name}-figure").is_visible() for name in ("cost", "grid", "forest", "shots")] == [False] * 4
+    assert shown.locator("#board tbody tr").count() == 1 and said.console == []
+    shown.context.close()
+
+
+def test_plots_are_of_one_task(browser, tmp_path):
+    for number, task in enumerate(["zero_shot", "zero_shot", "few_shot", "few_shot"]):
+        knobs = {"shots": 4} if task == "few_shot" else {}
+        records.write(tmp_path / str(number), task=task, knobs=knobs, crop=f"random_k{4 + number}", views=5 + number, draw=number)
+    shown, _ = opened(browser, report(tmp_path))
+    assert shown.locator("#board tbody tr").count() == 4
+    task = shown.locator("#grid-figure figcaption span").text_content().removeprefix(": ")
+    crops = {"zero_shot": ["random_k4", "random_k5"], "few_shot": ["random_k6", "random_k7"]}[task]
+    assert shown.locator("#grid .xtick text").all_text_contents() == crops
+    assert shown.locator("#cost .xtick text").all_text_contents() == [str(int(name[8:]) + 1) for name in crops]
+    shown.context.close()
+
+
+def test_the_page_rounds_as_the_terminal_does(tmp_path, browser, capsys):
+    """One of 80 images is lost: -1.25 points, which is -1.2 in both, where JavaScript makes -1.3 of it."""
+    folder = records.write(tmp_path / "0", images=80, base=1.0, accuracy=1.0)
+    run = collect([folder])[0][0]
+    rows = {row: values.copy() for row, values in run.predictions.rows.items()}
+    rows["final"][:] = rows["global"][:] = run.predictions.label
+    rows["final"][0] = (run.predictions.label[0] + 1) % 4
+    replace(run.predictions, rows=rows).write(folder / "predictions.parquet")
+    write_manifest(folder, sorted(path.name for path in folder.iterdir() if path.name != "manifest.json"))
+    found = blocks(collect([tmp_path])[0])
+    table = leaderboard_table(found[0], "global")
+    (entry,) = pages.page_data(found, "global", 0)["entries"]
+    assert table.cells()[0] == [entry["cells"][name] for name in table.columns] and entry["cells"]["vs global [95 %]"].startswith("-1.2 [")
+    label = run.predictions.label[0]
+    assert entry["gains"][label] == -50 and entry["classes"][label] == 950
+    shown, _ = opened(browser, report(tmp_path))
+    assert column(shown, 2) == [entry["cells"]["top-1 %"]] == ["98.8"] and column(shown, 3)[0].startswith("-1.2 [")
     shown.context.close()
 
 
@@ -141,10 +287,10 @@ def test_names_are_shown_as_text_wherever_they_come(browser, few):
     shown, said = opened(browser, few)
     for row in range(shown.locator("#board tbody tr").count()):
         shown.locator("#board tbody tr").nth(row).click()
-        shown.locator("#classes .xtick").first.wait_for(state="attached")
+        assert shown.locator("#classes tbody tr").count() == 4
     shown.wait_for_timeout(200)
     assert shown.evaluate("window.hurt") is None and said.console == []
-    assert shown.locator("#classes img, #images img[src=x], #board img").count() == 0
+    assert shown.locator("#classes img, #images img[src=x], #board img, .plot img").count() == 0
     source = few.read_text()
     assert not any(name in source for name in EVIL[:2]) and "<b>4" not in source
     shown.context.close()

@@ -317,7 +317,7 @@ def test_the_few_shot_study_pairs_each_adapter_with_its_host_and_each_host_with_
     assert all(f"scenes,dnd,good,1,{other},50.00," in comparisons for other in others)
     assert "scenes,crops,idle,4,the host alone,0.00,0.00,0.00,1.0000,1.0000" in comparisons
     out = capsys.readouterr().out
-    assert (tmp_path / "study/curves.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 |" in out
+    assert (tmp_path / "study/adapters.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 |" in out
     same = r"\+0.0 \[\+0.0, \+0.0\]"
     assert len(re.findall(rf"\| good \| {same} \| {same} \| \+50.0 \[.+?\] \| {same} \| \+50.0 \[.+?\] \|", out)) == 2
 

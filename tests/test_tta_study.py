@@ -45,7 +45,7 @@ def test_a_stream_is_paired_by_image_and_its_orders_are_counted(tmp_path):
     record(tmp_path / "1", method="tda", right=right, bare=bare, seed=1)
     record(tmp_path / "2", method="tda", right=dict(reversed(right.items())), bare=bare, seed=2)
     record(tmp_path / "3", method="none", right=bare, bare=bare)
-    record(tmp_path / "4", method="tda", right=bare, bare=bare, views=5)  # for the picture of cost alone
+    record(tmp_path / "4", method="tda", right=bare, bare=bare, views=5)  # not in the tables
     (row,) = tta.rows_of(tta_records.read(tmp_path))
     assert row.gain.difference == pytest.approx(1 / 4) and row.gain.rescued == 1 and row.gain.lost == 0
     line = dict(zip(tta.HEADER, row.line(), strict=True))

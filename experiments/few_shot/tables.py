@@ -19,13 +19,12 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import accuracy, clusters_of, dataset_of, markdown, numbers, read_runs, write_csv
+from experiments.study import Dots, accuracy, clusters_of, dataset_of, dot_plot, markdown, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot
 HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
 COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}
-COLUMNS = 5
 RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over eleven adapters
 ALONE = "none", 0  # adapter and shots of a host without an adapter
 RESULTS = "dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"
@@ -102,37 +101,31 @@ def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
 
 
 def draw(results: dict[Cell, list[str]], path: Path) -> None:
-    """Accuracy by shots, one panel per adapter and data set, one line per host; dashed: the host without an adapter."""
-    panels = [(d, a) for d in ("scenes", "emoji") for a in sorted({key[2] for key in results if key[0] == d}) if a != ALONE[0]]
-    figure = Figure(figsize=(12, 2.6 * -(-len(panels) // COLUMNS)), layout="constrained")
-    grid = figure.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False, sharex=True, sharey=True)
-    for axis in grid.flat[len(panels) :]:
-        axis.set_axis_off()
-    for place, (axis, (dataset, adapter)) in enumerate(zip(grid.flat, panels, strict=False)):
-        _panel(axis, dataset, adapter, results)
-        axis.set_title(f"{adapter}, {dataset}", fontsize=9)
-        if place + COLUMNS >= len(panels):  # nothing below
-            axis.tick_params(labelbottom=True)
-            axis.set_xlabel("shots", fontsize=8)
-    for axes in grid:
-        axes[0].set_ylabel("top-1, %", fontsize=8)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+    """Each adapter on the three hosts, best D&D first, one panel per data set, at the most shots that all of them have."""
+    most = {d: max(key[3] for key in results if key[0] == d) for d in ("scenes", "emoji") if any(key[0] == d and key[3] for key in results)}
+    shots = min(most.values())
+    panels = {dataset: _adapters(results, dataset, shots) for dataset in most}
+    height = 0.42 * max(map(len, panels.values())) + 1.4
+    figure = Figure(figsize=(6 * len(panels), height), layout="constrained")
+    for axis, (dataset, adapters) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
+        dot_plot(axis, adapters, adapters, [_dots(results, dataset, host, shots) for host in HOSTS])
+        axis.set_title(f"{dataset}, {shots} shots per class", fontsize=11)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    note = "dashed: the host without an adapter"
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, title=note, title_fontsize=9)
     save_figure(figure, path, dpi=130)
 
 
-def _panel(axis, dataset: str, adapter: str, results: dict[Cell, list[str]]) -> None:
-    for host, title in HOSTS.items():
-        shots = sorted(key[3] for key in results if key[:3] == (dataset, host, adapter))
-        if not shots:
-            continue
-        top, low, high = np.array([results[dataset, host, adapter, n][:3] for n in shots], dtype=float).T
-        colour = COLOURS[host]
-        axis.errorbar(shots, top, [top - low, high - top], marker="o", markersize=3, capsize=2, linewidth=1.2, color=colour, label=title)
-        axis.axhline(float(results[dataset, host, *ALONE][0]), color=colour, linestyle="--", linewidth=0.8)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16], fontsize=7)
-    axis.grid(alpha=0.3)
+def _adapters(results: dict[Cell, list[str]], dataset: str, shots: int) -> list[str]:
+    """The adapters of a data set, best with D&D first."""
+    names = {key[2] for key in results if (key[0], key[3]) == (dataset, shots)}
+    return sorted(names, key=lambda name: (-float(results.get((dataset, "dnd", name, shots), ["0"])[0]), name))
+
+
+def _dots(results: dict[Cell, list[str]], dataset: str, host: str, shots: int) -> Dots:
+    cells = {key[2]: row for key, row in results.items() if key[:2] == (dataset, host) and key[3] == shots}
+    points = {name: (float(row[0]), float(row[1]), float(row[2])) for name, row in cells.items()}
+    return Dots(HOSTS[host], COLOURS[host], float(results[dataset, host, *ALONE][0]), points)
 
 
 def shown(row: list[str], form: str = "{:.1f} [{:.1f}, {:.1f}]") -> str:
@@ -187,7 +180,7 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     write_csv(OUTPUT / "results.csv", RESULTS, ([*key, *row] for key, row in sorted(results.items())))
     write_csv(OUTPUT / "comparisons.csv", COMPARISONS, ([*key, against, *row] for (key, against), row in found.items()))
-    draw(results, OUTPUT / "curves.png")
+    draw(results, OUTPUT / "adapters.png")
     print(tables(results), added(found), sep="\n\n")
     print(
         f"\n{len(cells)} cells from {len(runs)} records; kept {len(results.keys() - new_results.keys())} rows of results.csv "

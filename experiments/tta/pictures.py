@@ -1,10 +1,11 @@
-"""Pictures of experiments/tta: accuracy over the stream, and accuracy against the encoder calls per image."""
+"""Pictures of experiments/tta: accuracy over the stream, and accuracy and cost of each method."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.study import POINTS
-from experiments.tta.records import METHODS, SETTINGS, VIEWS, Cell, Runs, accuracy
+from experiments.study import POINTS, Dots, dot_plot
+from experiments.tta.records import METHODS, SETTINGS, Cell, Runs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,7 +14,7 @@ from multicrop.files import save_figure
 COLOURS = dict(
     zip(METHODS, ("#2a7f62", "#d08a2e", "#3d6fb6", "#b3365b", "#8a8a94", "#6b4fa0", "#4aa5a5", "#a0522d", "#c27ba0"), strict=True)
 )
-TEXT_TOWER = ("tpt", "c_tpt")  # these run it for every image, which the axis of encoder calls does not show
+SHADES = {"global_view": "#8a8a94", "crops_mean": "#d08a2e", "dnd": "#2a7f62"}
 LOWEST, HIGHEST = -12, 12  # points; what leaves the axis is in the table
 
 
@@ -52,37 +53,36 @@ def _curve(axis: Axes, method: str, runs: Runs) -> None:
     axis.fill_between(seen[start:], lines.min(0), lines.max(0), color=COLOURS[method], alpha=0.12, linewidth=0)
 
 
-def cost(found: dict[Cell, Runs], path: Path) -> None:
-    """Top-1 against encoder calls per image, one line per method; the first point of each is the global view."""
-    shown = {cell: runs for cell, runs in found.items() if cell.order == "shuffled" and ", " not in cell.data}
-    names = [name for name in ("scenes", "emoji") if any(cell.data == name for cell in shown)]
-    figure = Figure(figsize=(11, 3.6 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), len(VIEWS) - 1, squeeze=False, sharex=True, sharey="row")
-    for row, name in enumerate(names):
-        for axis, setting in zip(axes[row], ("crops_mean", "dnd"), strict=True):
-            both = {cell: runs for cell, runs in shown.items() if cell.data == name and cell.setting in ("global_view", setting)}
-            _bare(axis, both)
-            for method in METHODS:
-                _line(axis, method, {cell.views: runs for cell, runs in both.items() if cell.method == method})
-            axis.set_xscale("log")
-            axis.set_xticks([1, 5, 9, 17], [1, 5, 9, 17])
-            axis.minorticks_off()
-            axis.grid(alpha=0.3)
-            axis.set_title(f"{name}: {SETTINGS[setting]}", fontsize=10)
-        axes[row, 0].set_ylabel("top-1, %")
-    for axis in axes[-1]:
-        axis.set_xlabel("image encoder calls per image")
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS) + 1, fontsize=8)
-    save_figure(figure, path, dpi=110)
+def cost(lines: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Top-1 of each method in each setting, one panel per data set; encoder calls are in the legend, milliseconds beside the methods.
+
+    Args:
+        lines: The rows of results.csv.
+        path: The file to write.
+    """
+    shown = [line for line in lines if line["order"] == "shuffled" and ", " not in line["data"]]
+    names = [name for name in ("scenes", "emoji") if any(line["data"] == name for line in shown)]
+    figure = Figure(figsize=(6.2 * len(names), 0.45 * len(METHODS) + 1.5), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
+        here = [line for line in shown if line["data"] == name]
+        spent = {line["method"]: float(line["ms_per_image"]) for line in here}  # of the last setting, D&D
+        methods = [method for method in METHODS if any(line["method"] == method for line in here)]
+        labels = [f"{method}, {_milliseconds(spent[method])}" for method in methods]
+        dot_plot(axis, methods, labels, [_dots(here, setting) for setting in dict.fromkeys(line["setting"] for line in here)])
+        axis.set_title(name, fontsize=11)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    note = "dashed: without a method; interval: of the paired gain, 95 %; ms: the method's own time per image on D&D"
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, title=note, title_fontsize=9)
+    save_figure(figure, path, dpi=120)
 
 
-def _bare(axis: Axes, cells: dict[Cell, Runs]) -> None:
-    bare = {cell.views: POINTS * accuracy(runs, "bare")[0] for cell, runs in cells.items()}
-    axis.plot(sorted(bare), [bare[views] for views in sorted(bare)], "--", color="black", linewidth=1.5, label="none")
+def _dots(lines: Sequence[Mapping[str, str]], setting: str) -> Dots:
+    """One setting of a data set; the interval is that of the gain, from the accuracy without a method."""
+    own = [line for line in lines if line["setting"] == setting]
+    bare, calls = float(own[0]["bare"]), own[0]["views"]
+    points = {line["method"]: (float(line["top1"]), bare + float(line["low"]), bare + float(line["high"])) for line in own}
+    return Dots(f"{SETTINGS[setting]} ({calls} encoder call{'s' * (calls != '1')})", SHADES[setting], bare, points)
 
 
-def _line(axis: Axes, method: str, by_views: dict[int, Runs]) -> None:
-    views = sorted(by_views)
-    top = [POINTS * np.mean(accuracy(by_views[n])) for n in views]
-    face = "none" if method in TEXT_TOWER else COLOURS[method]
-    axis.plot(views, top, "o-", color=COLOURS[method], markerfacecolor=face, markersize=4, linewidth=1, alpha=0.85, label=method)
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"

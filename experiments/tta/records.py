@@ -12,7 +12,7 @@ from multicrop.record import METRICS
 
 SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D"}
 METHODS = ("tda", "dmn", "bca", "boost", "tent", "mta", "zero", "tpt", "c_tpt")
-VIEWS = {"global_view": 1, "crops_mean": 17, "dnd": 17}  # of the tables; other numbers are for the picture of cost
+VIEWS = {"global_view": 1, "crops_mean": 17, "dnd": 17}  # of the tables
 RESAMPLES = 20_000  # the least p-value is then 0.0001
 
 

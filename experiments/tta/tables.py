@@ -1,5 +1,6 @@
 """Tables and pictures of experiments/tta from the records of `sweep=streams*`: python experiments/tta/tables.py FOLDER [OUTPUT]."""
 
+import csv
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ def main() -> None:
     write_csv(output / "results.csv", HEADER, [row.line() for row in rows])
     for dataset in dict.fromkeys(row.cell.data.split(", ")[0] for row in rows):
         curves(found, dataset, output / f"curves_{dataset}.png")
-    cost(found, output / "cost.png")
+    with (output / "results.csv").open(encoding="utf-8", newline="") as stream:
+        cost(list(csv.DictReader(stream)), output / "cost.png")
     print(*texts(rows), sep="\n")
 
 

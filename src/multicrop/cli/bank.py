@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DAY = 86_400
+COLUMNS = ("data set", "images", "views", "model", "crops", "size", "used", "key")
+TEXTS = ("data set", "model", "crops", "key")
+SHORTEST = 8  # characters that are left of a text, for instance of the key
+KEY = 8  # characters of a bank's key
 HELP = "list, verify and prune banks of view features"
 
 
@@ -68,23 +72,40 @@ def find(cache: Path) -> list[Entry]:
 
 
 def show(entries: list[Entry], cache: Path) -> None:
-    """Print a table of sizes, last uses and crop policies."""
+    """Print one line per bank: sizes, last use, crop policy; texts are cut to the width of the terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    console = Console()
     title = f"{len(entries)} banks in {cache}, {_megabytes(sum(entry.size for entry in entries))}"
-    table = Table(title=escape(title), title_justify="left")
-    for column in ("data set", "images", "views", "model", "crops", "size", "last used", "folder"):
-        justify = "right" if column in ("images", "views", "size") else "left"
-        table.add_column(column, justify=justify, overflow="fold")
-    for entry in entries:
-        facts, identity = entry.manifest, entry.manifest.get("identity", {})
-        policy = identity.get("policy", "").removeprefix("multicrop.crops.").removeprefix("drawn.").removeprefix("fixed.")
-        cells = [facts.get("dataset", entry.path.parts[-3]), f"{facts.get('images', '')}", f"{facts.get('views', '')}"]
-        cells += [facts.get("model", "unfinished"), f"{policy}, seed {identity['seed']}" if identity else "", _megabytes(entry.size)]
-        table.add_row(*map(escape, cells), f"{(time.time() - entry.used) / DAY:.1f} days ago", "/".join(entry.path.parts[-2:]))
-    Console().print(table)
+    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in TEXTS else "right", no_wrap=True)
+    for cells in fitted([_cells(entry) for entry in entries], console.width):
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    console.print("the full paths: multicrop bank list --json", soft_wrap=True)
+
+
+def fitted(rows: list[list[str]], width: int) -> list[list[str]]:
+    """Cut the texts of a table, the longest column first, until a row has at most `width` characters."""
+    widest = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    texts = [place for place, name in enumerate(COLUMNS) if name in TEXTS]
+    while sum(widest) + len(widest) > width and max(widest[place] for place in texts) > SHORTEST:
+        widest[max(texts, key=lambda place: widest[place])] -= 1
+    return [[cell if len(cell) <= most else f"{cell[: most - 1]}…" for cell, most in zip(row, widest, strict=True)] for row in rows]
+
+
+def _cells(entry: Entry) -> list[str]:
+    facts, identity = entry.manifest, entry.manifest.get("identity", {})
+    name, _, knobs = identity.get("policy", "").partition(" ")
+    knobs = knobs.translate(str.maketrans({":": "=", "{": "", "}": "", "'": "", ",": ""})).replace("= ", "=")
+    policy = f"{name.rsplit('.', 1)[-1]}, seed {identity['seed']}, {knobs}".removesuffix(", ") if identity else ""
+    used = f"{(time.time() - entry.used) / DAY:.1f} d ago"
+    counts = f"{facts.get('images', '')}", f"{facts.get('views', '')}"
+    known = facts.get("dataset", entry.path.parts[-3]), *counts, facts.get("model", "unfinished"), policy
+    return [*known, _megabytes(entry.size), used, entry.path.parts[-2][:KEY]]
 
 
 def verify(entries: list[Entry]) -> int:

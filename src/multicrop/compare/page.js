@@ -1,17 +1,10 @@
 "use strict";
-const COLOURS = ["#4878d0", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#dc7ec0", "#82a6c7", "#d5bb67", "#3fb5b5"];
 const FILTERS = ["images", "task", "crop", "aggregator", "part", "model"];
-const COLUMNS = [["method", "label"], ["runs", "runs"], ["top-1 %", "accuracy"], ["vs baseline [95 %]", "difference"], ["p (Holm)", "p_holm"],
-  ["rescued", "rescued"], ["lost", "lost"], ["views", "encoder_calls"], ["seconds", "seconds"], ["*", "on_front"]];
-const state = { sort: "accuracy", down: true, chosen: null, kind: "rescued", filters: {}, text: "" };
+const CLASS_COLUMNS = [["class", "name"], ["method %", "own"], ["baseline %", "base"], ["difference", "gain"]];
+const state = { sort: "accuracy", down: true, chosen: null, kind: "rescued", filters: {}, text: "", classes: { sort: "gain", down: true } };
 let data;
 
 const byId = (id) => document.getElementById(id);
-const percent = (value, digits = 1) => (100 * value).toFixed(digits);
-const signed = (value) => (value >= 0 ? "+" : "") + percent(value);
-const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const short = (text, length = 40) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
-const middle = (text, head = 12, tail = 26) => (text.length > head + tail + 1 ? text.slice(0, head) + "…" + text.slice(-tail) : text);
 const colourOf = (i) => COLOURS[i % COLOURS.length];
 
 function element(name, text, attributes = {}) {
@@ -31,9 +24,14 @@ async function unpack(id) {
 function shown() {
   const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
   const kept = data.entries.filter((e) => FILTERS.every((f) => !state.filters[f] || String(e[f]) === state.filters[f]) && words.every((w) => e.label.toLowerCase().includes(w)));
-  const value = (e) => (e[state.sort] === null || e[state.sort] === undefined ? -Infinity : e[state.sort]);
-  const order = (a, b) => (typeof value(a) === "string" || typeof value(b) === "string" ? String(value(a)).localeCompare(String(value(b))) : value(a) - value(b));
-  return kept.sort((a, b) => (state.down ? -order(a, b) : order(a, b)));
+  return sorted(kept, state, (entry) => (state.sort in entry ? entry[state.sort] : parseFloat(entry.cells[state.sort])));
+}
+
+/** Items in the order of a value, those without one last. */
+function sorted(items, { down }, value) {
+  const order = (a, b) => (typeof a === "string" && typeof b === "string" ? a.localeCompare(b) : a - b);
+  const empty = (v) => v === null || v === undefined || Number.isNaN(v);
+  return [...items].sort((x, y) => empty(value(x)) - empty(value(y)) || (empty(value(x)) ? 0 : (down ? -1 : 1) * order(value(x), value(y))));
 }
 
 function drawFilters() {
@@ -57,33 +55,50 @@ function drawFilters() {
   form.append(label);
 }
 
-function cell(entry, name) {
-  const value = entry[name];
-  if (value === null || value === undefined) return element("td", "");
-  if (name === "accuracy") return element("td", percent(value) + (entry.runs > 1 ? " ± " + percent(entry.spread) : ""));
-  if (name === "difference") return element("td", `${signed(value)} [${signed(entry.low)}, ${signed(entry.high)}]`, { class: entry.low > 0 ? "good" : entry.high < 0 ? "bad" : "" });
-  if (name === "p_holm") return element("td", value < 0.001 ? "<0.001" : value.toFixed(3));
-  if (name === "on_front") return element("td", value ? "*" : "");
-  if (name === "seconds") return element("td", value.toFixed(2));
-  return element("td", String(value));
+/** The head of a table: buttons that sort, so that the keyboard sorts too. */
+function drawHead(table, columns, by, redraw) {
+  const head = element("tr");
+  for (const [title, name] of columns) {
+    const mark = by.sort === name ? (by.down ? " ▾" : " ▴") : "";
+    const th = element("th", undefined, { "data-column": name, scope: "col", "aria-sort": mark ? (by.down ? "descending" : "ascending") : "none" });
+    const button = element("button", title + mark, { type: "button" });
+    button.addEventListener("click", () => {
+      by.down = by.sort === name ? !by.down : !["label", "name"].includes(name);
+      by.sort = name;
+      redraw();
+      table.tHead.querySelector(`th[data-column="${CSS.escape(name)}"] button`).focus();
+    });
+    th.append(button);
+    head.append(th);
+  }
+  table.tHead.replaceChildren(head);
+}
+
+function cell(entry, title) {
+  const better = entry.low > 0 ? "good" : entry.high < 0 ? "bad" : "", compared = title.startsWith("vs ") && entry.difference !== null;
+  const made = element("td", undefined, compared ? { class: better } : {}), text = entry.cells[title] || "";
+  if (title !== "method") made.textContent = text;
+  else made.append(element("button", text, { type: "button", title: entry.record }));
+  return made;
 }
 
 function drawBoard(entries) {
-  const head = element("tr");
-  for (const [title, name] of COLUMNS) {
-    const mark = state.sort === name ? (state.down ? " ▾" : " ▴") : "";
-    const th = element("th", title + mark, { "data-column": name, scope: "col", "aria-sort": mark ? (state.down ? "descending" : "ascending") : "none" });
-    th.addEventListener("click", () => { state.down = state.sort === name ? !state.down : name !== "label"; state.sort = name; draw(); });
-    head.append(th);
-  }
-  byId("board").tHead.replaceChildren(head);
-  const rows = entries.map((entry) => {
-    const row = element("tr", undefined, { "aria-selected": entry === state.chosen, title: entry.record });
-    for (const [, name] of COLUMNS) row.append(cell(entry, name));
-    row.addEventListener("click", () => { state.chosen = entry; draw(); });
+  const titles = [...new Set(entries.flatMap((e) => Object.keys(e.cells)))], table = byId("board");
+  const columns = (titles.length ? titles : ["method"]).map((title) => [title, data.sorted_by[title] || (title.startsWith("vs ") ? "difference" : title)]);
+  drawHead(table, columns, state, draw);
+  table.tBodies[0].replaceChildren(...entries.map((entry) => {
+    const row = element("tr", undefined, { "aria-selected": entry === state.chosen, "data-entry": entry.id });
+    for (const [title] of columns) row.append(cell(entry, title));
+    row.addEventListener("click", () => choose(entry));
     return row;
-  });
-  byId("board").tBodies[0].replaceChildren(...rows);
+  }));
+}
+
+function choose(entry) {
+  state.chosen = entry;
+  for (const row of byId("board").tBodies[0].rows) row.setAttribute("aria-selected", row.dataset.entry === String(entry.id));
+  drawClasses(entry);
+  drawImages(entry);
 }
 
 function drawNotes() {
@@ -91,66 +106,37 @@ function drawNotes() {
   byId("notes").replaceChildren(...[...new Set(chosen.flatMap((b) => b.notes))].map((note) => element("li", note)));
 }
 
-function plot(id, traces, layout = {}) {
-  const style = getComputedStyle(document.documentElement), colour = (name) => style.getPropertyValue(name).trim();
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--soft"), automargin: true };
-  const base = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--text"), size: 12 }, margin: { l: 55, r: 15, t: 10, b: 45 },
-    height: 360, hovermode: "closest", hoverlabel: { align: "left" }, colorway: COLOURS, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } };
-  Plotly.react(id, traces, { ...base, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis } }, { responsive: true, displaylogo: false });
-}
-
-const tip = (e) => `${plain(e.label)}<br>${percent(e.accuracy)} %` + (e.difference === null ? "" : `, ${signed(e.difference)} [${signed(e.low)}, ${signed(e.high)}]`);
-
-function groups(entries, name) {
-  const found = new Map();
-  for (const entry of entries) found.set(entry[name], [...(found.get(entry[name]) || []), entry]);
-  return [...found].sort((a, b) => String(a[0]).localeCompare(String(b[0]), undefined, { numeric: true }));
-}
-
-function drawCost(entries) {
-  const traces = groups(entries, "aggregator").map(([name, members]) => ({ name: plain(name), mode: "markers", type: "scatter", x: members.map((e) => e.encoder_calls),
-    y: members.map((e) => 100 * e.accuracy), text: members.map(tip), hoverinfo: "text", marker: { size: 8, opacity: 0.8 } }));
-  const front = entries.filter((e) => e.on_front).sort((a, b) => a.encoder_calls - b.encoder_calls);
-  const one = new Set(entries.map((e) => e.block)).size === 1;
-  if (one && front.length > 1) traces.push({ name: "front", mode: "lines", type: "scatter", x: front.map((e) => e.encoder_calls), y: front.map((e) => 100 * e.accuracy), line: { dash: "dot", shape: "hv", width: 1 }, hoverinfo: "skip" });
-  plot("cost", traces, { xaxis: { type: "log", title: { text: "encoder calls per image" } }, yaxis: { title: { text: "top-1 %" } } });
-}
-
-function drawGrid(entries) {
-  const crops = groups(entries, "crop").map(([name]) => name), aggregators = groups(entries, "aggregator").map(([name]) => name);
-  const best = (a, c) => { const values = entries.filter((e) => e.aggregator === a && e.crop === c).map((e) => 100 * e.accuracy); return values.length ? Math.max(...values) : null; };
-  const z = aggregators.map((a) => crops.map((c) => best(a, c)));
-  plot("grid", [{ type: "heatmap", x: crops.map(plain), y: aggregators.map(plain), z, colorscale: "Viridis", texttemplate: crops.length < 9 ? "%{z:.1f}" : "", hovertemplate: "%{y}, %{x}: %{z:.1f} %<extra></extra>", hoverongaps: false }],
-    { yaxis: { type: "category" }, xaxis: { type: "category" } });
-}
-
-function drawForest(entries) {
-  const best = entries.filter((e) => e.difference !== null).sort((a, b) => b.difference - a.difference).slice(0, 30).reverse();
-  plot("forest", [{ type: "scatter", mode: "markers", x: best.map((e) => 100 * e.difference), y: best.map((_, i) => i), text: best.map(tip), hoverinfo: "text", marker: { size: 7, color: COLOURS[0] },
-    error_x: { type: "data", symmetric: false, array: best.map((e) => 100 * (e.high - e.difference)), arrayminus: best.map((e) => 100 * (e.difference - e.low)), thickness: 1.2, color: COLOURS[0] } }],
-    { xaxis: { title: { text: "percent points" }, zeroline: true }, yaxis: { tickvals: best.map((_, i) => i), ticktext: best.map((e) => plain(middle(e.label))), zeroline: false }, height: Math.max(340, 60 + 20 * best.length) });
-}
-
-function drawShots(entries) {
-  const few = entries.filter((e) => e.shots);
-  byId("shots-figure").hidden = few.length === 0;
-  if (!few.length) return;
-  const traces = groups(few.map((e) => ({ ...e, curve: `${e.part}, ${e.aggregator}, ${e.crop}` })), "curve").map(([name, members]) => {
-    const points = members.sort((a, b) => a.shots - b.shots);
-    return { name: plain(name), mode: "lines+markers", type: "scatter", x: points.map((e) => e.shots), y: points.map((e) => 100 * e.accuracy), text: points.map(tip), hoverinfo: "text" };
-  });
-  plot("shots", traces, { xaxis: { type: "log", title: { text: "shots per class" }, tickvals: [1, 2, 4, 8, 16, 32] }, yaxis: { title: { text: "top-1 %" } } });
-}
-
 function drawClasses(entry) {
+  const table = byId("classes"), rows = entry ? classRows(entry) : [];
+  byId("classes-section").hidden = rows.length < 2;
   byId("chosen").textContent = entry ? `${entry.label} on ${data.blocks[entry.block].data}` : "no method";
-  if (!entry) return plot("classes", []);
-  const names = data.blocks[entry.block].classes;
-  const rows = names.map((name, c) => ({ name, method: entry.classes[c], base: entry.base[c] })).filter((r) => r.method !== null)
-    .sort((a, b) => (b.method - b.base) - (a.method - a.base));
-  const trace = (name, key, colour) => ({ type: "bar", name, x: rows.map((_, i) => i), y: rows.map((r) => r[key] / 10), text: rows.map((r) => `${plain(r.name)}<br>${(r[key] / 10).toFixed(1)} %`), textposition: "none", hoverinfo: "text", marker: { color: colour } });
-  plot("classes", [trace("method", "method", COLOURS[0]), trace("baseline", "base", COLOURS[1])],
-    { barmode: "group", xaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map((r) => plain(short(r.name, 24))), tickangle: -60, showticklabels: rows.length <= 80 }, yaxis: { title: { text: "accuracy %" } } });
+  drawHead(table, CLASS_COLUMNS, state.classes, () => drawClasses(entry));
+  table.tHead.rows[0].append(element("th", "0 to 100 %", { scope: "col" }));
+  table.tBodies[0].replaceChildren(...sorted(rows, state.classes, (row) => row[state.classes.sort]).map((row) => {
+    const made = element("tr");
+    made.append(element("td", row.name), element("td", tenth(row.own)), element("td", tenth(row.base)));
+    made.append(element("td", (row.gain >= 0 ? "+" : "") + tenth(row.gain), { class: row.gain > 0 ? "good" : row.gain < 0 ? "bad" : "" }), track(row));
+    return made;
+  }));
+  hints();
+}
+
+const tenth = (thousandths) => (thousandths === null ? "" : (thousandths / 10).toFixed(1));
+
+function classRows(entry) {
+  return data.blocks[entry.block].classes.map((name, c) => ({ name, own: entry.classes[c], base: entry.base[c], gain: entry.gains[c] })).filter((row) => row.own !== null);
+}
+
+/** Method and baseline as two points between 0 and 100 %. */
+function track(row) {
+  const made = element("td"), line = element("div", undefined, { class: "track" }), put = (name, left) => { const mark = element("i", undefined, { class: name }); mark.style.left = `${left / 10}%`; line.append(mark); return mark; };
+  if (row.base !== null) {
+    put("line", Math.min(row.own, row.base)).style.width = `${Math.abs(row.own - row.base) / 10}%`;
+    put("base", row.base);
+  }
+  put("own", row.own);
+  made.append(line);
+  return made;
 }
 
 function card(example) {
@@ -165,8 +151,7 @@ function card(example) {
     const shares = example.plan ? example.plan[i] : null, best = shares ? shares.indexOf(Math.max(...shares)) : i;
     const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
     for (const [key, value] of Object.entries({ x: left, y: top, width: right - left, height: bottom - top, stroke: colourOf(best) })) rect.setAttribute(key, value);
-    const says = shares ? `crop ${i + 1}: ` + shares.map((s, t) => [s, example.prompts[t]]).sort((a, b) => b[0] - a[0]).slice(0, 2).map(([s, t]) => `${percent(s, 0)} % ${t}`).join(", ") : `crop ${i + 1}`;
-    rect.addEventListener("mouseenter", () => { match.textContent = says; });
+    rect.addEventListener("mouseenter", () => { match.textContent = example.says[i]; });
     svg.append(rect);
   });
   frame.append(svg);
@@ -188,15 +173,33 @@ function drawImages(entry) {
   byId("images").replaceChildren(...examples.filter((e) => e.kind === state.kind).map(card));
 }
 
+/** Say where a table goes on: shades at its edges, and a line below it. */
+function hints() {
+  for (const scroll of document.querySelectorAll(".scroll")) {
+    const right = scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft > 2, below = scroll.scrollHeight - scroll.clientHeight - scroll.scrollTop > 2;
+    scroll.parentElement.toggleAttribute("data-right", right);
+    scroll.parentElement.toggleAttribute("data-below", below);
+    const more = [...(right ? ["columns to the right"] : []), ...(below ? ["rows below"] : [])].join(" and "), line = scroll.parentElement.nextElementSibling;
+    if (line.textContent !== (more && `More ${more}: scroll, or use the arrow keys.`)) line.textContent = more && `More ${more}: scroll, or use the arrow keys.`;
+  }
+}
+
+/** Draw what depends on the width of the window; plots are of one task. */
+function drawPlots(entries) {
+  const one = entries.filter((e) => e.task === entries[0].task);
+  drawCost(one, entries); drawGrid(one, entries); drawForest(entries, []); drawShots(entries, []);
+  hints();
+}
+
 function draw() {
   const entries = shown();
   if (!entries.includes(state.chosen)) state.chosen = entries[0] || null;
   byId("facts").textContent = `${entries.length} of ${data.entries.length} methods, ${data.runs} runs; baseline: ${data.baseline}`;
   drawBoard(entries);
   drawNotes();
-  drawCost(entries); drawGrid(entries); drawForest(entries); drawShots(entries);
   drawClasses(state.chosen);
   drawImages(state.chosen);
+  drawPlots(entries);
 }
 
 async function start() {
@@ -207,6 +210,9 @@ async function start() {
   drawFilters();
   draw();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const scroll of document.querySelectorAll(".scroll")) scroll.addEventListener("scroll", hints);
+  let waiting = 0, width = window.innerWidth;
+  window.addEventListener("resize", () => { clearTimeout(waiting); if (width !== window.innerWidth) waiting = setTimeout(() => { width = window.innerWidth; drawPlots(shown()); }, 150); });
   document.body.dataset.ready = "yes";
 }
 

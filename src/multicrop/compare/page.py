@@ -7,7 +7,7 @@ import base64
 import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import numpy as np
@@ -15,11 +15,21 @@ from PIL import Image
 
 from multicrop.compare.details import group_accuracy
 from multicrop.compare.leaderboard import Block, Entry
-from multicrop.compare.tables import block_family, entry_values
+from multicrop.compare.tables import block_family, entry_values, leaderboard_table
 
 MOST_PICTURES = 300  # distinct pictures in a page
 MOST_WITH_PICTURES = 40  # methods with pictures in a page, best first
 QUALITY = 70  # of WebP
+SORTED_BY = {
+    "method": "label",
+    "runs": "runs",
+    "top-1 %": "accuracy",
+    "p (Holm)": "p_holm",
+    "rescued / lost": "rescued",
+    "views": "encoder_calls",
+}
+FIRST = ("method", "top-1 %")
+SECONDS = "seconds"  # the one column that the terminal's table lacks
 
 
 def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURES) -> str:
@@ -33,11 +43,12 @@ def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURE
     Returns:
         The HTML text.
     """
-    parts = {name: files("multicrop.compare").joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    folder = files("multicrop.compare")
+    parts = {name: folder.joinpath(f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js", "plots.js")}
     data = gzip.compress(json.dumps(page_data(blocks, baseline, pictures)).encode(), 9, mtime=0)
-    plotly = files("multicrop.compare").joinpath("plotly.min.js.gz").read_bytes()
+    plotly = folder.joinpath("plotly.min.js.gz").read_bytes()
     packed = {name: base64.b64encode(content).decode() for name, content in {"DATA": data, "PLOTLY": plotly}.items()}
-    values = {"STYLE": parts["css"], **packed, "SCRIPT": parts["js"]}
+    values = {"STYLE": parts["css"], **packed, "PLOTS": parts["plots.js"], "SCRIPT": parts["js"]}
     text = parts["html"]
     for name, value in values.items():
         text = text.replace(f"/*{name}*/", value)
@@ -45,12 +56,18 @@ def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURE
 
 
 def page_data(blocks: Sequence[Block], baseline: str, pictures: int) -> dict:
-    """The data of the page: entries with accuracy per class (in thousandths), blocks, and examples of the best entries."""
+    """The data of the page: entries with accuracy per class (in thousandths), blocks, and examples of the best entries.
+
+    The cells of an entry are those of the terminal's table, so that a number is rounded in one place.
+    """
     pairs = [(number, entry) for number, block in enumerate(blocks) for entry in block.entries]
-    entries = [{"id": index, "block": number, **_entry(entry)} for index, (number, entry) in enumerate(pairs)]
+    cells = [line for block in blocks for line in _cells(block, baseline)]
+    named = enumerate(zip(pairs, cells, strict=True))
+    entries = [{"id": index, "block": number, "cells": line, **_entry(entry)} for index, ((number, entry), line) in named]
     examples, packed = _examples([(e["id"], entry) for e, (_, entry) in zip(entries, pairs, strict=True)], pictures)
     return {
         "baseline": baseline,
+        "sorted_by": SORTED_BY,
         "runs": sum(len(entry.runs) for _, entry in pairs),
         "blocks": [_block(block, baseline, blocks) for block in blocks],
         "entries": entries,
@@ -66,11 +83,27 @@ def _block(block: Block, baseline: str, among: Sequence[Block]) -> dict:
     return {"images": images, "data": block.data, "task": block.task, "notes": notes, "classes": block.first.class_names}
 
 
+def _cells(block: Block, baseline: str) -> list[dict[str, str]]:
+    """The cells of the terminal's table by heading, one row per entry; accuracy and difference come first, for narrow windows."""
+    table = leaderboard_table(block, baseline)
+    named = list(table.columns)
+    first = [name for name in named if name in FIRST or name.startswith("vs ")]
+    rows = [dict(zip(named, line, strict=True)) for line in table.cells()]
+    seconds = ["" if np.isnan(entry.seconds) else f"{entry.seconds:.2f}" for entry in block.entries]
+    ordered = [*first, *(name for name in named if name not in first)]
+    return [{name: row[name] for name in ordered} | {SECONDS: spent} for row, spent in zip(rows, seconds, strict=True)]
+
+
 def _entry(entry: Entry) -> dict:
     """One line of the leaderboard, with the values that filters and plots need."""
     values, run = entry_values(entry), entry.runs[0]
     chosen = run.choices
-    by_class = {"classes": class_accuracy(entry, entry.correct), "base": class_accuracy(entry, entry.baseline)}
+    gains = None if entry.baseline is None else entry.correct.astype(int) - entry.baseline
+    by_class = {
+        "classes": class_accuracy(entry, entry.correct),
+        "base": class_accuracy(entry, entry.baseline),
+        "gains": class_accuracy(entry, gains),
+    }
     own = {name: chosen.get(name, "") for name in ("task", "crop", "aggregator", "model")}
     numbers = {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items() if k not in ("method", "p_value")}
     numbers = {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in numbers.items()}
@@ -78,12 +111,12 @@ def _entry(entry: Entry) -> dict:
 
 
 def class_accuracy(entry: Entry, correct: np.ndarray | None) -> list[int | None]:
-    """Accuracy per class in thousandths; None for a class without images, and for all classes without ``correct``."""
+    """Accuracy per class in thousandths, rounded as the terminal does; None for a class without images, and without ``correct``."""
     run = entry.runs[0]
     if correct is None:
         return [None] * len(run.class_names)
     accuracies = group_accuracy(correct, run.sorted_predictions.label, len(run.class_names))
-    return [None if np.isnan(value) else round(1000 * value) for value in accuracies.tolist()]
+    return [None if np.isnan(value) else round(10 * float(f"{100 * value:.1f}")) for value in accuracies.tolist()]
 
 
 def _examples(entries: Sequence[tuple[int, Entry]], most: int) -> tuple[dict[int, list[dict]], list[str]]:
@@ -96,8 +129,19 @@ def _examples(entries: Sequence[tuple[int, Entry]], most: int) -> tuple[dict[int
         for example in entry.runs[0].examples():
             picture = example.get("picture", "")
             if picture in places or len(places) < most:
-                kept.setdefault(index, []).append({**example, "picture": places.setdefault(picture, len(places))})
+                kept.setdefault(index, []).append(
+                    {**example, "says": _matches(example), "picture": places.setdefault(picture, len(places))}
+                )
     return kept, [_webp(picture) for picture in places]
+
+
+def _matches(example: Mapping) -> list[str]:
+    """What is said of each crop of an example: the two texts that get most of its mass."""
+    said = []
+    for number, shares in enumerate(example.get("plan") or [[]] * len(example["boxes"]), 1):
+        best = sorted(zip(shares, example.get("prompts", ()), strict=False), key=lambda pair: -pair[0])[:2]
+        said.append(f"crop {number}" + (": " + ", ".join(f"{100 * share:.0f} % {text}" for share, text in best) if best else ""))
+    return said
 
 
 def _webp(picture: str) -> str:

@@ -1,6 +1,6 @@
 """The plots of the report as PNG and PDF files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,14 @@ from multicrop.files import save_figure
 
 MOST_ROWS = 30
 MOST_NAMED = 80  # classes
+LEAST_STEP = 0.04  # of a logarithmic axis, between two ticks
 HEAD, TAIL = 14, 30  # characters kept of a long label
 
 
 def save_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
     """Write the plots of each block: cost, grid, forest, classes of the best paired method, and accuracy by shots for few-shot runs.
+
+    A plot that would show a single point, cell or class is left out.
 
     Args:
         blocks: Blocks of compared methods.
@@ -30,9 +33,7 @@ def save_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, block in enumerate(blocks):
-        plots = {"cost": _cost, "grid": _grid, "forest": _forest}
-        plots |= {"classes": _classes} if any(e.comparison for e in block.entries) else {}
-        plots |= {"shots": _shots} if any(entry.runs[0].shots for entry in block.entries) else {}
+        plots = {name: draw for name, (draw, values) in PLOTS.items() if len(values(block)) > 1}
         for name, draw in plots.items():
             figure = Figure(figsize=(7, 4.6 if name != "forest" else 1.4 + 0.26 * min(MOST_ROWS, len(block.entries))), layout="constrained")
             draw(figure.subplots(), block)
@@ -43,19 +44,18 @@ def save_figures(blocks: Sequence[Block], folder: Path) -> list[Path]:
 
 
 def _shots(axes: Axes, block: Block) -> None:
-    """Accuracy by number of shots, one curve per adapter, aggregator and crop policy."""
+    """Accuracy by number of shots, one curve per method."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for entry in block.entries:
         if not (shots := entry.runs[0].shots):
             continue
-        name = ", ".join(entry.runs[0].choices.get(group, "?") for group in ("adapter", "aggregator", "crop"))
+        name = entry.label.replace(f", shots={shots}", "")
         curves.setdefault(name, []).append((shots, 100 * entry.accuracy))
     axes.set_prop_cycle(color=color_sequences["tab20"])
     for name, points in sorted(curves.items()):
         axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, linewidth=1, label=name)
     axes.set(xlabel="shots per class", ylabel="top-1 %")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.0f}")
+    _ticks(axes, {shots for points in curves.values() for shots, _ in points})
     axes.legend(fontsize=6, ncols=2)
 
 
@@ -82,8 +82,31 @@ def _cost(axes: Axes, block: Block) -> None:
         axes.scatter(*zip(*points, strict=True), label=name, s=22, alpha=0.8)
     front = sorted((e.encoder_calls, 100 * e.accuracy) for e in block.entries if e.on_front)
     axes.step(*zip(*front, strict=True), where="post", color="grey", linestyle=":", linewidth=1)
-    axes.set(xscale="log", xlabel="encoder calls per image", ylabel="top-1 %")
+    _ticks(axes, {entry.encoder_calls for entry in block.entries})
+    _label_front(axes, block)
+    axes.set(xlabel="encoder calls per image", ylabel="top-1 %")
     axes.legend(fontsize=7, ncols=2)
+
+
+def _ticks(axes: Axes, values: Collection[int]) -> None:
+    """A logarithmic axis whose ticks are the values, without those that would touch the one before."""
+    kept: list[int] = []
+    for value in sorted(values):
+        if not kept or value / kept[-1] > (max(values) / min(values)) ** LEAST_STEP:
+            kept.append(value)
+    axes.set_xscale("log")
+    axes.set_xticks(kept, [str(value) for value in kept])
+    axes.minorticks_off()
+
+
+def _label_front(axes: Axes, block: Block) -> None:
+    """Name the points on the cost front."""
+    for entry in (e for e in block.entries if e.on_front):
+        place = (entry.encoder_calls, 100 * entry.accuracy)
+        left = entry.encoder_calls == max(e.encoder_calls for e in block.entries)
+        shift, side = ((-5, 4), "right") if left else ((5, 4), "left")
+        name = ", ".join(entry.runs[0].choices.get(group, "?") for group in ("aggregator", "crop"))
+        axes.annotate(name, place, shift, textcoords="offset points", ha=side, fontsize=7, parse_math=False)
 
 
 def _grid(axes: Axes, block: Block) -> None:
@@ -112,3 +135,24 @@ def _forest(axes: Axes, block: Block) -> None:
     names = [label if len(label) <= HEAD + TAIL else f"{label[:HEAD]}…{label[-TAIL:]}" for label in labels]
     axes.set_yticks(range(len(labels)), names, fontsize=7, parse_math=False)
     axes.set_xlabel("difference from the baseline, percent points")
+
+
+def _shots_of(block: Block) -> set[int | None]:
+    return {entry.runs[0].shots for entry in block.entries} - {None}
+
+
+def _cells_of(block: Block) -> set[tuple[str, str]]:
+    return {(e.runs[0].choices.get("aggregator", "?"), e.runs[0].choices.get("crop", "?")) for e in block.entries}
+
+
+def _classes_of(block: Block) -> Sequence[str]:
+    return block.first.class_names if any(entry.comparison for entry in block.entries) else ()
+
+
+PLOTS: dict[str, tuple[Callable[[Axes, Block], None], Callable[[Block], Collection]]] = {  # a plot, and what it shows several of
+    "cost": (_cost, lambda block: {entry.encoder_calls for entry in block.entries}),
+    "grid": (_grid, _cells_of),
+    "forest": (_forest, lambda block: [entry for entry in block.entries if entry.comparison]),
+    "classes": (_classes, _classes_of),
+    "shots": (_shots, _shots_of),
+}

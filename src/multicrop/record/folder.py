@@ -30,7 +30,15 @@ from multicrop.files import (
 from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged
 
 FORMAT = 3  # of the folder; 1 has no number, and `milliseconds_an_image` for `ms_per_image`; 1 and 2 have no manifest
-NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "pictures", "examples")  # parts of the configuration without effect on the numbers
+NOT_DECISIVE = (
+    "paths",
+    "logger",
+    "trainer",
+    "rerun",
+    "record",
+    "pictures",
+    "examples",
+)  # parts of the configuration without effect on the numbers
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"

@@ -2,18 +2,24 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache as once
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from multicrop.crops.views import image_views
-from multicrop.data.images import ImageError, open_image, shared_pixels
-from multicrop.data.sources.folder import SUFFIXES
+from multicrop.data.images import ImageError, shared_pixels
 from multicrop.files import make_folder, write_text
 from multicrop.model import MultiCropCLIP
+from multicrop.record import Record, read_record
+from multicrop.runs.explained_images import USAGE, Asked, DataImages, asked_images
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -22,55 +28,66 @@ from multicrop.show.explain.table import facts, write_explanation
 from multicrop.show.terminal import console
 
 log = logging.getLogger(__name__)
-USAGE = "pass image=PATH, a file or a folder, or several as image=[a.jpg,b.png]"
+OWN = ("image", "record", "on_unreadable", "paths", "trainer", "logger", "rerun", "pictures", "examples")  # not taken from the record
 
 
 def run(settings: Settings, cache: SweepCache | None = None) -> float:
     """Explain each image: a table, NAME.png and NAME.html in the run's folder; returns the mean probability of the predicted classes."""
-    paths, named = image_files(settings["image"])
+    record = read_record(Path(settings["record"])) if settings["record"] else None
+    settings = settings if record is None else settings_of_record(settings, record)
+    session = Session(settings, cache)
+    images = asked_images(settings["image"], once(lambda: DataImages(session.dataset, settings["split"])))
     output = settings.output
     make_folder(output, "paths.output")
-    session = Session(settings, cache)
     explained: list[Explanation] = []
-    for path in paths:
+    for asked in images:
         try:
-            image = open_image(path)
+            image = asked.open()
         except ImageError as error:
-            if path in named or settings["on_unreadable"] == "raise":
+            if asked.named or settings["on_unreadable"] == "raise":
                 raise
             log.warning("%s; skipped", error)
             continue
-        item = explain_image(session, path.name, image)
-        write_explanation(item, output / f"{len(explained):03d}-{path.stem}", console)
+        item = explain_asked(session, asked, image, record)
+        write_explanation(item, output / f"{len(explained):03d}-{Path(asked.name).stem}", console)
         explained.append(item)
     if not explained:
-        raise ValueError(f"none of the {len(paths)} images can be read; {USAGE}")
+        raise ValueError(f"none of the {len(images)} images can be read; {USAGE}")
     write_text(output / "explanations.json", json.dumps([facts(item) for item in explained], indent=1))
     return sum(item.probability for item in explained) / len(explained)
 
 
-def image_files(image: str | Sequence[str] | None) -> tuple[list[Path], set[Path]]:
-    """The files to explain, those of folders sorted, and which of them were named one by one.
+def settings_of_record(settings: Settings, record: Record) -> Settings:
+    """The settings of a recorded run, for the images and the folders of this one.
 
-    Raises ValueError when there is none, a path does not exist, or a folder holds no image.
+    Raises:
+        ValueError: If the command line also sets what the record decides.
     """
-    given = [image] if isinstance(image, str | int | float) else list(image or [])
-    if not given:
-        raise ValueError(f"task=explain has no image to explain; {USAGE}")
-    files: list[Path] = []
-    named: set[Path] = set()
-    for path in (Path(str(entry)).expanduser() for entry in given):
-        if path.is_dir():
-            found = sorted(child for child in path.rglob("*") if child.suffix.lower() in SUFFIXES and child.is_file())
-            if not found:
-                raise ValueError(f"the folder {path} holds no image ({', '.join(sorted(SUFFIXES))}); {USAGE}")
-            files += found
-        elif path.is_file():
-            files.append(path)
-            named.add(path)
-        else:
-            raise ValueError(f"the image {path} does not exist; {USAGE}")
-    return files, named
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    if changed := [one for one in overrides if not one.startswith("task=") and one.lstrip("+~").split("=")[0].split(".")[0] not in OWN]:
+        raise ValueError(f"record={settings['record']} brings its own configuration; remove {' '.join(changed)}, or remove record=...")
+    own = {name: settings.config[name] for name in OWN if name in settings.config}
+    weight = record.config["task"].get("fusion_weight", settings.task["fusion_weight"])
+    config = {**settings.config, **record.config, **own, "task": {**settings.task, "fusion_weight": weight}}
+    choices = {**settings.choices, **record.environment.get("choices", {}), "task": "explain"}
+    return replace(settings, config=config, choices=choices)
+
+
+def explain_asked(session: Session, asked: Asked, image: Image.Image, record: Record | None = None) -> Explanation:
+    """Explain an image of the task.
+
+    An image of the data set has the crops and the class that it has in a run. Where the run has an adapter or a method, the record's
+    logits say which classes are explained.
+    """
+    names = session.dataset.class_names
+    row = None if record is None or asked.label is None else _row(record, asked.name)
+    final = _recorded_logits(record, row, len(names)) if record is not None else None
+    logits = None if final is None else lambda views: final[None]
+    label = None if asked.label is None else names[asked.label]
+    item = explain_image(session, asked.name, image, logits=logits, label=label)
+    if record is not None and row is not None and (found := names[int(record.predictions.rows["final"][row])]) != item.predicted.name:
+        log.warning("%s: the record predicts %s; its data, model or code is not that of today", asked.name, found)
+    return item
 
 
 @torch.inference_mode()
@@ -81,6 +98,7 @@ def explain_image(
     *,
     logits: Callable[[Tensor], Tensor] | None = None,
     temperature: float = 1.0,
+    label: str | None = None,
 ) -> Explanation:
     """Encode one RGB image and explain its class; its crops are keyed by the name.
 
@@ -90,10 +108,32 @@ def explain_image(
         image: The image.
         logits: Maps views (1, views, dim) to the logits (1, classes) that predict; None: the scorer's.
         temperature: Divides the logits before the softmax.
+        label: The true class of an image of the data set, whose features are rounded as a bank on disk rounds them; None: another image.
     """
     encoder = session.encoder
     pixels, boxes = image_views(shared_pixels(image), name, session.sampler, encoder.spec, session.settings["crop_seed"])
     views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])[0]
+    if label is not None and session.settings["bank"] == "disk":
+        views = normalize(views.half().float(), dim=-1)
     predicting = None if logits is None else logits(views[None])[0]
-    how = {"name": name, "open_image": lambda: image, "logits": predicting, "temperature": temperature}
+    how = {"name": name, "open_image": lambda: image, "logits": predicting, "temperature": temperature, "label": label}
     return explain(session.scorer, views, boxes, session.dataset.class_names, **how)
+
+
+def _row(record: Record, image_id: str) -> int | None:
+    """The row of an image in the record; None where the run did not score it."""
+    ids = list(record.predictions.image_id)
+    return ids.index(image_id) if image_id in ids else None
+
+
+def _recorded_logits(record: Record, row: int | None, classes: int) -> Float[Tensor, " classes"] | None:
+    """The highest final logits of a run with an adapter or a method, minus infinity for the other classes; else None."""
+    task, scored = record.config["task"]["name"], record.predictions
+    if task == "zero_shot":
+        return None
+    if row is None or not len(scored.top_classes):
+        log.warning("the record has no logits of this image: it is explained by the aggregator, without the part that task=%s adds", task)
+        return None
+    logits = torch.full((classes,), -torch.inf)
+    logits[list(scored.top_classes[row])] = torch.tensor(list(scored.top_logits[row]), dtype=torch.float32)
+    return logits

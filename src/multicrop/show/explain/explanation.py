@@ -97,10 +97,6 @@ class Explanation:
         """For each view, the text of the predicted class that it moves most mass to (or is most similar to, where there is no plan)."""
         return self._strength().argmax(1).tolist()
 
-    def prominent(self, most: int) -> list[int]:
-        """Up to `most` views, in order: those with the strongest match to a text of the predicted class."""
-        return sorted(self._strength().amax(1).argsort(descending=True, stable=True)[:most].tolist())
-
     def crop_names(self) -> list[str]:
         """The names of the views: 1, 2, ... for crops, `all` for the global view."""
         return [str(number) if number else "all" for number in range(self.first_crop, self.first_crop + len(self.boxes))]

@@ -1,41 +1,49 @@
-"""The explanation of one image as a PNG: its boxes, the two plans, and what each text adds to the margin."""
+"""The explanation of one image as a PNG: its boxes, the crops of each text of both classes, and what each text adds to the margin."""
 
 import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from multicrop.files import save_figure
-from multicrop.show.explain.explanation import Explanation, Side, Word
-from multicrop.show.pictures import draw_boxes, draw_matches
+from multicrop.show.explain.carriers import title, views_shown
+from multicrop.show.explain.explanation import Explanation, Word
+from multicrop.show.explain.sheet import GAP, WIDTH, Sheet, draw_boxes, draw_side, heat_note, side_height
 
 MOST_WORDS = 12
-MOST_BOXES = 16
+PICTURE = 4.2  # inches of the side of the image
+MARGIN, BAR, LINE, WORD = 0.2, 0.12, 0.17, 0.24  # inches: around the figure, of the colour bar, of a line of text, of a word's bar
 FOR, AGAINST = "#2a7f62", "#b3365b"
 
 
 def draw_explanation(item: Explanation, path: Path) -> None:
     """Write the picture. Class names and prompts are drawn literally: no character is markup."""
-    rows = max(len(item.predicted.prompts), len(item.runner_up.prompts))
-    listed = item.words[:MOST_WORDS]
-    heights = [max(3.6, 0.6 + 0.24 * rows), 0.8 + 0.24 * len(listed)]
-    figure = Figure(figsize=(16, sum(heights)), layout="constrained")
-    top, bottom = figure.add_gridspec(2, 1, height_ratios=heights)
-    picture, first, second = (figure.add_subplot(cell) for cell in top.subgridspec(1, 3, width_ratios=[1, 1.3, 1.3]))
-    shown, names, texts = item.prominent(MOST_BOXES), item.crop_names(), item.best_texts()
-    draw_boxes(picture, item.open_image(), item.boxes[shown], [texts[view] for view in shown], [names[view] for view in shown])
-    picture.set_title(_wrapped(headline(item), 40), fontsize=9, parse_math=False)
-    for axis, side, role in ((first, item.predicted, "predicted"), (second, item.runner_up, "runner-up")):
-        _draw_side(axis, item, side, role)
-    _draw_words(figure.add_subplot(bottom), listed, item)
-    save_figure(figure, path, dpi=110)
+    sides = ((item.predicted, "predicted"), (item.runner_up, "runner-up"))
+    listed, lines = item.words[:MOST_WORDS], [line for text in title(item) for line in textwrap.wrap(text, 160)]
+    head, bars = MARGIN + LINE * (len(lines) + 1), WORD * len(listed) + 0.4
+    body = max(PICTURE, sum(side_height(item, side) + 0.3 for side, _ in sides))
+    sheet = Sheet(2 * MARGIN + PICTURE + GAP + WIDTH + GAP + BAR + 0.3, head + body + 0.35 + bars + MARGIN)
+    left, top = MARGIN + PICTURE + GAP, head
+    sheet.write(f"{item.name}: {lines[0]}", MARGIN, MARGIN, bold=True)
+    sheet.write("\n".join(lines[1:]), MARGIN, MARGIN + LINE)
+    draw_boxes(sheet.axes(MARGIN, head, PICTURE, PICTURE), item, views_shown(item, item.predicted))
+    for side, role in sides:
+        sheet.write(textwrap.shorten(f"{role}: {side.name}, logit {side.logit:.2f}", 75, placeholder=" …"), left, top, bold=True)
+        shown = draw_side(sheet, item, side, left, top + 0.25)
+        if side is item.predicted:
+            bar = sheet.axes(left + WIDTH + GAP / 2, top + 0.25, BAR, side_height(item, side) - 0.45)
+            sheet.figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
+            sheet.write(heat_note(item), left + WIDTH - 3.6, top + 0.05, size=7.5)
+        top += side_height(item, side) + 0.3
+    _draw_words(sheet, listed, item, head + body + 0.35)
+    save_figure(sheet.figure, path, dpi=110)
 
 
 def headline(item: Explanation) -> str:
-    """The prediction, its probability, and the prediction of the global view."""
+    """The prediction, its probability, the true class where it is known, and the prediction of the global view."""
     said = "as the global view" if item.global_name == item.predicted.name else f"global view: {item.global_name}"
-    return f"{item.name}: {item.predicted.name} ({100 * item.probability:.0f} %; {said})"
+    known = "" if item.label is None else "right; " if item.label == item.predicted.name else f"wrong, it is {item.label}; "
+    return f"{item.name}: {item.predicted.name} ({known}{100 * item.probability:.0f} %; {said})"
 
 
 def matrix_title(item: Explanation) -> str:
@@ -60,24 +68,16 @@ def words_note(item: Explanation) -> str:
     )
 
 
-def _draw_side(axis: Axes, item: Explanation, side: Side, role: str) -> None:
-    values = side.mass * len(side.mass) if item.is_plan else side.scores
-    low, high = (0, 1) if item.is_plan else (min(float(s.scores.min()) for s in (item.predicted, item.runner_up)), None)
-    shown = draw_matches(axis, values, side.prompts, item.crop_names(), vmin=low, vmax=high)
-    axis.set_title(_wrapped(f"{role}: {side.name}, logit {side.logit:.2f}\n{matrix_title(item)}", 66), fontsize=8, parse_math=False)
-    axis.figure.colorbar(shown, ax=axis, fraction=0.03)
-
-
-def _draw_words(axis: Axes, listed: list[Word], item: Explanation) -> None:
+def _draw_words(sheet: Sheet, listed: list[Word], item: Explanation, top: float) -> None:
+    """Draw what each text adds as bars right and left of zero."""
+    sheet.write(
+        textwrap.shorten(f"{words_title(item)}: right of 0 favours {item.predicted.name}", 170, placeholder=" …"), MARGIN, top - 0.3
+    )
     values = [word.contribution for word in listed]
+    axis: Axes = sheet.axes(MARGIN + PICTURE, top, GAP + WIDTH, WORD * len(listed))
     axis.barh(range(len(listed)), values, color=[FOR if value >= 0 else AGAINST for value in values])
-    labels = [textwrap.shorten(f"{word.text}  ({word.side})", 90, placeholder=" …") for word in listed]
+    labels = [textwrap.shorten(f"{word.text}  ({word.side})", 62, placeholder=" …") for word in listed]
     axis.set_yticks(range(len(listed)), labels, fontsize=8, parse_math=False)
-    axis.invert_yaxis()
+    axis.set_ylim(len(listed) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_title(_wrapped(f"{words_title(item)}: right of 0 favours {item.predicted.name}", 150), fontsize=9, parse_math=False)
     axis.tick_params(axis="x", labelsize=8)
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.fill(line, width, max_lines=3) for line in text.splitlines())

@@ -40,11 +40,14 @@ def facts(item: Explanation) -> dict[str, object]:
     """What explanations.json says of an image."""
     return {
         "image": item.name,
+        "label": item.label,
         "prediction": item.predicted.name,
         "probability": item.probability,
         "runner_up": item.runner_up.name,
         "margin": item.margin,
         "global_view": item.global_name,
         "transport_plan": item.is_plan,
+        "crops": item.crop_names(),
+        "boxes": item.boxes.tolist(),
         "words": [asdict(word) for word in item.words],
     }
