@@ -119,7 +119,7 @@ def _open_place(ids: Sequence[str], places: Sequence[Place], index: int) -> Imag
     return places[index].open(ids[index])
 
 
-def _opened(pictures: Sequence[Picture], index: int) -> Image.Image:
+def _opened(pictures: Sequence[Picture] | np.ndarray, index: int) -> Image.Image:
     picture = pictures[index]
     return open_image(picture) if isinstance(picture, str | Path) else _picture(picture)
 
