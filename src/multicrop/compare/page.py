@@ -51,7 +51,7 @@ def page_data(blocks: Sequence[Block], baseline: str, pictures: int) -> dict:
     examples, packed = _examples([(e["id"], entry) for e, (_, entry) in zip(entries, pairs, strict=True)], pictures)
     return {
         "baseline": baseline,
-        "runs": sum(len(entry.runs) for _, entry in pairs),
+        "runs": len({run.folder for _, entry in pairs for run in entry.runs}),
         "blocks": [_block(block, baseline, blocks) for block in blocks],
         "entries": entries,
         "examples": examples,
