@@ -186,6 +186,10 @@ def test_models_and_crops_have_baselines_of_their_own_and_prompts_do_not(tmp_pat
     labels = [e.label for e in blocks(collect([tmp_path])[0])[0].entries if e.is_baseline]
     crops = [f"crops averaged, {name}" for name in ("random_k4, tiny", "grid, tiny", "random_k4, vit")]
     assert sorted(labels) == sorted(["global view, tiny", "global view, vit", *crops])
+    folder = records.write(tmp_path / "3", base=0.7, draw=9)  # another label prompt, so that the global view differs
+    change(folder, choices={"model": "tiny", "prompt": "c"}, model={"path": "tiny"}, prompt={"kind": "c"})
+    labels = [e.label for e in blocks(collect([tmp_path])[0])[0].entries if e.is_baseline and e.label.startswith("global")]
+    assert sorted(labels) == ["global view, tiny, a", "global view, tiny, c", "global view, vit"]
 
 
 def change(folder, *, choices, **config):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from multicrop.compare.rows import is_baseline
+from multicrop.compare.rows import BASELINES, is_baseline
 from multicrop.compare.run import SEEDS, Run
 
 
@@ -28,14 +28,22 @@ def label(run: Run, knobs: Sequence[str], groups: Sequence[str]) -> str:
 
 
 def labels(methods: Sequence[Sequence[Run]], group: Sequence[Run]) -> list[str]:
-    """The label of each method; baselines are told apart by what varies among them alone."""
-    baselines: dict[str, list[Run]] = {}
-    for runs in methods:
-        if is_baseline(runs):
-            baselines.setdefault(runs[0].choices["aggregator"], []).append(runs[0])
-    told = {name: (varying(runs), varying_groups(runs)) for name, runs in baselines.items()}
+    """The label of each method; baselines are told apart by what varies among them alone, by prompts only where they have to be."""
     others = varying(group), varying_groups(group)
-    return [label(runs[-1], *(told[runs[0].choices["aggregator"]] if is_baseline(runs) else others)) for runs in methods]
+    found = [label(runs[-1], *others) for runs in methods]
+    for row in BASELINES.values():
+        places = [i for i, runs in enumerate(methods) if is_baseline(runs) and runs[0].choices["aggregator"] == row]
+        for place, name in zip(places, _baseline_labels([methods[i][0] for i in places]), strict=True):
+            found[place] = name
+    return found
+
+
+def _baseline_labels(runs: Sequence[Run]) -> list[str]:
+    if not runs:
+        return []
+    knobs, groups = varying(runs), varying_groups(runs)
+    short = [label(run, [k for k in knobs if not k.startswith("prompt.")], [g for g in groups if g != "prompt"]) for run in runs]
+    return [name if short.count(name) == 1 else label(run, knobs, groups) for name, run in zip(short, runs, strict=True)]
 
 
 def varying_groups(runs: Sequence[Run]) -> list[str]:
