@@ -60,12 +60,13 @@ def entry_of(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: l
     entry = Entry(name, tuple(runs), float(accuracies.mean()), spread, runs[0].views, seconds, _top5(runs))
     if not paired:
         return entry
-    entry = replace(entry, baseline=np.stack([base for _, base in paired]))
+    bases = np.stack([base for _, base in paired])
+    entry = replace(entry, baseline=bases)
     if isinstance(baseline, str) and isinstance(runs[0], RowRun) and runs[0].row == baseline:
         return entry
     if all(_is_baseline(run, baseline) for run in runs):
         return replace(entry, comparison=Comparison(0.0, 0.0, 0.0, 1.0, 0, 0))
-    return replace(entry, comparison=compare_runs(correct, entry.baseline, clusters=entry.clusters))
+    return replace(entry, comparison=compare_runs(correct, bases, clusters=entry.clusters))
 
 
 def _top5(runs: Sequence[Run]) -> float | None:

@@ -176,7 +176,8 @@ class BankTask(L.LightningModule):
             clusters: The cluster of each image of the data set, if it has clusters.
         """
         found, rows = self.results(), self.rows
-        label, indices = found["label"], found["index"].tolist()
+        label = found["label"]
+        indices: list[int] = found["index"].tolist()
         return Predictions(
             [ids[i] for i in indices],
             label.numpy(),
