@@ -54,6 +54,7 @@ def write(
     data_seed=None,
     facts=None,
     parts=None,
+    ranks=False,
 ) -> Path:
     """One record; the global view's predictions depend on the images alone, the final ones on `draw`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +65,13 @@ def write(
     order = np.random.default_rng(draw).permutation(images)  # streams come in any order
     own = [domains[i % len(domains)] for i in order]
     ids, shared = [f"image-{i:05d}" for i in order], [clusters[i] for i in order if clusters]
-    predictions = Predictions(ids, labels[order], {row: v[order] for row, v in rows.items()}, own, cluster=shared)
+    ranked = {row: np.where(v == labels, 0, 1 + labels % len(names))[order] for row, v in rows.items()} if ranks else {}
+    predictions = Predictions(ids, labels[order], {row: v[order] for row, v in rows.items()}, own, shared, ranked)
     numbers = {}
     for row, values in rows.items():
         compared = compare(values == labels, rows["global"] == labels, clusters=clusters)
-        numbers[row] = {"accuracy": float((values == labels).mean()), **vars(compared)}
+        read = {"global": 1, "crops_mean": max(1, views - 1)}.get(row, views)
+        numbers[row] = {"accuracy": float((values == labels).mean()), "views": read, **vars(compared)}
     choices = {"task": task, "crop": crop, "aggregator": aggregator, "model": "tiny", "dataset": "zoo", "adapter": "tip", "method": "tda"}
     config = {"seed": seed, "split": split, "task": {"name": task, **(knobs or {})}, "crop": {"_target_": f"x.{crop}"}}
     config |= {} if data_seed is None else {"dataset": {"dataset_seed": data_seed}}

@@ -565,7 +565,7 @@ def test_pools_take_any_number_of_batch_axes(generator):
 
 def test_presets_are_their_functions_with_the_sources_settings(generator):
     text, views = random_text(generator), unit(3, 8, 16, generator=generator)
-    make = lambda *overrides: instantiate(composed(*overrides).aggregator)(views, text, 20.0)  # noqa: E731
+    make = lambda *overrides: instantiate(without(composed(*overrides).aggregator, "facts"))(views, text, 20.0)  # noqa: E731
     awt = {"epsilon": 0.1, "solver": "sinkhorn", "view_set": "all", "text_set": "all"}
     entropy_both = {"view_marginal": "entropy", "prompt_marginal": "entropy", "view_temperature": 0.5, "prompt_temperature": 0.5}
     torch.testing.assert_close(make("aggregator=awt"), aggregators.optimal_transport(views, text, 20.0, **awt, **entropy_both))

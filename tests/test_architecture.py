@@ -7,7 +7,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "multicrop"
 LOOSE = {"__init__", "model", "config"}
-READS_CONFIGURATION = {"config", "runs.settings", "runs.experiment", "runs.sweep"}  # the entries, and what helps them
+READS_CONFIGURATION = {"runs.beside", "config", "runs.settings", "runs.experiment", "runs.sweep"}  # the entries, and what helps them
 
 
 def modules():

@@ -118,7 +118,8 @@ def test_a_record_keeps_clusters_and_its_intervals_are_over_them(tmp_path):
     predictions = Predictions([f"{i:02d}" for i in range(60)], labels, rows, [""] * 60, cluster=clusters)
     predictions.write(tmp_path / "predictions.parquet")
     assert Predictions.read(tmp_path / "predictions.parquet").cluster == clusters
-    found = row_metrics(predictions)["final"]
+    ranks = {row: (predicted != labels).astype(int) for row, predicted in rows.items()}
+    found = row_metrics(replace(predictions, ranks=ranks), dict.fromkeys(rows, 5))["final"]
     expected = compare(predictions.correct(), predictions.correct("global"), clusters=clusters)
     assert (found["low"], found["high"], found["p_value"], found["clusters"]) == (expected.low, expected.high, expected.p_value, 15)
     replace(predictions, cluster=()).write(tmp_path / "predictions.parquet")

@@ -47,19 +47,23 @@ def by_hand(folder):
     return [np.array([line[f"{row}_prediction"] == line["label"] for line in lines]) for row in ("final", "global")]
 
 
+def methods(block):
+    """The entries of a block without the baselines that every table shows."""
+    return [entry for entry in block.entries if not entry.is_baseline]
+
+
 def test_the_leaderboard_is_what_a_loop_over_the_files_finds(three):
     (block,) = leaderboard.blocks(reading.collect([three])[0])
-    assert [e.label for e in block.entries] == sorted(
-        (e.label for e in block.entries), key=lambda n: -{e.label: e.accuracy for e in block.entries}[n]
-    )
+    accuracies = [e.accuracy for e in block.entries]
+    assert accuracies == sorted(accuracies, reverse=True)
     expected = {}
-    for entry in block.entries:
+    for entry in methods(block):
         final, base = by_hand(entry.runs[0].folder)
         assert entry.accuracy == pytest.approx(final.mean()) and entry.comparison == compare(final, base)
         expected[entry.label] = entry.comparison.p_value
-    assert [e.p_holm for e in block.entries] == pytest.approx(holm([expected[e.label] for e in block.entries]))
+    assert [e.p_holm for e in methods(block)] == pytest.approx(holm([expected[e.label] for e in methods(block)]))
     assert block.tests == 3
-    assert all(e.seconds == 0.75 for e in block.entries)
+    assert all(e.seconds == 0.75 for e in methods(block))
     by_label = {e.label.split(",")[0]: e for e in block.entries}
     assert by_label["dnd"].on_front and by_label["global"].on_front and not by_label["max"].on_front
 
@@ -73,8 +77,8 @@ def test_a_run_as_baseline_is_paired_by_image_not_by_position(three):
     assert entry.comparison == compare(final, other)
     itself = next(e for e in block.entries if e.label.startswith("max"))
     assert itself.comparison.difference == 0 and itself.comparison.p_value == 1
-    others = [e for e in block.entries if e is not itself]  # the baseline is no test of itself: the family has two
-    assert itself.p_holm is None and block.tests == 2
+    others = [e for e in block.entries if e is not itself]  # the baseline is no test of itself: the family has four
+    assert itself.p_holm is None and block.tests == 4
     assert [e.p_holm for e in others] == pytest.approx(holm([e.comparison.p_value for e in others]))
 
 
@@ -82,10 +86,10 @@ def test_tasks_on_the_same_images_are_families_of_their_own_and_every_form_says_
     for number, shots in enumerate((1, 4)):
         records.write(three / f"few-{shots}", task="few_shot", knobs={"shots": shots}, accuracy=0.72, draw=20 + number)
     found = {block.task: block for block in leaderboard.blocks(reading.collect([three])[0])}
-    assert {task: block.tests for task, block in found.items()} == {"zero_shot": 3, "few_shot": 2}
+    assert {task: block.tests for task, block in found.items()} == {"zero_shot": 3, "few_shot": 3}  # with the aggregator below the adapters
     for block in found.values():
-        assert [e.p_holm for e in block.entries] == pytest.approx(holm([e.comparison.p_value for e in block.entries])) and not block.notes
-    said = "p (Holm): corrected over one family, the 2 few_shot methods on zoo (test) that differ from global on some image"
+        assert [e.p_holm for e in methods(block)] == pytest.approx(holm([e.comparison.p_value for e in methods(block)])) and not block.notes
+    said = "p (Holm): corrected over one family, the 3 few_shot methods on zoo (test) that differ from global on some image"
     assert said in compared(capsys, three).out
     assert f"\n> {said}" in compared(capsys, three, "--format", "markdown", "--top", "1").out
     assert said.replace("_", r"\_") in compared(capsys, three, "--format", "latex").out.replace("\n", " ")
@@ -99,7 +103,7 @@ def test_seeds_are_one_method_resampled_at_two_levels_and_a_copy_counts_once(tmp
         records.write(tmp_path / f"s{seed}", seed=seed, draw=seed, accuracy=0.6 + 0.05 * seed)
     shutil.copytree(tmp_path / "s1", tmp_path / "copy")
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
-    (entry,) = block.entries
+    (entry,) = methods(block)
     assert block.notes == ("1 run(s) have the same configuration and seeds as another run and count once",)
     pairs = [by_hand(tmp_path / f"s{seed}") for seed in (1, 2, 3)]
     assert entry.comparison == compare_runs(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
@@ -114,7 +118,8 @@ def test_an_adapters_seed_that_follows_the_runs_makes_no_method_of_its_own(tmp_p
         (folder / "config.yaml").write_text(json.dumps(config))
         write_manifest(folder, ["config.yaml", "metrics.json"])
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
-    assert sorted(len(entry.runs) for entry in block.entries) == [1, 2]  # a seed of the adapter's own is a knob
+    found = [(entry.label.count("tip"), len(entry.runs)) for entry in methods(block)]
+    assert sorted(found) == [(0, 3), (1, 1), (1, 2)]  # a seed of the adapter's own is a knob, and none of the aggregator below
 
 
 def test_a_baseline_without_a_seed_leaves_that_run_out_and_says_so(tmp_path):
@@ -201,9 +206,9 @@ def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, 
 
 def test_csv_hides_no_method_and_tables_for_people_say_what_they_hide(three, capsys, monkeypatch):
     monkeypatch.setattr("multicrop.cli.compare.TOP", 1)
-    assert len(compared(capsys, three, "--format", "csv").out.splitlines()) == 1 + 3
+    assert len(compared(capsys, three, "--format", "csv").out.splitlines()) == 1 + 5
     assert "2 more methods; --top 0 shows all" in compared(capsys, three, "--format", "markdown").out
-    assert len(compared(capsys, three, "--format", "csv", "--top", "2").out.splitlines()) == 1 + 2
+    assert len(compared(capsys, three, "--format", "csv", "--top", "2").out.splitlines()) == 1 + 4
 
 
 def test_csv_is_one_rectangle_whatever_tables_it_holds(three, capsys):
@@ -213,13 +218,14 @@ def test_csv_is_one_rectangle_whatever_tables_it_holds(three, capsys):
     assert {len(line) for line in lines} == {len(head)} and head[:4] == ["table", "data", "split", "task"]
     rows = [dict(zip(head, line, strict=True)) for line in lines]
     counts = {kind: sum(row["table"] == kind for row in rows) for kind in ("methods", "class", "agreement", "rescues")}
-    assert counts == {"methods": 4, "class": 16, "agreement": 10, "rescues": 10} and sum(counts.values()) == len(rows)
+    assert counts == {"methods": 8, "class": 24, "agreement": 34, "rescues": 34} and sum(counts.values()) == len(rows)
     block = leaderboard.blocks(reading.collect([three])[0])[0]
-    first, second, _ = (entry.label for entry in block.entries)
+    first, second, *_ = (entry.label for entry in block.entries)
     pair = {row["table"]: row for row in rows if (row["method"], row["other"]) == (first, second)}
     assert float(pair["agreement"]["agreement"]) == pytest.approx(details.agreement(block.entries)[0, 1])
     assert int(pair["rescues"]["rescues"]) == details.rescues(block.entries)[0, 1]
-    assert {(row["tests"], row["difference"] != "") for row in rows if row["table"] == "methods"} == {("3", True), ("1", True)}
+    own = {row["tests"] for row in rows if row["table"] == "methods" and row["method"] != "global view" and row["difference"]}
+    assert own == {"3", "1"} and {row["difference"] for row in rows if row["method"] == "global view" and row["table"] == "methods"} == {""}
 
 
 def test_figures_are_png_and_pdf_of_each_plot(three):
@@ -283,15 +289,16 @@ def test_globs_and_labels_name_what_varies(tmp_path):
     for shots in (1, 2):
         records.write(tmp_path / f"run-{shots}", task="few_shot", knobs={"shots": shots}, draw=shots)
     (block,) = leaderboard.blocks(reading.collect([tmp_path / "run-*"])[0])
-    assert {e.label for e in block.entries} == {f"dnd + tip, random_k4, shots={s}" for s in (1, 2)}
+    assert {e.label for e in methods(block)} == {"dnd, random_k4", *(f"dnd + tip, random_k4, shots={s}" for s in (1, 2))}
 
 
 def test_the_front_holds_ties_at_one_cost_and_no_method_that_pays_more_for_the_same(tmp_path):
     for number, (name, views) in enumerate([("dnd", 5), ("max", 5), ("wca", 17), ("abs", 1)]):
-        records.write(tmp_path / str(number), aggregator=name, views=views, accuracy=0.5 if name == "abs" else 0.8, draw=name == "abs")
+        accuracy = 0.5 if name == "abs" else 0.8
+        records.write(tmp_path / str(number), aggregator=name, views=views, accuracy=accuracy, base=0.3, draw=name == "abs")
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
-    assert len({entry.accuracy for entry in block.entries}) == 2
-    assert {entry.label.split(",")[0]: entry.on_front for entry in block.entries} == {"dnd": True, "max": True, "wca": False, "abs": True}
+    assert len({entry.accuracy for entry in methods(block)}) == 2
+    assert {entry.label.split(",")[0]: entry.on_front for entry in methods(block)} == {"dnd": True, "max": True, "wca": False, "abs": True}
 
 
 CLUSTERS = [f"patient {i % 40 // 2}" for i in range(120)]  # six images per patient, of two classes
@@ -302,7 +309,7 @@ def test_clusters_are_resampled_and_every_table_says_so(tmp_path, capsys):
         records.write(tmp_path / str(number), aggregator=name, draw=number, clusters=CLUSTERS)
     (block,) = leaderboard.blocks(reading.collect([tmp_path])[0])
     in_order = [f"patient {i % 40 // 2}" for i in range(120)]
-    for entry in block.entries:
+    for entry in methods(block):
         assert entry.comparison == compare(*by_hand(entry.runs[0].folder), clusters=in_order) and entry.comparison.clusters == 20
     assert pq.read_table(tmp_path / "0" / "predictions.parquet")["cluster"].to_pylist().count("patient 3") == 6
     said = "95 % interval over 20 clusters, p by exact sign-flip test over clusters; p (Holm): corrected over one family"
@@ -310,18 +317,11 @@ def test_clusters_are_resampled_and_every_table_says_so(tmp_path, capsys):
     assert said.replace("%", r"\%") in compared(capsys, tmp_path, "--format", "latex").out
     assert page_data([block], "global", 0)["blocks"][0]["notes"][0].startswith(said)
     rows = list(csv.DictReader(io.StringIO(compared(capsys, tmp_path, "--format", "csv", "--by", "class").out)))
-    assert {row["clusters"] for row in rows if row["table"] == "methods"} == {"20"}
+    assert {row["clusters"] for row in rows if row["table"] == "methods" and row["method"] != "global view"} == {"20"}
     final, base = by_hand(tmp_path / "0")
     okapi = next(p for e in block.entries if e.label.startswith("dnd") for p in details.by_class(e) if p.name == "okapi")
     own = [i for i in range(120) if i % 4 == 0]
     assert okapi.comparison == compare(final[own], base[own], clusters=[in_order[i] for i in own]) and okapi.comparison.clusters == 10
-
-
-def test_a_record_of_before_clusters_is_read_without_them(three):
-    path = three / "0" / "predictions.parquet"
-    pq.write_table(pq.read_table(path).drop_columns("cluster"), path)
-    read = Predictions.read(path)
-    assert read.cluster == () and read.correct().mean() == Predictions.read(path).accuracy()
 
 
 def test_runs_on_data_sets_of_several_seeds_are_one_run_over_their_clusters(tmp_path, capsys):
@@ -342,7 +342,9 @@ def test_runs_on_data_sets_of_several_seeds_are_one_run_over_their_clusters(tmp_
     assert len(parts) == 12 and parts["okapi (data seed 2)"].accuracy == pytest.approx(okapi.mean())
     by_run = leaderboard.blocks(reading.collect([tmp_path])[0], reading.collect([tmp_path / "max-*"])[0])
     other = next(e for e in by_run[0].entries if e.label.startswith("dnd"))
-    assert other.comparison.difference == pytest.approx(entry.accuracy - next(e for e in block.entries if e is not entry).accuracy)
+    assert other.comparison.difference == pytest.approx(
+        entry.accuracy - next(e for e in block.entries if e.label.startswith("max")).accuracy
+    )
 
 
 def test_only_the_same_data_seeds_are_pooled_against_each_other(tmp_path):

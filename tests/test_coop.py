@@ -111,7 +111,7 @@ def test_validation_images_do_not_train(problem):
 
 
 def test_descriptions_get_the_context_and_the_transport_plan_scores_them(generator):
-    problem = Problem(generator, instantiate(composed("aggregator=dnd", "aggregator.text_set=all").aggregator))
+    problem = Problem(generator, instantiate(without(composed("aggregator=dnd", "aggregator.text_set=all").aggregator, "facts")))
     adapter = problem.fitted(epochs=12)
     assert adapter.losses[-1] < adapter.losses[0]
     moved = (adapter.learned.features - problem.text.features).norm(dim=-1)
@@ -164,7 +164,10 @@ def test_where_only_label_prompts_are_read_only_they_go_through_the_tower(aggreg
 
 
 def test_plans_are_held_between_visits(generator, monkeypatch):
-    problem, solved = Problem(generator, instantiate(composed("aggregator=dnd", "aggregator.text_set=all").aggregator)), []
+    problem, solved = (
+        Problem(generator, instantiate(without(composed("aggregator=dnd", "aggregator.text_set=all").aggregator, "facts"))),
+        [],
+    )
     solve = dispatch.sinkhorn
     monkeypatch.setattr(dispatch, "sinkhorn", lambda cost, *masses, **knobs: solved.append(len(cost)) or solve(cost, *masses, **knobs))
     losses = problem.fitted(epochs=8, plan_epochs=4, batch_size=12).losses

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from multicrop import crops
 from multicrop.aggregators.score import Scorer
+from multicrop.config import without
 from multicrop.crops.pixels import unmirrored, view_pixels
 from multicrop.crops.views import image_views
 from multicrop.data.images import shared_pixels, to_tensor
@@ -231,7 +232,7 @@ class TestMirroredCrops:
     def test_boxes_are_drawn_where_they_are(self, tmp_path, generator):
         """A mirrored crop is drawn as the box of its pixels."""
         image, text, boxes = pictures(1).open(0), random_text(generator), torch.tensor([[0.0, 0, 120, 96], [90, 10, 30, 60]])
-        scorer = Scorer(text, 20.0, instantiate(composed("aggregator=dnd").aggregator), 1.0)
+        scorer = Scorer(text, 20.0, instantiate(without(composed("aggregator=dnd").aggregator, "facts")), 1.0)
         views, names = unit(2, 16, generator=generator), [str(c) for c in range(5)]
         for name, drawn in (("mirrored", boxes), ("plain", unmirrored(boxes))):
             item = explain(scorer, views, drawn, names, name="a", open_image=lambda: image)

@@ -15,6 +15,7 @@ from refusals import refused
 
 from multicrop.aggregators import transport_plan
 from multicrop.aggregators.score import Scorer
+from multicrop.config import without
 from multicrop.record import read_record
 from multicrop.runs.experiment import run
 from multicrop.runs.explain import settings_of_record
@@ -45,7 +46,7 @@ NASTY = '<script>alert("1")</script> $\\frac{1}{2}$ & [bold]'
 def explained(generator, *overrides, fusion_weight=1.0, views=7, names=None, classes=5):
     text = random_text(generator, classes=classes)
     names = names or [f"class {c}" for c in range(classes)]
-    scorer = Scorer(text, 20.0, instantiate(composed(*overrides).aggregator), fusion_weight)
+    scorer = Scorer(text, 20.0, instantiate(without(composed(*overrides).aggregator, "facts")), fusion_weight)
     features = unit(1, views, 16, generator=generator)
     boxes = torch.tensor([[0.0, 0, 60, 40], *([30.0 - k, k, 10.0, 20 + k] for k in range(views - 1))])  # mirrored: x1 > x2
     item = explain(scorer, features[0], boxes, names, name="a.png", open_image=lambda: Image.new("RGB", (60, 40), "teal"))

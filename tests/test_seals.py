@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from multicrop.record import (
     ROWS,
     Predictions,
     RecordError,
+    Scores,
     failure,
     read_record,
     resolved,
@@ -36,6 +38,7 @@ from multicrop.record import (
     write_pointer,
     write_record,
 )
+from multicrop.record.predictions import read_scores
 from multicrop.runs import finished_runs
 from multicrop.runs.job_folder import folder_state
 from multicrop.runs.session import inject
@@ -281,12 +284,17 @@ class TestRecords:
         records.write(job, accuracy=0.2)
         assert read_record(job).folder == job and read_record(job).accuracy != read_record(record).accuracy
 
-    def test_records_of_format_2_are_read_without_a_manifest(self, record):
-        metrics = json.loads((record / "metrics.json").read_text())
-        (record / "metrics.json").write_text(json.dumps(metrics | {"format": 2}))
-        for name in ("manifest.json", "identity.json"):
-            (record / name).unlink()
-        assert read_record(record).identity is None and folder_state(record).accuracy == metrics["rows"]["final"]["accuracy"]
+    @pytest.mark.parametrize(
+        ("found", "remedy"), [(3, "run the experiment again"), (5, "update multicrop"), (None, "run the experiment again")]
+    )
+    def test_records_of_another_format_are_refused_with_the_remedy(self, found, remedy, record):
+        path = record / "metrics.json"
+        metrics = {name: value for name, value in json.loads(path.read_text()).items() if name != "format"}
+        path.write_text(json.dumps(metrics if found is None else metrics | {"format": found}))
+        reseal(record)
+        with refused(str(record), f"metrics.json has format {found or 1}, this version reads format 4", remedy, error=RecordError):
+            read_record(record)
+        assert folder_state(record).accuracy is None
 
     def test_the_index_leads_only_to_the_record_of_its_identity(self, record, tmp_path):
         outputs, key = tmp_path / "out", Identity(PARTS).key
@@ -296,12 +304,17 @@ class TestRecords:
         assert finished_runs.find(outputs, key) is None
 
 
-TOP = {"top_classes": [[1, 0], [2, 1]], "top_logits": [[0.5, 0.25], [1.5, -0.5]]}
+SCORES = Scores(np.array([[1, 0], [2, 1]]), np.array([[0.5, 0.25], [1.5, -0.5]]), np.array([1.1, 1.7]))
 
 
-def predictions(**top):
-    rows = {row: np.array([1, number % 3]) for number, row in enumerate(ROWS)}
-    return Predictions(["a", "b"], np.array([1, 2]), rows, ["photo", ""], **top)
+def predictions(**more):
+    rows = {row: np.array([1, number % 3]) for number, row in enumerate((*ROWS, "beside/max"))}
+    return Predictions(["a", "b"], np.array([1, 2]), rows, ["photo", ""], **more)
+
+
+def reseal(folder):
+    """The manifest of the files as they are now."""
+    write_manifest(folder, [name for name in FILES if name != "manifest.json" and (folder / name).is_file()])
 
 
 def whole_record(folder, **changes):
@@ -310,7 +323,7 @@ def whole_record(folder, **changes):
     parts = {
         "config": {"task": {"name": "tta"}, "note": "Zürich"},
         "metrics": {"rows": {row: {"accuracy": 0.25} for row in ROWS}},
-        "predictions": predictions(**TOP),
+        "predictions": predictions(ranks={"final": np.array([0, 2])}, scores={"final": SCORES}),
         "environment": {"host": "here"},
         "data": {"dataset": "zoo"},
         "examples": [{"image_id": "a"}],
@@ -323,28 +336,43 @@ def whole_record(folder, **changes):
 
 
 def rewrite(path, **facts):
-    """Change facts of metrics.json, and take the manifest away as in format 2."""
+    """Change facts of metrics.json, and seal the folder again."""
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
-    (path.parent / "manifest.json").unlink(missing_ok=True)
+    reseal(path.parent)
 
 
 class TestContentOfARecord:
-    @pytest.mark.parametrize("top", [{}, TOP])
-    def test_predictions_are_read_as_they_were_written(self, top, tmp_path):
-        given = predictions(**top)
-        given.write(tmp_path / "predictions.parquet")
-        found = Predictions.read(tmp_path / "predictions.parquet")
+    def test_predictions_are_read_as_they_were_written(self, tmp_path):
+        given = predictions(ranks={"final": np.array([0, 2])})
+        given.write(path := tmp_path / "predictions.parquet")
+        found = Predictions.read(path)
         assert (found.image_id, found.domain, found.label.tolist(), len(found)) == (["a", "b"], ["photo", ""], [1, 2], 2)
-        assert {row: found.rows[row].tolist() for row in ROWS} == {row: given.rows[row].tolist() for row in ROWS}
-        assert (found.top_classes, found.top_logits) == (top.get("top_classes", ()), top.get("top_logits", ()))
-        assert found.correct("aggregated").tolist() == [True, True] and found.accuracy("aggregated") == 1.0
+        assert {row: values.tolist() for row, values in found.rows.items()} == {row: given.rows[row].tolist() for row in given.rows}
+        assert found.correct("aggregated").tolist() == [True, True] and found.accuracy("beside/max") == 0.5
         assert found.correct().tolist() == [True, False] and found.accuracy() == 0.5
-        columns = ["image_id", "domain", "label", "cluster", *(f"{row}_prediction" for row in ROWS), *top]
-        assert pq.read_table(tmp_path / "predictions.parquet").column_names == columns
+        assert [found.correct(k=k).tolist() for k in (2, 3)] == [[True, False], [True, True]] and found.accuracy(k=3) == 1.0
+        with pytest.raises(KeyError):
+            found.correct("global", k=2)
+        predicted = [f"{row}_prediction" for row in (*ROWS, "beside/max")]
+        columns = ["image_id", "domain", "label", "cluster", *predicted, "final_rank"]
+        assert sorted(pq.read_table(path).column_names) == sorted(columns)
+
+    @pytest.mark.parametrize("whole", [None, np.array([[-0.5, -1.25, -7], [-0.25, -2, -60000]], dtype=np.float16)])
+    def test_the_logits_of_a_row_are_read_when_they_are_asked_for(self, whole, tmp_path):
+        given = replace(SCORES, log_probabilities=whole)
+        predictions(scores={"final": given}).write(path := tmp_path / "predictions.parquet")
+        assert Predictions.read(path).scores == {}
+        found = read_scores(path, "final")
+        assert found.top_classes.tolist() == [[1, 0], [2, 1]] and found.top_logits.tolist() == [[0.5, 0.25], [1.5, -0.5]]
+        assert found.log_sum_exp.tolist() == pytest.approx([1.1, 1.7])
+        assert (found.log_probabilities is None) if whole is None else (found.log_probabilities == whole).all()
+        assert found.top_probabilities.tolist() == pytest.approx(np.exp([[-0.6, -0.85], [-0.2, -2.2]]))
+        with refused("no logits of the row global", error=RecordError):
+            read_scores(path, "global")
 
     def test_a_table_without_a_column_is_damaged(self, tmp_path):
         pq.write_table(pa.table({"image_id": ["a"]}), tmp_path / "predictions.parquet")
-        with refused(str(tmp_path), "predictions.parquet is damaged", "global_prediction", error=RecordError):
+        with refused(str(tmp_path), "predictions.parquet is damaged", "label", error=RecordError):
             Predictions.read(tmp_path / "predictions.parquet")
 
     def test_each_part_has_its_file_and_the_manifest_names_all(self, tmp_path, monkeypatch):
@@ -358,7 +386,8 @@ class TestContentOfARecord:
         found = read_record(folder)
         assert found.config == {"task": {"name": "tta"}, "key": "<WANDB_API_KEY>", "note": "Zürich"}
         assert (found.environment, found.data, found.model) == ({"argv": "<WANDB_API_KEY>"}, {"dataset": "zoo"}, {"name": "tiny"})
-        assert found.metrics == {"format": 3, "rows": {row: {"accuracy": 0.25} for row in ROWS}} and found.accuracy == 0.25
+        assert read_record(folder).scores().top_classes.tolist() == [[1, 0], [2, 1]]
+        assert found.metrics == {"format": 4, "rows": {row: {"accuracy": 0.25} for row in ROWS}} and found.accuracy == 0.25
         assert found.identity == Identity(PARTS) and json.loads((folder / "identity.json").read_text())["key"] == Identity(PARTS).key
         assert json.loads((folder / "examples.json").read_text()) == [{"image_id": "a"}]
         assert ((folder / "splits.json").read_text(), (folder / "stream.csv").read_text()) == ("{}", "step")
@@ -382,15 +411,9 @@ class TestContentOfARecord:
 
     def test_a_folder_without_a_whole_record_says_what_is_wrong(self, tmp_path):
         folder = whole_record(tmp_path / "run")
-        rewrite(folder / "metrics.json", format=4)
-        with refused(str(folder), "format 4", "up to 3", "update multicrop", error=RecordError):
-            read_record(folder)
-        rewrite(folder / "metrics.json", format=3)
+        (folder / "manifest.json").unlink()
         with refused("no manifest.json", "killed or has not finished", error=RecordError):
             read_record(folder)
-        rewrite(folder / "metrics.json", format=2)
-        (folder / "data.json").unlink()
-        assert read_record(folder).data == {}
         for rows in (None, [], {row: {"accuracy": 0.1} for row in ROWS[1:]}, dict.fromkeys(ROWS, 0.1), {row: {} for row in ROWS}):
             rewrite(folder / "metrics.json", rows=rows)
             with refused("metrics.json is damaged", "global, crops_mean, aggregated, final", error=RecordError):
@@ -399,26 +422,18 @@ class TestContentOfARecord:
         with refused("config.yaml is damaged", "expected task.name", error=RecordError):
             read_record(folder)
         whole_record(folder)
-        for gone in ("environment.json", "config.yaml"):
+        for gone in ("environment.json", "data.json", "config.yaml"):
             (folder / gone).unlink()
-        with refused(f"{folder}: config.yaml, environment.json is missing", error=RecordError):
+        with refused(f"{folder}: config.yaml, data.json, environment.json is missing", error=RecordError):
             read_record(folder)
         (folder / "metrics.json").write_text("[1]")
         with refused("expected names with values, got list", error=RecordError):
             read_record(folder)
 
-    def test_the_oldest_records_have_no_format(self, tmp_path):
-        rows = {row: {"accuracy": 0.25, "p_value": 1e-05} for row in ROWS}
-        folder = whole_record(tmp_path, metrics={"rows": rows})
-        assert read_record(folder).metrics["rows"] == rows
-        (folder / "metrics.json").write_text(json.dumps({"rows": rows}))
-        (folder / "manifest.json").unlink()
-        assert read_record(folder).accuracy == stored_accuracy(folder) == 0.25
-
     def test_the_error_of_a_damaged_file_is_one_line(self, tmp_path):
         folder = whole_record(tmp_path)
-        rewrite(folder / "metrics.json", format=2)
         (folder / "config.yaml").write_text("task: {name: tta\nnote: [")
+        reseal(folder)
         with pytest.raises(RecordError, match=r"config\.yaml is damaged") as caught:
             read_record(folder)
         assert "\n" not in str(caught.value) and isinstance(caught.value.__cause__, yaml.YAMLError)
@@ -447,8 +462,8 @@ class TestContentOfARecord:
         (folder / "predictions.parquet").unlink()  # is not read
         assert stored_accuracy(folder) == pytest.approx(0.3)
         for facts in ({"rows": {"final": {}}}, {"rows": {}}, {}):
-            (folder / "metrics.json").write_text(json.dumps({"format": 1, **facts}))
-            (folder / "manifest.json").unlink(missing_ok=True)
+            (folder / "metrics.json").write_text(json.dumps({"format": 4, **facts}))
+            write_manifest(folder, ["metrics.json"])
             assert stored_accuracy(folder) is None
 
 
@@ -481,7 +496,7 @@ class TestShownAndCompared:
         records.write(tmp_path / "same", parts=PARTS | {"aggregator": "b"})
         records.write(tmp_path / "foreign", parts=PARTS | {"data": "other", "code": "newer"}, aggregator="topk")
         blocks = leaderboard.blocks(collect([tmp_path])[0], collect([base])[0])
-        (paired,) = [block for block in blocks if len(block.entries) == 2]
-        (alone,) = [block for block in blocks if len(block.entries) == 1]
+        own = {id(block): sum(not entry.is_baseline for entry in block.entries) for block in blocks}
+        (paired,), (alone,) = ([block for block in blocks if own[id(block)] == count] for count in (2, 1))
         assert "the identities of these runs differ in: aggregator" in paired.notes
         assert alone.entries[0].comparison is None and "(their identities differ in: code, data)" in " ".join(alone.notes)

@@ -28,7 +28,7 @@ from hydra_plugins.multicrop_sweeper import KnobLoader, KnobSweeper
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
-from multicrop.files import Identity
+from multicrop.files import Identity, write_manifest
 from multicrop.record import write_pointer
 from multicrop.runs import finished_runs, sweep
 from multicrop.runs.session import Session
@@ -127,15 +127,15 @@ def test_overrides_that_cannot_be_read_name_nothing(content, tmp_path):
 
 def test_the_state_is_read_from_what_the_jobs_leave(tmp_path):
     assert sweep.scan(tmp_path, 7) == sweep.State(7, 0, (), {}, None)
-    score = '{{"rows": {{"final": {{"accuracy": {}}}}}}}'.format
-    place(tmp_path, 0, ["task=tta", "aggregator=max", "paths.output=x"], metrics=score(0.5))
-    place(tmp_path, 1, ["task=tta", "aggregator=dnd", "paths.output=x"], metrics=score(0.75))
+    score = '{{"format": 4, "rows": {{"final": {{"accuracy": {}}}}}}}'.format
+    write_manifest(place(tmp_path, 0, ["task=tta", "aggregator=max", "paths.output=x"], metrics=score(0.5)), ["metrics.json"])
+    write_manifest(place(tmp_path, 1, ["task=tta", "aggregator=dnd", "paths.output=x"], metrics=score(0.75)), ["metrics.json"])
     place(tmp_path, 2, ["task=tta", "aggregator=wca", "paths.output=x"], failed='{"error": "ValueError: no"}')
     place(tmp_path, 10, ["task=tta", "aggregator=abs", "paths.output=x"])
     place(tmp_path, 4, ["task=tta", "aggregator=mta", "paths.output=x"])
     write_pointer(tmp_path / "4", tmp_path / "1")
     place(tmp_path, 5, ["task=tta", "aggregator=awt", "paths.output=x"], metrics='{"rows": {"fi', manifest="{}")
-    place(tmp_path, 6, ["task=tta", "aggregator=vote", "paths.output=x"], metrics='{"format": 3, "rows": {"final": {"accuracy": 0.9}}}')
+    place(tmp_path, 6, ["task=tta", "aggregator=vote", "paths.output=x"], metrics='{"format": 4, "rows": {"final": {"accuracy": 0.9}}}')
     state = sweep.scan(tmp_path, 12)
     assert state == sweep.State(12, 4, ("6", "10"), {"2: aggregator=wca": "ValueError: no"}, (0.75, "1: aggregator=dnd"))
     line = state.line(50)

@@ -11,6 +11,7 @@ from refusals import refused
 
 from multicrop import aggregators
 from multicrop.aggregators.score import Scorer
+from multicrop.config import without
 from multicrop.methods.tent import Tent
 from multicrop.text import TextBank
 
@@ -97,7 +98,7 @@ def test_resumes_between_two_steps_and_works_in_the_inference_mode_of_the_test_l
 
 def test_through_the_transport_plan_and_refused_where_there_is_no_gradient(stream, generator):
     text = random_text(generator, classes=4, dim=6)
-    score = Scorer(text, SCALE, instantiate(composed("aggregator=dnd").aggregator), 1.0)
+    score = Scorer(text, SCALE, instantiate(without(composed("aggregator=dnd").aggregator, "facts")), 1.0)
     views = unit(4, 5, 6, generator=generator)
     method = Tent(text=text, logit_scale=SCALE, score=score, learning_rate=RATE, images_per_step=1)
     adapted = method(views, score(views))

@@ -27,6 +27,8 @@ def test_rows_are_named_by_what_was_chosen():
         "aggregated": "dnd",
         "final": "dnd + tda",
     }
+    beside = terminal.row_labels(CHOICES, "method", 17, ["dnd_fused"])
+    assert list(beside.items())[3:] == [("beside/dnd_fused", "dnd_fused"), ("final", "dnd + tda")]
     bare = terminal.row_labels(CHOICES, None, 1)
     assert "final" not in bare and bare["crops_mean"] == "no crops: the global view"
 
@@ -35,7 +37,14 @@ def test_the_table_holds_accuracy_interval_and_cost_of_every_row(printed):
     numbers = {"accuracy": 0.745, "difference": 0.15, "low": 0.095, "high": 0.2125, "rescued": 106, "lost": 46}
     base = numbers | {"accuracy": 0.595, "difference": 0.0}
     metrics = {"rows": {row: base if row == "global" else numbers for row in ROWS}, "row_seconds": dict.fromkeys(ROWS, 0.25)}
-    metrics |= {"encoder_calls": 6800, "bank_reused": True, "crops_per_second": 309.4, "encode_seconds": 22.0, "scoring_seconds": 2.7}
+    metrics |= {
+        "images": 400,
+        "encoder_calls": 6800,
+        "bank_reused": True,
+        "crops_per_second": 309.4,
+        "encode_seconds": 22.0,
+        "scoring_seconds": 2.7,
+    }
     facts = {"seconds": 27.2, "peak_memory_bytes": 2**29}
     terminal.show_run("title", terminal.row_labels(CHOICES, "method", 17), metrics, facts, Path("out"), Path("out/x.png"))
     table = printed(clear=False)
@@ -48,12 +57,23 @@ def test_the_table_holds_accuracy_interval_and_cost_of_every_row(printed):
         assert text in said
 
 
-def test_the_table_of_clustered_images_says_what_the_interval_is_over():
-    numbers = {"accuracy": 0.7, "difference": 0.1, "low": 0.0, "high": 0.2, "rescued": 3, "lost": 1}
-    plain, clustered = (
-        terminal.results_table("t", {"final": numbers | {"clusters": n}}, {"final": "x"}, {"final": 1.0}) for n in (None, 40)
-    )
-    assert plain.caption is None and "95 % interval over 40 clusters" in str(clustered.caption)
+@pytest.mark.parametrize(
+    ("images", "clusters", "said"),
+    [
+        (400, None, []),
+        (400, 40, ["95 % interval over 40 clusters of images that share their content"]),
+        (
+            30,
+            None,
+            ["small test set: 30 images; intervals are exact", "a significant difference needs at least 6 images (20 points)"],
+        ),
+        (400, 12, ["95 % interval over 12 clusters", "only 12 clusters: intervals over fewer than 20 may be too narrow"]),
+    ],
+)
+def test_the_table_says_what_the_interval_is_over_and_what_few_images_can_show(images, clusters, said):
+    numbers = {"accuracy": 0.7, "difference": 0.1, "low": 0.0, "high": 0.2, "rescued": 3, "lost": 1, "clusters": clusters}
+    caption = terminal.results_table("t", {"final": numbers}, {"final": "x"}, {"final": 1.0}, images).caption
+    assert (caption is None) == (not said) and all(text in str(caption) for text in said)
 
 
 def test_published_figures_of_the_setting_are_printed(printed):

@@ -19,6 +19,7 @@ from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.taskres import TaskRes
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.adapters.tip_adapter_f import TipAdapterF
+from multicrop.config import without
 from multicrop.files import read_sealed
 
 TRAINING = {"epochs": 20, "batch_size": 256, "seed": 0}
@@ -202,7 +203,9 @@ class TestHeldPlans:
             torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
 
     def test_held_it_is_never_above_exact_transport_and_solved_anew_in_time(self, generator):
-        problem = Problem(generator, aggregator=instantiate(composed("aggregator=dnd_exact", "aggregator.prune=false").aggregator))
+        problem = Problem(
+            generator, aggregator=instantiate(without(composed("aggregator=dnd_exact", "aggregator.prune=false").aggregator, "facts"))
+        )
         held, rows, views = HeldPlans(problem.score, 12, 3), torch.arange(12), problem.support.views
         held(rows, views, problem.score.text)
         moved = normalize(views + 0.3 * torch.randn(views.shape, generator=generator), dim=-1)

@@ -175,11 +175,10 @@ def _outcome(place: Place, plan: Plan, number: int, error: str | None) -> dict[s
 
 def result_of(record: Any) -> dict[str, Any]:
     """What a run found, without times."""
-    found = record.predictions
-    predictions = {
-        name: list(values) for name, values in vars(found).items() if name in ("image_id", "domain", "top_classes", "top_logits")
-    }
-    predictions |= {"label": found.label.tolist(), "rows": {name: values.tolist() for name, values in found.rows.items()}}
+    found, final = record.predictions, record.scores()
+    predictions = {"image_id": list(found.image_id), "domain": list(found.domain), "label": found.label.tolist()}
+    predictions |= {kind: {row: v.tolist() for row, v in getattr(found, kind).items()} for kind in ("rows", "ranks")}
+    predictions |= {"final": [getattr(final, part).tolist() for part in ("top_classes", "top_logits", "log_sum_exp")]}
     metrics = {name: record.metrics.get(name) for name in ("rows", "test", "images", "skipped_images", "views_per_image")}
     parts = dict(record.identity.parts) if record.identity else None
     return plain({"metrics": metrics, "predictions": predictions, "data": record.data, "identity": parts, "model": record.model})

@@ -80,6 +80,12 @@ class Aggregator:
         return str(self._knob("view_set", "all"))
 
     @property
+    def crops_only(self) -> bool:
+        """Whether it reads the crops and not the global view, neither as a view nor for the masses of crops and prompts."""
+        marginals = {self._knob("view_marginal", "uniform"), self._knob("prompt_marginal", "uniform")}
+        return self.view_set == "crops" and marginals == {"uniform"}
+
+    @property
     def text_set(self) -> str:
         """The prompts that it reads: ``"label"``, ``"descriptions"`` or ``"all"``."""
         return "label" if self.labels_only else str(self._knob("text_set", "all"))

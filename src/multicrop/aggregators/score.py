@@ -41,6 +41,16 @@ class Scorer:
         self.aggregator = as_aggregator(aggregator)
         self.spared = 0.0  # seconds that an earlier job spent on logits that this one reads from the cache
 
+    def views_read(self, n_views: int) -> int:
+        """The number of views per image that the logits depend on, as the aggregator declares it.
+
+        Args:
+            n_views: Views per image, the global view included.
+        """
+        if n_views == 1 or self.fusion_weight == 0 or self.aggregator.function is global_view:
+            return 1
+        return n_views - 1 if self.aggregator.crops_only and self.fusion_weight == 1 else n_views
+
     def __call__(self, views: Views) -> Logits:
         """The fused logits, shape (batch, classes)."""
         return fuse(self.global_logits(views), self.local_logits(views), self.fusion_weight)

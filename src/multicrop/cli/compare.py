@@ -62,7 +62,8 @@ def _tables(block: "Block", options: argparse.Namespace, baseline: str) -> "list
 
     from multicrop.compare import details, tables
 
-    shown = replace(block, entries=block.entries[: options.top or None])
+    first = options.top or len(block.entries)
+    shown = replace(block, entries=tuple(e for i, e in enumerate(block.entries) if i < first or e.is_baseline))
     hidden = len(block.entries) - len(shown.entries)
     notes = (*block.notes, *((f"{hidden} more methods; --top 0 shows all",) if hidden else ()))
     made = [tables.leaderboard_table(replace(shown, notes=notes), baseline)]

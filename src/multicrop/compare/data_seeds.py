@@ -1,6 +1,6 @@
 """Runs that differ in the seed of their data alone are pooled: one run over the images of all of these data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -9,7 +9,7 @@ import numpy as np
 
 from multicrop.compare.run import DATA_SEED, Run
 from multicrop.files import content_hash
-from multicrop.record import ROWS, Predictions
+from multicrop.record import Predictions
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,23 @@ class PooledRun(Run):
     def predictions(self) -> Predictions:
         """The predictions of all parts, one part after the other."""
         scored = [part.predictions for part in self.parts]
-        sizes = [len(part.class_names) for part in self.parts]
-        first_class = [0, *accumulate(sizes)]
         named = [str(part.knobs[DATA_SEED]) for part in self.parts]
+        pairs = list(zip(scored, accumulate([len(part.class_names) for part in self.parts], initial=0), strict=False))
+        seeded = list(zip(named, scored, strict=True))
         clustered = any(any(one.cluster) for one in scored)
         return Predictions(
-            [f"{seed}/{name}" for seed, one in zip(named, scored, strict=True) for name in one.image_id],
-            np.concatenate([one.label + first for one, first in zip(scored, first_class, strict=False)]),
-            {row: np.concatenate([one.rows[row] + first for one, first in zip(scored, first_class, strict=False)]) for row in ROWS},
+            [f"{seed}/{name}" for seed, one in seeded for name in one.image_id],
+            np.concatenate([one.label + first for one, first in pairs]),
+            {row: np.concatenate([one.rows[row] + first for one, first in pairs]) for row in _shared([one.rows for one in scored])},
             [domain for one in scored for domain in one.domain],
-            cluster=[name and f"{seed}/{name}" for seed, one in zip(named, scored, strict=True) for name in one.cluster]
-            if clustered
-            else (),
+            [name and f"{seed}/{name}" for seed, one in seeded for name in one.cluster] if clustered else (),
+            {row: np.concatenate([one.ranks[row] for one in scored]) for row in _shared([one.ranks for one in scored])},
         )
+
+
+def _shared(parts: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
+    """The rows that all parts have."""
+    return [row for row in parts[0] if all(row in other for other in parts)]
 
 
 def pooled(runs: Sequence[Run]) -> list[Run]:

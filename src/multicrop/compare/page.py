@@ -68,7 +68,7 @@ def page_data(blocks: Sequence[Block], baseline: str, pictures: int) -> dict:
     return {
         "baseline": baseline,
         "sorted_by": SORTED_BY,
-        "runs": sum(len(entry.runs) for _, entry in pairs),
+        "runs": len({run.folder for _, entry in pairs for run in entry.runs}),
         "blocks": [_block(block, baseline, blocks) for block in blocks],
         "entries": entries,
         "examples": examples,

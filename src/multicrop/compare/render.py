@@ -6,6 +6,7 @@ are empty.
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -56,15 +57,22 @@ def show(console: Console, tables: Sequence[Table]) -> None:
 
 def _print(console: Console, table: Table) -> None:
     shown = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    widest = [max(map(len, column)) + 2 for column in zip(table.columns, *table.cells(), strict=True)]
+    columns = list(zip(table.columns, *table.cells(), strict=True))
+    heads = [_folded(name, max(map(len, cells), default=0)) for name, *cells in columns]
+    widest = [max(map(len, [*head.split("\n"), *cells])) + 2 for head, (_, *cells) in zip(heads, columns, strict=True)]
     whole = sum(widest[1:]) + LEAST <= console.width  # numbers stay on one line, and names wrap
-    for i, name in enumerate(table.columns):
-        shown.add_column(escape(name), justify="right" if i else "left", overflow="fold", no_wrap=bool(i) and whole)
+    for i, head in enumerate(heads):
+        shown.add_column(escape(head), justify="right" if i else "left", overflow="fold", no_wrap=bool(i) and whole)
     for first, *others in table.cells():
         shown.add_row(escape(first), *(escape(cell.replace(" ", "\N{NO-BREAK SPACE}")) for cell in others))
     console.print(shown)
     for line in (*([table.family] if table.family else []), *(f"note: {note}" for note in table.notes)):
         console.print(escape(line), soft_wrap=True)
+
+
+def _folded(heading: str, width: int) -> str:
+    """A heading in lines of at most this width, or of its longest word."""
+    return textwrap.fill(heading, max(width, *map(len, heading.split()), 1), break_long_words=False, break_on_hyphens=False)
 
 
 def _markdown(table: Table) -> str:

@@ -12,6 +12,7 @@ from multicrop.config import parts_of
 from multicrop.record import EXAMPLES, NOT_DECISIVE, Predictions, Record, read_record
 
 DATA_SEED = "dataset.dataset_seed"  # draws the images; runs that differ in it are pooled (`data_seeds.pooled`)
+OTHER_ROWS = ("task.beside.", "aggregator.facts.")  # knobs of further aggregators
 SEEDS = ("seed", "crop_seed", "task.order_seed", DATA_SEED)  # runs that differ only in these are runs of one method
 
 
@@ -28,8 +29,9 @@ class Run(Record):
     @cached_property
     def knobs(self) -> dict[str, object]:
         """The values of the configuration that decide the run's numbers, by dotted name, without seeds equal to the run's own."""
-        leaves = _leaves({k: v for k, v in self.config.items() if k not in NOT_DECISIVE})
-        return {name: value for name, value in leaves if not (name.endswith(".seed") and value == self.config.get("seed"))}
+        leaves = list(_leaves({k: v for k, v in self.config.items() if k not in NOT_DECISIVE}))
+        follows = {name for name, value in leaves if name.endswith(".seed") and value == self.config.get("seed")}
+        return {name: value for name, value in leaves if name not in follows and not f"{name}.".startswith(OTHER_ROWS)}
 
     @cached_property
     def seeds(self) -> tuple:
@@ -47,6 +49,23 @@ class Run(Record):
         return {group: self.choices.get(group, "?") for group in parts_of(self.choices["task"])}
 
     @property
+    def name(self) -> str:
+        """Aggregator, adapter or test-time method, and crops: `dnd + tda, random_k16`."""
+        parts = [self.choices.get("aggregator", "?"), *self.task_options.values()]
+        return ", ".join([" + ".join(parts), self.choices.get("crop", "?")])
+
+    @property
+    def views(self) -> int:
+        """Views per image that the final row reads."""
+        return int(self.metrics["rows"]["final"].get("views", self.metrics.get("views_per_image", 1)))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of scoring: aggregator, and adapter or method."""
+        times = self.metrics.get("row_seconds", {})
+        return times.get("aggregated", float("nan")) + times.get("final", float("nan"))
+
+    @property
     def shots(self) -> int | None:
         """Shots per class of a few-shot run; None for other tasks."""
         shots = self.knobs.get("task.shots") if self.choices["task"] == "few_shot" else None
@@ -54,13 +73,14 @@ class Run(Record):
 
     @cached_property
     def sorted_predictions(self) -> Predictions:
-        """The predictions in the order of the image ids, without the top classes, so that runs can be paired."""
+        """The predictions in the order of the image ids, so that runs can be paired."""
         scored = self.predictions
         order = np.argsort(np.asarray(scored.image_id), kind="stable")
         places: list[int] = order.tolist()
         ids, domains = [scored.image_id[i] for i in places], [scored.domain[i] for i in places]
-        rows, clusters = {row: values[order] for row, values in scored.rows.items()}, [scored.cluster[i] for i in places if scored.cluster]
-        return Predictions(ids, scored.label[order], rows, domains, cluster=clusters)
+        rows, ranks = ({row: values[order] for row, values in found.items()} for found in (scored.rows, scored.ranks))
+        clusters = [scored.cluster[i] for i in places if scored.cluster]
+        return Predictions(ids, scored.label[order], rows, domains, clusters, ranks)
 
     @property
     def class_names(self) -> list[str]:

@@ -1,8 +1,9 @@
 """Paired comparison of two methods on the same images: difference of accuracy, bootstrap interval, and p-value.
 
-With one run per method, the interval is the percentile bootstrap over images and the test is McNemar's exact test. With several runs per
-method (seeds, stream orders), runs and images are both resampled, and the p-value comes from the same resamples. Where images come in
-clusters (frames of a video, images of a patient), clusters take the place of images in resampling and test.
+With one run per method, the interval is the percentile bootstrap over images (with fewer than 50 images, an exact interval) and the test
+is McNemar's exact test. With several runs per method (seeds, stream orders), runs and images are both resampled, and the p-value comes
+from the same resamples. Where images come in clusters (frames of a video, images of a patient), clusters take the place of images in
+resampling and test.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from multicrop.compare.resampling import cluster_means, cluster_numbers, crossed_means, percentiles, sign_flips
+from multicrop.compare.small_samples import FEW_IMAGES, exact_interval
 
 RESAMPLES = 2000
 MCNEMAR, SIGN_FLIPS, BOOTSTRAP = "McNemar's exact test", "exact sign-flip test over clusters", "bootstrap"
@@ -44,7 +46,7 @@ class Comparison:
     @property
     def testable(self) -> bool:
         """Whether the two differ on any image; otherwise no test can reject their equality."""
-        return any((self.difference, self.low, self.high))
+        return any((self.difference, self.rescued, self.lost)) or (self.test == BOOTSTRAP and self.p_value < 1)
 
 
 def compare(
@@ -59,15 +61,16 @@ def compare(
     """Compare the correctness of a method with that of a baseline on the same images.
 
     Each image changes the difference by -1, 0 or +1, so a bootstrap resample of images is one multinomial draw of the three counts; the
-    interval is the percentile interval of these draws. The p-value is McNemar's exact (binomial) test on the images that exactly one of
-    the two classifies correctly.
+    interval is the percentile interval of these draws; with fewer than 50 images it is the exact interval of ``exact_interval``. The
+    p-value is McNemar's exact (binomial) test on the images that exactly one of the two classifies correctly.
 
     With clusters, a resample draws whole clusters (the cluster bootstrap: Davison & Hinkley 1997, section 3.8; Field & Welsh 2007,
     https://doi.org/10.1111/j.1467-9868.2007.00593.x; Cameron, Gelbach & Miller 2008). Images are not resampled again within a cluster:
     that would count the variance within clusters twice. The percentiles are those of the expanded percentile interval (Hesterberg 2015,
     https://doi.org/10.1080/00031305.2015.1089789), which corrects the narrowness of the bootstrap with few clusters. The p-value is that
     of the exact test which swaps method and baseline in whole clusters, each with probability 1/2. With one image per cluster it is
-    McNemar's exact test. Where all images are in one cluster, interval and test are over images and hold for this cluster alone.
+    McNemar's exact test. Where all images are in one cluster, interval and test are over images and hold for this cluster alone. With
+    fewer than 50 images the interval is widened to the exact one, which a resample of clusters without a change would miss.
 
     Args:
         correct: Booleans of the method, shape (images,).
@@ -89,13 +92,14 @@ def compare(
     count, groups = len(correct), cluster_numbers(clusters, len(correct))
     rescued, lost = int((correct & ~baseline).sum()), int((~correct & baseline).sum())
     rng = np.random.default_rng(seed)
+    exact = exact_interval(rescued, lost, count, confidence=confidence) if count < FEW_IMAGES else None
     if groups is None:
         drawn = rng.multinomial(count, [rescued / count, lost / count, (count - rescued - lost) / count], resamples)
-        low, high = percentiles((drawn[:, 0] - drawn[:, 1]) / count, confidence)
+        low, high = exact or percentiles((drawn[:, 0] - drawn[:, 1]) / count, confidence)
         p_value = stats.binomtest(rescued, rescued + lost).pvalue if rescued + lost else 1.0
         return Comparison((rescued - lost) / count, low, high, float(p_value), rescued, lost)
     gains, sizes = np.bincount(groups, correct.astype(float) - baseline), np.bincount(groups)
-    low, high = percentiles(cluster_means(gains, sizes, rng, resamples), confidence, len(sizes))
+    low, high = _joined(percentiles(cluster_means(gains, sizes, rng, resamples), confidence, len(sizes)), exact)
     return Comparison((rescued - lost) / count, low, high, sign_flips(gains), rescued, lost, len(sizes), SIGN_FLIPS)
 
 
@@ -114,7 +118,8 @@ def compare_runs(
     pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122). It is conservative for the noise of runs and images; with few
     runs, their spread is known only from these few. With clusters, whole clusters are drawn in place of images, as in ``compare``. The
     p-value is twice the smaller share of resamples on either side of zero, so it is at least 2 / (resamples + 1); a large family of tests
-    needs more resamples. One run gives the same result as ``compare``.
+    needs more resamples. With fewer than 50 images the interval is widened to the mean of the exact intervals of the runs. One run gives
+    the same result as ``compare``.
 
     Args:
         correct: Booleans of the method, shape (runs, images).
@@ -141,10 +146,25 @@ def compare_runs(
     of_groups = gains if groups is None else np.stack([np.bincount(groups, row) for row in gains])
     sizes, count = (None, None) if groups is None else (np.bincount(groups), len(of_groups[0]))
     means = crossed_means(of_groups, np.random.default_rng(seed), resamples, sizes)
-    low, high = percentiles(means, confidence, count)
+    low, high = _joined(percentiles(means, confidence, count), _mean_of_exact(gains, confidence))
     below, above = ((means <= 0).sum() + 1) / (resamples + 1), ((means >= 0).sum() + 1) / (resamples + 1)
     rescued, lost = round((gains > 0).sum() / len(gains)), round((gains < 0).sum() / len(gains))
     return Comparison(float(gains.mean()), low, high, float(min(1.0, 2 * min(below, above))), rescued, lost, count, BOOTSTRAP)
+
+
+def _joined(interval: tuple[float, float], exact: tuple[float, float] | None) -> tuple[float, float]:
+    """The interval, widened to an exact one where there is one."""
+    return interval if exact is None else (min(interval[0], exact[0]), max(interval[1], exact[1]))
+
+
+def _mean_of_exact(gains: np.ndarray, confidence: float) -> tuple[float, float] | None:
+    """The mean of the exact intervals of runs on few images; None where there are enough images."""
+    images = gains.shape[1]
+    if images >= FEW_IMAGES:
+        return None
+    counts = [(int((run > 0).sum()), int((run < 0).sum())) for run in gains]
+    low, high = np.mean([exact_interval(*run, images, confidence=confidence) for run in counts], axis=0).tolist()
+    return low, high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from multicrop.compare.details import Part
 from multicrop.compare.leaderboard import Block, Entry
+from multicrop.compare.small_samples import FEW_IMAGES
 from multicrop.compare.statistics import Comparison
 
 
@@ -47,11 +48,11 @@ def leaderboard_table(block: Block, baseline: str) -> Table:
     Returns:
         The table.
     """
-    several = any(len(entry.runs) > 1 for entry in block.entries)
+    several, ranked = any(len(e.runs) > 1 for e in block.entries), any(e.top5 is not None for e in block.entries)
     columns = {
-        "method": lambda r: r["method"],
-        **({"runs": lambda r: str(r["runs"])} if several else {}),
+        "method": lambda r: r["method"] + (f" ({r['runs']} run{'s' if r['runs'] > 1 else ''})" if several else ""),
         "top-1 %": lambda r: f"{100 * r['accuracy']:.1f}" + (f" ± {100 * r['spread']:.1f}" if r["runs"] > 1 else ""),
+        **({"top-5 %": lambda r: "" if r["top5"] is None else f"{100 * r['top5']:.1f}"} if ranked else {}),
         f"vs {baseline} [95 %]": interval,
         "p (Holm)": lambda r: probability(r["p_holm"]),
         "rescued / lost": lambda r: "" if r["rescued"] is None else f"{r['rescued']}/{r['lost']}",
@@ -87,7 +88,7 @@ def entry_values(entry: Entry) -> dict:
     """The raw values of an entry."""
     names = ("difference", "low", "high", "p_value", "rescued", "lost", "clusters", "test")
     compared = asdict(entry.comparison) if entry.comparison else dict.fromkeys(names)
-    own = {name: getattr(entry, name) for name in ("accuracy", "spread", "encoder_calls", "seconds", "p_holm", "on_front")}
+    own = {name: getattr(entry, name) for name in ("accuracy", "top5", "spread", "encoder_calls", "seconds", "p_holm", "on_front")}
     return {"method": entry.label, "runs": len(entry.runs), **own, **compared, "record": str(entry.runs[0].folder)}
 
 
@@ -116,6 +117,7 @@ def parts_table(block: Block, method: str, kind: str, parts: Sequence[Part], bas
     shared = place(block) | {"method": method, "tests": tests}
     rows = [shared | {n: getattr(p, n) for n in own} | asdict(p.comparison) for p in parts]
     family = f"p (Holm): corrected over one family, the {tests} parts by {kind} in which this method differs from {baseline} on some image"
+    family += f"; intervals of parts with fewer than {FEW_IMAGES} images are exact" if any(p.images < FEW_IMAGES for p in parts) else ""
     return Table(f"{method}, by {kind}", kind, columns, rows, over_clusters([part.comparison for part in parts]) + family)
 
 

@@ -25,9 +25,11 @@ from multicrop.record.folder import (
     write_pointer,
     write_record,
 )
-from multicrop.record.predictions import ROWS, Predictions, RecordError
+from multicrop.record.predictions import BESIDE, ROWS, Predictions, RecordError
+from multicrop.record.scores import MOST_CLASSES, TOP, Scores
 
 __all__ = [
+    "BESIDE",
     "CONFIG",
     "DATA",
     "ENVIRONMENT",
@@ -38,6 +40,7 @@ __all__ = [
     "IDENTITY",
     "KNOB",
     "METRICS",
+    "MOST_CLASSES",
     "NOT_DECISIVE",
     "PICTURE",
     "POINTER",
@@ -45,9 +48,11 @@ __all__ = [
     "ROWS",
     "SPLITS",
     "STREAM",
+    "TOP",
     "Predictions",
     "Record",
     "RecordError",
+    "Scores",
     "failure",
     "read_record",
     "resolved",

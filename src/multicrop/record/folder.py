@@ -9,7 +9,7 @@ run was finished before has record.json instead; a failed job has failed.json.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,18 +27,11 @@ from multicrop.files import (
     write_manifest,
     write_text,
 )
-from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged
+from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged, read_scores
+from multicrop.record.scores import Scores
 
-FORMAT = 3  # of the folder; 1 has no number, and `milliseconds_an_image` for `ms_per_image`; 1 and 2 have no manifest
-NOT_DECISIVE = (
-    "paths",
-    "logger",
-    "trainer",
-    "rerun",
-    "record",
-    "pictures",
-    "examples",
-)  # parts of the configuration without effect on the numbers
+FORMAT = 4  # of the folder; records of another format are refused
+NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "record", "pictures", "examples", "logits")  # without effect on the numbers
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
@@ -66,7 +59,7 @@ def write_record(
     Args:
         folder: Folder of the run; it must exist.
         config: Resolved configuration.
-        metrics: Metrics of the run, with ``rows``: the metrics of each of ``ROWS``.
+        metrics: Metrics of the run, with ``rows``: per row ``accuracy``, ``views`` that it reads per image, and its comparison.
         predictions: Labels and predictions.
         environment: Machine, versions, time, command and chosen options.
         data: Scored data: ``dataset``, ``split``, ``fingerprint``, ``class_names``.
@@ -97,18 +90,22 @@ def write_record(
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run: its folder and the content of config.yaml, metrics.json, environment.json and data.json (empty if missing)."""
+    """One finished run: its folder and the content of config.yaml, metrics.json, environment.json and data.json."""
 
     folder: Path
     config: dict
     metrics: dict
     environment: dict
-    data: dict = field(default_factory=dict)
+    data: dict
 
     @cached_property
     def predictions(self) -> Predictions:
         """The predictions in the order in which the images were scored."""
         return Predictions.read(self.folder / PREDICTIONS)
+
+    def scores(self, row: str = "final") -> Scores:
+        """The logits of a row that the record keeps, in the order of ``predictions``; raises RecordError if it keeps none."""
+        return read_scores(self.folder / PREDICTIONS, row)
 
     @cached_property
     def _decisive(self) -> dict:
@@ -116,12 +113,12 @@ class Record:
 
     @property
     def identity(self) -> Identity | None:
-        """What decided the run; None for a record of format 2 or older."""
+        """What decided the run; None for a record that was written without it."""
         return Identity(self._decisive["parts"]) if "parts" in self._decisive else None
 
     @property
     def model(self) -> dict:
-        """Facts of the model: name, architecture, number of parameters, hash of the weights, precision; empty for an older record."""
+        """Facts of the model: name, architecture, number of parameters, hash of the weights, precision; empty where none were written."""
         return self._decisive.get("model", {})
 
     @property
@@ -134,7 +131,7 @@ def read_record(folder: Path) -> Record:
     """Read the record in a folder, or the record that the folder's record.json points to.
 
     Raises:
-        RecordError: If the run failed or has not finished, or a file is missing, damaged or of a newer format.
+        RecordError: If the run failed or has not finished, or a file is missing, damaged or of another format.
     """
     folder = resolved(folder)
     if not (folder / METRICS).is_file():
@@ -144,21 +141,21 @@ def read_record(folder: Path) -> Record:
     rows = (metrics := _content(folder / METRICS)).get("rows")
     if not isinstance(rows, dict) or not all(isinstance(rows.get(r), dict) and "accuracy" in rows[r] for r in ROWS):
         raise damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
-    if metrics.get("format", 1) > FORMAT:
-        raise RecordError(f"{folder}: the record has format {metrics['format']}, this version reads up to {FORMAT}; update multicrop")
-    if missing := [name for name in (CONFIG, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
+    _check_format(folder, metrics)
+    if missing := [name for name in (CONFIG, DATA, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
         raise RecordError(f"{folder}: {', '.join(missing)} is missing from the record; run the experiment again")
-    _check_manifest(folder, metrics)
-    config, data = _content(folder / CONFIG), _content(folder / DATA) if (folder / DATA).is_file() else {}
+    _check_manifest(folder)
+    config = _content(folder / CONFIG)
     if "name" not in (config.get("task") or {}):
         raise damaged(folder / CONFIG, "expected task.name")
-    return Record(folder, config, metrics, _content(folder / ENVIRONMENT), data)
+    return Record(folder, config, metrics, _content(folder / ENVIRONMENT), _content(folder / DATA))
 
 
 def stored_accuracy(folder: Path) -> float | None:
     """The accuracy of the final row in metrics.json, which is checked against the manifest; None if there is none."""
     metrics = _content(folder / METRICS)
-    _check_manifest(folder, metrics, METRICS)
+    _check_format(folder, metrics)
+    _check_manifest(folder, METRICS)
     return metrics.get("rows", {}).get("final", {}).get("accuracy")
 
 
@@ -198,12 +195,17 @@ def _content(path: Path) -> dict:
     return value
 
 
-def _check_manifest(folder: Path, metrics: Mapping, *names: str) -> None:
-    """Raise RecordError where files (by default all) differ from the manifest; records of format 2 and older have none."""
+def _check_format(folder: Path, metrics: Mapping) -> None:
+    """Raise RecordError where the record has another format than this version writes."""
+    if (found := metrics.get("format", 1)) != FORMAT:
+        what = "update multicrop" if isinstance(found, int) and found > FORMAT else "run the experiment again"
+        raise RecordError(f"{folder}: {METRICS} has format {found}, this version reads format {FORMAT}; {what}")
+
+
+def _check_manifest(folder: Path, *names: str) -> None:
+    """Raise RecordError where there is no manifest, or files (by default all) differ from it."""
     if not (folder / MANIFEST).is_file():
-        if metrics.get("format", 1) > 2:
-            raise RecordError(f"{folder}: no {MANIFEST}, which a run writes last; the run was killed or has not finished")
-        return
+        raise RecordError(f"{folder}: no {MANIFEST}, which a run writes last; the run was killed or has not finished")
     if changed := damaged_files(folder, *names):
         told = f"{', '.join(changed)} was damaged or changed after the run had written it, or {MANIFEST} is another run's"
         raise RecordError(f"{folder}: {told}; run the experiment again")

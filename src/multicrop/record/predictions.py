@@ -1,7 +1,7 @@
 """The predictions of a run, one row per image, and the file that holds them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multicrop.files import atomic
+from multicrop.record.scores import Scores
 
 ROWS = ("global", "crops_mean", "aggregated", "final")  # two baselines, the aggregator, and the task's prediction
+BESIDE = "beside/"  # begins the name of the row of a further aggregator
+PREDICTION, RANK = "_prediction", "_rank"  # end the names of columns
 
 
 class RecordError(ValueError):
@@ -30,49 +33,79 @@ class Predictions:
     Args:
         image_id: Image ids.
         label: Class index per image, shape (images,).
-        rows: Predicted class index per image, shape (images,), by row name (``ROWS``).
+        rows: Predicted class index per image, shape (images,), by row name (``ROWS``, and ``beside/NAME`` per further aggregator).
         domain: Domain per image; empty strings for a data set without domains.
-        top_classes: Classes with the highest final logits, best first, shape (images, k).
-        top_logits: Their logits, shape (images, k).
-        cluster: Cluster per image (a video, a patient), ``""`` for an image in none; empty for a record of before clusters.
+        cluster: Cluster per image (a video, a patient), ``""`` for an image in none; empty where no image has one.
+        ranks: Number of classes with a higher logit than the label, shape (images,), by row name; 0 where the prediction is correct.
+        scores: Logits by row name, to be written; ``Record.scores`` reads them.
     """
 
     image_id: Sequence[str]
     label: np.ndarray
     rows: Mapping[str, np.ndarray]
     domain: Sequence[str]
-    top_classes: Sequence[Sequence[int]] = ()
-    top_logits: Sequence[Sequence[float]] = ()
     cluster: Sequence[str] = ()
+    ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    scores: Mapping[str, Scores] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def correct(self, row: str = "final") -> np.ndarray:
-        """Whether a row (one of ``ROWS``) classifies each image correctly: booleans, shape (images,)."""
-        return self.rows[row] == self.label
+    def correct(self, row: str = "final", *, k: int = 1) -> np.ndarray:
+        """Whether the label is among the k best classes of a row: booleans, shape (images,).
 
-    def accuracy(self, row: str = "final") -> float:
-        """Top-1 accuracy of a row, from 0 to 1."""
-        return float(self.correct(row).mean())
+        Args:
+            row: Name of the row.
+            k: Number of classes.
+
+        Raises:
+            KeyError: If ``k`` is above 1 and there are no ranks of this row.
+        """
+        return self.rows[row] == self.label if k == 1 else self.ranks[row] < k
+
+    def accuracy(self, row: str = "final", *, k: int = 1) -> float:
+        """Top-k accuracy of a row, from 0 to 1."""
+        return float(self.correct(row, k=k).mean())
 
     def write(self, path: Path) -> None:
         """Write predictions.parquet."""
         columns = {"image_id": list(self.image_id), "domain": list(self.domain), "label": self.label}
         columns["cluster"] = list(self.cluster) or [""] * len(self)
-        columns |= {f"{row}_prediction": self.rows[row] for row in ROWS}
-        columns |= {"top_classes": list(self.top_classes), "top_logits": list(self.top_logits)} if len(self.top_classes) else {}
+        for row, predicted in self.rows.items():
+            columns[f"{row}{PREDICTION}"] = predicted
+            columns |= {f"{row}{RANK}": self.ranks[row].astype(np.int32)} if row in self.ranks else {}
+            columns |= self.scores[row].columns(row) if row in self.scores else {}
         with atomic(path) as partial:
             pq.write_table(pa.table(columns), partial)
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":
-        """Read predictions.parquet; raises RecordError if the file is damaged or lacks a column."""
+        """Read predictions.parquet without the logits; raises RecordError if the file is damaged or lacks a column."""
         try:
-            table = pq.read_table(path)
-            rows = {row: np.asarray(table[f"{row}_prediction"].to_pylist()) for row in ROWS}
-            optional = ("top_classes", "top_logits", "cluster")
-            top = [table[name].to_pylist() if name in table.column_names else () for name in optional]
-            return cls(table["image_id"].to_pylist(), np.asarray(table["label"].to_pylist()), rows, table["domain"].to_pylist(), *top)
+            file = pq.ParquetFile(path, memory_map=False)
+            names = file.schema_arrow.names
+            table = file.read([name for name in names if name in FACTS or name.endswith((PREDICTION, RANK))])
+            found = {name: table[name] for name in table.column_names}
+            ids, label, domain, cluster = (found[name] for name in FACTS)
+            rows, ranks = (_named(found, ending) for ending in (PREDICTION, RANK))
+            if absent := [f"{row}{PREDICTION}" for row in ROWS if row not in rows]:
+                raise KeyError(*absent)
+            return cls(ids.to_pylist(), label.to_numpy(), rows, domain.to_pylist(), cluster.to_pylist(), ranks)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise damaged(path, error) from error
+
+
+FACTS = ("image_id", "label", "domain", "cluster")
+
+
+def _named(columns: Mapping[str, pa.ChunkedArray], ending: str) -> dict[str, np.ndarray]:
+    """The columns with this ending, by the name of their row."""
+    return {name.removesuffix(ending): values.to_numpy() for name, values in columns.items() if name.endswith(ending)}
+
+
+def read_scores(path: Path, row: str) -> Scores:
+    """The logits of a row in predictions.parquet; raises RecordError if the file is damaged or has none of this row."""
+    try:
+        return Scores.read(path, row)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise damaged(path, error) from error

@@ -75,6 +75,8 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
     if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
         return _skip(settings, record)
     task: BankTask = instantiate(settings.task["build"])(session, **settings.task_knobs)
+    task.show_beside(session.beside)
+    task.all_logits = settings.all_logits
     bank = session.bank(session.scored_images)
     saves = saves_of(settings, task, bank, identity.key)
     with _logger(settings) as logger:
@@ -214,7 +216,7 @@ def _show(session: Session, task: BankTask, bank: FeatureBank, outcome: results.
     settings, dataset = session.settings, session.dataset
     size = f"{len(bank)} images, {len(dataset.class_names)} classes"
     title = f"{settings.task['name']} on {dataset.name} ({settings['split']}): {size}, top-1 %"
-    labels = terminal.row_labels(settings.choices, task.component, bank.n_views)
+    labels = terminal.row_labels(settings.choices, task.component, bank.n_views, list(settings.beside))
     terminal.show_run(title, labels, outcome.metrics, outcome.environment, settings.output, outcome.picture)
     chosen = settings.choices
     terminal.show_published(published_figures(chosen.get("experiment"), chosen.get("dataset", ""), chosen.get("model", "")))

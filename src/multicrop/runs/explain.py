@@ -128,12 +128,13 @@ def _row(record: Record, image_id: str) -> int | None:
 
 def _recorded_logits(record: Record, row: int | None, classes: int) -> Float[Tensor, " classes"] | None:
     """The highest final logits of a run with an adapter or a method, minus infinity for the other classes; else None."""
-    task, scored = record.config["task"]["name"], record.predictions
+    task = record.config["task"]["name"]
     if task == "zero_shot":
         return None
-    if row is None or not len(scored.top_classes):
+    if row is None:
         log.warning("the record has no logits of this image: it is explained by the aggregator, without the part that task=%s adds", task)
         return None
     logits = torch.full((classes,), -torch.inf)
-    logits[list(scored.top_classes[row])] = torch.tensor(list(scored.top_logits[row]), dtype=torch.float32)
+    scored = record.scores()
+    logits[torch.tensor(scored.top_classes[row], dtype=torch.long)] = torch.tensor(scored.top_logits[row], dtype=torch.float32)
     return logits

@@ -31,8 +31,9 @@ def run_identity(session: Session, *names: str) -> Identity:
 
     Returns:
         A hash per part. ``data`` is what is scored: images, labels and class names; ``support`` (few-shot) what is learned from. The part
-        ``adapter`` or ``method`` is there where the task reads one. The run's ``seed`` enters the part ``task`` where the task reads it, or
-        where code outside this package takes part, which may draw from a global generator.
+        ``adapter`` or ``method`` is there where the task reads one, ``beside`` where further aggregators have rows. The run's ``seed``
+        enters the part ``task`` where the task reads it, or where code outside this package takes part, which may draw from a global
+        generator.
     """
     settings = session.settings
     reads = reads_of(instantiate(settings.task["build"]))
@@ -49,6 +50,7 @@ def run_identity(session: Session, *names: str) -> Identity:
     }
     parts |= {group: partial(_component_hash, settings.part(group).values, sources[group]) for group in groups[1:]}
     parts |= {"support": partial(_support_hash, session, reads.images)} if reads.images else {}
+    parts |= {"beside": partial(_beside_hash, session)} if settings.beside else {}
     return Identity({name: make() for name, make in parts.items() if not names or name in names})
 
 
@@ -86,6 +88,12 @@ def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[
 def _component_hash(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:
     """The knobs of a component, and the files that hold its code where they are outside this package."""
     return content_hash(json.dumps([values, sources], sort_keys=True))
+
+
+def _beside_hash(session: Session) -> str:
+    """The further aggregators: their knobs and code, in their order."""
+    parts = session.settings.beside.items()
+    return content_hash(*(f"{name} {_component_hash(part.values, sources_of(dict(part.values)))}" for name, part in parts))
 
 
 def _support_hash(session: Session, read: Callable[..., Sequence[LabelledImages]]) -> str:

@@ -1,5 +1,6 @@
 """What a run found, as plain values: its metrics, predictions, examples and the picture of explanations."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 from multicrop.compare.statistics import compare
 from multicrop.features import FeatureBank
 from multicrop.files import redacted
-from multicrop.record import PICTURE, ROWS, Predictions
+from multicrop.record import PICTURE, Predictions
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.task import BankTask
 from multicrop.show import examples, pictures
 from multicrop.show.explain.scored import ScoredImages
+
+TOP_K = 5
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,21 @@ def outcome_of(
     return Outcome(predictions, metrics, environment, keep_examples(session, bank, task), picture)
 
 
-def row_metrics(predictions: Predictions) -> dict[str, dict[str, float]]:
-    """Accuracy of each row, and its paired difference to the global view."""
-    correct = {row: predictions.correct(row) for row in ROWS}
-    compared = {row: compare(correct[row], correct["global"], clusters=predictions.cluster) for row in ROWS}
-    return {row: {"accuracy": predictions.accuracy(row), **asdict(compared[row])} for row in ROWS}
+def row_metrics(predictions: Predictions, views: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Per row: top-1 and top-5 accuracy, the views that it reads, and its paired difference to the global view."""
+    base = predictions.correct("global")
+    found = {}
+    for row in predictions.rows:
+        compared = compare(predictions.correct(row), base, clusters=predictions.cluster)
+        own = {"accuracy": predictions.accuracy(row), "top5": predictions.accuracy(row, k=TOP_K), "views": views[row]}
+        found[row] = own | asdict(compared)
+    return found
 
 
 def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, scoring_seconds: float, resumed: int) -> dict[str, Any]:
     """The numbers of a run, for metrics.json."""
     return {
-        "rows": row_metrics(predictions),
+        "rows": row_metrics(predictions, task.views_read(bank.n_views)),
         "test": task.measured,
         "images": len(bank),
         "skipped_images": int((~bank.readable).sum()),
@@ -57,7 +64,7 @@ def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, s
         "encode_seconds": bank.cost.seconds,
         "scoring_seconds": scoring_seconds,
         "row_seconds": task.seconds,
-        "spared_seconds": task.scorer.spared,
+        "spared_seconds": task.spared,
         **task.recorded(predictions, n_views=bank.n_views, resumed=resumed),
     }
 

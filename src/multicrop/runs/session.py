@@ -21,6 +21,7 @@ from multicrop.data.contents import keep_index_in
 from multicrop.data.images import ImageError
 from multicrop.encoder import Encoder, looking
 from multicrop.features import FeatureBank, check_storage, feature_bank
+from multicrop.runs.beside import weight_of
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.text import TextBank, prompts_of
@@ -98,10 +99,20 @@ class Session:
     @cached_property
     def scorer(self) -> Scorer:
         """Class logits of views: the aggregator's, fused with the global view's."""
-        made = (self.text, self.encoder.logit_scale, self.aggregator, self.settings.task["fusion_weight"])
+        return self._scorer(self.aggregator, self.settings.task["fusion_weight"])
+
+    @cached_property
+    def beside(self) -> dict[str, Scorer]:
+        """The scorers of the further aggregators, by name, each with the fusion weight of its file."""
+        parts = self.settings.beside.items()
+        return {name: self._scorer(as_aggregator(part.without("facts").make()), weight_of(part.values)) for name, part in parts}
+
+    def _scorer(self, aggregator: Aggregator, weight: float) -> Scorer:
+        """A scorer whose aggregator's logits the jobs of a sweep share."""
+        made = (self.text, self.encoder.logit_scale, aggregator, weight)
         if self.cache is None:
             return Scorer(*made)
-        return CachedScorer(*made, cache=self.share("logits", [self.prompts, self.aggregator.identity], LogitsCache, of=self.encoder))
+        return CachedScorer(*made, cache=self.share("logits", [self.prompts, aggregator.identity], LogitsCache, of=self.encoder))
 
     @property
     def injectables(self) -> dict[str, Any]:

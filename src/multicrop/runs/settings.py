@@ -12,12 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import PACKAGE, choices, in_sweep, register_resolvers
+from multicrop.config import choices, in_sweep, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.record import CONFIG
+from multicrop.runs import beside
+from multicrop.runs.beside import CONF
 
-CONF = PACKAGE.parent.parent / "conf"
-OF_SESSION = ("name", "run", "build", "fusion_weight")  # entries of a task file that its builder does not take
+OF_SESSION = ("name", "run", "build", "fusion_weight", "beside")  # entries of a task file that its builder does not take
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,22 @@ class Settings:
             raise ValueError(f"the configuration has no {group}; choose one with {group}=NAME")
         return Part(values).without("facts")
 
+    @property
+    def all_logits(self) -> bool:
+        """Whether the record keeps the logits of all classes.
+
+        Raises:
+            ValueError: If ``logits`` is neither top nor all.
+        """
+        if (kept := self.config["logits"]) not in ("top", "all"):
+            raise ValueError(f"logits is top (the 20 highest of each image) or all (of up to 1,000 classes), got {kept!r}")
+        return kept == "all"
+
+    @property
+    def beside(self) -> dict[str, Part]:
+        """The further aggregators whose rows the run shows, by name."""
+        return {name: Part(values) for name, values in (self.task.get("beside") or {}).items()}
+
     def __getitem__(self, name: str) -> Any:
         """A value at the top level of the configuration, such as ``seed``."""
         return self.config[name]
@@ -97,6 +114,8 @@ class Settings:
 def settings_of(cfg: DictConfig) -> Settings:
     """The plain values of a composed configuration."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    if "beside" in config["task"]:
+        config["task"]["beside"] = beside.composed(cfg)
     outputs = Path(config["paths"]["output"])
     output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else outputs
     known = Compute.__dataclass_fields__

@@ -2,7 +2,7 @@
 
 Every task scores four rows on the same views, so that a run is a paired comparison with its own baselines: `global` (CLIP),
 `crops_mean` (the crops averaged, label prompts), `aggregated` (the chosen aggregator, fused with the global logits) and `final` (what
-the task predicts with).
+the task predicts with). Each aggregator that `task.beside` names has a further row.
 """
 
 import time
@@ -13,19 +13,16 @@ from typing import Any, ClassVar, TypeVar
 
 import lightning as L
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from multicrop.aggregators import Logits, Views, mean_feature
 from multicrop.aggregators.score import Scorer
 from multicrop.data.base import LabelledImages
 from multicrop.features import FeatureBank
-from multicrop.record import ROWS, Predictions
+from multicrop.record import BESIDE, ROWS, Predictions
+from multicrop.runs.kept_logits import ranks, scores
+from multicrop.runs.measures import measures
 
-TOP_LOGITS = 5  # of the final row, per image, that the record keeps
 Builder = TypeVar("Builder", bound=Callable[..., "BankTask"])
 
 
@@ -78,17 +75,40 @@ class BankTask(L.LightningModule):
     """
 
     component: ClassVar[str | None] = None  # the config group of what the task adds to the aggregator
+    all_logits: bool = False  # whether the record keeps the logits of all classes
     save_every: int | None = None  # images between saves from which a killed run is resumed; None: no saves
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()
         self.scorer = scorer
-        n_classes = len(scorer.text.prompts)
-        self.measures = {row: _metrics(n_classes, row) for row in ROWS}
+        self.beside: dict[str, Scorer] = {}  # by row
+        self.measures = {row: measures(len(scorer.text.prompts), row) for row in ROWS}
         self.metrics = nn.ModuleDict(self.measures)
         self.collected: dict[str, list[Tensor]] = {}
         self.measured: dict[str, float] = {}
         self.seconds: dict[str, float] = dict.fromkeys(ROWS, 0.0)
+
+    def show_beside(self, scorers: Mapping[str, Scorer]) -> None:
+        """Add a row for each of further scorers, by the name of its aggregator."""
+        for name, scorer in scorers.items():
+            row = BESIDE + name
+            self.beside[row], self.seconds[row] = scorer, 0.0
+            self.measures[row] = self.metrics[row] = measures(len(scorer.text.prompts), row)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows in the order of tables: baselines, aggregator, further aggregators, final."""
+        return (*ROWS[:-1], *self.beside, ROWS[-1])
+
+    def views_read(self, n_views: int) -> dict[str, int]:
+        """Views per image that each row reads.
+
+        Args:
+            n_views: Views per image in the bank.
+        """
+        crops = max(1, n_views - 1)
+        read = {row: scorer.views_read(n_views) for row, scorer in {"aggregated": self.scorer, **self.beside}.items()}
+        return {"global": 1, "crops_mean": crops, **read, "final": n_views if self.component else read["aggregated"]}
 
     @abstractmethod
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
@@ -125,20 +145,21 @@ class BankTask(L.LightningModule):
             "global": self._timed("global", self.scorer.global_logits, views),
             "crops_mean": self._timed("crops_mean", lambda v: mean_feature(v, text, scale, view_set="crops", text_set="label"), views),
             "aggregated": self._timed("aggregated", self.scorer, views),
+            **{row: self._timed(row, scorer, views) for row, scorer in self.beside.items()},
         }
         logits["final"] = self._timed("final", self.final_logits, views, logits["aggregated"])
         self.collect({**logits, "label": labels, "index": indices})
 
     def collect(self, scored: Mapping[str, Tensor]) -> None:
         """Count and keep scored images: label, index and the logits of each row."""
-        for row in ROWS:
+        for row in self.rows:
             self.measures[row].update(scored[row].softmax(-1), scored["label"])
         for name, values in scored.items():
             self.collected.setdefault(name, []).append(values.cpu())
 
     def on_test_epoch_end(self) -> None:
         """Measure the final row as test/*, the other rows as test/<row>/*; logged where the trainer has a logger."""
-        self.measured = {name: float(value) for row in ROWS for name, value in self.measures[row].compute().items()}
+        self.measured = {name: float(value) for row in self.rows for name, value in self.measures[row].compute().items()}
         if self.trainer.loggers:
             self.log_dict(self.measured)
 
@@ -154,35 +175,26 @@ class BankTask(L.LightningModule):
             domains: The domain of each image of the data set, if it has domains.
             clusters: The cluster of each image of the data set, if it has clusters.
         """
-        found = self.results()
+        found, rows = self.results(), self.rows
+        label = found["label"]
         indices: list[int] = found["index"].tolist()
-        top = found["final"].topk(min(TOP_LOGITS, found["final"].shape[1]))
-        rows = {row: found[row].argmax(1).numpy() for row in ROWS}
-        own = [domains[i] for i in indices] if domains else [""] * len(indices)
-        shared = [clusters[i] for i in indices] if clusters else ()
-        best = top.indices.tolist(), top.values.tolist()
-        return Predictions([ids[i] for i in indices], found["label"].numpy(), rows, own, *best, cluster=shared)
+        return Predictions(
+            [ids[i] for i in indices],
+            label.numpy(),
+            {row: found[row].argmax(1).numpy() for row in rows},
+            [domains[i] for i in indices] if domains else [""] * len(indices),
+            [clusters[i] for i in indices] if clusters else (),
+            ranks={row: ranks(found[row], label).numpy() for row in rows},
+            scores={row: scores(found[row], all_logits=self.all_logits) for row in rows if self.component or row != "aggregated"},
+        )
 
     def _timed(self, row: str, function: Callable[..., Tensor], *args: Tensor) -> Tensor:
-        started, spared = time.perf_counter(), self.scorer.spared
+        started, spared = time.perf_counter(), self.spared
         value = function(*args)
-        self.seconds[row] += time.perf_counter() - started + self.scorer.spared - spared
+        self.seconds[row] += time.perf_counter() - started + self.spared - spared
         return value
 
-
-def _metrics(n_classes: int, row: str) -> MetricCollection:
-    metrics = {
-        "accuracy": MulticlassAccuracy(n_classes, average="micro"),
-        "class_accuracy": MulticlassAccuracy(n_classes, average="macro"),
-        "ece": MulticlassCalibrationError(n_classes, n_bins=15),
-        "brier": BrierScore(),
-    }
-    return MetricCollection(metrics, prefix="test/" if row == "final" else f"test/{row}/")
-
-
-class BrierScore(MeanMetric):
-    """Mean over images of the squared distance between the probabilities and the one-hot label (Brier 1950), from 0 to 2."""
-
-    def update(self, probability: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"]) -> None:
-        """Count a batch."""
-        super().update((probability - one_hot(label, probability.shape[1])).square().sum(1))
+    @property
+    def spared(self) -> float:
+        """Seconds that earlier jobs of a sweep spent on logits that this one read from the cache."""
+        return sum(scorer.spared for scorer in (self.scorer, *self.beside.values()))

@@ -12,7 +12,7 @@ from multicrop.aggregators.score import Scorer
 from multicrop.config.ranges import Count, OneOf, Seed
 from multicrop.features import FeatureBank
 from multicrop.methods.base import Method
-from multicrop.record import ROWS, STREAM, Predictions
+from multicrop.record import STREAM, Predictions
 from multicrop.runs.session import Session, inject
 from multicrop.runs.task import BankTask, task_builder
 
@@ -62,7 +62,7 @@ class AdaptationTask(BankTask):
         """Accuracy of each row on the first and the last tenth of the stream, cost per image, and the size of the state."""
         images = len(predictions)
         tenth = max(1, images // 10)
-        correct = {row: predictions.correct(row) for row in ROWS}
+        correct = {row: predictions.correct(row) for row in self.rows}
         measured = {
             "first_tenth": {row: float(values[:tenth].mean()) for row, values in correct.items()},
             "last_tenth": {row: float(values[-tenth:].mean()) for row, values in correct.items()},
@@ -77,10 +77,10 @@ class AdaptationTask(BankTask):
         """CSV of accuracy against images seen: of all of them so far, and of the latest tenth of the stream, for each row."""
         images = len(predictions)
         window = max(1, images // 10)
-        totals = {row: predictions.correct(row).cumsum() for row in ROWS}
+        totals = {row: predictions.correct(row).cumsum() for row in self.rows}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["images", *ROWS, *(f"{row}_recent" for row in ROWS)])
+        writer.writerow(["images", *totals, *(f"{row}_recent" for row in totals)])
         for seen in sorted({round(images * k / CURVE_POINTS) for k in range(1, CURVE_POINTS + 1)} - {0}):
             recent = min(window, seen)
             latest = [(t[seen - 1] - (t[seen - 1 - recent] if seen > recent else 0)) / recent for t in totals.values()]

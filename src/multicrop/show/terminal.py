@@ -9,31 +9,38 @@ from rich.markup import escape
 from rich.table import Table
 
 from multicrop.compare.published import Figure
+from multicrop.compare.small_samples import remarks
+from multicrop.record import BESIDE
 
 console = Console()
 
 
-def row_labels(choices: Mapping[str, str], component: str | None, n_views: int) -> dict[str, str]:
+def row_labels(choices: Mapping[str, str], component: str | None, n_views: int, beside: Sequence[str] = ()) -> dict[str, str]:
     """The label of each row in the table of a run.
 
     Args:
         choices: Option per config group.
         component: Config group that the task adds to the aggregator (``adapter``, ``method``), or None.
         n_views: Views per image.
+        beside: Names of further aggregators.
 
     Returns:
         Labels by row name; without ``component`` there is no row ``final``.
     """
     crops = f"{n_views - 1} crops averaged" if n_views > 1 else "no crops: the global view"
     labels = {"global": "global view", "crops_mean": crops, "aggregated": choices.get("aggregator", "aggregator")}
+    labels |= {BESIDE + name: name for name in beside}
     return labels | ({"final": f"{labels['aggregated']} + {choices.get(component, component)}"} if component else {})
 
 
-def results_table(title: str, rows: Mapping[str, Mapping[str, float]], labels: Mapping[str, str], seconds: Mapping[str, float]) -> Table:
+def results_table(
+    title: str, rows: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], seconds: Mapping[str, float], images: int
+) -> Table:
     """The table of a run: per row accuracy, difference from the global view with 95 % interval, rescued and lost images, seconds."""
     clusters = rows["final"].get("clusters")
-    below = f"95 % interval over {clusters} clusters of images that share their content" if clusters else None
-    table = Table(title=escape(title), title_justify="left", caption=below, caption_justify="left")
+    below = [f"95 % interval over {clusters} clusters of images that share their content"] if clusters else []
+    caption = "\n".join([*below, *remarks(images, clusters)]) or None
+    table = Table(title=escape(title), title_justify="left", caption=caption, caption_justify="left")
     for column in ("", "top-1", r"vs global \[95 %]", "rescued/lost", "seconds"):
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():
@@ -48,7 +55,7 @@ def show_run(
     title: str, labels: Mapping[str, str], metrics: Mapping[str, Any], facts: Mapping[str, Any], record: Path, picture: Path | None
 ) -> None:
     """Print the table of a run, its cost, and where its record and picture are."""
-    console.print(results_table(title, metrics["rows"], labels, metrics["row_seconds"]))
+    console.print(results_table(title, metrics["rows"], labels, metrics["row_seconds"], metrics["images"]))
     how = "bank reused, filled at" if metrics["bank_reused"] else "bank filled at"
     console.print(
         f"{metrics['encoder_calls']:,} views, {how} {metrics['crops_per_second']:,.0f} crops per second "

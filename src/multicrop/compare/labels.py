@@ -1,0 +1,51 @@
+"""Labels of methods in tables: what was chosen, and what varies among the methods of a table."""
+
+from collections.abc import Sequence
+
+from multicrop.compare.rows import BASELINES, is_baseline
+from multicrop.compare.run import SEEDS, Run
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """The knobs in which these runs differ, without seeds and knobs that follow from the options; of knobs that vary together the first."""
+    chosen = {k for k in runs[0].choices if len({run.choices.get(k) for run in runs}) > 1}
+    kept: dict[tuple, str] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.knobs):
+        top = "aggregator" if name == "task.fusion_weight" else name.split(".")[0]  # which the aggregator's file sets
+        by_choice: dict[object, set] = {}
+        for run in runs:
+            value = str(run.knobs[name]) if name in run.knobs else None
+            by_choice.setdefault(run.choices.get(top) if top in chosen else None, set()).add(value)
+        if name not in SEEDS and max(map(len, by_choice.values())) > 1:
+            kept.setdefault(tuple(str(run.knobs.get(name)) for run in runs), name)
+    return list(kept.values())
+
+
+def label(run: Run, knobs: Sequence[str], groups: Sequence[str]) -> str:
+    """The label of a method in tables: its name, and the groups and knobs that vary."""
+    extra = [f"{name.rsplit('.', 1)[-1]}={run.knobs[name]}" for name in knobs if name in run.knobs]
+    return ", ".join([run.name, *(run.choices.get(g, "?") for g in groups), *extra])
+
+
+def labels(methods: Sequence[Sequence[Run]], group: Sequence[Run]) -> list[str]:
+    """The label of each method; baselines are told apart by what varies among them alone, by prompts only where they have to be."""
+    others = varying(group), varying_groups(group)
+    found = [label(runs[-1], *others) for runs in methods]
+    for row in BASELINES.values():
+        places = [i for i, runs in enumerate(methods) if is_baseline(runs) and runs[0].choices["aggregator"] == row]
+        for place, name in zip(places, _baseline_labels([methods[i][0] for i in places]), strict=True):
+            found[place] = name
+    return found
+
+
+def _baseline_labels(runs: Sequence[Run]) -> list[str]:
+    if not runs:
+        return []
+    knobs, groups = varying(runs), varying_groups(runs)
+    short = [label(run, [k for k in knobs if not k.startswith("prompt.")], [g for g in groups if g != "prompt"]) for run in runs]
+    return [name if short.count(name) == 1 else label(run, knobs, groups) for name, run in zip(short, runs, strict=True)]
+
+
+def varying_groups(runs: Sequence[Run]) -> list[str]:
+    """The groups ``model`` and ``prompt`` where these runs differ in them."""
+    return [g for g in ("model", "prompt") if len({run.choices.get(g) for run in runs}) > 1]

@@ -1,0 +1,59 @@
+"""The aggregators that a run shows beside its own: their names in the configuration, composed to values."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from multicrop.config import PACKAGE
+
+CONF = PACKAGE.parent.parent / "conf"  # of a checkout; in a run Hydra knows it
+GROUP = "aggregator"
+
+
+def composed(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """The values of the aggregators that ``task.beside`` names, by name; the run's own is left out.
+
+    Raises:
+        ValueError: If ``task.beside`` is no list, or a name is no option of the group ``aggregator``.
+    """
+    names = OmegaConf.select(cfg, "task.beside")
+    if names is None:
+        return {}
+    if isinstance(names, DictConfig):  # the configuration of a record
+        return OmegaConf.to_container(names, resolve=True)  # type: ignore[return-value]
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ValueError(f"task.beside is a list of aggregators, such as [dnd,max], got {names!r}")
+    if not names:
+        return {}
+    with nullcontext() if GlobalHydra.instance().is_initialized() else initialize_config_dir(str(CONF), version_base="1.3"):
+        made = {str(name): _values(cfg, str(name)) for name in names}
+    own = _decisive(OmegaConf.to_container(cfg, resolve=True)[GROUP])  # type: ignore[index, call-overload]
+    return {name: values for name, values in made.items() if (_decisive(values), weight_of(values)) != (own, cfg.task.fusion_weight)}
+
+
+def weight_of(values: Mapping[str, Any]) -> float:
+    """The weight of an aggregator's logits against the global view's, as its file says; 1 where it says none."""
+    return float((values.get("facts") or {}).get("fusion_weight", 1.0))
+
+
+def _values(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """The values of one aggregator, as a run with it would have them."""
+    options = GlobalHydra.instance().config_loader().get_group_options(GROUP)
+    if name not in options:
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(options)}"
+        raise ValueError(f"task.beside names the aggregator {name}, which is not an option; {hint}")
+    node = compose(f"{GROUP}/{name}")[GROUP]
+    whole = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
+    whole[GROUP] = node  # type: ignore[call-overload]
+    whole.task.fusion_weight = weight_of(OmegaConf.to_container(node, resolve=False))  # type: ignore[arg-type]
+    return OmegaConf.to_container(whole[GROUP], resolve=True)  # type: ignore[return-value]
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "facts"}
