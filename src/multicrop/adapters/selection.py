@@ -112,7 +112,7 @@ def select(candidates: Iterable[Knobs], logits: Callable[..., Logits], validatio
     return {"how": "validation" if len(curve) > 1 else "fixed", "images": len(validation.labels), "chosen": best, "curve": curve}
 
 
-def held_out(examples: Examples, *, share: float, seed: int) -> tuple[Examples, Examples]:
+def held_out(examples: Examples, *, share: float | int, seed: int) -> tuple[Examples, Examples]:
     """Divide labelled images into support and validation images, both with the classes in equal shares.
 
     Args:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from multicrop.files.access import retrying
+
 
 def text_of(path: Path) -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
@@ -17,12 +19,12 @@ def text_of(path: Path) -> str:
     if not path.exists():
         raise ValueError("does not exist")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return retrying(path.read_bytes, path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ValueError(f"is not JSON or text in UTF-8 (byte 0x{byte:02x} at position {error.start}); save it as UTF-8") from error
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror})") from error
+        raise ValueError(f"cannot be read ({error.strerror or error})") from error
 
 
 def json_of(path: Path, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
