@@ -27,7 +27,7 @@ from multicrop.data.base import StreamedImages
 from multicrop.data.images import ImageError, open_image
 from multicrop.features import BankProgress, DiskBank, ShardFolder, StopBetweenBatches, bank_identity, feature_bank, local_rank
 from multicrop.features.base import EncodeCost
-from multicrop.features.fill import EncodeSettings, ShardSampler, encoding_trainer
+from multicrop.features.fill import EncodeSettings, ShardSampler, ShardWriter, encoding_trainer
 from multicrop.features.manifest import agreed_size, stored_size
 from multicrop.features.shards import Claims
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, view_loader
@@ -357,7 +357,7 @@ def test_sources_of_any_kind_are_tried_again(quick, encoder, tmp_path, caplog):
             assert len(bank.tensors()[0]) == 3 and not failures[storage]
 
 
-def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick, encoder, tmp_path, monkeypatch):
+def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick, encoder, tmp_path, monkeypatch, caplog):
     whole, times = Path.open, []
 
     def opened(self, *arguments, **knobs):
@@ -368,6 +368,7 @@ def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick
 
     monkeypatch.setattr(Path, "open", opened)
     assert fill(pictures(10), encoder, tmp_path).reused and len(times) == 2
+    assert caplog.text.count("shard-00001.safetensors cannot be read") == 2
 
 
 POLICY = """
@@ -480,8 +481,8 @@ def test_the_nearest_bank_of_nested_crops_answers(encoder, tmp_path):
 
 @pytest.mark.parametrize("stored", [9, 12])
 def test_the_whole_set_is_hashed_for_a_subset_only_where_it_may_have_a_bank(stored, encoder, tmp_path, monkeypatch):
-    whole, asked, identity = pictures(9), [], disk_module.bank_identity
-    fill(pictures(stored), encoder, tmp_path)
+    whole, asked, identity = pictures(9, "a/b"), [], disk_module.bank_identity
+    fill(pictures(stored, "a/b"), encoder, tmp_path)
     monkeypatch.setattr(disk_module, "bank_identity", lambda images, *rest: asked.append(len(images)) or identity(images, *rest))
     part = fill(whole.subset([7, 2]), encoder, tmp_path)
     assert part.reused == (stored == 9) and asked == ([9] if part.reused else [2])
@@ -557,6 +558,23 @@ def test_a_trainer_that_encodes_keeps_nothing_and_stops_last():
     assert quiet.progress_bar_callback is None and (quiet.num_devices, type(quiet.strategy)) == (2, DDPStrategy)
 
 
+def test_a_shard_that_is_written_releases_its_own_claim_alone(tmp_path):
+    """Workers run ahead: the next shard is claimed before this one is whole."""
+    folder = ShardFolder(tmp_path, "key", 6, 4)
+    writer = ShardWriter(folder, claims := Claims(folder))
+    trainer, module = encoding_trainer(progress=False), L.LightningModule()
+    assert claims.take(0) and claims.take(1)
+    for index in ([0, 1], [2, 3], [4, 5]):
+        views, boxes = torch.full((2, 3, 8), float(index[0])), torch.ones(2, 3, 4)
+        group = {"views": views, "boxes": boxes, "readable": torch.tensor([True, False]), "index": torch.tensor(index)}
+        writer.write_on_batch_end(trainer, module, group, None, None, 0, 0)
+        assert sorted(claims.held) == {1: [0, 1], 3: [1], 5: []}[index[-1]]
+    assert writer.written == 6 and writer.groups == [] and folder.missing() == []
+    first, last = folder.read(0), folder.read(1)
+    assert first["views"][:, 0, 0].tolist() == [0, 0, 2, 2] and last["views"].unique().tolist() == [4]
+    assert first["readable"].tolist() == [1, 0, 1, 0]
+
+
 def test_the_number_of_a_process_among_those_of_a_machine(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert local_rank() == 0
@@ -603,3 +621,69 @@ def test_images_are_read_by_one_thread_where_a_tower_looks_at_them(encoder):
         assert threads(SAMPLER) == 2 and threads(replace(as_policy(SAMPLER), looks_at="attention")) == 1
     finally:
         torch.set_num_threads(1)
+
+
+def test_a_bank_without_images_has_no_rows(tmp_path):
+    empty = DiskBank(pictures(0), [], {}, n_views=4, reused=False)
+    assert len(empty) == 0 and empty.readable.tolist() == [] and empty.positions == empty.labels == []
+
+
+def test_what_another_process_has_removed_is_no_error(bank, encoder, tmp_path, monkeypatch):
+    check = ShardFolder.check
+
+    def damaged(self):
+        monkeypatch.setattr(ShardFolder, "check", check)
+        self.manifest_path.unlink()  # the other process found the same damage
+
+    monkeypatch.setattr(ShardFolder, "check", damaged)
+    assert torch.equal(fill(pictures(10), encoder, tmp_path).tensors()[0], bank.tensors()[0])
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([self / "shard-00000.lock"]))
+    ShardFolder(tmp_path, "key", 10, 4).tidy()
+
+
+def test_a_damaged_bank_whose_manifest_cannot_be_removed_names_it_and_the_knob(bank, encoder, tmp_path, monkeypatch):
+    victim, (manifest,) = next(tmp_path.rglob("shard-00001.safetensors")), tmp_path.rglob("manifest.json")
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    unlink, locks = Path.unlink, []
+
+    def full(self, **knobs):
+        if self == manifest:
+            locks.extend(path.name for path in manifest.parent.parent.glob("*.lock"))
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        unlink(self, **knobs)
+
+    monkeypatch.setattr(Path, "unlink", full)
+    with pytest.raises(OSError, match=rf"cannot write {manifest} .*paths\.cache=FOLDER") as caught:
+        fill(pictures(10), encoder, tmp_path)
+    assert caught.value.errno == errno.ENOSPC and locks == ["v4.lock"]
+
+
+def test_a_group_holds_views_or_whole_images_and_may_be_empty(encoder):
+    images, side = pictures(3), encoder.spec.side
+    here, there = (ViewCutter(as_policy(SAMPLER), encoder.spec, seed=0, cut=cut) for cut in ("worker", "device"))
+    for cutter in (here, there):
+        group = cutter.group([cutter.views(None, "a"), cutter.views(None, "b")])
+        assert group["readable"].tolist() == [False, False] and group["boxes"].shape == (2, 4, 4)
+        none = (len(group["pixels"]),) if cutter is there else (tuple(group["pixels"].shape), group["pixels"].dtype)
+        assert none == ((0,) if cutter is there else ((0, 3, side, side), torch.uint8))
+    rows = [there.views(None, "a"), *(there.views(images.open(i), images.ids[i]) for i in range(2))]
+    group = there.group(rows)
+    assert [tuple(pixels.shape) for pixels in group["pixels"]] == [(3, 96, 120), (3, 101, 127)]
+    assert group["readable"].tolist() == [False, True, True]
+    assert here.group([here.views(images.open(0), "a")])["pixels"].shape == (4, 3, side, side)
+
+
+def test_workers_do_not_get_the_set_that_a_subset_is_of(encoder):
+    assert ViewDataset(pictures(4).subset([1, 2]), ViewCutter(as_policy(SAMPLER), encoder.spec, seed=0), group_size=1).images.parent is None
+
+
+def test_an_image_that_is_read_again_is_named_by_its_id(encoder, quick, tmp_path, caplog):
+    images, failures = pictures(3), [1]
+
+    def opened(index):
+        if failures and failures.pop():
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return images.open(index)
+
+    bank = feature_bank(replace(images, open=opened), SAMPLER, encoder, seed=0, cache=tmp_path, storage="off")
+    assert bank[2][1:] == (images.labels[2], 2) and "pictures-2 cannot be read (Stale file handle)" in caplog.text
