@@ -121,6 +121,8 @@ def test_every_ingredient_of_the_key_changes_it(encoder, monkeypatch):
     others = [
         bank_identity(pictures(5), SAMPLER, encoder, 0),
         bank_identity(replace(images, content="another"), SAMPLER, encoder, 0),
+        bank_identity(replace(images, ids=["another", *images.ids[1:]]), SAMPLER, encoder, 0),
+        bank_identity(images, SAMPLER, encoder, 0, "device"),
         bank_identity(images, partial(SAMPLER, min_side=0.41), encoder, 0),
         bank_identity(images, crops.global_view, encoder, 0),
         bank_identity(images, SAMPLER, encoder, 1),

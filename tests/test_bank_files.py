@@ -2,32 +2,41 @@
 
 import errno
 import importlib
+import itertools
 import json
 import logging
 import os
 import shutil
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import forked
+import lightning as L
 import pytest
 import torch
 from conftest import pictures
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from test_bank import SAMPLER, fill, shard_bytes
 from torch.utils.data import Subset, SubsetRandomSampler
 
 from multicrop.crops import as_policy
+from multicrop.data.base import StreamedImages
 from multicrop.data.images import ImageError, open_image
-from multicrop.features import DiskBank, ShardFolder, feature_bank
+from multicrop.features import BankProgress, DiskBank, ShardFolder, StopBetweenBatches, bank_identity, feature_bank, local_rank
 from multicrop.features.base import EncodeCost
-from multicrop.features.fill import ShardSampler
-from multicrop.features.manifest import agreed_size
+from multicrop.features.fill import EncodeSettings, ShardSampler, ShardWriter, encoding_trainer
+from multicrop.features.manifest import agreed_size, stored_size
 from multicrop.features.shards import Claims
-from multicrop.features.view_dataset import view_loader
-from multicrop.files import access, read_facts
+from multicrop.features.view_dataset import ViewCutter, ViewDataset, view_loader
+from multicrop.files import access, read_facts, write_facts
 
-shards_module = importlib.import_module("multicrop.features.shards")
+disk_module, factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
+    importlib.import_module(f"multicrop.features.{name}")
+    for name in ("disk", "factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
+)
 
 
 @pytest.fixture
@@ -348,7 +357,7 @@ def test_sources_of_any_kind_are_tried_again(quick, encoder, tmp_path, caplog):
             assert len(bank.tensors()[0]) == 3 and not failures[storage]
 
 
-def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick, encoder, tmp_path, monkeypatch):
+def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick, encoder, tmp_path, monkeypatch, caplog):
     whole, times = Path.open, []
 
     def opened(self, *arguments, **knobs):
@@ -359,6 +368,7 @@ def test_a_shard_that_cannot_be_opened_for_the_moment_is_not_damaged(bank, quick
 
     monkeypatch.setattr(Path, "open", opened)
     assert fill(pictures(10), encoder, tmp_path).reused and len(times) == 2
+    assert caplog.text.count("shard-00001.safetensors cannot be read") == 2
 
 
 POLICY = """
@@ -398,3 +408,282 @@ def test_a_claim_is_released_when_a_fill_fails(encoder, tmp_path, monkeypatch):
     folder = ShardFolder(top, top.parent.name, 8, 4)
     assert folder.missing() == [1] and Claims(folder).take(1)
     assert json.loads((top / "layout.json").read_text())["shard_images"] == 4
+
+
+class Ticks:
+    """A clock that goes on by one second whenever it is read."""
+
+    def __init__(self):
+        self.perf_counter = itertools.count(7.0).__next__
+
+
+def test_the_files_of_a_bank_say_what_it_holds(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(fill_module, "time", Ticks())
+    images = replace(pictures(10, "a/b"), open=lambda i: open_image(b"no image") if i == 7 else pictures(10).open(i))
+    found = fill(images, encoder, tmp_path, shard_images=4)
+    (path,) = tmp_path.rglob("manifest.json")
+    identity = bank_identity(images, SAMPLER, encoder, 0)
+    assert path.relative_to(tmp_path) == Path("a-b", identity.key, "v4", "manifest.json")
+    facts = read_facts(path)
+    assert facts.pop("identity") == asdict(identity) and facts.pop("checksum", None) is None
+    assert facts == {
+        "dataset": "a/b",
+        "model": encoder.name,
+        "views": 4,
+        "seconds": 1.0,
+        "crops_per_second": 40.0,
+        "precision_on_disk": "fp16",
+        "key": identity.key,
+        "images": 10,
+        "shard_images": 4,
+    }
+    assert found.cost == EncodeCost(1.0, 40.0) and found.manifest == read_facts(path)
+    assert sorted(file.name for file in path.parent.iterdir() if "lock" not in file.name) == [
+        "layout.json",
+        "manifest.json",
+        *(f"shard-0000{index}.safetensors" for index in range(3)),
+    ]
+    for shard, rows in zip(found.shards, (4, 4, 2), strict=True):
+        kinds = {name: (value.dtype, tuple(value.shape)) for name, value in shard.items()}
+        views, boxes = (rows, 4, encoder.model.config.projection_dim), (rows, 4, 4)
+        assert kinds == {"views": (torch.float16, views), "boxes": (torch.float32, boxes), "readable": (torch.uint8, (rows,))}
+    assert found.readable.tolist() == [index != 7 for index in range(10)] and found.positions == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert len(found) == 9 and found.tensors()[1].tolist() == [i % 2 for i in found.positions]
+
+
+def test_views_of_a_bank_on_disk_have_norm_one_in_float32(bank):
+    views = bank.tensors()[0]
+    assert views.dtype == torch.float32
+    torch.testing.assert_close(views.norm(dim=-1), torch.ones(10, 4), atol=1e-6, rtol=0)
+
+
+def test_the_time_of_the_last_use_is_that_of_the_manifest(bank, encoder, tmp_path, monkeypatch):
+    (path,) = tmp_path.rglob("manifest.json")
+    os.utime(path, (5, 5))
+    assert fill(pictures(10), encoder, tmp_path).reused and path.stat().st_mtime > 5
+
+    def read_only(path):
+        raise PermissionError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert fill(pictures(10), encoder, tmp_path).reused
+
+
+def test_the_nearest_bank_of_nested_crops_answers(encoder, tmp_path):
+    for crops in (8, 12):
+        fill(pictures(3), encoder, tmp_path, partial(SAMPLER, n_crops=crops))
+    found = fill(pictures(3), encoder, tmp_path)
+    assert found.reused and found.manifest["views"] == 9 and found.tensors()[0].shape[1] == 4
+    wider = fill(pictures(3), encoder, tmp_path, partial(SAMPLER, n_crops=10))
+    assert wider.reused and wider.manifest["views"] == 13
+    assert not fill(pictures(3), encoder, tmp_path, partial(SAMPLER, n_crops=13)).reused
+
+
+@pytest.mark.parametrize("stored", [9, 12])
+def test_the_whole_set_is_hashed_for_a_subset_only_where_it_may_have_a_bank(stored, encoder, tmp_path, monkeypatch):
+    whole, asked, identity = pictures(9, "a/b"), [], disk_module.bank_identity
+    fill(pictures(stored, "a/b"), encoder, tmp_path)
+    monkeypatch.setattr(disk_module, "bank_identity", lambda images, *rest: asked.append(len(images)) or identity(images, *rest))
+    part = fill(whole.subset([7, 2]), encoder, tmp_path)
+    assert part.reused == (stored == 9) and asked == ([9] if part.reused else [2])
+
+
+def test_a_subset_of_a_bank_is_read_in_its_own_order(encoder, tmp_path):
+    whole = replace(pictures(9), open=lambda i: open_image(b"no image") if i == 2 else pictures(9).open(i))
+    bank, part = fill(whole, encoder, tmp_path, shard_images=4), fill(whole.subset([7, 2, 5]), encoder, tmp_path)
+    assert part.readable.tolist() == [True, False, True] and part.positions == [0, 2] and len(part) == 2
+    assert part.rows == [7, 2, 5] and part.cost == bank.cost and part.n_views == 4 and part.images.ids == [whole.ids[i] for i in (7, 2, 5)]
+    assert torch.equal(part[1][0], bank[4][0]) and part[1][1:] == (whole.labels[5], 2)
+
+
+def test_what_a_bank_is_made_with_reaches_it(bank, encoder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(factory_module, "open_or_fill", lambda *words, **knobs: asked.append((*words, knobs)) or bank)
+    images, knobs = pictures(3), {"num_workers": 2, "accelerator": "gpu", "cut": "device", "seed": 5, "cache": tmp_path}
+    feature_bank(images, SAMPLER, encoder, devices=3, progress=False, shard_images=8, **knobs)
+    feature_bank(images, SAMPLER, encoder, seed=5, cache=tmp_path)
+    made = [EncodeSettings(2, "gpu", 3, "device", False), EncodeSettings()]
+    for (found, module, cache, settings, size), expected in zip(asked, made, strict=True):
+        assert found is images and cache == tmp_path and settings == expected
+        assert as_policy(module.sampler) == as_policy(SAMPLER) and module.encoder is encoder and module.seed == 5
+        assert size == {"shard_images": 8 if expected.devices == 3 else None}
+    stream = StreamedImages("s", ["a", "b"], lambda part, parts: iter(()), "f")
+    for source in (images, stream):
+        bank = feature_bank(source, SAMPLER, encoder, storage="off", **knobs)
+        assert (bank.num_workers, bank.accelerator, bank.cutter.cut, bank.cutter.seed, bank.n_views) == (2, "gpu", "device", 5, 4)
+        bank = feature_bank(source, SAMPLER, encoder, storage="off", seed=5, cache=tmp_path)
+        assert (bank.num_workers, bank.accelerator, bank.cutter.cut) == (0, "cpu", "worker")
+        plain = type(bank)(source, bank.module)
+        assert (plain.num_workers, plain.accelerator, plain.cutter) == (0, "cpu", bank.cutter)
+
+
+def test_the_cost_of_reading_is_that_of_encoding_alone(encoder, tmp_path, monkeypatch):
+    """The clock goes on by a second while a group is encoded, and by another while its reader works."""
+    images = pictures(40)
+    stream = StreamedImages("s", ["a", "b"], lambda part, parts: ((images.ids[i], 0, partial(images.open, i)) for i in range(40)), "f")
+    for module, source in ((on_the_fly_module, images), (one_pass_module, stream)):
+        monkeypatch.setattr(module, "time", Ticks())
+        bank = feature_bank(source, SAMPLER, encoder, storage="off", seed=0, cache=tmp_path)
+        assert bank.cost == EncodeCost(0.0, 0.0)
+        sizes = [len(labels) for _, labels, _ in bank.batches(batch_size=1)]
+        assert sizes == [16, 16, 8] and bank.cost == EncodeCost(3.0, 160 / 3)
+        if source is images:
+            list(bank.batches([3, 4], batch_size=1))
+            assert bank.cost == EncodeCost(4.0, 168 / 4)
+
+
+def test_groups_without_a_readable_image_are_passed_over(encoder, tmp_path):
+    images = pictures(40)
+    opened = lambda i: open_image(b"no image") if 16 <= i < 32 or i == 3 else images.open(i)  # noqa: E731
+    whole = replace(images, open=opened)
+    stream = StreamedImages("s", ["a", "b"], lambda part, parts: ((images.ids[i], i % 2, partial(opened, i)) for i in range(40)), "f")
+    kept = [i for i in range(40) if i != 3 and not 16 <= i < 32]
+    for source in (whole, stream):
+        bank = feature_bank(source, SAMPLER, encoder, storage="off", seed=0, cache=tmp_path)
+        assert [len(labels) for _, labels, _ in bank.batches(batch_size=1)] == [15, 8]
+        assert bank.readable.tolist() == [i in kept for i in range(40)] and len(bank) == 23
+        assert bank.cost.crops_per_second == pytest.approx(23 * 4 / bank.cost.seconds)
+        assert bank.images.ids == images.ids and bank.labels == [i % 2 for i in bank.positions]
+
+
+def test_a_trainer_that_encodes_keeps_nothing_and_stops_last():
+    trainer = encoding_trainer(callbacks=[first := L.Callback()])
+    assert trainer.callbacks[0] is first and isinstance(trainer.callbacks[-1], StopBetweenBatches)
+    (bar,) = (callback for callback in trainer.callbacks if isinstance(callback, ProgressBar))
+    assert isinstance(bar, BankProgress) and (bar.predict_description, bar.test_description) == ("Encoding", "Scoring")
+    assert trainer.loggers == [] and trainer.checkpoint_callback is None
+    assert not any(isinstance(callback, ModelSummary) for callback in trainer.callbacks)
+    assert (trainer.num_devices, type(trainer.strategy)) == (1, SingleDeviceStrategy)
+    quiet = encoding_trainer(progress=False, devices=2)
+    assert quiet.progress_bar_callback is None and (quiet.num_devices, type(quiet.strategy)) == (2, DDPStrategy)
+
+
+def test_a_shard_that_is_written_releases_its_own_claim_alone(tmp_path):
+    """Workers run ahead: the next shard is claimed before this one is whole."""
+    folder = ShardFolder(tmp_path, "key", 6, 4)
+    writer = ShardWriter(folder, claims := Claims(folder))
+    trainer, module = encoding_trainer(progress=False), L.LightningModule()
+    assert claims.take(0) and claims.take(1)
+    for index in ([0, 1], [2, 3], [4, 5]):
+        views, boxes = torch.full((2, 3, 8), float(index[0])), torch.ones(2, 3, 4)
+        group = {"views": views, "boxes": boxes, "readable": torch.tensor([True, False]), "index": torch.tensor(index)}
+        writer.write_on_batch_end(trainer, module, group, None, None, 0, 0)
+        assert sorted(claims.held) == {1: [0, 1], 3: [1], 5: []}[index[-1]]
+    assert writer.written == 6 and writer.groups == [] and folder.missing() == []
+    first, last = folder.read(0), folder.read(1)
+    assert first["views"][:, 0, 0].tolist() == [0, 0, 2, 2] and last["views"].unique().tolist() == [4]
+    assert first["readable"].tolist() == [1, 0, 1, 0]
+
+
+def test_the_number_of_a_process_among_those_of_a_machine(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert local_rank() == 0
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert local_rank() == 3
+
+
+def test_each_process_of_several_starts_at_its_share_of_the_missing_shards(encoder, tmp_path, monkeypatch):
+    order, write = [], ShardFolder.write
+    monkeypatch.setattr(ShardFolder, "write", lambda self, index, tensors: order.append(index) or write(self, index, tensors))
+    monkeypatch.setattr(fill_module, "encoding_trainer", lambda **knobs: encoding_trainer(**knobs | {"devices": 1}))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    fill(pictures(7), encoder, tmp_path, shard_images=1, devices=3)
+    assert order == [4, 5, 6, 0, 1, 2, 3]  # 7 * 2 // 3
+
+
+def test_a_size_is_found_in_the_layout_before_the_manifest(tmp_path):
+    assert stored_size(tmp_path) is None
+    write_facts(tmp_path / "manifest.json", {"shard_images": 8})
+    assert stored_size(tmp_path) == 8 and agreed_size(tmp_path, 2) == 8 and not (tmp_path / "layout.json").exists()
+    write_facts(tmp_path / "layout.json", {"shard_images": 4})
+    assert stored_size(tmp_path) == 4
+    write_facts(tmp_path / "layout.json", {"shard_images": None})
+    assert stored_size(tmp_path) == 8
+
+
+def test_the_boxes_of_the_first_image_that_is_cut_are_checked_and_no_others(encoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(view_module, "check_policy", lambda policy, pixels, *rest: asked.append((tuple(pixels.shape[1:]), *rest)))
+    cutter, images = ViewCutter(as_policy(SAMPLER), encoder.spec, seed=6), pictures(3)
+    pixels, boxes = cutter.views(None, "broken")
+    assert pixels == [] and boxes.shape == (4, 4) and not boxes.any() and asked == []
+    for index in (1, 2):
+        cutter.views(images.open(index), images.ids[index])
+    assert asked == [((101, 127), images.ids[1], 6)]
+
+
+def test_images_are_read_by_one_thread_where_a_tower_looks_at_them(encoder):
+    def threads(policy):
+        return ViewDataset(pictures(2), ViewCutter(as_policy(policy), encoder.spec, seed=0), group_size=1).threads
+
+    torch.set_num_threads(2)
+    try:
+        assert threads(SAMPLER) == 2 and threads(replace(as_policy(SAMPLER), looks_at="attention")) == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_bank_without_images_has_no_rows(tmp_path):
+    empty = DiskBank(pictures(0), [], {}, n_views=4, reused=False)
+    assert len(empty) == 0 and empty.readable.tolist() == [] and empty.positions == empty.labels == []
+
+
+def test_what_another_process_has_removed_is_no_error(bank, encoder, tmp_path, monkeypatch):
+    check = ShardFolder.check
+
+    def damaged(self):
+        monkeypatch.setattr(ShardFolder, "check", check)
+        self.manifest_path.unlink()  # the other process found the same damage
+
+    monkeypatch.setattr(ShardFolder, "check", damaged)
+    assert torch.equal(fill(pictures(10), encoder, tmp_path).tensors()[0], bank.tensors()[0])
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([self / "shard-00000.lock"]))
+    ShardFolder(tmp_path, "key", 10, 4).tidy()
+
+
+def test_a_damaged_bank_whose_manifest_cannot_be_removed_names_it_and_the_knob(bank, encoder, tmp_path, monkeypatch):
+    victim, (manifest,) = next(tmp_path.rglob("shard-00001.safetensors")), tmp_path.rglob("manifest.json")
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    unlink, locks = Path.unlink, []
+
+    def full(self, **knobs):
+        if self == manifest:
+            locks.extend(path.name for path in manifest.parent.parent.glob("*.lock"))
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        unlink(self, **knobs)
+
+    monkeypatch.setattr(Path, "unlink", full)
+    with pytest.raises(OSError, match=rf"cannot write {manifest} .*paths\.cache=FOLDER") as caught:
+        fill(pictures(10), encoder, tmp_path)
+    assert caught.value.errno == errno.ENOSPC and locks == ["v4.lock"]
+
+
+def test_a_group_holds_views_or_whole_images_and_may_be_empty(encoder):
+    images, side = pictures(3), encoder.spec.side
+    here, there = (ViewCutter(as_policy(SAMPLER), encoder.spec, seed=0, cut=cut) for cut in ("worker", "device"))
+    for cutter in (here, there):
+        group = cutter.group([cutter.views(None, "a"), cutter.views(None, "b")])
+        assert group["readable"].tolist() == [False, False] and group["boxes"].shape == (2, 4, 4)
+        none = (len(group["pixels"]),) if cutter is there else (tuple(group["pixels"].shape), group["pixels"].dtype)
+        assert none == ((0,) if cutter is there else ((0, 3, side, side), torch.uint8))
+    rows = [there.views(None, "a"), *(there.views(images.open(i), images.ids[i]) for i in range(2))]
+    group = there.group(rows)
+    assert [tuple(pixels.shape) for pixels in group["pixels"]] == [(3, 96, 120), (3, 101, 127)]
+    assert group["readable"].tolist() == [False, True, True]
+    assert here.group([here.views(images.open(0), "a")])["pixels"].shape == (4, 3, side, side)
+
+
+def test_workers_do_not_get_the_set_that_a_subset_is_of(encoder):
+    assert ViewDataset(pictures(4).subset([1, 2]), ViewCutter(as_policy(SAMPLER), encoder.spec, seed=0), group_size=1).images.parent is None
+
+
+def test_an_image_that_is_read_again_is_named_by_its_id(encoder, quick, tmp_path, caplog):
+    images, failures = pictures(3), [1]
+
+    def opened(index):
+        if failures and failures.pop():
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return images.open(index)
+
+    bank = feature_bank(replace(images, open=opened), SAMPLER, encoder, seed=0, cache=tmp_path, storage="off")
+    assert bank[2][1:] == (images.labels[2], 2) and "pictures-2 cannot be read (Stale file handle)" in caplog.text

@@ -1,12 +1,18 @@
 """SIGTERM and SIGINT while a bank fills, a stream is scored or an adapter is fitted: the run ends between two batches, and says so."""
 
 import os
+import shlex
 import signal
+import sys
 import time
+from pathlib import Path
 
 import forked
 import pytest
 from test_bank import shard_bytes
+
+from multicrop.features import StopBetweenBatches, Stopped, stop_on_signals
+from multicrop.features.stops import DEFAULTS
 
 QUICK = ["examples=0", "pictures=0", "logger=none", "trainer.progress=false", "dataset.n_classes=4", "dataset.train_images=4"]
 BANK = ["task=encode", "crop=random_k4", *QUICK, "dataset.test_images=300", "task.splits=[test]", "trainer.shard_images=16"]
@@ -81,3 +87,69 @@ def test_a_fit_in_a_sweep_ends_the_sweep(tmp_path):
     assert marks.count("begin") == marks.count("end") == 3
     assert not list(tmp_path.rglob("failed.json")) and not list(tmp_path.glob("runs/sweep-*/1"))
     assert "-m task=few_shot" in done.stderr and "seed=1,2" in done.stderr
+
+
+@pytest.fixture
+def handlers():
+    """The handlers that a process starts with, for the signals that stop a run."""
+    kept = {number: signal.signal(number, handler) for number, handler in DEFAULTS.items()}
+    yield
+    assert {number: signal.getsignal(number) for number in DEFAULTS} == DEFAULTS
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def stop(*steps):
+    """Run these steps in a block that stops on signals; how it stopped, and the number of steps that came to their end."""
+    ended = []
+    with pytest.raises(Stopped) as caught, stop_on_signals():
+        for step in steps:
+            step()
+            ended.append(step)
+    return caught.value, len(ended)
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("loop", ["train", "test", "predict"])
+def test_a_signal_in_a_loop_waits_for_the_end_of_the_batch(loop, handlers):
+    callback = StopBetweenBatches()
+    begin, batch, end = (getattr(callback, f"on_{loop}_{when}") for when in ("start", "batch_end", "end"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stopped, steps = stop(begin, batch, send(number), lambda: None, batch)
+        assert (stopped.number, stopped.code, steps) == (number, 128 + number, 4)
+        assert stop(begin, end, send(number))[1] == 2  # after the loop: at once
+        assert stop(begin, callback.on_exception, send(number))[1] == 2
+        assert stop(begin, send(number), send(number))[1] == 2  # the second one: at once
+        assert stop(send(number))[1] == 0  # what came before is forgotten
+
+
+def test_an_error_after_a_signal_counts_as_the_stop_and_another_stays(handlers):
+    def broken():
+        raise RuntimeError("a worker got the signal too")
+
+    begin = StopBetweenBatches().on_predict_start
+    stopped, steps = stop(begin, send(signal.SIGTERM), broken)
+    assert stopped.code == 143 and steps == 2 and isinstance(stopped.__cause__, RuntimeError)
+    with pytest.raises(RuntimeError, match="a worker"), stop_on_signals():
+        begin()
+        broken()
+    assert stop(send(signal.SIGTERM))[1] == 0  # the loop that broke has ended
+
+
+def test_the_message_of_a_stop_names_the_command_once_and_without_secrets(handlers, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
+    monkeypatch.setattr(sys, "argv", ["run.py", "crop=random k4", "note=hf_abcdefghijklmnop"])
+    stop(send(signal.SIGTERM))
+    said = capsys.readouterr().err
+    python = Path(sys.executable).name
+    assert said.startswith("stopped by SIGTERM; ") and f": {python} run.py {shlex.quote('crop=random k4')} " in said
+    assert said.count("\n") == 1 and said.endswith("\n") and "abcdefghijklmnop" not in said
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    stop(send(signal.SIGTERM))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    stop(send(signal.SIGTERM))
+    assert capsys.readouterr().err == said

@@ -1,6 +1,7 @@
 """The paired statistics against SciPy, statsmodels and slow loops, and a simulation of how often the intervals cover."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -227,3 +228,42 @@ def test_clusters_that_say_nothing_change_nothing_and_runs_draw_them_whole():
     assert copies.low <= plain.low < plain.high <= copies.high < plain.high + 0.1
     with refused("the cluster of each image", "59"):
         stats.compare(correct[0], baseline[0], clusters=alone[1:])
+
+
+@pytest.mark.parametrize(("clusters", "quantile"), [(2, 12.7062), (5, 2.776445), (10, 2.262157), (50, 2.009575)])
+def test_the_percentiles_over_clusters_are_expanded_by_students_quantile(clusters, quantile):
+    """Hesterberg 2015, section 4.4, with the 97.5 % quantiles of tables of Student's t for one less degree of freedom."""
+    tail = math.erfc(quantile * math.sqrt(clusters / (clusters - 1)) / math.sqrt(2)) / 2
+    found = resampling.percentiles(np.arange(10**6 + 1.0), 0.95, clusters)
+    assert found == pytest.approx((10**6 * tail, 10**6 * (1 - tail)), abs=0.1)
+
+
+def test_two_clusters_are_enough_to_be_compared():
+    correct, baseline = outcomes(8, 20)
+    assert stats.compare(correct, baseline, clusters=["a"] * 9 + ["b"] * 11).clusters == 2
+    named = resampling.cluster_numbers(["b", "", "a", "b", ""], 5)
+    assert len(set(named[[0, 1, 2, 4]].tolist())) == 4 and named[0] == named[3]
+
+
+def test_a_p_value_over_clusters_stays_between_its_smallest_and_1_where_the_transform_rounds():
+    for count in range(40, 200, 4):
+        smallest = resampling.sign_flips(np.ones(count))
+        assert 2.0 ** (1 - count) <= smallest < 1e-9
+        assert 1 - 1e-9 < resampling.sign_flips(np.array([1, -1] * count)) <= 1.0
+
+
+def test_runs_over_clusters_have_the_expanded_interval_and_one_run_is_the_plain_comparison():
+    correct, baseline = outcomes(9, 3, 48, loss=0.4)
+    clusters, knobs = [f"c{i % 6}" for i in range(48)], {"seed": 3, "resamples": 90}
+    one, plain = (
+        stats.compare_runs(correct[:1], baseline[:1], clusters=clusters, **knobs),
+        stats.compare(correct[0], baseline[0], clusters=clusters, **knobs),
+    )
+    assert one == plain != stats.compare(correct[0], baseline[0], clusters=clusters, seed=3)
+    assert plain.lost > 0 and plain.difference == pytest.approx(correct[0].mean() - baseline[0].mean())
+    many = stats.compare_runs(correct, baseline, clusters=clusters, **knobs)
+    gains = (correct.astype(float) - baseline).reshape(3, 8, 6).sum(1)
+    means = resampling.crossed_means(gains, np.random.default_rng(3), 90, np.full(6, 8))
+    assert (
+        (many.low, many.high) == pytest.approx(resampling.percentiles(means, 0.95, 6)) != pytest.approx(resampling.percentiles(means, 0.95))
+    )
