@@ -15,7 +15,11 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-WARM = ("multicrop.runs.experiment", "multicrop.encoder", "multicrop.data.embedded.scenes", "peft")
+WARM = (  # what a run on a bank at hand does not load is loaded here as well
+    *("multicrop.runs.experiment", "multicrop.runs.finished_jobs", "multicrop.data.embedded.scenes", "multicrop.show.pictures"),
+    *("multicrop.features.fill", "multicrop.features.on_the_fly", "multicrop.adapters.descent", "multicrop.encoder.loading"),
+    *("lightning.pytorch.loggers", "torchvision.transforms.v2", "peft"),
+)
 
 
 @dataclass
@@ -101,10 +105,12 @@ def _become(command: dict) -> None:
 
 if __name__ == "__main__":
     import conf_files
+    import torch
     from hydra import compose, initialize_config_dir
 
     from multicrop import config
     from multicrop.data.embedded import artwork
+    from multicrop.encoder import load_encoder
 
     artwork.load_drawings = cache(artwork.load_drawings)  # before others import it by name
     for module in WARM:
@@ -112,6 +118,10 @@ if __name__ == "__main__":
     for vendors in (artwork.TRAINING_VENDORS, *((vendor,) for vendor in artwork.HELD_OUT_VENDORS)):
         for drawing in artwork.load_drawings(vendors, unseen=False):
             _ = drawing.image  # decoded once for all processes
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    load_encoder("tiny")  # the modules of its model, tokenizer and image processor
+    torch.set_num_threads(threads)
     conf_files.read_once()
     config.register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

@@ -550,7 +550,7 @@ def test_a_trainer_that_encodes_keeps_nothing_and_stops_last():
     trainer = encoding_trainer(callbacks=[first := L.Callback()])
     assert trainer.callbacks[0] is first and isinstance(trainer.callbacks[-1], StopBetweenBatches)
     (bar,) = (callback for callback in trainer.callbacks if isinstance(callback, ProgressBar))
-    assert isinstance(bar, BankProgress) and (bar.predict_description, bar.test_description) == ("Encoding", "Scoring")
+    assert isinstance(bar, BankProgress) and bar.predict_description == "Encoding"
     assert trainer.loggers == [] and trainer.checkpoint_callback is None
     assert not any(isinstance(callback, ModelSummary) for callback in trainer.callbacks)
     assert (trainer.num_devices, type(trainer.strategy)) == (1, SingleDeviceStrategy)

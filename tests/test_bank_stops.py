@@ -11,7 +11,7 @@ import forked
 import pytest
 from test_bank import shard_bytes
 
-from multicrop.features import StopBetweenBatches, Stopped, stop_on_signals
+from multicrop.features import StopBetweenBatches, Stopped, loop, stop_on_signals
 from multicrop.features.stops import DEFAULTS
 
 QUICK = ["examples=0", "pictures=0", "logger=none", "trainer.progress=false", "dataset.n_classes=4", "dataset.train_images=4"]
@@ -113,10 +113,10 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("loop", ["train", "test", "predict"])
-def test_a_signal_in_a_loop_waits_for_the_end_of_the_batch(loop, handlers):
+@pytest.mark.parametrize("kind", ["train", "test", "predict"])
+def test_a_signal_in_a_loop_waits_for_the_end_of_the_batch(kind, handlers):
     callback = StopBetweenBatches()
-    begin, batch, end = (getattr(callback, f"on_{loop}_{when}") for when in ("start", "batch_end", "end"))
+    begin, batch, end = (getattr(callback, f"on_{kind}_{when}") for when in ("start", "batch_end", "end"))
     for number in (signal.SIGTERM, signal.SIGINT):
         stopped, steps = stop(begin, batch, send(number), lambda: None, batch)
         assert (stopped.number, stopped.code, steps) == (number, 128 + number, 4)
@@ -124,6 +124,20 @@ def test_a_signal_in_a_loop_waits_for_the_end_of_the_batch(loop, handlers):
         assert stop(begin, callback.on_exception, send(number))[1] == 2
         assert stop(begin, send(number), send(number))[1] == 2  # the second one: at once
         assert stop(send(number))[1] == 0  # what came before is forgotten
+
+
+def test_a_signal_in_a_loop_without_a_trainer_waits_for_the_end_of_the_batch(handlers):
+    ended = []
+    with pytest.raises(Stopped) as caught, stop_on_signals(), loop() as end_batch:
+        end_batch()
+        send(signal.SIGTERM)()
+        ended.append("batch")
+        end_batch()
+        ended.append("another batch")
+    assert caught.value.code == 143 and ended == ["batch"]
+    with pytest.raises(RuntimeError), stop_on_signals(), loop():
+        raise RuntimeError("no")
+    assert stop(send(signal.SIGTERM))[1] == 0  # the loop that broke has ended
 
 
 def test_an_error_after_a_signal_counts_as_the_stop_and_another_stays(handlers):

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import forked
 import pytest
 import yaml
 from conftest import ROOT, composed
@@ -88,9 +89,8 @@ def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
     knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.facts.crop_side=[0.35,0.63]"]
     knobs += ["crop=random_k4", "examples=0", "logger=none"]
-    command = [sys.executable, "run.py", "-m", *knobs, *DATA, "trainer.threads=1", *paths]
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"COLUMNS": "200"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+    done = forked.run(["-m", *knobs, *DATA, "trainer.threads=1", *paths], env=env)
     (folder,) = (tmp_path / "runs").glob("sweep-*")
     state = sweep.scan(folder, 3)
     assert done.returncode == 1 and state.done and len(state.failed) == 3 - state.done > 0, done.stdout + done.stderr

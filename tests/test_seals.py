@@ -17,7 +17,7 @@ import yaml
 from conftest import session_of
 from few_shot_problem import Problem, die_after
 from refusals import refused
-from test_stream import Dies, scored
+from test_stream import scored
 from test_stream import settings as stream_settings
 
 from multicrop import cli
@@ -98,7 +98,7 @@ def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     cfg = stream_settings("tda")
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        scored(cfg, folder, Dies(6, "exception"))
+        scored(cfg, folder, (6, "exception"))
     (saves,) = folder.iterdir()
     assert len(list(saves.glob("part-*.sealed"))) >= 2
     whole, _, _ = scored(cfg, tmp_path_factory.mktemp("whole"))

@@ -8,7 +8,6 @@ import signal
 from itertools import pairwise
 from pathlib import Path
 
-import lightning as L
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,7 +22,8 @@ from multicrop.data.images import ImageError
 from multicrop.features import DiskBank
 from multicrop.record import ROWS, STREAM
 from multicrop.runs import stream_saves
-from multicrop.runs.experiment import run, saves_of, stream
+from multicrop.runs.experiment import run, saves_of
+from multicrop.runs.scoring import score, stream
 from multicrop.runs.session import inject
 from multicrop.runs.settings import settings_of
 from multicrop.runs.stream_saves import StreamSaves
@@ -60,40 +60,40 @@ def task_of(cfg):
     return AdaptationTask(score, method, **task)
 
 
-class Dies(L.Callback):
-    """Ends the run before a batch, by an exception or as a kill -9 does."""
+def dying(step, number, how):
+    """A step that ends the run before a batch, by an exception or as a kill -9 does."""
 
-    def __init__(self, batch, how):
-        self.batch, self.how = batch, how
-
-    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        if batch_idx == self.batch and self.how == "exception":
+    def died(batch, batch_idx):
+        if batch_idx == number and how == "exception":
             raise RuntimeError("pulled the plug")
-        if batch_idx == self.batch:
+        if batch_idx == number:
             os.kill(os.getpid(), signal.SIGKILL)
+        return step(batch, batch_idx)
+
+    return died
 
 
-def scored(cfg, folder, *callbacks, bank=None):
+def scored(cfg, folder, dies=None, bank=None):
     """The task after its stream, and where it began."""
     bank = bank or bank_of()
     task = task_of(cfg)
     saves = saves_of(settings_of(cfg), task, bank, "key")
     saves.folder = Path(folder) / saves.folder.name
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = L.Trainer(accelerator="cpu", callbacks=[saves, *callbacks], **quiet)
-    trainer.test(task, stream(task, bank, BATCH, saves.resume(task)), verbose=False)
+    if dies:
+        task.test_step = dying(task.test_step, *dies)
+    score(task, stream(task, bank, BATCH, saves.resume(task)), saves=saves)
     return task, saves, task.measured
 
 
 def killed(cfg, folder, batch, how):
     if how == "exception":
         with pytest.raises(RuntimeError, match="pulled the plug"):
-            scored(cfg, folder, Dies(batch, how))
+            scored(cfg, folder, (batch, how))
         return
     child = os.fork()
     if child == 0:
         try:
-            scored(cfg, folder, Dies(batch, how))
+            scored(cfg, folder, (batch, how))
         finally:
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
@@ -218,7 +218,8 @@ def test_the_measures_are_counted_in_plain_loops(generator):
         sum((p - (c == label)) ** 2 for c, p in enumerate(scores.double().softmax(0).tolist()))
         for scores, label in zip(results["final"], results["label"].tolist(), strict=True)
     ]
-    assert float(task.metrics["final"].compute()["test/brier"]) == pytest.approx(sum(brier) / 47, abs=1e-6)
+    task.measure()
+    assert task.measured["test/brier"] == pytest.approx(sum(brier) / 47, abs=1e-6)
 
 
 def test_the_state_does_not_grow_with_the_stream(generator):

@@ -17,6 +17,7 @@ import yaml
 from conftest import CONF, EXPECTED, composed, options
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -24,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from refusals import refused
 
-from hydra_plugins.multicrop_sweeper import KnobLoader, KnobSweeper
+from hydra_plugins.multicrop_loader import KnobLoader
+from hydra_plugins.multicrop_sweeper import KnobSweeper, UnfinishedLauncher
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import check_overrides, register_resolvers
@@ -274,15 +276,86 @@ JOBS = [
 ]
 
 
-SIGNATURES = {  # what multicrop_sweeper.py overrides or calls of Hydra's internals
+SIGNATURES = {  # what multicrop_loader.py and multicrop_sweeper.py override or call of Hydra's internals
     BasicSweeper.__init__: ["self", "max_batch_size", "params"],
     BasicSweeper.setup: ["self", "hydra_context", "task_function", "config"],
     BasicSweeper.validate_batch_is_legal: ["self", "batch"],
     ConfigLoaderImpl.__init__: ["self", "config_search_path"],
+    ConfigRepository.__init__: ["self", "config_search_path"],
+    ConfigRepository.load_config: ["self", "config_path"],
     ConfigLoaderImpl.load_sweep_config: ["self", "master_config", "sweep_overrides"],
     ConfigLoaderImpl._apply_overrides_to_config: ["overrides", "cfg"],
     get_overrides_dirname: ["overrides", "exclude_keys", "item_sep", "kv_sep"],
 }
+
+
+def test_a_configuration_without_hydras_part_is_that_of_the_job(tmp_path):
+    register_resolvers()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = KnobLoader(GlobalHydra.instance().config_loader().config_search_path)
+        master = loader.load_configuration("config", ["logger=none", f"paths.output={tmp_path}"], RunMode.MULTIRUN)
+        for job in [*JOBS[:3], JOBS[1], ["aggregator=max", "aggregator.view_set=all"]]:
+            whole = loader.load_sweep_config(master, job)
+            expected = OmegaConf.to_container(OmegaConf.masked_copy(whole, our_parts(whole)), resolve=True)
+            plain, choices = loader.without_hydra(master, job)
+            assert OmegaConf.to_container(plain, resolve=True) == expected
+            assert choices == {k: v for k, v in whole.hydra.runtime.choices.items() if not k.startswith("hydra")}
+        for own in (["hydra.job.chdir=false", "aggregator=max"], ["aggregator=max", "paths.data=${hydra:job.num}"]):
+            assert loader.without_hydra(master, own) is None
+
+
+def our_parts(cfg):
+    return [name for name in cfg if name not in ("hydra", "logger")]
+
+
+class Started:
+    """A launcher that writes down what it is to start."""
+
+    def __init__(self):
+        self.chunks = []
+
+    def launch(self, job_overrides, initial_job_idx):
+        self.chunks.append((initial_job_idx, [*job_overrides]))
+        return [f"ran {initial_job_idx + i}" for i in range(len(job_overrides))]
+
+
+@pytest.mark.parametrize("finished", [set(), {0, 1, 2, 3, 4}, {0}, {4}, {1, 2}, {0, 2, 4}])
+def test_jobs_that_are_not_finished_are_started_with_their_own_numbers(finished, monkeypatch):
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": "x", "subdir": "1"}, "output_subdir": ".hydra"}})
+    started = Started()
+    launcher = UnfinishedLauncher(started, None, config)
+    monkeypatch.setattr(launcher, "_record", lambda overrides, number: number if number - 7 in finished else None)
+    monkeypatch.setattr(launcher, "_skip", lambda overrides, number, record: f"skipped {record}")
+    jobs = [[f"a={number}"] for number in range(5)]
+    assert launcher.launch(jobs, 7) == [f"{'skipped' if number in finished else 'ran'} {7 + number}" for number in range(5)]
+    assert {first + i: words for first, chunk in started.chunks for i, words in enumerate(chunk)} == {
+        7 + number: job for number, job in enumerate(jobs) if number not in finished
+    }
+
+
+def test_a_repeated_sweep_starts_what_is_not_finished_and_points_to_the_rest(tmp_path):
+    def swept(name, *more):
+        words = ["task=zero_shot", "crop=random_k1", "aggregator=max", "task.fusion_weight=1.0,0.75,0.5,0.25", *more]
+        return forked.run(command(tmp_path, *words, f"hydra.sweep.dir={tmp_path}/runs/sweep-{name}"), env=environment(tmp_path))
+
+    first = swept("x")
+    assert first.returncode == 0, first.stdout + first.stderr
+    one, two = (tmp_path / "runs" / f"sweep-{name}" for name in "xy")
+    entry = min((tmp_path / "runs" / ".by_config").glob("*.json"))
+    lost = json.loads(entry.read_text())["record"].split("/")[-1]
+    entry.unlink()
+    second = swept("y")
+    assert second.returncode == 0 and second.stdout.count("already done, skipped") == 3
+    assert sorted(path.name for path in two.iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
+    ran = {path.name for path in two.iterdir() if (path / "metrics.json").is_file()}
+    pointed = {path.name for path in two.iterdir() if (path / "record.json").is_file()}
+    assert ran == {lost} and pointed == set("0123") - ran
+    for name in "0123":
+        overrides = [yaml.safe_load((place / name / ".hydra" / "overrides.yaml").read_text()) for place in (one, two)]
+        assert overrides[0] == overrides[1] and "aggregator=max" in overrides[0]
+    assert sweep.scan(one, 4) == sweep.scan(two, 4)
+    again = swept("y", "rerun=true")
+    assert again.returncode == 0 and "already done" not in again.stdout and not list(two.rglob("record.json"))
 
 
 def test_hydra_has_the_internals_that_the_sweeper_needs():

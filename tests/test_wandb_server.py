@@ -10,6 +10,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import forked
 import pytest
 import yaml
 from conftest import ROOT
@@ -144,8 +145,7 @@ def with_the_key(server, tmp_path, **said: str) -> list[str]:
 def test_an_online_run_sends_config_summary_tags_and_record_and_no_key(server, tmp_path, capsys):
     knobs = ["logger.project=birds", "logger.tags=[mine]", "trainer.progress=false", "trainer.threads=1"]
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
-    command = [sys.executable, "run.py", "task=zero_shot", *SMALL, *knobs, *paths]
-    done = subprocess.run(command, cwd=ROOT, env=environment(server, tmp_path), capture_output=True, text=True, timeout=400, check=False)
+    done = forked.run(["task=zero_shot", *SMALL, *knobs, *paths], env=environment(server, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     (metrics,) = (tmp_path / "runs").rglob("metrics.json")
     accuracy = json.loads(metrics.read_text())["rows"]["final"]["accuracy"]

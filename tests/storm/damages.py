@@ -25,6 +25,7 @@ KINDS = {  # the end of a file's path, and what it is
     "record.json": "pointer to a record",
     "overrides.yaml": "overrides of a job",
 }
+FOLDERS = {".by_config": "index of finished runs", "encoders": "facts of an encoder", "texts": "features of texts"}
 OTHER = (b"{}", b"[]", b"3", b'{"record": ".."}', b'{"files": {}, "seal": ""}', b'{"rows": {}}', b"null", b"a: 1\n")
 
 
@@ -89,8 +90,8 @@ def kind_of(path: Path, place: Place) -> str:
         return "leftover of a kill"
     if path.is_relative_to(place.cache) and path.name == "manifest.json":
         return "bank manifest"
-    if path.parent.name == ".by_config":
-        return "index of finished runs"
+    if path.parent.name in FOLDERS:
+        return FOLDERS[path.parent.name]
     return next((kind for end, kind in KINDS.items() if path.name.endswith(end)), path.name)
 
 

@@ -35,6 +35,7 @@ from multicrop.runs.sweep_cache import process_cache
 
 WARM = [f"multicrop.{name}" for name in ("runs.experiment", "runs.zero_shot", "runs.few_shot", "runs.tta", "methods.tda")]
 WARM += ["multicrop.adapters.clip_adapter", "multicrop.data.sources.csv", "multicrop.compare.collect", "multicrop.cli.bank"]
+WARM += ["multicrop.features.fill"]
 CONF = PACKAGE.parent.parent / "conf"
 QUIET = ("logger=none", "examples=1", "pictures=0", "trainer.progress=false", "trainer.threads=1", "trainer.batch_size=4")
 SHARD_IMAGES = "trainer.shard_images=4"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from multicrop.adapters.sealed_checkpoint import SealedCheckpoint
-from multicrop.features import StopBetweenBatches
+from multicrop.features.callbacks import quiet_trainer
 
 CHECKPOINT_SECONDS = 20.0  # between two checkpoints; a shorter fit writes none
 
@@ -67,16 +67,13 @@ def descend(
     module = DescentModule(loss, schedule, batches)
     sealed = SealedCheckpoint(checkpoint) if checkpoint else None
     checkpoints = [FitCheckpoint(checkpoint, keep_epochs)] if checkpoint else []
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         accelerator=accelerator,
         devices=1,
         max_epochs=epochs,
-        logger=False,
-        callbacks=[*checkpoints, *([FitBar()] if progress else []), StopBetweenBatches()],
+        callbacks=[*checkpoints, *([FitBar()] if progress else [])],
         plugins=sealed,
-        enable_checkpointing=False,
         enable_progress_bar=False,
-        enable_model_summary=False,
     )
     resume_from = checkpoint if sealed and sealed.found() else None
     trainer.fit(module, batches, ckpt_path=resume_from, weights_only=True)

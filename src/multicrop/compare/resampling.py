@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 AT_ONCE = 4_000_000  # numbers in memory while resampling
 
@@ -28,7 +28,7 @@ def percentiles(draws: np.ndarray, confidence: float, clusters: int | None = Non
     """The percentile interval, expanded where it is over a number of clusters (Hesterberg 2015, section 4.4)."""
     tail = (1 - confidence) / 2
     if clusters is not None:
-        tail = float(stats.norm.cdf(np.sqrt(clusters / (clusters - 1)) * stats.t.ppf(tail, clusters - 1)))
+        tail = float(ndtr(np.sqrt(clusters / (clusters - 1)) * stdtrit(clusters - 1, tail)))
     low, high = np.percentile(draws, [100 * tail, 100 - 100 * tail])
     return float(low), float(high)
 

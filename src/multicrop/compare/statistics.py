@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr
 
 from multicrop.compare.resampling import cluster_means, cluster_numbers, crossed_means, percentiles, sign_flips
 from multicrop.compare.small_samples import FEW_IMAGES, exact_interval
@@ -96,7 +96,7 @@ def compare(
     if groups is None:
         drawn = rng.multinomial(count, [rescued / count, lost / count, (count - rescued - lost) / count], resamples)
         low, high = exact or percentiles((drawn[:, 0] - drawn[:, 1]) / count, confidence)
-        p_value = stats.binomtest(rescued, rescued + lost).pvalue if rescued + lost else 1.0
+        p_value = min(1.0, 2 * float(bdtr(min(rescued, lost), rescued + lost, 0.5)))
         return Comparison((rescued - lost) / count, low, high, float(p_value), rescued, lost)
     gains, sizes = np.bincount(groups, correct.astype(float) - baseline), np.bincount(groups)
     low, high = _joined(percentiles(cluster_means(gains, sizes, rng, resamples), confidence, len(sizes)), exact)

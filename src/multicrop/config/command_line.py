@@ -2,10 +2,11 @@
 
 import copy
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -24,7 +25,7 @@ CHECKED = 50  # values of a sweep; each job checks its own
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
 
 
-def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
+def check_parts(cfg: Mapping[str, Any] | DictConfig, options: Mapping[str, str]) -> None:
     """Check that the task reads the chosen adapter or method.
 
     Args:
@@ -35,9 +36,9 @@ def check_parts(cfg: DictConfig, options: dict[str, str]) -> None:
         ValueError: If an adapter or a method is chosen that the task does not read.
     """
     for group, task in TASK_OF.items():
-        if cfg.get(group) is not None and cfg.task.name != task:
+        if cfg.get(group) is not None and cfg["task"]["name"] != task:
             raise ValueError(
-                f"{group}={options.get(group, '...')} needs task={task}, got task={cfg.task.name}: "
+                f"{group}={options.get(group, '...')} needs task={task}, got task={cfg['task']['name']}: "
                 f"add task={task}, or remove {group}=... (a sweep over tasks cannot have {group}=...)"
             )
 

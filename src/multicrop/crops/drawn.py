@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import qmc
 from torch import Tensor
 
 from multicrop.config.ranges import CropCount, Fraction, Share
@@ -68,6 +67,8 @@ def quasi_random(
         ValueError: Unless 0 < min_side <= max_side <= 1 and n_crops >= 1.
     """
     check_sides(n_crops, min_side, max_side)
+    from scipy.stats import qmc  # half a second of imports, which only this policy needs
+
     sequence = qmc.Sobol(3, rng=np.random.default_rng(crop_key(seed, image_id, "sobol")))
     points = sequence.random_base2((n_crops - 1).bit_length())[:n_crops].tolist()
     return torch.tensor([_square(height, width, u, min_side, max_side) for u in points], dtype=torch.float32)

@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,9 @@ class PixelSpec:
 
 def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec) -> UInt8[Tensor, "channels side side"]:
     """The global view: the image as the model's own processor prepares it, without normalisation."""
+    from torchvision.transforms.v2 import InterpolationMode  # seconds of imports, which a bank at hand does not need
+    from torchvision.transforms.v2 import functional as F
+
     mode = InterpolationMode(spec.interpolation)
     height, width = image.shape[1:]
     rows, columns = _resized(height, width, spec)
@@ -101,8 +102,9 @@ def crop_pixels(
 ) -> UInt8[Tensor, "3 side side"]:
     """One crop of `view_pixels`."""
     crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
-    mode = InterpolationMode(spec.interpolation).value
-    view = interpolate(crop, (spec.side, spec.side), mode=mode, antialias=True)[0, :3]  # what torchvision's resize calls, a tenth cheaper
+    view = interpolate(crop, (spec.side, spec.side), mode=spec.interpolation, antialias=True)[
+        0, :3
+    ]  # what torchvision's resize calls, a tenth cheaper
     return view.flip(-1) if x1 > x2 else view
 
 

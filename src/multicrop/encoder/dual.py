@@ -2,14 +2,13 @@
 
 import sys
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views
@@ -19,6 +18,9 @@ from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
 from multicrop.files import content_hash
 from multicrop.text import TextBank, text_bank
+
+if TYPE_CHECKING:
+    import transformers  # seconds of imports, which a bank at hand does not need
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
 OPENVINO = ("openvino_bf16", "int8", "int8_static")
@@ -53,7 +55,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "transformers.PreTrainedTokenizerBase",
         spec: PixelSpec,
         *,
         name: str,
@@ -215,5 +217,5 @@ def _check_calibration(precision: str, calibration: Calibration | None) -> None:
         )
 
 
-def _pooled(output: Tensor | ModelOutput) -> Tensor:
+def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from multicrop.crops.pixels import PixelSpec
+
+if TYPE_CHECKING:
+    import transformers  # seconds of imports, which a bank at hand does not need
 
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers in a processor's config
 CACHE = 5e6  # bytes of a tower's widest activations at which a forward is fastest on a CPU (two cores, 2 MiB of L2; measured below)
@@ -30,18 +33,18 @@ class TextRule:
         """The text as the tokenizer expects it: SigLIP and SigLIP 2 were trained on lower case."""
         return text.lower() if self.padded else text
 
-    def lengths(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
+    def lengths(self, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
         """The number of tokens of each text."""
         return [len(ids) for ids in tokenizer([self.cleaned(text) for text in texts])["input_ids"]]
 
-    def tokens(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> dict[str, Tensor]:
+    def tokens(self, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> dict[str, Tensor]:
         """The arguments of the text tower for one batch."""
         if self.padded:
             return {"input_ids": tokenizer(texts, padding="max_length", max_length=self.context, return_tensors="pt")["input_ids"]}
         return dict(tokenizer(texts, padding=True, return_tensors="pt"))
 
 
-def text_rule(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> TextRule:
+def text_rule(model: nn.Module, tokenizer: "transformers.PreTrainedTokenizerBase") -> TextRule:
     """The rule of this model: its context is the size of its position table, or the tokenizer's limit if that is smaller."""
     config = model.config.text_config
     context = config.max_position_embeddings
@@ -80,7 +83,7 @@ def scale_and_bias(model: nn.Module) -> tuple[float, float]:
     return float(model.logit_scale.detach().float().exp()), float(bias)
 
 
-def pixel_spec(processor: BaseImageProcessor, expected: int | None = None) -> PixelSpec:
+def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | None = None) -> PixelSpec:
     """Read what an image processor does to an image.
 
     Args:
@@ -112,7 +115,7 @@ def pixel_spec(processor: BaseImageProcessor, expected: int | None = None) -> Pi
     return PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
 
 
-def _normalisation(processor: BaseImageProcessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(processor: "transformers.BaseImageProcessor") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in shares of white, such that (pixel / 255 - mean) / std is the processor's output.
 
     EfficientNet's processor (ALIGN) may take 1 off after rescaling, and may divide by its deviation once more (`include_top`).
@@ -143,7 +146,7 @@ def architecture(model: nn.Module) -> str:
     return json.dumps([type(model).__name__, decisive(config)], sort_keys=True)
 
 
-def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_facts(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
     """All that decides how a tokenizer cuts texts, as JSON, without padding and truncation, which calls change."""
     if not hasattr(tokenizer, "backend_tokenizer"):
         return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs], sort_keys=True, default=str)

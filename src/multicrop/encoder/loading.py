@@ -6,8 +6,6 @@ from typing import Annotated
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
 from multicrop.config import EMBEDDED_MODEL
 from multicrop.config.ranges import OneOf
@@ -48,6 +46,8 @@ def load_encoder(
         ValueError: If the checkpoint cannot be found, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the precision cannot
             run on this machine, or if int8_static comes without calibration.
     """
+    from transformers import AutoImageProcessor, AutoTokenizer  # seconds of imports, which a bank at hand does not need
+
     path = str(EMBEDDED_MODEL if path == "tiny" else Path(path).expanduser())
     model = load_model(path, revision)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
@@ -84,6 +84,9 @@ def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Modul
         raise ValueError(
             f"{path} does not exist; pass a checkpoint's folder (model=local model.path=FOLDER), a hub id OWNER/NAME, or choose model=tiny"
         )
+    from transformers import AutoModel  # as above
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()
     try:
         return AutoModel.from_pretrained(

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from transformers import AutoImageProcessor
 
 from multicrop.crops import CropPolicy, CropSampler, GlobalView, as_policy
 from multicrop.crops.pixels import PixelSpec, global_pixels, shown
@@ -119,6 +118,8 @@ class Look:
 
 def _backbone(path: str) -> Look:
     """The Look of another vision transformer, such as a DINO, by its folder or id."""
+    from transformers import AutoImageProcessor  # seconds of imports, which other policies do not need
+
     model = load_model(path, attn_implementation="eager")
     tower = getattr(model, "vision_model", model)
     if not hasattr(tower.config, "patch_size") or not hasattr(tower.config, "num_attention_heads"):

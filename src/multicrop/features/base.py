@@ -26,6 +26,17 @@ class EncodeCost:
         return cls(seconds, views / seconds if seconds else 0.0)
 
 
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Where and how views are encoded; none of it changes a feature but `cut`, where crops are resampled ("worker" or "device")."""
+
+    num_workers: int = 0
+    accelerator: str = "cpu"
+    devices: int = 1
+    cut: str = "worker"
+    progress: bool = True
+
+
 class FeatureBank(ABC):
     """The view features of labelled images, unit-norm float32, view 0 the global view.
 

@@ -12,13 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from multicrop.data.base import LabelledImages
-from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
-from multicrop.features.fill import EncodeSettings, fill
-from multicrop.features.identity import BankIdentity, bank_identity, count_views, is_nested
+from multicrop.features.base import Batch, EncodeCost, EncodeSettings, FeatureBank, Row
+from multicrop.features.identity import BankIdentity, ViewRecipe, count_views, is_nested
 from multicrop.features.manifest import KNOB, agreed_size, stored_size
 from multicrop.features.shards import SHARD_IMAGES, ShardFolder
 from multicrop.files import MANIFEST, make_folder, naming, read_facts
-from multicrop.model import MultiCropCLIP
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ class DiskBank(FeatureBank, Dataset[Row]):
 
 
 def open_or_fill(
-    images: LabelledImages, module: MultiCropCLIP, cache: Path, settings: EncodeSettings, *, shard_images: int | None = None
+    images: LabelledImages, recipe: ViewRecipe, cache: Path, settings: EncodeSettings, *, shard_images: int | None = None
 ) -> DiskBank:
     """Open the bank of these images, after encoding what is missing of it.
 
@@ -110,7 +108,7 @@ def open_or_fill(
 
     Args:
         images: The images.
-        module: Encodes their views.
+        recipe: What makes their views.
         cache: The folder of all banks.
         settings: Where and how to encode.
         shard_images: Images per shard of a new bank, a power of two; None for 256. A bank that was begun keeps its size.
@@ -127,25 +125,28 @@ def open_or_fill(
         raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
     if images.parent is not None and _may_be_stored(images.parent[0], cache):
         whole, rows = images.parent
-        if bank := _found(whole, module, _identity(whole, module, settings), cache):
+        if bank := _found(whole, recipe, recipe.identity(whole, settings.cut), cache):
             return bank.subset(images, rows)
-    identity = _identity(images, module, settings)
-    if bank := _found(images, module, identity, cache):
+    identity = recipe.identity(images, settings.cut)
+    if bank := _found(images, recipe, identity, cache):
         return bank
-    n_views = count_views(module.sampler)
+    n_views = count_views(recipe.sampler)
     path = _top(images, identity, cache) / f"v{n_views}"
     make_folder(path, KNOB)
     if (begun := agreed_size(path, size)) != size:
         log.warning("%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks", path, begun, size)
     folder = ShardFolder(path, identity.key, len(images), begun)
     while (opened := _opened(folder)) is None:
-        fill(images, module, identity, folder, settings)
+        _fill(images, recipe, identity, folder, settings)
     shards, manifest = opened
     return DiskBank(images, shards, manifest, n_views=n_views, reused=False)
 
 
-def _identity(images: LabelledImages, module: MultiCropCLIP, settings: EncodeSettings) -> BankIdentity:
-    return bank_identity(images, module.sampler, module.encoder, module.seed, settings.cut)
+def _fill(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
+    from multicrop.features.fill import fill  # Lightning and torchvision: seconds of imports that a bank at hand does not need
+    from multicrop.model import MultiCropCLIP
+
+    fill(images, MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed), identity, folder, settings)
 
 
 def _top(images: LabelledImages, identity: BankIdentity, cache: Path) -> Path:
@@ -158,9 +159,9 @@ def _may_be_stored(images: LabelledImages, cache: Path) -> bool:
     return any((read_facts(path) or {}).get("images", len(images)) == len(images) for path in manifests)
 
 
-def _found(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, cache: Path) -> DiskBank | None:
+def _found(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, cache: Path) -> DiskBank | None:
     """A finished and intact bank of these images: this policy's own, or one of more nested crops."""
-    n_views, nested = count_views(module.sampler), is_nested(module.sampler)
+    n_views, nested = count_views(recipe.sampler), is_nested(recipe.sampler)
     for path in sorted(_top(images, identity, cache).glob(f"v*/{MANIFEST}"), key=lambda path: int(path.parent.name[1:])):
         stored = int(path.parent.name[1:])
         if stored == n_views or (nested and stored > n_views):

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from multicrop.crops import CropSampler
+from multicrop.crops import CropSampler, as_policy
 from multicrop.data.base import LabelledImages, StreamedImages
-from multicrop.encoder import Encoder
-from multicrop.features.base import FeatureBank
+from multicrop.encoder import Encoder, with_encoder
+from multicrop.encoder.known import LazyEncoder
+from multicrop.features.base import EncodeSettings, FeatureBank
 from multicrop.features.disk import open_or_fill
-from multicrop.features.fill import EncodeSettings
-from multicrop.features.on_the_fly import OnTheFlyBank
-from multicrop.features.one_pass import OnePassBank
-from multicrop.model import MultiCropCLIP
+from multicrop.features.identity import ViewRecipe
 
 STORAGES = ("disk", "off")
 CUTS = ("worker", "device")
@@ -19,7 +17,7 @@ CUTS = ("worker", "device")
 def feature_bank(
     images: LabelledImages | StreamedImages,
     sampler: CropSampler,
-    encoder: Encoder,
+    encoder: Encoder | LazyEncoder,
     *,
     seed: int,
     cache: Path,
@@ -36,7 +34,7 @@ def feature_bank(
     Args:
         images: The images, indexed or streamed.
         sampler: The crop policy with its knobs bound.
-        encoder: The encoder.
+        encoder: The encoder; a lazy one is loaded if views are to be encoded, or the policy looks at the image.
         seed: Seed of the crops.
         cache: The folder of all banks on disk.
         storage: ``"disk"`` to encode once and read from files, ``"off"`` to encode on each reading.
@@ -55,13 +53,17 @@ def feature_bank(
         ValueError: If `storage` or `cut` is unknown, `shard_images` is not a power of two, or a stream is to be stored.
     """
     check_storage(images, storage=storage, cut=cut)
-    module = MultiCropCLIP(encoder, sampler, seed=seed)
-    if images.indexed is False:
-        return OnePassBank(images, module, num_workers=num_workers, accelerator=accelerator, cut=cut)
-    if storage == "off":
-        return OnTheFlyBank(images, module, num_workers=num_workers, accelerator=accelerator, cut=cut)
-    settings = EncodeSettings(num_workers, accelerator, devices, cut, progress)
-    return open_or_fill(images, module, cache, settings, shard_images=shard_images)
+    lazy = LazyEncoder.of(encoder) if isinstance(encoder, Encoder) else encoder
+    policy = as_policy(sampler) if as_policy(sampler).looks_at is None else with_encoder(sampler, lazy.load())
+    if storage == "disk" and images.indexed is True:
+        settings = EncodeSettings(num_workers, accelerator, devices, cut, progress)
+        return open_or_fill(images, ViewRecipe(lazy, policy, seed), cache, settings, shard_images=shard_images)
+    from multicrop.features.on_the_fly import OnTheFlyBank  # Lightning: seconds of imports that a bank on disk may not need
+    from multicrop.features.one_pass import OnePassBank
+    from multicrop.model import MultiCropCLIP
+
+    module, how = MultiCropCLIP(lazy.load(), policy, seed=seed), {"num_workers": num_workers, "accelerator": accelerator, "cut": cut}
+    return OnTheFlyBank(images, module, **how) if images.indexed is True else OnePassBank(images, module, **how)
 
 
 def check_storage(images: LabelledImages | StreamedImages, *, storage: str, cut: str) -> None:

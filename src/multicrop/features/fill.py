@@ -1,65 +1,38 @@
 """Filling a bank on disk: claim a shard, encode its images group by group, write it; the manifest comes last."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, RichProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from multicrop.data.base import LabelledImages
+from multicrop.features.base import EncodeSettings
+from multicrop.features.callbacks import BankProgress, quiet_trainer
 from multicrop.features.identity import BankIdentity, count_views
 from multicrop.features.shards import Claims, ShardFolder
-from multicrop.features.stops import StopBetweenBatches
+from multicrop.features.stops import local_rank
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
 from multicrop.files import redacted
 from multicrop.model import MultiCropCLIP
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """Where and how views are encoded; none of it changes a feature but `cut`, where crops are resampled ("worker" or "device")."""
-
-    num_workers: int = 0
-    accelerator: str = "cpu"
-    devices: int = 1
-    cut: str = "worker"
-    progress: bool = True
-
-
-class BankProgress(RichProgressBar):
-    """The progress bar of encoding and of scoring, both counted in batches."""
-
-    @property
-    def predict_description(self) -> str:
-        """What the bar says while views are encoded."""
-        return "Encoding"
-
-    @property
-    def test_description(self) -> str:
-        """What the bar says while views are scored."""
-        return "Scoring"
 
 
 def encoding_trainer(
     *, accelerator: str = "cpu", devices: int = 1, progress: bool = True, callbacks: Sequence[L.Callback] = ()
 ) -> L.Trainer:
     """A trainer that only predicts; with several devices, DDP processes that share the shards by claims, not by a sampler."""
-    return L.Trainer(
+    return quiet_trainer(
         accelerator=accelerator,
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         use_distributed_sampler=False,
-        logger=False,
-        callbacks=[*callbacks, *([BankProgress()] if progress else []), StopBetweenBatches()],
+        callbacks=[*callbacks, *([BankProgress()] if progress else [])],
         enable_progress_bar=progress,
-        enable_model_summary=False,
-        enable_checkpointing=False,
     )
 
 
@@ -151,8 +124,3 @@ def _encode_missing(images: LabelledImages, module: MultiCropCLIP, folder: Shard
     for shard in folder.missing():
         claims.wait(shard)
     return writer.written
-
-
-def local_rank() -> int:
-    """The number of this process among those that one trainer started on this machine; 0 for a single process."""
-    return int(os.environ.get("LOCAL_RANK", "0"))

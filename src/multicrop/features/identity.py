@@ -3,9 +3,10 @@
 from dataclasses import asdict, dataclass
 
 from multicrop.config import PACKAGE
-from multicrop.crops import CropSampler, as_policy
+from multicrop.crops import CropPolicy, CropSampler, as_policy
 from multicrop.data.base import LabelledImages
 from multicrop.encoder import Encoder
+from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.files import content_hash
 
 CODE_FILES = (
@@ -45,11 +46,28 @@ def bank_identity(images: LabelledImages, sampler: CropSampler, encoder: Encoder
     Returns:
         The parts, which also hold a hash of the code that makes views and features.
     """
+    return _identity(images, sampler, EncoderFacts.of(encoder), seed, cut)
+
+
+def _identity(images: LabelledImages, sampler: CropSampler, facts: EncoderFacts, seed: int, cut: str) -> BankIdentity:
     files = sorted(path for pattern in CODE_FILES for path in PACKAGE.glob(pattern))
     code = content_hash(*(path.read_text(encoding="utf-8") for path in files))
     policy = as_policy(sampler).identity
     data = content_hash(images.fingerprint, *images.ids)
-    return BankIdentity(encoder.fingerprint(), f"{encoder.spec} cut={cut}", encoder.precision, data, policy, seed, code)
+    return BankIdentity(facts.fingerprint, f"{facts.spec} cut={cut}", facts.precision, data, policy, seed, code)
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """What makes the views of an image and their features: encoder, crop policy (with the encoder where it looks at the image) and seed."""
+
+    encoder: LazyEncoder
+    sampler: CropPolicy
+    seed: int
+
+    def identity(self, images: LabelledImages, cut: str) -> BankIdentity:
+        """The identity of the bank of some images."""
+        return _identity(images, self.sampler, self.encoder.facts, self.seed, cut)
 
 
 def count_views(sampler: CropSampler) -> int:

@@ -1,17 +1,14 @@
-"""Stops: SIGTERM and SIGINT end a run between two batches of a Lightning loop, and elsewhere at once, with exit status 143 or 130."""
+"""Stops: SIGTERM and SIGINT end a run between two batches of a loop, and elsewhere at once, with exit status 143 or 130."""
 
 import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-import lightning as L
 
 from multicrop.files import redacted
 
@@ -49,7 +46,7 @@ _REQUESTS = _Requests()
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """End the block on SIGTERM or SIGINT: in a loop with `StopBetweenBatches` at the end of the batch, else at once.
+    """End the block on SIGTERM or SIGINT: within `loop` or `StopBetweenBatches` at the end of the batch, else at once.
 
     A second signal ends it at once. Claims are released and half-written files removed on the way. The message names the command that goes
     on. Where a launcher has handlers of its own, or outside the main thread, the block runs as it is.
@@ -77,29 +74,42 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def loop() -> Iterator[Callable[[], None]]:
+    """Let a signal wait for the end of a batch; the function that is yielded is called there, and stops the loop if a signal came."""
+    enter_loop()
+    try:
+        yield end_batch
+    finally:
+        leave_loop()
+
+
+def enter_loop() -> None:
+    """From here on a signal waits for `end_batch`."""
+    _REQUESTS.in_loop = True
+
+
+def leave_loop() -> None:
+    """From here on a signal stops the process at once."""
+    _REQUESTS.in_loop = False
+
+
+def end_batch() -> None:
+    """Raise Stopped if a signal came since the loop began."""
+    if _REQUESTS.pending is not None:
+        leave_loop()
+        raise Stopped(_REQUESTS.pending)
+
+
+def local_rank() -> int:
+    """The number of this process among those that one trainer started on this machine; 0 for a single process."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def _say(number: int) -> None:
     """Say how to go on; one process of a group speaks."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if local_rank() == 0:
         command = redacted(shlex.join([Path(sys.executable).name, *sys.argv]))
         message = f"stopped by {signal.Signals(number).name}; what is finished is kept, and the same command goes on from there: {command}"
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
-
-
-class StopBetweenBatches(L.Callback):
-    """Lets a signal wait for the end of a batch, and then stops; the last callback of a trainer, after those that keep its results."""
-
-    def _enter(self, *_: Any, **__: Any) -> None:
-        _REQUESTS.in_loop = True
-
-    def _leave(self, *_: Any, **__: Any) -> None:
-        _REQUESTS.in_loop = False
-
-    def _check(self, *_: Any, **__: Any) -> None:
-        if _REQUESTS.pending is not None:
-            self._leave()
-            raise Stopped(_REQUESTS.pending)
-
-    on_train_start = on_test_start = on_predict_start = _enter
-    on_train_batch_end = on_test_batch_end = on_predict_batch_end = _check
-    on_train_end = on_test_end = on_predict_end = on_exception = _leave

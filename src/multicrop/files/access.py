@@ -115,7 +115,7 @@ def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
         figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
-def as_yaml(values: dict) -> str:
+def as_yaml(values: dict | list) -> str:
     """Plain values as YAML, written by libyaml where PyYAML has it (ten times faster)."""
     return yaml.dump(values, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True)
 

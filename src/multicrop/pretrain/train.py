@@ -1,5 +1,6 @@
 """`task=pretrain`: train the embedded CLIP on the drawings of the training vendors and export it as a HuggingFace checkpoint."""
 
+import logging
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -138,6 +139,7 @@ class Configured(Protocol):
 
 def run(settings: Annotated[Configured, KnobsOf(Recipe, DataKnobs, pretrain)], cache: object = None) -> float:
     """The entry of `task=pretrain`; returns the last training accuracy, from 0 to 1."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its import sets INFO
     knobs = dict(settings.task_knobs) | {"seed": settings.config["seed"]}
     output = Path(knobs.pop("output"))
     make_folder(output, "task.output")

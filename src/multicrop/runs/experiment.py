@@ -1,33 +1,39 @@
 """The entries of the application: run one experiment from data to record, or fill feature banks ahead of experiments."""
 
-import logging
+import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
+import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
 from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, check_values, threads_of_job
 from multicrop.data.overview import overview
-from multicrop.features import BankProgress, Batch, FeatureBank, StopBetweenBatches, local_rank
+from multicrop.features import FeatureBank, local_rank
 from multicrop.files import Identity, content_hash, make_folder
 from multicrop.record import Record, write_pointer, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
 from multicrop.runs.identity import model_facts, run_identity
+from multicrop.runs.scoring import score, stream
 from multicrop.runs.session import Session, split_of
 from multicrop.runs.settings import Settings, settings_of
 from multicrop.runs.stream_saves import StreamSaves
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.task import BankTask
+from multicrop.runs.unreadable import report_unreadable
 from multicrop.show import terminal, wandb_logger
+
+if TYPE_CHECKING:
+    import lightning.pytorch.loggers  # loaded where a logger is made: its import takes seconds
 
 SPLITS = ("train", "validation", "test")
 
@@ -47,9 +53,9 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
     """
     check_values(cfg)
     torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # notes on loaders and deprecations, for Lightning's developers
-    L.seed_everything(cfg.seed, verbose=False)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(cfg.seed)
     settings = settings_of(cfg)
     check_parts(cfg, settings.choices)
     entry: Callable[[Settings, SweepCache | None], float] = instantiate(settings.task["run"])
@@ -73,7 +79,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
     _show_data(session)
     identity = run_identity(session)
     if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
-        return _skip(settings, record)
+        return skip(settings.output, record)
     task: BankTask = instantiate(settings.task["build"])(session, **settings.task_knobs)
     task.show_beside(session.beside)
     task.all_logits = settings.all_logits
@@ -81,7 +87,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
     saves = saves_of(settings, task, bank, identity.key)
     with _logger(settings) as logger:
         seconds = _score(task, bank, settings, saves, logger)
-        session.report_unreadable(bank)
+        report_unreadable(bank, settings["on_unreadable"])
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
         facts |= {"choices": settings.choices}
         outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)
@@ -128,10 +134,20 @@ def _show_data(session: Session) -> None:
     session.share("overview", [settings.part("dataset").values, settings.part("corruption").values], shown)
 
 
-def _skip(settings: Settings, record: Record) -> float:
-    """The accuracy of a finished run of the same configuration, whose record this job's folder points to."""
-    if record.folder != settings.output.resolve():
-        write_pointer(settings.output, record.folder)
+def finished(session: Session) -> Record | None:
+    """The record of a finished run of the same identity, where a sweep may skip the run."""
+    settings = session.settings
+    if settings["rerun"] or settings.compute.devices > 1:
+        return None
+    check_parts(settings.config, settings.choices)
+    _show_data(session)
+    return finished_runs.find(settings.outputs, run_identity(session).key)
+
+
+def skip(folder: Path, record: Record) -> float:
+    """The accuracy of a finished run of the same identity, to whose record the job's folder points."""
+    if record.folder != folder.resolve():
+        write_pointer(folder, record.folder)
     terminal.show_skipped(record.folder)
     return record.accuracy
 
@@ -143,7 +159,7 @@ def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) ->
 
 
 @contextmanager
-def _logger(settings: Settings) -> Iterator[WandbLogger | None]:
+def _logger(settings: Settings) -> "Iterator[lightning.pytorch.loggers.WandbLogger | None]":
     """The logger that the configuration names, which ends with the run."""
     logger = settings.part("logger").make() if settings["logger"] else None
     if logger:
@@ -154,33 +170,15 @@ def _logger(settings: Settings) -> Iterator[WandbLogger | None]:
         wandb_logger.finish(logger)
 
 
-def _score(task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamSaves, logger: Logger | None) -> float:
-    """Test the task over the bank, after what an earlier process scored; returns the seconds that it took."""
-    progress = settings.compute.progress
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=logger or False,
-        callbacks=[saves, *([BankProgress()] if progress else []), StopBetweenBatches()],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+def _score(
+    task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamSaves, logger: "lightning.pytorch.loggers.WandbLogger | None"
+) -> float:
+    """Score the bank, after what an earlier process scored; returns the seconds that it took."""
     started = time.perf_counter()
-    trainer.test(task, stream(task, bank, settings.compute.batch_size, saves.resume(task)), verbose=False)
+    score(task, stream(task, bank, settings.compute.batch_size, saves.resume(task)), saves=saves, progress=settings.compute.progress)
+    if logger:
+        logger.log_metrics(task.measured, step=0)
     return time.perf_counter() - started
-
-
-def stream(task: BankTask, bank: FeatureBank, batch_size: int, done: Sequence[int] = ()) -> Iterable[Batch]:
-    """Batches of (views, labels, image indices) in the order of the task, after the images that are ``done``, in their order."""
-    if not bank.reorderable:
-        return bank.batches(batch_size=batch_size)
-    rows = task.order(bank) or list(range(len(bank.positions)))
-    if done:
-        indices = [bank.positions[row] for row in rows]
-        place = indices.index(done[-1]) + 1
-        bank.mark_unreadable(sorted(set(indices[:place]) - set(done)))  # tried before the kill
-        rows = rows[place:]
-    return bank.batches(rows, batch_size=batch_size)
 
 
 def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome, identity: Identity) -> None:
@@ -195,11 +193,11 @@ def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results
         examples=outcome.examples,
         files=task.files(outcome.predictions),
         identity=identity,
-        model=model_facts(session.encoder),
+        model=model_facts(session.facts),
     )
 
 
-def _log(session: Session, outcome: results.Outcome, logger: WandbLogger) -> None:
+def _log(session: Session, outcome: results.Outcome, logger: "lightning.pytorch.loggers.WandbLogger") -> None:
     """Mirror the record in W&B."""
     wandb_logger.log_run(
         logger,

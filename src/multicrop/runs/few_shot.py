@@ -21,7 +21,7 @@ from multicrop.data.overview import per_class
 from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
 from multicrop.runs.identity import FIT_PARTS, TUNING_PARTS, run_identity
-from multicrop.runs.session import Session, inject
+from multicrop.runs.session import Session
 from multicrop.runs.task import BankTask, task_builder
 from multicrop.text import TextBank
 
@@ -122,7 +122,7 @@ def build(session: Session, *, shots: Count, few_shot_file: str | None, selectio
         raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")
     support, validation = support_and_validation(session, shots=shots, few_shot_file=few_shot_file, selection=selection)
     part = session.settings.part("adapter")
-    adapter: AnyAdapter = inject(part.make() if selection == "validation" else part.without("search").make(), **session.injectables)
+    adapter: AnyAdapter = session.inject((part if selection == "validation" else part.without("search")).make())
     counts = per_class(support, session.dataset.class_names)
     _warn_of_few(counts, None if few_shot_file else shots)
     made = _tuned if adapter.tunes_encoder is True else _fitted

@@ -9,8 +9,7 @@ from hydra.utils import instantiate
 
 from multicrop.config import PACKAGE
 from multicrop.data.base import LabelledImages, StreamedImages
-from multicrop.encoder import Encoder
-from multicrop.encoder.facts import tokenizer_facts
+from multicrop.encoder.known import EncoderFacts
 from multicrop.files import Identity, content_hash
 from multicrop.runs.session import Session
 from multicrop.runs.sources import sources_of
@@ -39,11 +38,10 @@ def run_identity(session: Session, *names: str) -> Identity:
     reads = reads_of(instantiate(settings.task["build"]))
     groups = ("crop", "aggregator", *(group for group in reads.groups if settings.config.get(group)))
     sources = {group: sources_of(settings.config.get(group)) for group in (*groups, *CODE_GROUPS)}
-    texts_and_encoder = cache(partial(_texts_and_encoder, session))
     parts: dict[str, Callable[[], str]] = {
         "data": lambda: _images_hash(session.scored_images, session.dataset.class_names),
-        "texts": lambda: texts_and_encoder()["texts"],
-        "encoder": lambda: texts_and_encoder()["encoder"],
+        "texts": lambda: _texts_hash(session),
+        "encoder": lambda: session.facts.fingerprint,
         "crops": lambda: _crops_hash(session, sources["crop"]),
         "task": lambda: _task_hash(session, reads, with_seed=reads.seed or any(sources.values())),
         "code": lambda: content_hash(_code(), json.dumps([sources[group] for group in CODE_GROUPS], sort_keys=True)),
@@ -54,28 +52,15 @@ def run_identity(session: Session, *names: str) -> Identity:
     return Identity({name: make() for name, make in parts.items() if not names or name in names})
 
 
-def model_facts(encoder: Encoder) -> dict[str, Any]:
+def model_facts(facts: EncoderFacts) -> dict[str, Any]:
     """What the record says of the model: name, architecture, number of parameters, hash of the weights, precision."""
-    return {
-        "name": encoder.name,
-        "architecture": type(encoder.model).__name__,
-        "parameters": sum(value.numel() for value in encoder.model.parameters()),
-        "weights": encoder.weights_hash(),
-        "precision": encoder.precision,
-    }
+    return {name: getattr(facts, name) for name in ("name", "architecture", "parameters", "weights", "precision")}
 
 
-def _texts_and_encoder(session: Session) -> dict[str, str]:
-    """The prompts that are encoded, with the members of means, and the encoder, hashed once per process."""
+def _texts_hash(session: Session) -> str:
+    """The prompts that are encoded, with the members of means, and how they are cut into tokens."""
     prompts = json.dumps([[[prompt, *members(prompt)] for prompt in row] for row in session.prompts])
-    encoder = session.encoder
-    hashes = partial(_encoder_hashes, encoder)
-    towers, tokens = session.share("encoder identity", session.settings.part("model").values, hashes, of=encoder)
-    return {"texts": content_hash(prompts, tokens), "encoder": towers}
-
-
-def _encoder_hashes(encoder: Encoder) -> tuple[str, str]:
-    return encoder.fingerprint(), content_hash(encoder.rule, tokenizer_facts(encoder.tokenizer))
+    return content_hash(prompts, session.facts.tokens)
 
 
 def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[str]) -> str:

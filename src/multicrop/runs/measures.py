@@ -1,55 +1,57 @@
-"""Measures of a row of a run over a stream."""
+"""Measures of predicted probabilities: accuracy, accuracy per class, calibration. Tests compare them with torchmetrics.
+
+Importing torchmetrics imports its measures of text, audio and images, with transformers, SciPy and torchvision, which takes longer than a
+run on a bank at hand.
+"""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+BINS = 15
 
 
-def measures(n_classes: int, row: str) -> MetricCollection:
-    """The measures of a row over a stream, named ``test/...`` for the final row and ``test/ROW/...`` for others."""
-    metrics = {
-        "accuracy": MulticlassAccuracy(n_classes, average="micro"),
-        "class_accuracy": ClassAccuracy(n_classes),
-        "ece": MulticlassCalibrationError(n_classes, n_bins=15),
-        "brier": BrierScore(),
+def measures(logits: Float[Tensor, "images classes"], label: Int[Tensor, " images"]) -> dict[str, float]:
+    """Measure logits against labels.
+
+    Args:
+        logits: Class logits, shape (images, classes).
+        label: Class index per image, shape (images,).
+
+    Returns:
+        ``accuracy`` (top-1) and ``class_accuracy`` (its mean over classes) from 0 to 1, ``ece`` and ``brier``.
+    """
+    probability = logits.softmax(1)
+    confidence, predicted = probability.max(1)
+    correct = predicted == label
+    found = {
+        "accuracy": correct.double().mean(),
+        "class_accuracy": class_accuracy(predicted, label, logits.shape[1]),
+        "ece": calibration_error(confidence, correct),
+        "brier": (probability - one_hot(label, logits.shape[1])).square().sum(1).double().mean(),
     }
-    return MetricCollection(metrics, prefix="test/" if row == "final" else f"test/{row}/")
+    return {name: float(value) for name, value in found.items()}
 
 
-class BrierScore(MeanMetric):
-    """Mean over images of the squared distance between the probabilities and the one-hot label (Brier 1950), from 0 to 2."""
-
-    def update(self, probability: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"]) -> None:
-        """Count a batch."""
-        super().update((probability - one_hot(label, probability.shape[1])).square().sum(1))
-
-
-class ClassAccuracy(Metric):
+def class_accuracy(predicted: Int[Tensor, " images"], label: Int[Tensor, " images"], classes: int) -> Float[Tensor, ""]:
     """Mean of the accuracies of the classes that have images.
 
     torchmetrics' macro average counts a class without images as wrong where it is predicted.
+    """
+    images, right = label.bincount(minlength=classes), label[predicted == label].bincount(minlength=classes)
+    return (right[images > 0].double() / images[images > 0]).mean()
+
+
+def calibration_error(confidence: Float[Tensor, " images"], correct: Bool[Tensor, " images"], bins: int = BINS) -> Float[Tensor, ""]:
+    """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv 1706.04599), from 0 to 1.
 
     Args:
-        n_classes: Number of classes.
+        confidence: Probability of the predicted class, shape (images,).
+        correct: Whether the prediction is right, shape (images,).
+        bins: Number of bins; a value on an edge belongs to the bin above it.
     """
-
-    right: Tensor
-    images: Tensor
-
-    def __init__(self, n_classes: int) -> None:
-        super().__init__()
-        for count in ("right", "images"):
-            self.add_state(count, torch.zeros(n_classes, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, probability: Float[Tensor, "batch classes"], label: Int[Tensor, " batch"]) -> None:
-        """Count a batch."""
-        self.images += label.bincount(minlength=len(self.images))
-        self.right += label[probability.argmax(1) == label].bincount(minlength=len(self.images))
-
-    def compute(self) -> Tensor:
-        """The mean over classes."""
-        seen = self.images > 0
-        return (self.right[seen] / self.images[seen]).mean()
+    edges = torch.linspace(0, 1, bins + 1)
+    index = torch.bucketize(confidence, edges, right=True) - 1
+    gaps = torch.zeros(bins + 1, dtype=torch.float64).index_add_(0, index, correct.double() - confidence.double())
+    return gaps.abs().sum() / len(confidence)

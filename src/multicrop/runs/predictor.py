@@ -20,7 +20,7 @@ from multicrop.model import MultiCropCLIP
 from multicrop.runs.explain import explain_image
 from multicrop.runs.few_shot import SupportedTask, build
 from multicrop.runs.identity import run_identity
-from multicrop.runs.session import Session, inject
+from multicrop.runs.session import Session
 from multicrop.runs.settings import CONF, Settings, composed
 from multicrop.show.explain.explanation import Explanation
 
@@ -121,7 +121,7 @@ def new_adapter(session: Session, name: str, *, search: bool) -> Adapter:
     """An adapter that is not fitted: that of the configuration where its task is few_shot, else a file of conf/adapter."""
     settings = session.settings
     part = (settings if settings.task["name"] == "few_shot" else composed(["task=few_shot", f"adapter={name}"])).part("adapter")
-    return _of_features(inject((part if search else part.without("search")).make(), **session.injectables))
+    return _of_features(session.inject((part if search else part.without("search")).make()))
 
 
 def adapter_of_run(session: Session) -> Adapter:

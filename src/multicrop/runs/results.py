@@ -12,7 +12,7 @@ from multicrop.record import PICTURE, Predictions
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.task import BankTask
-from multicrop.show import examples, pictures
+from multicrop.show import examples
 from multicrop.show.explain.scored import ScoredImages
 
 TOP_K = 5
@@ -98,6 +98,8 @@ def draw_explanations(session: Session, bank: FeatureBank, task: BankTask, folde
     (folder / PICTURE).unlink(missing_ok=True)
     if not session.settings["pictures"] or not bank.can_reopen:
         return None
+    from multicrop.show import pictures  # matplotlib, which runs without pictures do not load
+
     return pictures.draw_chosen(scored_images(session, bank, task), count=session.settings["pictures"], path=folder / PICTURE)
 
 

@@ -2,8 +2,6 @@
 
 import copy
 import inspect
-import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -14,21 +12,22 @@ from torch import nn
 from multicrop.aggregators import Aggregator, as_aggregator
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer
-from multicrop.crops import CropPolicy
+from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.calibration import calibration_images
 from multicrop.data.contents import keep_index_in
-from multicrop.data.images import ImageError
 from multicrop.encoder import Encoder, looking
+from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.beside import weight_of
+from multicrop.runs.known import encoder_facts, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
+from multicrop.runs.unreadable import ON_UNREADABLE, report_unreadable
 from multicrop.text import TextBank, prompts_of
 
-log = logging.getLogger(__name__)
 SCORED = ("test", "validation")  # the splits whose images can be scored
-ON_UNREADABLE = ("skip", "raise")
+OF_BANK = ("num_workers", "accelerator", "devices", "cut", "shard_images", "progress")  # knobs of the group trainer
 Made = TypeVar("Made")
 
 
@@ -60,12 +59,29 @@ class Session:
         """The dual encoder."""
         part = self.settings.part("model")
         images = partial(calibration_images, part.values.get("calibration"))
-        return self.share("model", part.values, partial(part.make, calibration=images))
+        return self.share("model", [part.values, model_key(part.values)], partial(part.make, calibration=images))
+
+    @cached_property
+    def facts(self) -> EncoderFacts:
+        """What is known of the encoder, which is loaded only where its files were not seen before."""
+        keep_index_in(self.settings.cache / "contents")
+        values = self.settings.part("model").values
+
+        def of_loaded() -> EncoderFacts:
+            return self.share("encoder facts", values, lambda: EncoderFacts.of(self.encoder), of=self.encoder)
+
+        return of_loaded() if "encoder" in self.__dict__ else encoder_facts(values, self.settings.cache / "encoders", of_loaded)
+
+    @property
+    def lazy_encoder(self) -> LazyEncoder:
+        """The encoder for what may not need it."""
+        return LazyEncoder(self.facts, lambda: self.encoder)
 
     def with_encoder(self, encoder: Encoder) -> "Session":
         """The same parts with another encoder, which crop policies look through as well."""
         changed = replace(self)
-        changed.__dict__ |= {name: part for name, part in self.__dict__.items() if name != "sampler"} | {"encoder": encoder}
+        kept = {name: part for name, part in self.__dict__.items() if name not in ("sampler", "facts")}
+        changed.__dict__ |= kept | {"encoder": encoder, "facts": EncoderFacts.of(encoder)}
         return changed
 
     def with_classes(self, dataset: Dataset, prompts: list[list[str]] | None = None) -> "Session":
@@ -78,7 +94,10 @@ class Session:
     def sampler(self) -> CropPolicy:
         """The crop policy with its knobs bound, and with the encoder where it looks at the image."""
         part = self.settings.part("crop")
-        return self.share("crops", part.values, lambda: looking.with_encoder(part.make(), self.encoder), of=self.encoder)
+        policy = as_policy(part.make())
+        if policy.looks_at is None:
+            return policy
+        return self.share("crops", part.values, lambda: looking.with_encoder(policy, self.encoder), of=self.encoder)
 
     @cached_property
     def prompts(self) -> list[list[str]]:
@@ -89,7 +108,8 @@ class Session:
     @cached_property
     def text(self) -> TextBank:
         """The encoded prompts."""
-        return self.share("text", self.prompts, lambda: self.encoder.encode_prompts(self.prompts), of=self.encoder)
+        folder = self.settings.cache / "texts"
+        return self.share("text", [self.prompts, *self.facts.key], partial(text_features, self.prompts, self.lazy_encoder, folder))
 
     @cached_property
     def aggregator(self) -> Aggregator:
@@ -109,14 +129,19 @@ class Session:
 
     def _scorer(self, aggregator: Aggregator, weight: float) -> Scorer:
         """A scorer whose aggregator's logits the jobs of a sweep share."""
-        made = (self.text, self.encoder.logit_scale, aggregator, weight)
+        made = (self.text, self.facts.logit_scale, aggregator, weight)
         if self.cache is None:
             return Scorer(*made)
-        return CachedScorer(*made, cache=self.share("logits", [self.prompts, aggregator.identity], LogitsCache, of=self.encoder))
+        return CachedScorer(*made, cache=self.share("logits", [self.prompts, aggregator.identity, *self.facts.key], LogitsCache))
+
+    def inject(self, part: Callable[..., Made]) -> Made:
+        """What the constructor of an adapter or a method makes of the parts of the run that its parameters name."""
+        encoder = {"encoder": self.encoder} if "encoder" in inspect.signature(part).parameters else {}
+        return inject(part, **self.injectables, **encoder)
 
     @property
     def injectables(self) -> dict[str, Any]:
-        """What the constructor of an adapter or a method may ask for by name.
+        """What the constructor of an adapter or a method may ask for by name, without the encoder.
 
         Raises:
             ValueError: If the aggregator prunes classes.
@@ -127,7 +152,7 @@ class Session:
                 "use aggregator.prune=false, or task=zero_shot"
             )
         scorer = self.scorer
-        return {"text": scorer.text, "logit_scale": scorer.logit_scale, "score": scorer, "encoder": self.encoder}
+        return {"text": scorer.text, "logit_scale": scorer.logit_scale, "score": scorer}
 
     @property
     def scored_images(self) -> LabelledImages | StreamedImages:
@@ -148,54 +173,17 @@ class Session:
             "seed": self.settings["crop_seed"],
             "cache": self.settings.cache,
             "storage": storage,
-            "num_workers": compute.num_workers,
-            "accelerator": compute.accelerator,
-            "devices": compute.devices,
-            "cut": compute.cut,
-            "shard_images": compute.shard_images,
-            "progress": compute.progress,
+            **{name: getattr(compute, name) for name in OF_BANK},
         }
-        make = partial(feature_bank, images, self.sampler, self.encoder, **how)
+        make = partial(feature_bank, images, self.sampler, self.lazy_encoder, **how)
         if storage == "off" or images.indexed is False:
             return make()
-        key = [images.fingerprint, images.ids, self.settings.part("crop").values, how]
-        opened = self.share("bank", key, make, of=self.encoder)  # files are opened, and checksums read, once per process in a sweep
+        key = [images.fingerprint, images.ids, self.settings.part("crop").values, how, *self.facts.key]
+        opened = self.share("bank", key, make)  # files are opened, and checksums read, once per process in a sweep
         bank = copy.copy(opened)
         bank.images, opened.reused = images, True
-        self.report_unreadable(bank)
+        report_unreadable(bank, self.settings["on_unreadable"])
         return bank
-
-    def report_unreadable(self, bank: FeatureBank) -> None:
-        """Log the images that could not be read, and the ids that a stream repeated.
-
-        Raises:
-            ValueError: If none could be read, or one could not and ``on_unreadable=raise``.
-        """
-        images = bank.images
-        if skipped := (~bank.readable).nonzero().squeeze(1).tolist():
-            named = "; ".join(images.ids[index] + _reason(images, index) for index in skipped[:3])
-            message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {named}"
-            if self.settings["on_unreadable"] == "raise":
-                raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
-            log.warning(message)
-        if not bank.reorderable and (twice := [name for name, count in Counter(images.ids).items() if count > 1]):
-            log.warning(
-                f"{len(twice)} ids of the stream {images.name} repeat: {', '.join(twice[:3])}; every image is scored, and those of one id "
-                "have crops of one draw. Give each image its own id"
-            )
-        if not len(bank):
-            raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
-
-
-def _reason(images: LabelledImages | StreamedImages, index: int) -> str:
-    """Why an image cannot be read, in brackets; empty for a stream, and where it can be read now."""
-    if images.indexed is False:
-        return ""
-    try:
-        images.open(index)
-    except (ImageError, OSError) as error:
-        return f" ({error})"
-    return ""
 
 
 def inject(part: Callable[..., Made], **injectables: Any) -> Made:

@@ -113,14 +113,23 @@ class Settings:
 
 def settings_of(cfg: DictConfig) -> Settings:
     """The plain values of a composed configuration."""
+    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path(cfg.paths.output)
+    return settings_from(values_of(cfg), choices=choices(), output=output, in_sweep=in_sweep())
+
+
+def values_of(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved values of a configuration."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if "beside" in config["task"]:
         config["task"]["beside"] = beside.composed(cfg)
-    outputs = Path(config["paths"]["output"])
-    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else outputs
+    return config
+
+
+def settings_from(config: dict[str, Any], *, choices: dict[str, str], output: Path, in_sweep: bool) -> Settings:
+    """The settings of a resolved configuration, whose run has this folder."""
     known = Compute.__dataclass_fields__
     compute = Compute(**{name: value for name, value in config["trainer"].items() if name in known})
-    return Settings(config, choices() or _targets(config), output, outputs, in_sweep(), compute)
+    return Settings(config, choices or _targets(config), output, Path(config["paths"]["output"]), in_sweep, compute)
 
 
 def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Settings:

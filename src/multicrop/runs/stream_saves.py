@@ -5,9 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,7 +19,7 @@ log = logging.getLogger(__name__)
 STATE = "state.sealed"
 
 
-class StreamSaves(L.Callback):
+class StreamSaves:
     """Saves a task every so many images, at the end of a batch.
 
     The folder holds part-<n>.sealed (labels, indices and logits scored since the save before) and state.sealed (the buffers of the task's
@@ -50,22 +48,17 @@ class StreamSaves(L.Callback):
         rows, state, facts = found
         task.state.load_state_dict(state)
         split = {name: values.split(facts["batches"]) for name, values in rows.items()}
-        for batch in range(len(facts["batches"])):  # batch by batch, as they were counted: sums round accordingly
+        for batch in range(len(facts["batches"])):  # batch by batch, as `saved` counts them
             task.collect({name: values[batch] for name, values in split.items()})
         task.seconds.update(facts["seconds"])
         self.parts, self.saved, self.resumed = list(facts["parts"]), len(facts["batches"]), sum(facts["batches"])
         log.warning(f"resuming after {self.resumed} images of the stream, which an earlier run of this configuration scored")
         return rows["index"].tolist()
 
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Save when enough images have passed since the last time, and more are to come."""
-        if self.every is None or not isinstance(pl_module, BankTask):
-            return
-        more = batch_idx + 1 < trainer.num_test_batches[0]
-        if more and sum(map(len, pl_module.collected["label"][self.saved :])) >= self.every:
-            self.save(pl_module)
+    def after_batch(self, task: BankTask) -> None:
+        """Save after a batch that is not the last, when enough images have passed since the last time."""
+        if self.every is not None and sum(map(len, task.collected["label"][self.saved :])) >= self.every:
+            self.save(task)
 
     def save(self, task: BankTask) -> None:
         """Write the rows since the last save, then the state."""

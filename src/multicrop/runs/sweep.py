@@ -4,7 +4,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from rich.markup import escape
 
 from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
 from multicrop.runs.errors import tell
-from multicrop.runs.job_folder import clear_failure, folder_state, write_failure
 from multicrop.runs.secrets import redact_error
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,9 @@ _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 
 def job(cfg: DictConfig) -> float:
     """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
-    from multicrop.features import stop_on_signals
+    from multicrop.features import stop_on_signals  # these and further ones within functions are not loaded for --help
     from multicrop.runs.experiment import run
+    from multicrop.runs.job_folder import clear_failure
     from multicrop.runs.sweep_cache import process_cache
 
     if not in_sweep():
@@ -50,12 +51,8 @@ def job(cfg: DictConfig) -> float:
     if _VIEWS or in_parallel():  # two live displays would write over each other
         cfg.trainer.progress = False
     try:
-        with stop_on_signals():
+        with views_stopped_by_signals():
             return run(cfg, process_cache())
-    except SystemExit:  # a signal ends the sweep
-        for view in _VIEWS:
-            view.stop()
-        raise
     except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
         redact_error(error)
         leave_failure(folder, error)
@@ -65,8 +62,24 @@ def job(cfg: DictConfig) -> float:
         return math.nan
 
 
+@contextmanager
+def views_stopped_by_signals() -> Iterator[None]:
+    """A part of a sweep, which a signal ends together with the live view."""
+    from multicrop.features import stop_on_signals
+
+    try:
+        with stop_on_signals():
+            yield
+    except SystemExit:
+        for view in _VIEWS:
+            view.stop()
+        raise
+
+
 def leave_failure(folder: Path, error: Exception) -> None:
     """Write the error and its traceback into the folder of a failed job; on a full disk it is kept in memory."""
+    from multicrop.runs.job_folder import write_failure
+
     told = f"{type(error).__name__}: {error}"
     try:
         write_failure(folder, told, traceback.format_exception(error))
@@ -106,6 +119,8 @@ def clock(seconds: float | int) -> str:
 
 def scan(folder: Path, total: int | None) -> State:
     """The state that the jobs' folders show: each holds metrics.json (or a pointer to it) when done, failed.json when failed."""
+    from multicrop.runs.job_folder import folder_state
+
     done, running, failed, best = 0, [], {}, None
     for place, name in _names(folder).items():
         state = folder_state(place)

@@ -1,4 +1,4 @@
-"""The base of all tasks: a LightningModule that tests over a feature bank.
+"""The base of all tasks, which score a feature bank.
 
 Every task scores four rows on the same views, so that a run is a paired comparison with its own baselines: `global` (CLIP),
 `crops_mean` (the crops averaged, label prompts), `aggregated` (the chosen aggregator, fused with the global logits) and `final` (what
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -67,8 +66,8 @@ def reads_of(builder: Callable[..., "BankTask"]) -> Reads:
     return _DECLARED.get(getattr(builder, "func", builder), Reads())
 
 
-class BankTask(L.LightningModule):
-    """Tests over a feature bank. A subclass says what the final logits are, and what else the run reads, saves and records.
+class BankTask(nn.Module):
+    """Scores a feature bank (`scoring.score`). A subclass says what the final logits are, and what else the run reads, saves and records.
 
     Args:
         scorer: Class logits of views: the aggregator's, fused with the global view's.
@@ -82,8 +81,6 @@ class BankTask(L.LightningModule):
         super().__init__()
         self.scorer = scorer
         self.beside: dict[str, Scorer] = {}  # by row
-        self.measures = {row: measures(len(scorer.text.prompts), row) for row in ROWS}
-        self.metrics = nn.ModuleDict(self.measures)
         self.collected: dict[str, list[Tensor]] = {}
         self.measured: dict[str, float] = {}
         self.seconds: dict[str, float] = dict.fromkeys(ROWS, 0.0)
@@ -93,7 +90,6 @@ class BankTask(L.LightningModule):
         for name, scorer in scorers.items():
             row = BESIDE + name
             self.beside[row], self.seconds[row] = scorer, 0.0
-            self.measures[row] = self.metrics[row] = measures(len(scorer.text.prompts), row)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -137,6 +133,9 @@ class BankTask(L.LightningModule):
         """Text files that the task adds to the record, by name."""
         return {}
 
+    def on_test_start(self) -> None:
+        """Prepare for the first batch."""
+
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Score all rows of one batch of (views, labels, image indices)."""
         views, labels, indices = batch
@@ -151,17 +150,15 @@ class BankTask(L.LightningModule):
         self.collect({**logits, "label": labels, "index": indices})
 
     def collect(self, scored: Mapping[str, Tensor]) -> None:
-        """Count and keep scored images: label, index and the logits of each row."""
-        for row in self.rows:
-            self.measures[row].update(scored[row].softmax(-1), scored["label"])
+        """Keep scored images: label, index and the logits of each row."""
         for name, values in scored.items():
             self.collected.setdefault(name, []).append(values.cpu())
 
-    def on_test_epoch_end(self) -> None:
-        """Measure the final row as test/*, the other rows as test/<row>/*; logged where the trainer has a logger."""
-        self.measured = {name: float(value) for row in self.rows for name, value in self.measures[row].compute().items()}
-        if self.trainer.loggers:
-            self.log_dict(self.measured)
+    def measure(self) -> None:
+        """Measure the final row as test/*, the other rows as test/<row>/*."""
+        found = self.results()
+        prefixes = {row: "test/" if row == "final" else f"test/{row}/" for row in self.rows}
+        self.measured = {f"{prefixes[row]}{name}": v for row in self.rows for name, v in measures(found[row], found["label"]).items()}
 
     def results(self) -> dict[str, Tensor]:
         """What was tested, in the order of the stream: label, index, and the logits of each row."""

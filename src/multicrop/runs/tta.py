@@ -13,7 +13,7 @@ from multicrop.config.ranges import Count, OneOf, Seed
 from multicrop.features import FeatureBank
 from multicrop.methods.base import Method
 from multicrop.record import STREAM, Predictions
-from multicrop.runs.session import Session, inject
+from multicrop.runs.session import Session
 from multicrop.runs.task import BankTask, task_builder
 
 ORDERS = ("shuffled", "sorted_by_class", "by_domain")
@@ -121,5 +121,5 @@ def in_order(bank: FeatureBank, *, order: str, order_seed: int) -> list[int]:
 @task_builder(groups=("method",), not_decisive=("save_every",))
 def build(session: Session, *, order: Order, order_seed: Seed, save_every: Count | None) -> AdaptationTask:
     """The task over the parts of a run, with the method that the configuration names."""
-    method = inject(session.settings.part("method").make(), **session.injectables)
+    method = session.inject(session.settings.part("method").make())
     return AdaptationTask(session.scorer, method, order=order, order_seed=order_seed, save_every=save_every)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from multicrop.config import in_sweep, parts_of
@@ -14,8 +13,9 @@ from multicrop.files import redacted
 from multicrop.record import FILES
 from multicrop.show.examples import unpacked
 
-if TYPE_CHECKING:
-    import wandb  # loaded where it is used: a run without a logger saves half a second
+if TYPE_CHECKING:  # loaded where they are used: a run without a logger saves seconds
+    import lightning.pytorch.loggers
+    import wandb
 
 TAGGED = ("dataset", "crop", "aggregator", "prompt", "model")
 LONGEST_TAG = 64  # W&B's limit, characters
@@ -32,7 +32,7 @@ def wandb_logger(
     tags: Sequence[str],
     folder: str,
     name: str | None,
-) -> WandbLogger:
+) -> "lightning.pytorch.loggers.WandbLogger":
     """Start a W&B run and return its Lightning logger, in the mode that ``wandb_mode`` returns.
 
     Args:
@@ -49,6 +49,7 @@ def wandb_logger(
         The logger.
     """
     import wandb
+    from lightning.pytorch.loggers import WandbLogger
 
     command = " ".join(sys.argv)  # W&B stores it with facts about the machine: neither is sent if the command holds a secret
     sweep = Path(folder).parent.name if in_sweep() else choices.get("dataset")
@@ -73,7 +74,7 @@ def run_tags(choices: Mapping[str, str | None]) -> list[str]:
 
 
 def log_run(
-    logger: WandbLogger,
+    logger: "lightning.pytorch.loggers.WandbLogger",
     *,
     summary: dict[str, float],
     classes: Sequence[Mapping],
@@ -159,6 +160,10 @@ def record_artifact(record: Path, run_id: str) -> "wandb.Artifact":
 
 def finish(logger: object) -> None:
     """Finish the W&B run of this job; otherwise the next job of a multirun would log into it."""
+    if not logger:
+        return
+    from lightning.pytorch.loggers import WandbLogger
+
     if isinstance(logger, WandbLogger):
         import wandb
 

@@ -1,0 +1,48 @@
+"""Images that cannot be read: reported, and an error where the run asks for it or none is left."""
+
+import logging
+from collections import Counter
+
+from multicrop.data.base import LabelledImages, StreamedImages
+from multicrop.data.images import ImageError
+from multicrop.features import FeatureBank
+
+log = logging.getLogger(__name__)
+ON_UNREADABLE = ("skip", "raise")
+
+
+def report_unreadable(bank: FeatureBank, on_unreadable: str) -> None:
+    """Log the images that could not be read, and the ids that a stream repeated.
+
+    Args:
+        bank: The bank that was read.
+        on_unreadable: ``"skip"`` or ``"raise"``.
+
+    Raises:
+        ValueError: If none could be read, or one could not and ``on_unreadable=raise``.
+    """
+    images = bank.images
+    if skipped := (~bank.readable).nonzero().squeeze(1).tolist():
+        named = "; ".join(images.ids[index] + _reason(images, index) for index in skipped[:3])
+        message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {named}"
+        if on_unreadable == "raise":
+            raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
+        log.warning(message)
+    if not bank.reorderable and (twice := [name for name, count in Counter(images.ids).items() if count > 1]):
+        log.warning(
+            f"{len(twice)} ids of the stream {images.name} repeat: {', '.join(twice[:3])}; every image is scored, and those of one id "
+            "have crops of one draw. Give each image its own id"
+        )
+    if not len(bank):
+        raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
+
+
+def _reason(images: LabelledImages | StreamedImages, index: int) -> str:
+    """Why an image cannot be read, in brackets; empty for a stream, and where it can be read now."""
+    if images.indexed is False:
+        return ""
+    try:
+        images.open(index)
+    except (ImageError, OSError) as error:
+        return f" ({error})"
+    return ""
