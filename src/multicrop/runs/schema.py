@@ -36,6 +36,7 @@ class RunKnobs(TypedDict):
     pictures: Pictures
     examples: Pictures
     image: Any
+    logits: Literal["top", "all"]
     rerun: bool
 
 
@@ -52,6 +53,7 @@ class TaskKnobs(TypedDict):
 
     name: str
     fusion_weight: NotRequired[Fraction]
+    beside: NotRequired[list[str] | None]
     splits: NotRequired[list[Literal["train", "validation", "test"]]]
 
 
@@ -63,6 +65,7 @@ class Facts(TypedDict):
     template: Template | None
     description_set: str | None
     fusion_weight: Fraction
+    beside: list[str]
 
 
 SECTIONS: dict[str, Any] = {
