@@ -28,7 +28,7 @@ def wandb_logger(
     entity: str | None,
     group: str | None,
     job_type: str,
-    choices: Mapping[str, str],
+    choices: Mapping[str, str | None],
     tags: Sequence[str],
     folder: str,
     name: str | None,
@@ -66,9 +66,9 @@ def wandb_logger(
     return WandbLogger(experiment=run, save_dir=folder)
 
 
-def run_tags(choices: Mapping[str, str]) -> list[str]:
+def run_tags(choices: Mapping[str, str | None]) -> list[str]:
     """W&B tags of a run: its main options, with the adapter of a few-shot run or the method of a test-time run."""
-    names = [*TAGGED, *parts_of(choices.get("task", ""))]
+    names = [*TAGGED, *parts_of(choices.get("task") or "")]
     return list(dict.fromkeys(str(choices[name])[:LONGEST_TAG] for name in names if choices.get(name)))
 
 
