@@ -380,6 +380,12 @@ class TestPrompts:
         with refused("2 of 3 classes have no descriptions: dog, okapi", "1 other classes: cow", "prompt.file=PATH", "prompt=template"):
             described(self.NAMES, {"cat": ["whiskers"], "dog": [], "cow": ["horns"]}, template="{}", join="{label}, {description}")
 
+    def test_unknown_classes_of_a_file_are_named(self, tmp_path, caplog):
+        texts = {name: ["whiskers", "a tail"] for name in (*self.NAMES, "cow", "yak")}
+        path = write_json(tmp_path / "zoo.json", texts)
+        described(self.NAMES, {}, template="{}", join="{label}, {description}", file=str(path))
+        assert "unknown_class 2 (cow, yak)" in caplog.text
+
     def test_aggregator_that_needs_descriptions(self, random_checkpoint):
         text = text_bank(template(self.NAMES, {}, template="{}"), load_encoder(path=str(random_checkpoint)).encode_texts)
         with refused("3 classes have none: cat, dog, okapi", "prompt.file=PATH", "aggregator=global"):

@@ -126,13 +126,15 @@ def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Seq
             f"{knob}={file} fails its audit: {' | '.join(summary(errors))}. See all of it with: multicrop describe audit {file}"
             + (f" ; mend it with --fix OUT.json and pass {knob}=OUT.json" if any(RULES[f.defect].fixable for f in errors) else "")
         )
+    strange = [finding.key for finding in findings if finding.defect == "unknown_class"]
     warnings = {
         defect: len(found) for defect, found in grouped(findings).items() if defect not in ("no_texts", "names_class", "names_part")
     }
     if warnings:
-        told = ", ".join(f"{defect} {count}" for defect, count in warnings.items())
+        named = {"unknown_class": f" ({', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''})"}
+        told = ", ".join(f"{defect} {count}{named.get(defect, '')}" for defect, count in warnings.items())
         log.warning("%s=%s has warnings: %s (multicrop describe audit %s shows them)", knob, file, told, file)
-    unknown += [finding.key for finding in findings if finding.defect == "unknown_class"]
+    unknown += strange
     keys = match(texts, class_names, class_keys)
     return [list(texts.texts[key]) if key is not None else [] for key in keys]
 
