@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import choices, in_sweep, register_resolvers
+from multicrop.config import check_values, choices, in_sweep, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.record import CONFIG
 from multicrop.runs import beside
@@ -131,7 +131,7 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
         file: An experiment file, such as chosen.yaml of ``task=choose``; or the folder of a record; None: neither.
 
     Raises:
-        ValueError: If there is no such file, or the package was installed without its configuration.
+        ValueError: If there is no such file, a knob has a value that it cannot have, or the package was installed without its configuration.
     """
     register_resolvers()
     if file is not None and (file / CONFIG).is_file():
@@ -147,7 +147,9 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
             folder.mkdir()
             shutil.copy(file, folder / "given.yaml")
             given = [f"hydra.searchpath=[file://{top}]", "experiment=given"]
-        return settings_of(compose("config", overrides=[*given, "logger=none", *overrides]))
+        cfg = compose("config", overrides=[*given, "logger=none", *overrides])
+        check_values(cfg)
+        return settings_of(cfg)
 
 
 def _targets(config: dict[str, Any]) -> dict[str, str]:
