@@ -131,7 +131,7 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
         file: An experiment file, such as chosen.yaml of ``task=choose``; or the folder of a record; None: neither.
 
     Raises:
-        ValueError: If there is no such file, a knob has a value that it cannot have, or the package was installed without its configuration.
+        ValueError: If there is no such file, a knob has a value out of its range, or the package was installed without its configuration.
     """
     register_resolvers()
     if file is not None and (file / CONFIG).is_file():
