@@ -37,6 +37,8 @@ class RunKnobs(TypedDict):
     examples: Pictures
     image: Any
     rerun: bool
+    record: str | None
+    logits: Literal["top", "all"]
 
 
 class Paths(TypedDict):
@@ -53,6 +55,7 @@ class TaskKnobs(TypedDict):
     name: str
     fusion_weight: NotRequired[Fraction]
     splits: NotRequired[list[Literal["train", "validation", "test"]]]
+    beside: NotRequired[list[str]]
 
 
 class Facts(TypedDict):
@@ -63,6 +66,7 @@ class Facts(TypedDict):
     template: Template | None
     description_set: str | None
     fusion_weight: Fraction
+    beside: list[str]
 
 
 SECTIONS: dict[str, Any] = {
