@@ -36,8 +36,9 @@ class RunKnobs(TypedDict):
     pictures: Pictures
     examples: Pictures
     image: Any
-    logits: Literal["top", "all"]
     rerun: bool
+    record: str | None
+    logits: Literal["top", "all"]
 
 
 class Paths(TypedDict):
@@ -53,8 +54,8 @@ class TaskKnobs(TypedDict):
 
     name: str
     fusion_weight: NotRequired[Fraction]
-    beside: NotRequired[list[str] | None]
     splits: NotRequired[list[Literal["train", "validation", "test"]]]
+    beside: NotRequired[list[str] | None]
 
 
 class Facts(TypedDict):
