@@ -120,7 +120,7 @@ def test_pictures_are_of_different_classes_as_far_as_there_are_so_many():
     scores["final"][8:10] = logits(1, 1)
     chosen = report.chosen_examples(scores, 4)
     assert chosen == [0, 6, 10, 9] and len({int(label[position]) for position in chosen}) == 4
-    assert report.chosen_examples(scores, 6) == [0, 3, 6, 10, 1, 9] and len(set(report.chosen_examples(scores, 12))) == 12
+    assert report.chosen_examples(scores, 6) == [0, 3, 6, 10, 1, 8] and len(set(report.chosen_examples(scores, 12))) == 12
 
 
 @pytest.mark.parametrize("view_marginal", VIEW_SETS)

@@ -54,22 +54,26 @@ def draw_explanations(explanations: Sequence[Explanation], path: Path) -> None:
 def chosen_examples(scores: Mapping[str, Tensor], count: int) -> list[int]:
     """Positions of at most `count` images to draw: rescued ones, one wrong one where count > 1, then any, each spread over the stream.
 
-    The images are of different classes as far as there are so many.
+    True and predicted classes differ between the images as far as there are so many.
     """
     right, base = correct(scores, "final"), correct(scores, "global")
     rescued, wrong = ((right & ~base).nonzero().squeeze(1).tolist(), (~right).nonzero().squeeze(1).tolist())
-    labels: list[int] = scores["label"].tolist()
+    classes = [{*pair} for pair in zip(scores["label"].tolist(), scores["final"].argmax(1).tolist(), strict=True)]
     n_wrong = min(len(wrong), 1 if count > 1 else 0)
     picked: list[int] = []
     for positions, most in ((rescued, count - n_wrong), (wrong, n_wrong), (range(len(right)), count)):
-        picked += spread_over_classes(positions, labels, min(most, count - len(picked)), picked)
+        picked += spread_over_classes(positions, classes, min(most, count - len(picked)), picked)
     return picked
 
 
-def spread_over_classes(positions: Sequence[int], labels: Sequence[int], count: int, before: Sequence[int]) -> list[int]:
+def spread_over_classes(positions: Sequence[int], classes: Sequence[set[int]], count: int, before: Sequence[int]) -> list[int]:
     """`count` of the positions, evenly spaced: of classes that none of `before` has, one image per class; then of the others."""
-    seen = {labels[position] for position in before}
-    first = {labels[position]: position for position in reversed(positions) if labels[position] not in seen and position not in before}
-    picked = spread(sorted(first.values()), count)
+    seen = {one for position in before for one in classes[position]}
+    first: list[int] = []
+    for position in positions:
+        if not classes[position] & seen:
+            first.append(position)
+            seen |= classes[position]
+    picked = spread(first, count)
     others = [position for position in positions if position not in picked and position not in before]
     return [*picked, *spread(others, count - len(picked))]
