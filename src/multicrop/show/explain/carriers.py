@@ -96,9 +96,18 @@ def deciding(item: Explanation) -> str:
     return f"decided by “{word.text}” ({_owner(item, word)}): {word.contribution:+.2f} of the margin of {item.margin:.2f}"
 
 
-def _owner(item: Explanation, word: Word) -> str:
+def apart(item: Explanation) -> tuple[str, str]:
+    """Predicted class and runner-up, each by what differs from the other."""
+    first, second = item.predicted.name, item.runner_up.name
+    return unlike(first, second), unlike(second, first)
+
+
+def described(item: Explanation, word: Word) -> str:
     """The class that a text describes, by what differs from the other of the two classes."""
     if word.side == BOTH:
         return "both classes"
-    first, second = item.predicted.name, item.runner_up.name
-    return unlike(first, second) if word.side == first else f"{unlike(second, first)}, matched less"
+    return apart(item)[0 if word.side == item.predicted.name else 1]
+
+
+def _owner(item: Explanation, word: Word) -> str:
+    return described(item, word) + (", matched less" if word.side not in (BOTH, item.predicted.name) else "")

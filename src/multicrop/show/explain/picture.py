@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from multicrop.files import save_figure
-from multicrop.show.explain.carriers import title, views_shown
+from multicrop.show.explain.carriers import apart, described, title, views_shown
 from multicrop.show.explain.explanation import Explanation, Word
 from multicrop.show.explain.sheet import GAP, WIDTH, Sheet, draw_boxes, draw_side, heat_note, side_height
 
@@ -18,7 +18,8 @@ FOR, AGAINST = "#2a7f62", "#b3365b"
 
 def draw_explanation(item: Explanation, path: Path) -> None:
     """Write the picture. Class names and prompts are drawn literally: no character is markup."""
-    sides = ((item.predicted, "predicted"), (item.runner_up, "runner-up"))
+    names = apart(item)
+    sides = ((item.predicted, f"predicted: {names[0]}"), (item.runner_up, f"runner-up: {names[1]}"))
     listed, lines = item.words[:MOST_WORDS], [line for text in title(item) for line in textwrap.wrap(text, 160)]
     head, bars = MARGIN + LINE * (len(lines) + 1), WORD * len(listed) + 0.4
     body = max(PICTURE, sum(side_height(item, side) + 0.3 for side, _ in sides))
@@ -28,7 +29,7 @@ def draw_explanation(item: Explanation, path: Path) -> None:
     sheet.write("\n".join(lines[1:]), MARGIN, MARGIN + LINE)
     draw_boxes(sheet.axes(MARGIN, head, PICTURE, PICTURE), item, views_shown(item, item.predicted))
     for side, role in sides:
-        sheet.write(textwrap.shorten(f"{role}: {side.name}, logit {side.logit:.2f}", 75, placeholder=" …"), left, top, bold=True)
+        sheet.write(textwrap.shorten(f"{role}, logit {side.logit:.2f}", 52, placeholder=" …"), left, top, bold=True)
         shown = draw_side(sheet, item, side, left, top + 0.25)
         if side is item.predicted:
             bar = sheet.axes(left + WIDTH + GAP / 2, top + 0.25, BAR, side_height(item, side) - 0.45)
@@ -76,7 +77,7 @@ def _draw_words(sheet: Sheet, listed: list[Word], item: Explanation, top: float)
     values = [word.contribution for word in listed]
     axis: Axes = sheet.axes(MARGIN + PICTURE, top, GAP + WIDTH, WORD * len(listed))
     axis.barh(range(len(listed)), values, color=[FOR if value >= 0 else AGAINST for value in values])
-    labels = [textwrap.shorten(f"{word.text}  ({word.side})", 62, placeholder=" …") for word in listed]
+    labels = [textwrap.shorten(f"{word.text}  ({described(item, word)})", 62, placeholder=" …") for word in listed]
     axis.set_yticks(range(len(listed)), labels, fontsize=8, parse_math=False)
     axis.set_ylim(len(listed) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=0.8)
