@@ -71,9 +71,7 @@ def words_note(item: Explanation) -> str:
 
 def _draw_words(sheet: Sheet, listed: list[Word], item: Explanation, top: float) -> None:
     """Draw what each text adds as bars right and left of zero."""
-    sheet.write(
-        textwrap.shorten(f"{words_title(item)}: right of 0 favours {item.predicted.name}", 170, placeholder=" …"), MARGIN, top - 0.3
-    )
+    sheet.write(textwrap.shorten(f"{words_title(item)}: right of 0 favours {apart(item)[0]}", 170, placeholder=" …"), MARGIN, top - 0.3)
     values = [word.contribution for word in listed]
     axis: Axes = sheet.axes(MARGIN + PICTURE, top, GAP + WIDTH, WORD * len(listed))
     axis.barh(range(len(listed)), values, color=[FOR if value >= 0 else AGAINST for value in values])
