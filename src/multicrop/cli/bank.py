@@ -78,12 +78,13 @@ def show(entries: list[Entry], cache: Path) -> None:
     from rich.table import Table
 
     console = Console()
-    title = f"{len(entries)} banks in {cache}, {_megabytes(sum(entry.size for entry in entries))}"
-    table = Table(title=escape(title), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in TEXTS else "right", no_wrap=True)
     for cells in fitted([_cells(entry) for entry in entries], console.width):
         table.add_row(*map(escape, cells))
+    title = f"{len(entries)} banks in {cache}, {_megabytes(sum(entry.size for entry in entries))}"
+    console.print(title, soft_wrap=True, markup=False, highlight=False)
     console.print(table)
     console.print("the full paths: multicrop bank list --json", soft_wrap=True)
 
