@@ -101,6 +101,17 @@ def test_a_shard_is_sealed_with_its_rows_and_size(tmp_path):
     assert len(ends.rows(1)) == 4 and ends.read(1) is None
 
 
+def test_a_manifest_is_that_of_its_own_bank(tmp_path, caplog):
+    folder = ShardFolder(tmp_path, "key", 10, 4)
+    assert folder.manifest() is None and caplog.text == ""
+    for other in (replace(folder, key="other"), replace(folder, images=9), replace(folder, size=8)):
+        folder.finish({"note": 1})
+        assert folder.manifest() == {"note": 1, "key": "key", "images": 10, "shard_images": 4}
+        assert other.manifest() is None and not folder.manifest_path.exists()
+        folder.manifest_path.with_name("manifest.json.damaged").unlink()
+    assert caplog.text.count("is damaged or not the manifest of this bank, and is made again") == 3
+
+
 def test_the_last_shard_is_shorter_and_missing_ones_are_listed(tmp_path):
     folder = ShardFolder(tmp_path, "key", 10, 4)
     assert folder.count == 3 and [list(folder.rows(index)) for index in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
