@@ -2,8 +2,9 @@
 
 import inspect
 import json
+import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -125,7 +126,7 @@ def knobs_of(source: Any, keys: set[str] = frozenset()) -> dict[str, Schema]:  #
     if is_dataclass(source) or is_typeddict(source):
         return {name: schema_of(hint) for name, hint in get_type_hints(source, include_extras=True).items()}
     function = source.__init__ if inspect.isclass(source) else source
-    hints = get_type_hints(function, include_extras=True)
+    hints = _parameter_hints(function)
     found: dict[str, Schema] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints.get(name, Any)
@@ -138,6 +139,12 @@ def knobs_of(source: Any, keys: set[str] = frozenset()) -> dict[str, Schema]:  #
         elif name in keys or (parameter.kind is parameter.KEYWORD_ONLY and name not in PASSED and _expressed(hint)):
             found[name] = _expressed(hint) or {"type": "any"}
     return found
+
+
+def _parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the parameters, without that of the result, whose module may not be imported."""
+    parameters = {name: hint for name, hint in getattr(function, "__annotations__", {}).items() if name != "return"}
+    return get_type_hints(types.SimpleNamespace(__annotations__=parameters), vars(sys.modules[function.__module__]), include_extras=True)
 
 
 def _expressed(hint: Any) -> Schema | None:
