@@ -6,7 +6,6 @@ change.
 """
 
 import copy
-import pickle
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -22,8 +21,8 @@ LEFT_OUT = ("hydra", "logger")  # parts of the configuration that no number depe
 MOST = 16  # composed choices of groups in memory; the least recently used is dropped
 
 
-class Files(dict[tuple, bytes]):
-    """Pickled files of a configuration by their places and names; a copy is the same object."""
+class Files(dict[tuple, ConfigResult | None]):
+    """Files of a configuration by their places and names; a copy is the same object."""
 
     def __deepcopy__(self, memo: dict) -> "Files":
         return self
@@ -40,8 +39,8 @@ class ReadOnce(ConfigRepository):
         """A copy of what was read, which Hydra changes."""
         key = (*(source.full_path() for source in self.sources), config_path)
         if key not in self.files:
-            self.files[key] = pickle.dumps(super().load_config(config_path))
-        return pickle.loads(self.files[key])  # noqa: S301 - pickled by the line above
+            self.files[key] = super().load_config(config_path)
+        return copy.deepcopy(self.files[key])
 
 
 class KnobLoader(ConfigLoaderImpl):
