@@ -220,7 +220,7 @@ def test_all_classes_can_be_read_and_sorted(browser, many):
 
 def test_ticks_are_values_and_points_are_labelled(browser, few):
     shown, _ = opened(browser, few)
-    assert shown.locator("#cost .xtick text").all_text_contents() == ["1", "5", "17"]
+    assert shown.locator("#cost .xtick text").all_text_contents() == ["1", "4", "5", "16"]  # 17 would touch 16
     labels = [text for text in shown.locator("#cost .textpoint text").all_text_contents() if text]
     assert {"global, global", "dnd, random_k16"} <= set(labels)
     shown.select_option("select[name=images]", index=1)
@@ -246,7 +246,8 @@ def test_plots_are_of_one_task(browser, tmp_path):
     for task, crops in {"zero_shot": ["random_k4", "random_k5"], "few_shot": ["random_k6", "random_k7"]}.items():
         shown.select_option("select[name=task]", task)
         assert shown.locator("#grid .xtick text").all_text_contents() == ["global", *crops]
-        assert shown.locator("#cost .xtick text").all_text_contents() == ["1", *(str(int(name[8:]) + 1) for name in crops)]
+        calls = {1} | {int(name[8:]) + extra for name in crops for extra in (0, 1)}  # crops averaged need no global view
+        assert shown.locator("#cost .xtick text").all_text_contents() == [str(count) for count in sorted(calls)]
     shown.context.close()
 
 
