@@ -253,8 +253,8 @@ def test_a_p_value_over_clusters_stays_between_its_smallest_and_1_where_the_tran
 
 
 def test_runs_over_clusters_have_the_expanded_interval_and_one_run_is_the_plain_comparison():
-    correct, baseline = outcomes(9, 3, 48, loss=0.4)
-    clusters, knobs = [f"c{i % 6}" for i in range(48)], {"seed": 3, "resamples": 90}
+    correct, baseline = outcomes(9, 3, 60, loss=0.4)
+    clusters, knobs = [f"c{i % 6}" for i in range(60)], {"seed": 3, "resamples": 90}
     one, plain = (
         stats.compare_runs(correct[:1], baseline[:1], clusters=clusters, **knobs),
         stats.compare(correct[0], baseline[0], clusters=clusters, **knobs),
@@ -262,8 +262,8 @@ def test_runs_over_clusters_have_the_expanded_interval_and_one_run_is_the_plain_
     assert one == plain != stats.compare(correct[0], baseline[0], clusters=clusters, seed=3)
     assert plain.lost > 0 and plain.difference == pytest.approx(correct[0].mean() - baseline[0].mean())
     many = stats.compare_runs(correct, baseline, clusters=clusters, **knobs)
-    gains = (correct.astype(float) - baseline).reshape(3, 8, 6).sum(1)
-    means = resampling.crossed_means(gains, np.random.default_rng(3), 90, np.full(6, 8))
+    gains = (correct.astype(float) - baseline).reshape(3, 10, 6).sum(1)
+    means = resampling.crossed_means(gains, np.random.default_rng(3), 90, np.full(6, 10))
     assert (
         (many.low, many.high) == pytest.approx(resampling.percentiles(means, 0.95, 6)) != pytest.approx(resampling.percentiles(means, 0.95))
     )
