@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 import multicrop
-from multicrop.config import check_overrides, register_resolvers
+from multicrop.config import check_overrides, register_experiments, register_resolvers
 from multicrop.runs.errors import tell
 from multicrop.runs.secrets import hide_secrets
 from multicrop.runs.sweep import exit_status, job
@@ -31,6 +31,7 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     try:
         sys.argv[1:] = hide_secrets(sys.argv[1:], groups=[path.name for path in CONF.iterdir() if path.is_dir()])
+        sys.argv[1:] = register_experiments(sys.argv[1:])
         check_overrides(sys.argv[1:], CONF)
         main()
     except Exception as error:  # noqa: BLE001

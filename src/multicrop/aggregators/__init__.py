@@ -10,6 +10,7 @@ A new aggregator is one function and one YAML file. What it has beyond logits (a
 from multicrop.aggregators.base import Logits, Views, fuse, select_views, similarities, view_logits
 from multicrop.aggregators.confidence import entropy, vote
 from multicrop.aggregators.declared import Aggregator, AggregatorFunction, TransportPlan, aggregator, as_aggregator
+from multicrop.aggregators.gate import gated
 from multicrop.aggregators.matching import optimal_transport, transport_plan
 from multicrop.aggregators.mean_shift import mta
 from multicrop.aggregators.means import global_view, max, mean_feature, mean_similarity, topk
@@ -25,6 +26,7 @@ __all__ = [
     "as_aggregator",
     "entropy",
     "fuse",
+    "gated",
     "global_view",
     "max",
     "mean_feature",

@@ -1,6 +1,7 @@
 """Configuration: properties of the Hydra job, checks of the command line and of the values of knobs, and types of knobs."""
 
 from multicrop.config.command_line import check_overrides, check_parts
+from multicrop.config.experiments import option_values, register_experiments
 from multicrop.config.job import (
     EMBEDDED_MODEL,
     PACKAGE,
@@ -26,7 +27,9 @@ __all__ = [
     "choices",
     "in_parallel",
     "in_sweep",
+    "option_values",
     "parts_of",
+    "register_experiments",
     "register_resolvers",
     "sweeper_takes_failures",
     "threads_of_job",

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from multicrop.config.experiments import registered_options
 from multicrop.config.job import TASK_OF
 from multicrop.config.knobs import check_values
 from multicrop.config.machine import check_machine
@@ -148,6 +149,7 @@ def _check_options(override: Override, conf: Path) -> str:
     """Check that all values of a group override exist; returns the first."""
     folder = conf / override.key_or_group
     options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    options += registered_options(override.key_or_group)
     wanted = override.value()
     if isinstance(wanted, Glob):
         values = wanted.filter([option for option in options if "/" not in option])  # Hydra's glob does not match subfolders

@@ -1,6 +1,8 @@
 """The record of a run: what its folder holds, the one writer and the one reader of it."""
 
 from multicrop.record.folder import (
+    CHOICE,
+    CHOSEN,
     CONFIG,
     DATA,
     ENVIRONMENT,
@@ -30,6 +32,8 @@ from multicrop.record.scores import MOST_CLASSES, TOP, Scores
 
 __all__ = [
     "BESIDE",
+    "CHOICE",
+    "CHOSEN",
     "CONFIG",
     "DATA",
     "ENVIRONMENT",

@@ -2,8 +2,8 @@
 
 A record holds config.yaml (resolved configuration), data.json (data set, class names), predictions.parquet (one row per image),
 environment.json (machine, versions, time), identity.json (what decides the run, as hashes, and the model), examples.json (small pictures),
-files of the task (splits.json, stream.csv), metrics.json, and manifest.json (a hash per file), which is written last. A sweep job whose
-run was finished before has record.json instead; a failed job has failed.json.
+files of the task (splits.json, stream.csv, chosen.yaml, choice.csv), metrics.json, and manifest.json (a hash per file), which is written
+last. A sweep job whose run was finished before has record.json instead; a failed job has failed.json.
 """
 
 import json
@@ -34,9 +34,10 @@ FORMAT = 4  # of the folder; records of another format are refused
 NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "record", "pictures", "examples", "logits")  # without effect on the numbers
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
+CHOSEN, CHOICE = "chosen.yaml", "choice.csv"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
 KNOB = "paths.output"  # names the folder of all records
-FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
+FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, CHOSEN, CHOICE, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
 def write_record(

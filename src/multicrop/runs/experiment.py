@@ -62,8 +62,13 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
     return entry(settings, cache)
 
 
-def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
+def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callable[[Session], BankTask] | None = None) -> float:
     """Run one task on the feature bank of the scored images, write its record, and print its table.
+
+    Args:
+        settings: The configuration.
+        cache: What this run shares with others in the process.
+        build: Makes the task of the parts of the run; None: the builder that the configuration names.
 
     Returns:
         The accuracy of the final row, from 0 to 1.
@@ -80,7 +85,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
     identity = run_identity(session)
     if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
         return skip(settings.output, record)
-    task: BankTask = instantiate(settings.task["build"])(session, **settings.task_knobs)
+    task: BankTask = build(session) if build else instantiate(settings.task["build"])(session, **settings.task_knobs)
     task.show_beside(session.beside)
     task.all_logits = settings.all_logits
     bank = session.bank(session.scored_images)

@@ -1,0 +1,191 @@
+"""Predictions of many settings from one bank per range of sides; a killed search goes on from its saved scores, and a budget is kept."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.special import softmax
+from torch import Tensor
+
+from multicrop.aggregators import Logits, Views
+from multicrop.aggregators.base import fuse
+from multicrop.aggregators.gate import entropy_gap
+from multicrop.aggregators.means import global_view
+from multicrop.compare.label_free import Unlabelled, agreement, mutual_information
+from multicrop.compare.temperature import true_probability
+from multicrop.data.base import LabelledImages
+from multicrop.files import DamagedFileError, content_hash, make_folder, naming, read_sealed, set_aside, write_sealed
+from multicrop.runs.choose_budget import Budget
+from multicrop.runs.choose_settings import Crops, Setting, with_setting
+from multicrop.runs.session import Session
+from multicrop.runs.settings import Settings
+from multicrop.runs.sweep_cache import SweepCache
+from multicrop.show.choosing import SearchView
+
+KNOB = "paths.cache"
+COLUMNS = ("predictions", "probability", "information", "consistency", "gap")
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What settings predict.
+
+    Args:
+        settings: The settings, in order of preference.
+        predictions: Class index, shape (settings, images).
+        probability: Calibrated probability of the true class, shape (settings, images); 0 where labels are not read.
+        information: Mutual information of images and predictions per setting, nats.
+        consistency: Share of the images that two halves of the crops give the same class, per setting.
+        gap: Mean entropy of the crops above that of the global view, per setting, nats (see ``aggregators.gate``).
+        labels: Label per image.
+        clusters: Cluster per image; empty where there are none.
+        left_out: Settings that the budget did not allow.
+    """
+
+    settings: list[Setting]
+    predictions: np.ndarray
+    probability: np.ndarray
+    information: np.ndarray
+    consistency: np.ndarray
+    gap: np.ndarray
+    labels: np.ndarray
+    clusters: list[str]
+    left_out: list[Setting]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each setting classifies each image correctly, shape (settings, images)."""
+        return self.predictions == self.labels
+
+    @property
+    def unlabelled(self) -> Unlabelled:
+        """What criteria without labels read."""
+        local = np.asarray([setting.crops.n_crops > 0 and setting.fusion_weight == 1 for setting in self.settings])
+        return Unlabelled(self.predictions, self.information, self.consistency, self.gap, local)
+
+
+class Search:
+    """Scores settings on images.
+
+    Args:
+        settings: The configuration of the run.
+        cache: Shares data set, model, texts and banks.
+        images: The images.
+        folder: Where scores are saved; its name says what decides them beside the setting.
+        budget: What the search may cost.
+        view: Shows progress.
+        reserved: Images of the test, whose views in the chosen setting the budget must still allow.
+        labelled: Whether labels are read; without, the consistency over two halves of the crops is computed instead.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        cache: SweepCache,
+        images: LabelledImages,
+        *,
+        folder: Path,
+        budget: Budget,
+        view: SearchView,
+        reserved: int = 0,
+        labelled: bool = True,
+    ) -> None:
+        self.settings, self.cache, self.images, self.folder = settings, cache, images, folder
+        self.budget, self.view, self.reserved, self.labelled = budget, view, reserved, labelled
+        self.rate, self.rows = float("inf"), list(range(len(images)))
+
+    def run(self, wanted: Sequence[Setting]) -> Scored:
+        """Score settings, as many as the budget allows."""
+        make_folder(self.folder, KNOB)
+        scores: dict[Setting, Arrays] = {}
+        for sides in dict.fromkeys(setting.crops.sides for setting in wanted):
+            of_range = [setting for setting in wanted if setting.crops.sides == sides]
+            numbers = sorted({setting.crops.n_crops for setting in of_range}, reverse=True)
+            largest = next((n for n in numbers if self._affordable(Crops(sides, n))), None)
+            if largest is not None:
+                scores |= self._range([s for s in of_range if s.crops.n_crops <= largest], Crops(sides, largest))
+        kept = [setting for setting in wanted if setting in scores]
+        columns = {name: np.stack([scores[setting][name] for setting in kept]) for name in COLUMNS}
+        clusters = [self.images.clusters[i] for i in self.rows] if self.images.clusters else []
+        labels = np.asarray([self.images.labels[i] for i in self.rows])
+        return Scored(kept, **columns, labels=labels, clusters=clusters, left_out=[s for s in wanted if s not in scores])
+
+    def _affordable(self, crops: Crops) -> bool:
+        return crops.n_crops == 0 or self.budget.allows((len(self.images) + self.reserved) * crops.n_views, self.rate)
+
+    def _range(self, wanted: Sequence[Setting], largest: Crops) -> dict[Setting, Arrays]:
+        """The scores of settings whose crops are those of one bank."""
+        session = Session(with_setting(self.settings, next(s for s in wanted if s.crops == largest)), self.cache)
+        with self.view.paused(f"{largest}: {len(self.images)} images x {largest.n_views} views"):
+            started = time.perf_counter()
+            bank = session.bank(self.images)
+        self.rows, views = bank.positions, bank.tensors()[0]
+        if not bank.reused:
+            self.budget.spent += len(bank) * bank.n_views
+            self.rate = len(bank) * bank.n_views / (time.perf_counter() - started)
+        found: dict[Setting, Arrays] = {}
+        labels = np.asarray(bank.labels)
+        for crops, name, knobs in dict.fromkeys((s.crops, s.aggregator, s.knobs) for s in wanted):
+            same = [s for s in wanted if (s.crops, s.aggregator, s.knobs) == (crops, name, knobs)]
+            scores = self._saved(same, partial(self._scores, session, views[:, : crops.n_views], labels, same))
+            found |= {setting: {key: values[row] for key, values in scores.items()} for row, setting in enumerate(same)}
+            best = max(found, key=lambda s: (found[s]["predictions"] == labels).mean())
+            self.view.advance(len(same), str(best), float((found[best]["predictions"] == labels).mean()))
+        return found
+
+    def _saved(self, same: Sequence[Setting], compute: Callable[[], Arrays]) -> Arrays:
+        """Scores of settings that differ in the fusion weight alone: those of an earlier process, or computed and saved."""
+        first = with_setting(self.settings, same[0])
+        meaning = json.dumps([self.folder.name, first["crop"], first["aggregator"], [s.fusion_weight for s in same], self.labelled])
+        path = self.folder / f"{content_hash(meaning)}.sealed"
+        if path.is_file():
+            try:
+                with np.load(io.BytesIO(read_sealed(path, meaning))) as arrays:
+                    return dict(arrays)
+            except DamagedFileError:
+                set_aside(path, "is damaged, and its settings are scored again", KNOB)
+        scores = compute()
+        packed = io.BytesIO()
+        np.savez(packed, allow_pickle=False, **scores)
+        with naming(path, KNOB):
+            write_sealed(path, packed.getvalue(), meaning)
+        return scores
+
+    def _scores(self, session: Session, views: Views, labels: np.ndarray, same: Sequence[Setting]) -> Arrays:
+        """The columns of settings that differ in the fusion weight alone."""
+        weights = [setting.fusion_weight for setting in same]
+        logits_of = partial(fused_logits, Session(with_setting(self.settings, same[0]), self.cache), weights=weights)
+        logits, n_views = logits_of(views), views.shape[1]
+        consistency = np.ones(len(same))
+        if not self.labelled and n_views > 2:
+            crops = views[:, 1:].tensor_split(2, dim=1)
+            one, two = (logits_of(torch.cat([views[:, :1], half], 1)).argmax(-1).numpy() for half in crops)
+            consistency = np.asarray([agreement(*pair) for pair in zip(one, two, strict=True)])
+        rows = logits.double().numpy()
+        return {
+            "predictions": logits.argmax(-1).numpy(),
+            "probability": np.stack([true_probability(row, labels) if self.labelled else np.zeros(len(row)) for row in rows]),
+            "information": np.asarray([mutual_information(softmax(row, axis=-1)) for row in rows]),
+            "consistency": consistency,
+            "gap": np.full(len(same), float(entropy_gap(views, session.text, session.encoder.logit_scale).mean())),
+        }
+
+
+@torch.inference_mode()
+def fused_logits(session: Session, views: Views, *, weights: Sequence[float]) -> Float[Tensor, "weights images classes"]:
+    """The logits of a session's aggregator, fused with the global view's by each weight."""
+    text, scale, aggregator = session.text, session.encoder.logit_scale, session.aggregator
+    rows: list[list[Logits]] = [[] for _ in weights]
+    for part in views.split(session.settings.compute.batch_size):
+        whole, local = global_view(part, text, scale), aggregator(part, text, scale)
+        for row, weight in zip(rows, weights, strict=True):
+            row.append(fuse(whole, local, weight))
+    return torch.stack([torch.cat(row) for row in rows])
