@@ -1,7 +1,5 @@
 """The plain values of a run's configuration. Nothing below the entry functions of this package reads a DictConfig."""
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import check_values, choices, in_sweep, register_resolvers
+from multicrop.config import check_values, choices, in_sweep, register_experiments, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.record import CONFIG
 from multicrop.runs import beside
@@ -145,17 +143,12 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
     register_resolvers()
     if file is not None and (file / CONFIG).is_file():
         return settings_of(OmegaConf.merge(OmegaConf.load(file / CONFIG), OmegaConf.from_dotlist(list(overrides))))  # type: ignore[arg-type]
-    if file is not None and not file.is_file():
-        raise ValueError(f"{file} is neither an experiment file (YAML) nor the folder of a record, which holds {CONFIG}")
+    if file is not None and not (file.is_file() and file.suffix == ".yaml"):
+        raise ValueError(f"{file} is neither an experiment file (*.yaml) nor the folder of a record, which holds {CONFIG}")
     if not CONF.is_dir():
         raise ValueError(f"{CONF} is not a folder; install the repository in place (pip install -e .), so that its conf/ is found")
-    with tempfile.TemporaryDirectory() as top, initialize_config_dir(str(CONF), version_base="1.3"):
-        given = []
-        if file is not None:
-            folder = Path(top, "experiment")
-            folder.mkdir()
-            shutil.copy(file, folder / "given.yaml")
-            given = [f"hydra.searchpath=[file://{top}]", "experiment=given"]
+    given = [] if file is None else register_experiments([f"experiment={file}"])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[*given, "logger=none", *overrides])
         check_values(cfg)
         return settings_of(cfg)
