@@ -6,10 +6,12 @@ import json
 import os
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,7 @@ WARM = (  # what a run on a bank at hand does not load is loaded here as well
     *("multicrop.features.fill", "multicrop.features.on_the_fly", "multicrop.adapters.descent", "multicrop.encoder.loading"),
     *("lightning.pytorch.loggers", "torchvision.transforms.v2", "peft"),
 )
+_RUNNING: list["Process"] = []  # the process whose status was not read yet
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Process:
     def wait(self, timeout: float = 500) -> subprocess.CompletedProcess:
         """The exit status (negative for a signal), and what was written to the two streams."""
         ended = _answer(timeout)
+        _RUNNING.clear()
         stdout, stderr = ((Path(self.folder.name) / name).read_text() for name in ("stdout", "stderr"))
         self.folder.cleanup()
         return subprocess.CompletedProcess(self.pid, ended["status"], stdout, stderr)
@@ -46,15 +50,25 @@ def start(arguments: Sequence[object], env: Mapping[str, str] | None = None, cwd
     folder = tempfile.TemporaryDirectory()
     environment = dict(os.environ if env is None else env)
     command = {"arguments": [*map(str, arguments)], "env": environment, "cwd": str(cwd), "code": code, "folder": folder.name}
+    _end_abandoned()
     server = _server()
     server.stdin.write(json.dumps(command).encode() + b"\n")
     server.stdin.flush()
-    return Process(_answer(60)["pid"], folder)
+    _RUNNING.append(Process(_answer(60)["pid"], folder))
+    return _RUNNING[0]
 
 
 def run(arguments: Sequence[object], env: Mapping[str, str] | None = None, cwd: Path = ROOT, code: str | None = None, timeout: float = 500):
     """Run it to its end, as subprocess.run does with captured text."""
     return start(arguments, env, cwd, code).wait(timeout)
+
+
+def _end_abandoned() -> None:
+    """Kill a process that no test waited for, and read its status, so that the next answer is that of the next command."""
+    if _RUNNING:
+        with suppress(ProcessLookupError):
+            os.kill(_RUNNING[0].pid, signal.SIGKILL)
+        _RUNNING[0].wait(60)
 
 
 @cache

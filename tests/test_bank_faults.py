@@ -168,7 +168,8 @@ def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tm
         metrics = json.loads(next((tmp_path / bank).rglob("metrics.json")).read_text())
         assert metrics["images"] > 100 and metrics["crops_per_second"] > 0
     assert accuracy["disk"] == pytest.approx(accuracy["off"], abs=0.003)
-    assert not (tmp_path / "cache-off").exists()
+    stored = {bank: {path.name for path in (tmp_path / f"cache-{bank}").iterdir()} for bank in accuracy}
+    assert "emoji" in stored["disk"] and stored["off"] <= {"contents", "encoders", "texts"}
 
 
 def test_groups_divide_shards():

@@ -28,14 +28,15 @@ from multicrop.data.images import ImageError, open_image
 from multicrop.features import BankProgress, DiskBank, ShardFolder, StopBetweenBatches, bank_identity, feature_bank, local_rank
 from multicrop.features.base import EncodeCost
 from multicrop.features.fill import EncodeSettings, ShardSampler, ShardWriter, encoding_trainer
+from multicrop.features.identity import ViewRecipe
 from multicrop.features.manifest import agreed_size, stored_size
 from multicrop.features.shards import Claims
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, view_loader
 from multicrop.files import access, read_facts, write_facts
 
-disk_module, factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
+factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
     importlib.import_module(f"multicrop.features.{name}")
-    for name in ("disk", "factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
+    for name in ("factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
 )
 
 
@@ -492,9 +493,9 @@ def test_the_nearest_bank_of_nested_crops_answers(encoder, tmp_path):
 
 @pytest.mark.parametrize("stored", [9, 12])
 def test_the_whole_set_is_hashed_for_a_subset_only_where_it_may_have_a_bank(stored, encoder, tmp_path, monkeypatch):
-    whole, asked, identity = pictures(9, "a/b"), [], disk_module.bank_identity
+    whole, asked, identity = pictures(9, "a/b"), [], ViewRecipe.identity
     fill(pictures(stored, "a/b"), encoder, tmp_path)
-    monkeypatch.setattr(disk_module, "bank_identity", lambda images, *rest: asked.append(len(images)) or identity(images, *rest))
+    monkeypatch.setattr(ViewRecipe, "identity", lambda recipe, images, cut: asked.append(len(images)) or identity(recipe, images, cut))
     part = fill(whole.subset([7, 2]), encoder, tmp_path)
     assert part.reused == (stored == 9) and asked == ([9] if part.reused else [2])
 
@@ -514,9 +515,9 @@ def test_what_a_bank_is_made_with_reaches_it(bank, encoder, tmp_path, monkeypatc
     feature_bank(images, SAMPLER, encoder, devices=3, progress=False, shard_images=8, **knobs)
     feature_bank(images, SAMPLER, encoder, seed=5, cache=tmp_path)
     made = [EncodeSettings(2, "gpu", 3, "device", False), EncodeSettings()]
-    for (found, module, cache, settings, size), expected in zip(asked, made, strict=True):
+    for (found, recipe, cache, settings, size), expected in zip(asked, made, strict=True):
         assert found is images and cache == tmp_path and settings == expected
-        assert as_policy(module.sampler) == as_policy(SAMPLER) and module.encoder is encoder and module.seed == 5
+        assert as_policy(recipe.sampler) == as_policy(SAMPLER) and recipe.encoder.load() is encoder and recipe.seed == 5
         assert size == {"shard_images": 8 if expected.devices == 3 else None}
     stream = StreamedImages("s", ["a", "b"], lambda part, parts: iter(()), "f")
     for source in (images, stream):

@@ -17,6 +17,7 @@ from rich.live import Live
 from slurm import CannotRunError, cluster
 
 from multicrop import config
+from multicrop.config import job as config_job
 from multicrop.runs import sweep
 
 DATA = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "trainer.shard_images=4"]
@@ -62,12 +63,12 @@ def test_jobs_side_by_side_fill_one_bank_divide_the_threads_and_count_failures(t
     if launcher == "ray":
         pytest.importorskip("ray", reason="the extra ray is not installed: pip install -c constraints.txt -e '.[ray]'")
     knobs, expected = LAUNCHERS[launcher]
-    grid = "task.fusion_weight=1.0,2.0,0.5"
+    grid = "task.beside=[],[nope],[topk]"
     status, said, folder = multirun(tmp_path, f"hydra/launcher={launcher}", *knobs, grid)
     assert status == 1, said
     state = sweep.scan(folder, 3)
-    assert (state.done, list(state.failed), state.running) == (2, ["1: task.fusion_weight=2.0"], ())
-    assert "sweep: 2 of 3 done, 1 failed" in said and "failed: 1: task.fusion_weight=2.0: ValueError" in said
+    assert (state.done, list(state.failed), state.running) == (2, ["1: task.beside=[nope]"], ())
+    assert "sweep: 2 of 3 done, 1 failed" in said and "failed: 1: task.beside=[nope]: ValueError" in said
     assert threads(folder) == {expected}
     assert "Scoring" not in said  # no bars of jobs among the lines of the sweep
 
@@ -87,15 +88,23 @@ def test_slurm_runs_the_jobs_of_a_sweep(tmp_path):
 def test_a_study_goes_on_after_a_trial_that_fails(tmp_path):
     pytest.importorskip("optuna", reason="the extra optuna is not installed")
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
-    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "task.fusion_weight=choice(0.5,2.0)", "dataset.facts.crop_side=[0.35,0.63]"]
-    knobs += ["crop=random_k4", "examples=0", "logger=none"]
+    knobs = ["sweep=optuna", "hydra.sweeper.n_trials=3", "aggregator.view_marginal=choice(uniform,similarity)"]
+    knobs += [
+        "dataset.facts.crop_side=[0.35,0.63]",
+        "aggregator.view_set=all",
+        "task.fusion_weight=1.0",
+        "crop=random_k4",
+        "examples=0",
+        "logger=none",
+    ]
     env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"COLUMNS": "200"}
     done = forked.run(["-m", *knobs, *DATA, "trainer.threads=1", *paths], env=env)
     (folder,) = (tmp_path / "runs").glob("sweep-*")
     state = sweep.scan(folder, 3)
     assert done.returncode == 1 and state.done and len(state.failed) == 3 - state.done > 0, done.stdout + done.stderr
     found = yaml.safe_load((folder / "optimization_results.yaml").read_text())
-    assert found["best_params"] == {"aggregator.epsilon": found["best_params"]["aggregator.epsilon"], "task.fusion_weight": 0.5}
+    epsilon = found["best_params"]["aggregator.epsilon"]
+    assert found["best_params"] == {"aggregator.epsilon": epsilon, "aggregator.view_marginal": "uniform"}
     assert found["best_value"] == state.best[0]
 
 
@@ -103,8 +112,8 @@ def hydra_of(monkeypatch, mode=RunMode.MULTIRUN, sweeper=None, name="plugin", **
     """What HydraConfig holds in a job whose launcher has this name."""
     runtime = {"choices": {"hydra/launcher": name}, "output_dir": "outputs"}
     node = {"mode": mode, "launcher": launcher, "sweeper": sweeper or {}, "runtime": runtime}
-    monkeypatch.setattr(config.HydraConfig, "initialized", staticmethod(lambda: True))
-    monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: OmegaConf.create(node)))
+    monkeypatch.setattr(config_job.HydraConfig, "initialized", staticmethod(lambda: True))
+    monkeypatch.setattr(config_job.HydraConfig, "get", staticmethod(lambda: OmegaConf.create(node)))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +131,7 @@ def hydra_of(monkeypatch, mode=RunMode.MULTIRUN, sweeper=None, name="plugin", **
     ],
 )
 def test_a_job_takes_its_share_of_the_threads_once(monkeypatch, launcher, available, expected):
-    monkeypatch.setattr(config.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(config_job.os, "cpu_count", lambda: 16)
     hydra_of(monkeypatch, **launcher)
     assert config.threads_of_job(available) == expected
     hydra_of(monkeypatch, mode=RunMode.RUN, **launcher)
@@ -154,9 +163,9 @@ def test_a_failure_is_raised_to_a_sweeper_that_counts_them(monkeypatch, tmp_path
     monkeypatch.setattr(experiment, "run", broken)
     monkeypatch.setattr(sweep, "in_sweep", lambda: True)
     hydra_of(monkeypatch, sweeper={"max_failure_rate": 1.0})
-    known = config.HydraConfig.get()
+    known = config_job.HydraConfig.get()
     known.runtime.output_dir, known.job = str(tmp_path), {"num": 0}
-    monkeypatch.setattr(config.HydraConfig, "get", staticmethod(lambda: known))
+    monkeypatch.setattr(config_job.HydraConfig, "get", staticmethod(lambda: known))
     with pytest.raises(RuntimeError, match=r"^no$"):
         sweep.job(OmegaConf.create({"trainer": {"progress": True}}))
     assert "RuntimeError: no" in (tmp_path / "failed.json").read_text()

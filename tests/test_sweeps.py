@@ -87,7 +87,7 @@ def test_six_jobs_load_one_model_and_encode_each_view_and_text_once(tmp_path):
 
 def test_a_killed_sweep_continues_and_a_failed_job_is_told_at_the_end(tmp_path):
     key = "sk-very-secret-token-1234"
-    grid = command(tmp_path, "task=zero_shot", "crop=random_k4", "aggregator=max", "task.fusion_weight=1.0,0.5,2.0,0.25")
+    grid = command(tmp_path, "task=zero_shot", "crop=random_k4", "aggregator=max", "task.beside=[],[topk],[nope],[dnd]")
     env = environment(tmp_path, HUB_TOKEN=key)
     process = forked.start(grid, env=env)
     deadline = time.monotonic() + 400
@@ -99,7 +99,7 @@ def test_a_killed_sweep_continues_and_a_failed_job_is_told_at_the_end(tmp_path):
     done = forked.run([*grid, f"paths.data={key}"], env=env)
     assert done.returncode == 1
     assert killed.done >= 1 and done.stdout.count("already done, skipped") == killed.done
-    assert "failed: 2: task.fusion_weight=2.0: ValueError: task.fusion_weight lies between" in done.stdout
+    assert "failed: 2: task.beside=[nope]: ValueError: task.beside names the aggregator nope" in done.stdout
     folder = folders(tmp_path)[-1]
     state = sweep.scan(folder, 4)
     assert (state.done, len(state.failed), state.running) == (3, 1, ())
@@ -160,7 +160,8 @@ def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(name):
     assert f"python run.py -m sweep={name}" in text and text.startswith("# @package _global_")
     assert EXPECTED.search(text) and re.search(r"^# Time: .*(second|minute)", text, re.M)
     sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
-    check_overrides([f"{key}={value}" for key, value in sweeper["params"].items()], CONF)
+    swept = {key: value if re.search(r"[,(]", str(value)) else f"choice({value})" for key, value in sweeper["params"].items()}
+    check_overrides(["-m", *(f"{key}={value}" for key, value in swept.items())], CONF)  # the sweeper sets one value per job as well
     jobs = sweeper.get("n_trials") or sweep.count_jobs([], sweeper["params"])
     assert f"{jobs} runs" in text, jobs
 
@@ -173,7 +174,7 @@ def fake(monkeypatch, tmp_path=None, *, multirun=True, chosen=None):
     monkeypatch.setattr(sweep.HydraConfig, "get", staticmethod(lambda: hydra))
 
 
-def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_job_succeeds(monkeypatch, tmp_path):
+def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_job_succeeds(monkeypatch, tmp_path, capsys):
     from omegaconf import OmegaConf
 
     from multicrop.runs import experiment
@@ -191,8 +192,9 @@ def test_a_failure_is_kept_in_a_sweep_raised_in_a_single_run_and_gone_when_the_j
     assert sweep.job(OmegaConf.create()) == 0.5 and not (tmp_path / "failed.json").exists()
     monkeypatch.setattr(experiment, "run", broken)
     fake(monkeypatch, tmp_path, multirun=False)
-    with pytest.raises(RuntimeError, match="the disk of user"):
+    with pytest.raises(SystemExit) as ended:
         sweep.job(OmegaConf.create())
+    assert ended.value.code == 1 and "RuntimeError: the disk of user <SOME_API_KEY> is full" in capsys.readouterr().err
     fake(monkeypatch, tmp_path, multirun=False, chosen={"sweep": "shots"})
     with refused("sweep=shots", "-m"):
         sweep.job(OmegaConf.create())
