@@ -13,13 +13,13 @@ from pathlib import Path
 import forked
 import pytest
 from bad_inputs import CHOICES, COMMANDS, NAMES, NUMBERS, RUNS
-from conftest import CONF, ROOT, session_of
+from conftest import CONF, ROOT, composed, session_of
 from PIL import Image
 from refusals import answer, refusal, refused, remedies, with_remedy
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from multicrop.cli import main
-from multicrop.config import check_overrides
+from multicrop.config import check_machine, check_overrides
 from multicrop.data.few_shot import few_shot_split
 from multicrop.data.sources.folder import folder
 from multicrop.data.sources.splits import divided
@@ -144,20 +144,31 @@ class TestKnobs:
 
     def test_a_gpu_where_there_is_none(self, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        said = refusal(["trainer=gpu"])
-        assert "needs a GPU" in said and refusal([remedies(said)[0]]) == ""
+        assert refusal(["trainer=gpu"]) == ""  # --cfg, and a sweep whose jobs run on another machine
+        with refused("trainer.accelerator=gpu needs a GPU", "Write trainer=cpu"):
+            check_machine(composed("trainer=gpu"))
+        check_machine(composed("trainer=cpu"))
+
+    def test_a_run_looks_for_the_gpu_before_it_imports_torch(self, tmp_path):
+        code = (
+            "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+            f"sys.argv = ['run.py', 'trainer=gpu', 'logger=none', 'paths.output={tmp_path}']; runpy.run_path('run.py', run_name='__main__')"
+        )
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 2 and done.stderr.startswith("error: trainer.accelerator=gpu needs a GPU") and done.stdout == "False\n"
 
     def test_a_project_without_a_login(self, monkeypatch, tmp_path):
         monkeypatch.setenv("NETRC", str(tmp_path / "none"))
         for name in ("WANDB_API_KEY", "WANDB_MODE"):
             monkeypatch.delenv(name, raising=False)
-        arguments = ["logger.project=birds"]
-        said = refusal(arguments)
-        assert "logger.project=birds needs a login" in said
+        cfg = composed("logger=wandb", "logger.project=birds")
+        with refused("logger.project=birds needs a login", "logger.project=null", "logger=none", "WANDB_MODE=offline"):
+            check_machine(cfg)
         for remedy in ("logger.project=null", "logger=none"):
-            assert remedy in said and refusal([remedy]) == ""
+            check_machine(composed("logger=wandb", remedy))
         monkeypatch.setenv("WANDB_MODE", "offline")
-        assert "WANDB_MODE=offline" in said and refusal(arguments) == ""
+        check_machine(cfg)
 
     def test_a_name_that_reads_as_a_number_is_quoted(self):
         said = refusal(["dataset=folder", "dataset.root=2024"])

@@ -237,7 +237,7 @@ def test_the_diagnosis_writes_its_tables_and_figure(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["diagnosis.py", str(tmp_path / "runs"), str(tmp_path)])
     diagnosis.main()
     lines = (tmp_path / "results.csv").read_text().splitlines()
-    assert len(lines) == 1 + 24 and "scenes,descriptions_crops_dnd,100.00,100.00,100.00,2,4," in "\n".join(lines)
+    assert len(lines) == 1 + 24 and "scenes,descriptions_crops_dnd,100.00,0.00,100.00,2,4," in "\n".join(lines)
     assert len((tmp_path / "comparisons.csv").read_text().splitlines()) == 1 + 2 * len(diagnosis.QUESTIONS)
     assert (tmp_path / "diagnosis.png").stat().st_size > 10_000 and "| `label_full_mean` |" in capsys.readouterr().out
 
@@ -311,14 +311,14 @@ def test_the_few_shot_study_pairs_each_adapter_with_its_host_and_each_host_with_
         right = [1, 1, 1, 1] if (host, adapter) == ("dnd", "good") else [1, 1, 0, 0]
         few_shot_cell(tmp_path / f"runs/{number}", host, adapter, *rest, right)
     results, comparisons = few_shot_tables(tmp_path, monkeypatch, "runs")
-    assert "scenes,dnd,good,4,100.00,100.00,100.00,3,4.00,0.50" in results and len(results.splitlines()) == 1 + 12 + 3
+    assert "scenes,dnd,good,4,100.00,0.00,100.00,3,4.00,0.50" in results and len(results.splitlines()) == 1 + 12 + 3
     assert all(f"scenes,{host},none,0,50.00," in results for host in few_shot.HOSTS)
     others = ("the host alone", "good on global view", '"good on crops, mean"')
     assert all(f"scenes,dnd,good,1,{other},50.00," in comparisons for other in others)
-    assert "scenes,crops,idle,4,the host alone,0.00,0.00,0.00,1.0000,1.0000" in comparisons
+    assert "scenes,crops,idle,4,the host alone,0.00,-61.50,61.50,1.0000,1.0000" in comparisons
     out = capsys.readouterr().out
     assert (tmp_path / "study/adapters.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 |" in out
-    same = r"\+0.0 \[\+0.0, \+0.0\]"
+    same = r"\+0.0 \[-61.5, \+61.5\]"  # exact interval of four images
     assert len(re.findall(rf"\| good \| {same} \| {same} \| \+50.0 \[.+?\] \| {same} \| \+50.0 \[.+?\] \|", out)) == 2
 
 

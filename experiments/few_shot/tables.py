@@ -108,7 +108,7 @@ def draw(results: dict[Cell, list[str]], path: Path) -> None:
     height = 0.42 * max(map(len, panels.values())) + 1.4
     figure = Figure(figsize=(6 * len(panels), height), layout="constrained")
     for axis, (dataset, adapters) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
-        dot_plot(axis, adapters, adapters, [_dots(results, dataset, host, shots) for host in HOSTS])
+        dot_plot(axis, adapters, adapters, [_dots(results, dataset, host, shots) for host in HOSTS if (dataset, host, *ALONE) in results])
         axis.set_title(f"{dataset}, {shots} shots per class", fontsize=11)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     note = "dashed: the host without an adapter"

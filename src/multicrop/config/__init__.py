@@ -16,11 +16,13 @@ from multicrop.config.job import (
     without,
 )
 from multicrop.config.knobs import check_values
+from multicrop.config.machine import check_machine
 
 __all__ = [
     "EMBEDDED_MODEL",
     "PACKAGE",
     "TASK_OF",
+    "check_machine",
     "check_overrides",
     "check_parts",
     "check_values",

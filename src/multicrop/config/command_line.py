@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from multicrop.config.experiments import registered_options
 from multicrop.config.job import TASK_OF
 from multicrop.config.knobs import check_values
-from multicrop.config.machine import check_machine
 
 CHECKED = 50  # values of a sweep; each job checks its own
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
@@ -120,7 +119,6 @@ def _check_values(base: DictConfig, fixed: list[Override], swept: list[Override]
     """Check the values of knobs, of swept ones one after the other."""
     cfg = _with(base, fixed)
     check_values(cfg, base, first=[override.key_or_group for override in fixed])
-    check_machine(cfg)
     for override in swept:
         for value in _values(override):
             check_values(_with(cfg, [value]), base, first=[override.key_or_group])

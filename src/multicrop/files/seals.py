@@ -65,7 +65,7 @@ def read_facts(path: Path) -> dict | None:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         checksum = facts.pop("checksum")
-    except (FileNotFoundError, ValueError, AttributeError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, KeyError, TypeError):
         return None
     return facts if checksum == _checksum(facts) else None
 

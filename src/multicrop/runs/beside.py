@@ -16,7 +16,9 @@ GROUP = "aggregator"
 
 
 def composed(cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """The values of the aggregators that ``task.beside`` names, by name; the run's own is left out.
+    """The values of the aggregators that ``task.beside`` names, by name.
+
+    The run's own is left out, and in a run of label prompts those that the aggregator's file names and that read descriptions.
 
     Raises:
         ValueError: If ``task.beside`` is no list, or a name is no option of the group ``aggregator``.
@@ -33,6 +35,8 @@ def composed(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     with nullcontext() if GlobalHydra.instance().is_initialized() else initialize_config_dir(str(CONF), version_base="1.3"):
         made = {str(name): _values(cfg, str(name)) for name in names}
     own = _decisive(OmegaConf.to_container(cfg, resolve=True)[GROUP])  # type: ignore[index, call-overload]
+    if own.get("text_set") == "label" and names == OmegaConf.select(cfg, f"{GROUP}.facts.beside"):  # the prompts may have no description
+        made = {name: values for name, values in made.items() if values.get("text_set") != "descriptions"}
     return {name: values for name, values in made.items() if (_decisive(values), weight_of(values)) != (own, cfg.task.fusion_weight)}
 
 

@@ -75,7 +75,7 @@ def text_features(prompts: Sequence[Sequence[str]], encoder: LazyEncoder, folder
     try:
         stored = load(read_sealed(path, key))
         return TextBank(stored["features"], stored["mask"].bool(), wanted)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except DamagedFileError as error:
         set_aside(path, f"is not read ({error}); the texts are encoded again", "paths.cache")

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from multicrop.config import choices, in_parallel, in_sweep, sweeper_takes_failures
+from multicrop.config import check_machine, choices, in_parallel, in_sweep, sweeper_takes_failures
 from multicrop.runs.errors import tell
 from multicrop.runs.secrets import redact_error
 
@@ -32,25 +32,24 @@ _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 
 def job(cfg: DictConfig) -> float:
     """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
-    from multicrop.features import stop_on_signals  # these and further ones within functions are not loaded for --help
-    from multicrop.runs.experiment import run
-    from multicrop.runs.job_folder import clear_failure
-    from multicrop.runs.sweep_cache import process_cache
-
     if not in_sweep():
         if choices().get("sweep"):
             raise ValueError(f"sweep={choices()['sweep']} is a sweep of many runs: put -m before the overrides, python run.py -m sweep=...")
         try:
-            with stop_on_signals():
-                return run(cfg)
+            return _single_run(cfg)
         except Exception as error:  # noqa: BLE001 Hydra would add lines to it
             raise SystemExit(tell(error, Path(HydraConfig.get().runtime.output_dir))) from None
+    from multicrop.runs.experiment import run
+    from multicrop.runs.job_folder import clear_failure
+    from multicrop.runs.sweep_cache import process_cache
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     clear_failure(folder)
     _UNWRITTEN.pop(folder.resolve(), None)
     if _VIEWS or in_parallel():  # two live displays would write over each other
         cfg.trainer.progress = False
     try:
+        check_machine(cfg)
         with views_stopped_by_signals():
             return run(cfg, process_cache())
     except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
@@ -60,6 +59,16 @@ def job(cfg: DictConfig) -> float:
         if sweeper_takes_failures():
             raise
         return math.nan
+
+
+def _single_run(cfg: DictConfig) -> float:
+    """A run outside a sweep, once the machine has what it asks for."""
+    check_machine(cfg)
+    from multicrop.features import stop_on_signals  # this and others within functions: not loaded for --help or a refusal
+    from multicrop.runs.experiment import run
+
+    with stop_on_signals():
+        return run(cfg)
 
 
 @contextmanager
