@@ -232,7 +232,7 @@ def test_figures_are_png_and_pdf_of_each_plot(three):
     for shots in (1, 4):
         records.write(three / f"few-{shots}", task="few_shot", knobs={"shots": shots}, draw=30 + shots)
     paths = save_figures(leaderboard.blocks(reading.collect([three])[0]), three / "figures")
-    plots = ["0-cost", "0-grid", "0-forest", "0-classes", "1-forest", "1-classes", "1-shots"]  # block 1 has one cell and one cost
+    plots = ["1-shots", *(f"{block}-{plot}" for block in (0, 1) for plot in ("cost", "grid", "forest", "classes"))]
     assert {p.name for p in paths} == {f"{plot}.{end}" for plot in plots for end in ("png", "pdf")}
     assert all(p.read_bytes().startswith(b"\x89PNG" if p.suffix == ".png" else b"%PDF") and p.stat().st_size > 3000 for p in paths)
 

@@ -127,6 +127,9 @@ def test_a_knob_asks_for_further_aggregators_and_a_wrong_one_is_named():
     assert settings_of(again).beside == beside
     scorers = session_of("aggregator=max", "task.beside=[dnd_fused,wca]").beside
     assert {name: scorer.fusion_weight for name, scorer in scorers.items()} == {"dnd_fused": 0.75, "wca": 1.0}
+    assert list(settings_of(composed("aggregator.text_set=all")).beside) == ["dnd_fused"]
+    assert settings_of(composed("aggregator.text_set=label")).beside == {}  # the prompts may have no description
+    assert list(settings_of(composed("aggregator.text_set=label", "task.beside=[wca]")).beside) == ["wca"]
     with refused("task.beside names the aggregator dnd_fuse", "did you mean dnd_fused?"):
         settings_of(composed("task.beside=[dnd_fuse]"))
     with refused("task.beside is a list of aggregators", "'max'"):

@@ -95,6 +95,12 @@ def test_a_file_of_the_model_that_changes_is_read_again(name, tmp_path, model):
     assert before != session(tmp_path, model).facts == EncoderFacts.of(load_encoder(str(model)))
 
 
+def test_a_run_whose_cache_cannot_be_a_folder_reads_model_and_texts_anew(tmp_path, model):
+    (tmp_path / "file").touch()
+    made = session(tmp_path, model, f"paths.cache={tmp_path}/file/banks")
+    assert made.facts == EncoderFacts.of(made.encoder) and len(made.text.prompts) == len(made.dataset.class_names)
+
+
 def test_knobs_of_the_model_have_facts_of_their_own(tmp_path, model):
     plain, half = session(tmp_path, model), session(tmp_path, model, "model.precision=bf16")
     assert plain.facts.fingerprint != half.facts.fingerprint and half.facts.precision == "bf16"
