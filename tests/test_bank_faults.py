@@ -169,7 +169,7 @@ def test_without_a_bank_a_run_ends_in_the_same_numbers_and_writes_no_features(tm
         assert metrics["images"] > 100 and metrics["crops_per_second"] > 0
     assert accuracy["disk"] == pytest.approx(accuracy["off"], abs=0.003)
     stored = {bank: {path.name for path in (tmp_path / f"cache-{bank}").iterdir()} for bank in accuracy}
-    assert "emoji" in stored["disk"] and stored["off"] <= {"contents", "encoders", "texts"}
+    assert "emoji-test" in stored["disk"] and stored["off"] <= {"contents", "encoders", "texts"}
 
 
 def test_groups_divide_shards():
