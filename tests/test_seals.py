@@ -43,6 +43,7 @@ from multicrop.runs import finished_runs
 from multicrop.runs.job_folder import folder_state
 from multicrop.runs.session import inject
 
+OF_TASKS = ("splits.json", "stream.csv", "chosen.yaml", "choice.csv")  # files that one task writes
 PARTS = {"encoder": "e", "data": "d", "aggregator": "a", "code": "c"}
 
 
@@ -233,7 +234,7 @@ class TestRecords:
                 read_record(record)
         assert folder_state(record).accuracy is None
 
-    @pytest.mark.parametrize("last", [name for name in FILES if name not in ("splits.json", "stream.csv", "explanations.png")])
+    @pytest.mark.parametrize("last", [name for name in FILES if name not in (*OF_TASKS, "explanations.png")])
     def test_new_files_are_never_read_beside_old_ones(self, last, record, monkeypatch):
         """A record is written over an older one and killed before one of its files."""
         import multicrop.record.folder as module
@@ -327,7 +328,7 @@ def whole_record(folder, **changes):
         "environment": {"host": "here"},
         "data": {"dataset": "zoo"},
         "examples": [{"image_id": "a"}],
-        "files": {"splits.json": "{}", "stream.csv": "step"},
+        "files": {name: f"text of {name}" for name in OF_TASKS},
         "identity": Identity(PARTS),
         "model": {"name": "tiny"},
     }
@@ -390,7 +391,7 @@ class TestContentOfARecord:
         assert found.metrics == {"format": 4, "rows": {row: {"accuracy": 0.25} for row in ROWS}} and found.accuracy == 0.25
         assert found.identity == Identity(PARTS) and json.loads((folder / "identity.json").read_text())["key"] == Identity(PARTS).key
         assert json.loads((folder / "examples.json").read_text()) == [{"image_id": "a"}]
-        assert ((folder / "splits.json").read_text(), (folder / "stream.csv").read_text()) == ("{}", "step")
+        assert all((folder / name).read_text() == f"text of {name}" for name in OF_TASKS)
         names = sorted(path.name for path in folder.iterdir())
         assert names == sorted(FILES) and (folder / "explanations.png").read_bytes() == b"drawn before"
         assert sorted(json.loads((folder / "manifest.json").read_text())["files"]) == [name for name in names if name != "manifest.json"]
@@ -399,8 +400,7 @@ class TestContentOfARecord:
         whole_record(tmp_path)
         whole_record(tmp_path, files=None, examples=(), identity=None, model=None)
         assert {path.name for path in tmp_path.iterdir()} == set(FILES) - {
-            "splits.json",
-            "stream.csv",
+            *OF_TASKS,
             "examples.json",
             "identity.json",
             "explanations.png",
