@@ -306,8 +306,7 @@ class TestCommand:
         picture.transpose(Image.Transpose.ROTATE_90).save(photos / "photos" / "lion" / "0.png")
         _predict(photos, photos / "photos")
         assert encoded[3:] == ["lion/0.png"]
-        (photos / "chosen.yaml").write_text((photos / "chosen.yaml").read_text().replace("2.0", "3.0"))
-        _predict(photos, photos / "photos")
+        _predict(photos, photos / "photos", "--set", "temperature=3.0")
         assert len(encoded) == 7
 
     @pytest.mark.parametrize(

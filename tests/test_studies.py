@@ -171,7 +171,7 @@ def commands(text):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_every_command_of_a_readme_names_what_exists(page):
     for arguments in commands(page.read_text()):
-        check_overrides(arguments, CONF)
+        check_overrides([word for word in arguments if not re.fullmatch(r"experiment=.+\.yaml", word)], CONF)  # a file of the reader's
 
 
 def test_commands_are_found_and_filled_in():
