@@ -93,6 +93,7 @@ def test_the_page_opens_without_an_error_or_a_network_in_light_and_dark(browser,
     assert shown.locator("#board tbody tr").count() == 7  # of one data set: four methods, the global view, crops averaged of two policies
     for name in ("cost", "grid", "forest"):
         assert shown.locator(f"#{name} .main-svg").count() > 0, name
+    assert "null" not in shown.locator("#grid").text_content()  # cells without a run are empty
     back = shown.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", back)[:3])) > 600 if scheme == "light" else sum(map(int, re.findall(r"\d+", back)[:3])) < 150
     shown.context.close()

@@ -75,8 +75,8 @@ function drawGrid(entries, among) {
   if (!present("grid", crops.length * aggregators.length > 1, entries, among)) return;
   const best = (a, c) => entries.filter((e) => e.aggregator === a && e.crop === c).reduce((x, y) => (x && x.accuracy >= y.accuracy ? x : y), null);
   const cells = aggregators.map((a) => crops.map((c) => best(a, c)));
-  const each = (make) => cells.map((row) => row.map((e) => (e ? make(e) : null))), wide = (document.getElementById("grid").clientWidth - 150) / crops.length;
-  plot("grid", [{ type: "heatmap", x: crops.map(plain), y: aggregators.map(plain), z: each((e) => 100 * e.accuracy), text: each((e) => e.cells["top-1 %"].split(" ")[0]), hovertext: each(tip), colorscale: "Viridis",
+  const each = (make, none = null) => cells.map((row) => row.map((e) => (e ? make(e) : none))), wide = (document.getElementById("grid").clientWidth - 150) / crops.length;
+  plot("grid", [{ type: "heatmap", x: crops.map(plain), y: aggregators.map(plain), z: each((e) => 100 * e.accuracy), text: each((e) => e.cells["top-1 %"].split(" ")[0], ""), hovertext: each(tip), colorscale: "Viridis",
     texttemplate: wide > 30 ? "%{text}" : "", hoverinfo: "text", hoverongaps: false, showscale: !narrow() }], { yaxis: { type: "category" }, xaxis: { type: "category" }, height: Math.max(360, 120 + 20 * aggregators.length) });
 }
 
