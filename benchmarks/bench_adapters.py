@@ -15,10 +15,9 @@ from multicrop import aggregators
 from multicrop.adapters.base import Examples
 from multicrop.adapters.selection import accuracy
 from multicrop.aggregators.score import Scorer
-from multicrop.config import register_resolvers
+from multicrop.config import CONF, register_resolvers
 from multicrop.text import TextBank
 
-CONF = Path(__file__).parent.parent / "conf"
 CLASSES, SHOTS, VALIDATION, DIM, SCALE = 1000, 16, 4, 512, 100.0
 MEANINGS = 32  # directions in which classes differ
 SECONDS = 60.0  # time limit for a fit of the training-free adapters and of LP++

@@ -13,11 +13,10 @@ from timing import Row, in_turn, ratio
 
 from multicrop import aggregators, transport
 from multicrop.aggregators import AggregatorFunction
-from multicrop.config import register_resolvers
+from multicrop.config import CONF, register_resolvers
 from multicrop.runs.settings import settings_of
 from multicrop.text import TextBank
 
-CONF = Path(__file__).parent.parent / "conf"
 SCALE = 100.0
 SIZES = [(16, 100, 8), (16, 1000, 8), (64, 1000, 8), (64, 1000, 50)]
 WORK = 2e7  # similarities per measurement, which sets its number of images

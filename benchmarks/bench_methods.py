@@ -13,7 +13,7 @@ from timing import Row, in_turn, ratio
 
 from multicrop import aggregators
 from multicrop.aggregators.score import Scorer
-from multicrop.config import PACKAGE, register_resolvers
+from multicrop.config import CONF, register_resolvers
 from multicrop.methods.base import Method
 from multicrop.runs.session import inject
 from multicrop.text import TextBank
@@ -32,7 +32,7 @@ def scorer(text: TextBank) -> Scorer:
 def full(name: str, text: TextBank) -> Method:
     """The method with the knobs of conf/method and full caches; the time per image does not depend on their content."""
     register_resolvers()
-    with initialize_config_dir(str(PACKAGE.parent.parent / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[f"method={name}", "task=tta"])
     method = inject(instantiate(cfg.method), text=text, logit_scale=SCALE, score=scorer(text))
     for buffer, value in method.named_buffers():

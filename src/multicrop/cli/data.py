@@ -62,21 +62,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _dataset(overrides: list[str]) -> "Dataset":
     """The data set of the composed configuration, as in an experiment."""
-    from hydra import compose, initialize_config_dir
     from hydra.errors import InstantiationException
 
-    from multicrop.config import PACKAGE, check_overrides, register_resolvers
+    from multicrop.config import CONF, check_overrides, register_resolvers
     from multicrop.runs.session import Session
-    from multicrop.runs.settings import settings_of
+    from multicrop.runs.settings import composed
 
-    conf = PACKAGE.parent.parent / "conf"
-    if not conf.is_dir():
-        raise ValueError(f"{conf} is not a folder; install the repository in place (pip install -e .), so that its conf/ is found")
-    register_resolvers()
-    check_overrides(overrides, conf)
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        chosen = [override for override in overrides if not override.startswith("logger")] + ["logger=none"]  # a logger needs a run
-        session = Session(settings_of(compose("config", overrides=chosen)))
+    if CONF.is_dir():  # otherwise `composed` says what to do
+        register_resolvers()
+        check_overrides(overrides, CONF)
+    session = Session(composed([override for override in overrides if not override.startswith("logger")]))  # a logger needs a run
     try:
         return session.dataset
     except InstantiationException as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from multicrop.compare.run import Run
+from multicrop.config import weight_of
 from multicrop.files import Identity
 from multicrop.record import BESIDE, Predictions
 
@@ -111,7 +112,7 @@ def rows_of(run: Run) -> list[RowRun]:
     made = [RowRun(run.folder, config, run.metrics, run.environment, run.data, run, row) for row in ("global", *crops, *own)]
     for name, values in (config["task"].get("beside") or {}).items():
         if BESIDE + name in run.sorted_predictions.rows:
-            task = config["task"] | {"fusion_weight": (values.get("facts") or {}).get("fusion_weight", 1.0)}
+            task = config["task"] | {"fusion_weight": weight_of(values)}
             changed = config | {"aggregator": values, "task": task}
             made.append(RowRun(run.folder, changed, run.metrics, run.environment, run.data, run, BESIDE + name))
     return made

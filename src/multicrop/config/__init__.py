@@ -1,8 +1,9 @@
 """Configuration: properties of the Hydra job, checks of the command line and of the values of knobs, and types of knobs."""
 
 from multicrop.config.command_line import check_overrides, check_parts
-from multicrop.config.experiments import option_values, register_experiments
+from multicrop.config.experiments import option_values, register_experiments, weight_of
 from multicrop.config.job import (
+    CONF,
     EMBEDDED_MODEL,
     PACKAGE,
     TASK_OF,
@@ -19,6 +20,7 @@ from multicrop.config.knobs import check_values
 from multicrop.config.machine import check_machine
 
 __all__ = [
+    "CONF",
     "EMBEDDED_MODEL",
     "PACKAGE",
     "TASK_OF",
@@ -35,5 +37,6 @@ __all__ = [
     "register_resolvers",
     "sweeper_takes_failures",
     "threads_of_job",
+    "weight_of",
     "without",
 ]

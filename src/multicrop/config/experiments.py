@@ -39,6 +39,11 @@ def option_values(options: Mapping[str, str]) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
+def weight_of(values: Mapping[str, Any]) -> float:
+    """The weight of an aggregator's logits against the global view's, as its file says; 1 where it says none."""
+    return float((values.get("facts") or {}).get("fusion_weight", 1.0))
+
+
 def _registered(word: str) -> str:
     path = Path(word.partition("=")[2]).expanduser()
     if not path.is_file():

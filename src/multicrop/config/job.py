@@ -8,6 +8,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent.parent
+CONF = PACKAGE.parent.parent / "conf"  # of a checkout; in a run Hydra knows it
 EMBEDDED_MODEL = PACKAGE / "encoder" / "tiny_clip"  # named "tiny" wherever a model is named
 TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only one task reads
 

@@ -13,7 +13,7 @@ from PIL import Image
 from multicrop.data.base import LabelledImages, open_bytes
 from multicrop.data.contents import FileContents, digests
 from multicrop.data.images import ImageError, open_image, to_rgb
-from multicrop.data.sources.folder import SUFFIXES
+from multicrop.data.sources.folder import SUFFIXES, image_files
 from multicrop.files import content_hash
 
 Picture = Image.Image | str | Path | np.ndarray
@@ -89,8 +89,7 @@ def found_images(sources: Iterable[str | Path], *, below: Path | None = None) ->
 
 def _found(source: Path, below: Path | None) -> Iterable[tuple[str, Place]]:
     if source.is_dir():
-        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        return [(_id(path, below, source), Place(path)) for path in paths]
+        return [(_id(path, below, source), Place(path)) for path in image_files(source)]
     if not source.is_file():
         raise ValueError(f"{source} does not exist; pass images, folders, lists of paths (.txt) or tar files")
     if source.suffix.lower() in LISTS:

@@ -29,3 +29,13 @@ def calibration_views(images: Iterable[tuple[str, Image.Image]], spec: PixelSpec
     if not views:
         raise ValueError("calibration gave no image; precision=int8_static needs about 40 that look like the images to be encoded")
     return torch.stack(views)
+
+
+def check_calibration(precision: str, calibration: Calibration | None) -> None:
+    """Raise ValueError if the precision needs calibration images and there is no function that gives them."""
+    if precision == "int8_static" and not callable(calibration):
+        raise ValueError(
+            "precision int8_static fixes the ranges of activations on images: pass calibration=FUNCTION that gives (id, RGB image) pairs, "
+            f"got {calibration!r}. In Python: multicrop.data.calibration.calibration_images, or partial(calibration_images, FOLDER). "
+            "Precision int8 needs no images"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from multicrop.crops.pixels import PixelSpec
-from multicrop.encoder.calibration import Calibration, calibration_views
+from multicrop.encoder.calibration import Calibration, calibration_views, check_calibration
 from multicrop.encoder.facts import TextRule, architecture, feature_dim, scale_and_bias, text_rule, views_in_cache
 from multicrop.encoder.fitting import fitted
 from multicrop.encoder.openvino_tower import openvino_tower
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_precision(precision, compile)
-        _check_calibration(precision, calibration)
+        check_calibration(precision, calibration)
         self.logit_scale, self.logit_bias = scale_and_bias(model)
         self.dim: int = feature_dim(model)
         self.rule: TextRule = text_rule(model, tokenizer)
@@ -206,15 +206,6 @@ def _check_precision(precision: str, compile: bool) -> None:
         )
     if compile and precision in OPENVINO:
         raise ValueError(f"model.compile=true is for torch; {precision} is compiled by OpenVINO already. Drop one of the two")
-
-
-def _check_calibration(precision: str, calibration: Calibration | None) -> None:
-    if precision == "int8_static" and not callable(calibration):
-        raise ValueError(
-            "precision int8_static fixes the ranges of activations on images: pass calibration=FUNCTION that gives (id, RGB image) pairs, "
-            f"got {calibration!r}. In Python: multicrop.data.calibration.calibration_images, or partial(calibration_images, FOLDER). "
-            "Precision int8 needs no images"
-        )
 
 
 def _pooled(output: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """The aggregators that a run shows beside its own: their names in the configuration, composed to values."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,9 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import PACKAGE
+from multicrop.config import CONF, weight_of
 
-CONF = PACKAGE.parent.parent / "conf"  # of a checkout; in a run Hydra knows it
 GROUP = "aggregator"
 
 
@@ -38,11 +37,6 @@ def composed(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     if own.get("text_set") == "label" and names == OmegaConf.select(cfg, f"{GROUP}.facts.beside"):  # the prompts may have no description
         made = {name: values for name, values in made.items() if values.get("text_set") != "descriptions"}
     return {name: values for name, values in made.items() if (_decisive(values), weight_of(values)) != (own, cfg.task.fusion_weight)}
-
-
-def weight_of(values: Mapping[str, Any]) -> float:
-    """The weight of an aggregator's logits against the global view's, as its file says; 1 where it says none."""
-    return float((values.get("facts") or {}).get("fusion_weight", 1.0))
 
 
 def _values(cfg: DictConfig, name: str) -> dict[str, Any]:

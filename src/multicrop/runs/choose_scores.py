@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +133,11 @@ class Search:
             self.rate = len(bank) * bank.n_views / (time.perf_counter() - started)
         found: dict[Setting, Arrays] = {}
         labels = np.asarray(bank.labels)
+        text, scale = session.text, session.encoder.logit_scale
+        gap = cache(lambda n_views: float(entropy_gap(views[:, :n_views], text, scale).mean()))  # equal for all aggregators
         for crops, name, knobs in dict.fromkeys((s.crops, s.aggregator, s.knobs) for s in wanted):
             same = [s for s in wanted if (s.crops, s.aggregator, s.knobs) == (crops, name, knobs)]
-            scores = self._saved(same, partial(self._scores, session, views[:, : crops.n_views], labels, same))
+            scores = self._saved(same, partial(self._scores, views[:, : crops.n_views], labels, same, gap))
             found |= {setting: {key: values[row] for key, values in scores.items()} for row, setting in enumerate(same)}
             best = max(found, key=lambda s: (found[s]["predictions"] == labels).mean())
             self.view.advance(len(same), str(best), float((found[best]["predictions"] == labels).mean()))
@@ -159,7 +161,7 @@ class Search:
             write_sealed(path, packed.getvalue(), meaning)
         return scores
 
-    def _scores(self, session: Session, views: Views, labels: np.ndarray, same: Sequence[Setting]) -> Arrays:
+    def _scores(self, views: Views, labels: np.ndarray, same: Sequence[Setting], gap: Callable[[int], float]) -> Arrays:
         """The columns of settings that differ in the fusion weight alone."""
         weights = [setting.fusion_weight for setting in same]
         logits_of = partial(fused_logits, Session(with_setting(self.settings, same[0]), self.cache), weights=weights)
@@ -175,7 +177,7 @@ class Search:
             "probability": np.stack([true_probability(row, labels) if self.labelled else np.zeros(len(row)) for row in rows]),
             "information": np.asarray([mutual_information(softmax(row, axis=-1)) for row in rows]),
             "consistency": consistency,
-            "gap": np.full(len(same), float(entropy_gap(views, session.text, session.encoder.logit_scale).mean())),
+            "gap": np.full(len(same), gap(n_views)),
         }
 
 

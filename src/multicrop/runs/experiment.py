@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ from multicrop.config import check_parts, check_values, threads_of_job
 from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, local_rank
 from multicrop.files import Identity, content_hash, make_folder
-from multicrop.record import Record, write_pointer, write_record
+from multicrop.record import Record, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
 from multicrop.runs.identity import model_facts, run_identity
@@ -84,7 +83,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
     _show_data(session)
     identity = run_identity(session)
     if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
-        return skip(settings.output, record)
+        return finished_runs.skip(settings.output, record)
     task: BankTask = build(session) if build else instantiate(settings.task["build"])(session, **settings.task_knobs)
     task.show_beside(session.beside)
     task.all_logits = settings.all_logits
@@ -147,14 +146,6 @@ def finished(session: Session) -> Record | None:
     check_parts(settings.config, settings.choices)
     _show_data(session)
     return finished_runs.find(settings.outputs, run_identity(session).key)
-
-
-def skip(folder: Path, record: Record) -> float:
-    """The accuracy of a finished run of the same identity, to whose record the job's folder points."""
-    if record.folder != folder.resolve():
-        write_pointer(folder, record.folder)
-    terminal.show_skipped(record.folder)
-    return record.accuracy
 
 
 def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) -> StreamSaves:

@@ -12,7 +12,7 @@ from PIL import Image
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.contents import FileContents
 from multicrop.data.images import ImageError, open_image
-from multicrop.data.sources.folder import SUFFIXES
+from multicrop.data.sources.folder import SUFFIXES, image_files
 
 USAGE = "pass image=PATH, a file or a folder, image=ID, an image of the data set, or several as image=[a.jpg,b.png]"
 SPLITS = ("test", "validation", "train")
@@ -104,7 +104,7 @@ def asked_images(image: str | Sequence[str] | None, data: Callable[[], DataImage
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found = sorted(child for child in folder.rglob("*") if child.suffix.lower() in SUFFIXES and child.is_file())
+    found = image_files(folder)
     if not found:
         raise ValueError(f"the folder {folder} holds no image ({', '.join(sorted(SUFFIXES))}); {USAGE}")
     return found

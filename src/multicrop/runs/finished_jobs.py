@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from multicrop.config import check_values, threads_of_job
 from multicrop.files import as_yaml, write_text
 from multicrop.record import Record
-from multicrop.runs import experiment
+from multicrop.runs import experiment, finished_runs
 from multicrop.runs.job_folder import clear_failure
 from multicrop.runs.session import Session
 from multicrop.runs.settings import settings_from, values_of
@@ -32,7 +32,7 @@ def finished_record(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -
         The record; None where the run is not finished, or the job fails before it could know, so that it is started and says so.
     """
     with views_stopped_by_signals(), suppress(Exception):  # the job that is started meets an error too, and reports it
-        if cfg.task.run._target_ != ENTRY or not any(Path(cfg.paths.output, ".by_config").glob("*.json")):
+        if cfg.task.run._target_ != ENTRY or not finished_runs.any_below(Path(cfg.paths.output)):
             return None
         check_values(cfg)
         torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
@@ -50,4 +50,4 @@ def skip(record: Record, folder: Path, overrides: Sequence[str]) -> float:
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     write_text(folder / ".hydra" / "overrides.yaml", as_yaml(list(overrides)))
     clear_failure(folder)
-    return experiment.skip(folder, record)
+    return finished_runs.skip(folder, record)

@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 
 from multicrop.files import naming, write_text
-from multicrop.record import KNOB, Record, RecordError, read_record
+from multicrop.record import KNOB, Record, RecordError, read_record, write_pointer
+from multicrop.show import terminal
+
+FOLDER = ".by_config"
 
 
 def find(outputs: Path, key: str) -> Record | None:
@@ -17,6 +20,19 @@ def find(outputs: Path, key: str) -> Record | None:
         return None
 
 
+def any_below(outputs: Path) -> bool:
+    """Whether there is a finished run below ``outputs`` at all."""
+    return any((outputs / FOLDER).glob("*.json"))
+
+
+def skip(folder: Path, record: Record) -> float:
+    """The accuracy of a finished run of the same identity, to whose record the job's folder points."""
+    if record.folder != folder.resolve():
+        write_pointer(folder, record.folder)
+    terminal.show_skipped(record.folder)
+    return record.accuracy
+
+
 def enter(outputs: Path, key: str, record: Path) -> None:
     """Enter a finished run, relative to ``outputs``, so that the folder can be moved."""
     entry = _entry(outputs, key)
@@ -26,4 +42,4 @@ def enter(outputs: Path, key: str, record: Path) -> None:
 
 
 def _entry(outputs: Path, key: str) -> Path:
-    return outputs / ".by_config" / f"{key}.json"
+    return outputs / FOLDER / f"{key}.json"

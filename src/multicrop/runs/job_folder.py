@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from multicrop.files import MANIFEST, naming, redacted, write_text
 from multicrop.record import FAILURE, KNOB, METRICS, RecordError, failure, resolved, stored_accuracy
 
@@ -43,3 +45,12 @@ def folder_state(folder: Path) -> FolderState:
     except RecordError:
         whole = (folder / METRICS).is_file() and (folder / MANIFEST).is_file()
         return FolderState(whole, failed="unknown" if (folder / FAILURE).is_file() else None)
+
+
+def overrides_in(path: Path) -> list[str]:
+    """The overrides of a job; none where the file cannot be read, for instance while Hydra writes it."""
+    try:
+        words = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    return [str(word) for word in words] if isinstance(words, list) else []

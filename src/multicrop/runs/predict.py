@@ -22,6 +22,8 @@ from multicrop.data.images import ImageError
 from multicrop.features import EncodedImages
 from multicrop.files import DamagedFileError, atomic, content_hash, naming, read_sealed, set_aside, write_sealed
 from multicrop.runs.predictor import Predictor
+from multicrop.runs.unreadable import reason
+from multicrop.show.explain.carriers import carriers
 from multicrop.show.explain.explanation import Explanation, explain
 
 log = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ def _predicted(predictor: Predictor, images: LabelledImages, advance: Callable[[
             if group.readable[row]:
                 yield _row(predictor, images.ids[index], group, row, logits[row])
             else:
-                yield Prediction(images.ids[index], error=_why(images, index))
+                yield Prediction(images.ids[index], error=reason(images, index) or "could not be read")
         advance(len(group.index))
 
 
@@ -130,10 +132,9 @@ def _row(predictor: Predictor, name: str, group: EncodedImages, row: int, logits
     scorer, names = predictor.scorer, predictor.class_names
     item = explain(scorer, group.views[row], group.boxes[row], names, name=name, open_image=_not_opened, logits=logits)
     best = (logits.double() / predictor.temperature).softmax(0).topk(min(2, len(names)))
-    probabilities, text = best.values.tolist(), deciding_text(item)
-    view = int((item.predicted.plan if item.is_plan else item.predicted.scores)[:, text].argmax())
+    probabilities, (text, margin) = best.values.tolist(), deciding_text(item)
+    view = carriers(item, item.predicted, text)[0].view
     left, top, right, bottom = item.boxes[view].tolist()
-    word = next((word for word in item.words if word.text == item.predicted.prompts[text] and word.side == item.predicted.name), None)
     return Prediction(
         name,
         item.predicted.name,
@@ -146,25 +147,18 @@ def _row(predictor: Predictor, name: str, group: EncodedImages, row: int, logits
         right,
         bottom,
         item.predicted.prompts[text],
-        None if word is None else word.contribution,
+        margin,
     )
 
 
-def deciding_text(item: Explanation) -> int:
-    """The number of the predicted class's text that adds most to the margin; without a second class, of the text with most mass."""
+def deciding_text(item: Explanation) -> tuple[int, float | None]:
+    """The text of the predicted class that adds most to the margin, and how much; without a second class, the text with most mass."""
+    prompts = item.predicted.prompts
     added = {word.text: word.contribution for word in item.words if word.side == item.predicted.name}
     if not added:
-        return int((item.predicted.mass * item.predicted.scores).sum(0).argmax())
-    return max(range(len(item.predicted.prompts)), key=lambda number: added.get(item.predicted.prompts[number], float("-inf")))
-
-
-def _why(images: LabelledImages, index: int) -> str:
-    """Why an image cannot be read."""
-    try:
-        images.open(index)
-    except ImageError as error:
-        return str(error)
-    return "could not be read"
+        return int((item.predicted.mass * item.predicted.scores).sum(0).argmax()), None
+    text = max(range(len(prompts)), key=lambda number: added.get(prompts[number], float("-inf")))
+    return text, added[prompts[text]]
 
 
 def _not_opened() -> Image.Image:

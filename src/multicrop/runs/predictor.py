@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from multicrop.adapters.base import Adapter, AnyAdapter
+from multicrop.config import CONF
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.pictures import as_images
 from multicrop.features import EncodedImages, encoded_groups
@@ -21,7 +22,7 @@ from multicrop.runs.explain import explain_image
 from multicrop.runs.few_shot import SupportedTask, build
 from multicrop.runs.identity import run_identity
 from multicrop.runs.session import Session
-from multicrop.runs.settings import CONF, Settings, composed
+from multicrop.runs.settings import Settings, composed
 from multicrop.show.explain.explanation import Explanation
 
 Classes = Mapping[str, Sequence[str]] | Sequence[str]

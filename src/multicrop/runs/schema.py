@@ -13,12 +13,11 @@ import yaml
 from annotated_types import Interval, Len
 from hydra.utils import get_object
 
-from multicrop.config import PACKAGE
+from multicrop.config import CONF
 from multicrop.config.knobs import FILE
 from multicrop.config.ranges import Fraction, KnobsOf, Matching, OneOf, Range, Seed, Template
 from multicrop.runs.settings import Compute
 
-CONF = PACKAGE.parent.parent / "conf"
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", Any: "any", Path: "str"}
 Pictures = Annotated[int, Interval(ge=0, le=1000)]
 RESERVED = {"_target_", "_partial_", "facts"}  # keys of a node that are no arguments

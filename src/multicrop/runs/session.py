@@ -12,6 +12,7 @@ from torch import nn
 from multicrop.aggregators import Aggregator, as_aggregator
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer
+from multicrop.config import weight_of
 from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.calibration import calibration_images
@@ -19,7 +20,6 @@ from multicrop.data.contents import keep_index_in
 from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
-from multicrop.runs.beside import weight_of
 from multicrop.runs.known import encoder_facts, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache

@@ -10,11 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import check_values, choices, in_sweep, register_experiments, register_resolvers
+from multicrop.config import CONF, check_values, choices, in_sweep, register_experiments, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.record import CONFIG
 from multicrop.runs import beside
-from multicrop.runs.beside import CONF
 
 OF_SESSION = ("name", "run", "build", "fusion_weight", "beside")  # entries of a task file that its builder does not take
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -210,16 +209,9 @@ def _words(config: DictConfig) -> list[str]:
 
 def _names(folder: Path) -> dict[Path, str]:
     """The folders of the jobs that have begun, each with its number and the overrides that not all of them share."""
-    words = {p.parent.parent: _overrides(p) for p in folder.glob("*/.hydra/overrides.yaml")}
+    from multicrop.runs.job_folder import overrides_in
+
+    words = {p.parent.parent: overrides_in(p) for p in folder.glob("*/.hydra/overrides.yaml")}
     common = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
     names = {p: " ".join(w for w in its if w not in common and not w.startswith(QUIET)) for p, its in words.items()}
     return {place: f"{place.name}: {names[place]}" for place in sorted(words, key=lambda p: (len(p.name), p.name))}
-
-
-def _overrides(path: Path) -> list[str]:
-    """The overrides of a job; none where the file cannot be read, for instance while Hydra writes it."""
-    try:
-        words = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return []
-    return [str(word) for word in words] if isinstance(words, list) else []

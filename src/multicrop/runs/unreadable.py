@@ -23,7 +23,8 @@ def report_unreadable(bank: FeatureBank, on_unreadable: str) -> None:
     """
     images = bank.images
     if skipped := (~bank.readable).nonzero().squeeze(1).tolist():
-        named = "; ".join(images.ids[index] + _reason(images, index) for index in skipped[:3])
+        reasons = [(images.ids[index], reason(images, index)) for index in skipped[:3]]
+        named = "; ".join(f"{image_id} ({why})" if why else image_id for image_id, why in reasons)
         message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {named}"
         if on_unreadable == "raise":
             raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
@@ -37,12 +38,12 @@ def report_unreadable(bank: FeatureBank, on_unreadable: str) -> None:
         raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
 
 
-def _reason(images: LabelledImages | StreamedImages, index: int) -> str:
-    """Why an image cannot be read, in brackets; empty for a stream, and where it can be read now."""
+def reason(images: LabelledImages | StreamedImages, index: int) -> str:
+    """Why an image cannot be read; empty for a stream, and where it can be read now."""
     if images.indexed is False:
         return ""
     try:
         images.open(index)
     except (ImageError, OSError) as error:
-        return f" ({error})"
+        return str(error)
     return ""
