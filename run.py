@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 import multicrop
-from multicrop.config import check_overrides, register_experiments, register_resolvers
+from multicrop.config import check_overrides, help_page, register_experiments, register_resolvers
 from multicrop.runs.errors import tell
 from multicrop.runs.secrets import hide_secrets
 from multicrop.runs.sweep import exit_status, job
@@ -27,6 +27,9 @@ def main(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--version"]:
         print(f"multicrop {multicrop.__version__}")
+        sys.exit()
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(help_page(CONF))
         sys.exit()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     try:

@@ -172,14 +172,16 @@ def test_nothing_of_sixty_runs_overflows_and_the_accuracy_is_seen(browser, many,
 
 
 def test_what_goes_on_is_said_until_its_end_is_reached(browser, many):
+    from playwright.sync_api import expect
+
     shown, _ = opened(browser, many, width=400)
     line, frame = shown.locator(".more").first, shown.locator(".frame").first
     assert line.text_content() == "More columns to the right and rows below: scroll, or use the arrow keys."
     assert frame.get_attribute("data-right") == frame.get_attribute("data-below") == ""
     shown.locator(".scroll").first.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
-    shown.wait_for_function("document.querySelector('.more').textContent.startsWith('More rows below:')")
+    expect(line).to_have_text(re.compile("^More rows below:"))
     shown.locator(".scroll").first.evaluate("e => e.scrollTo(e.scrollWidth, e.scrollHeight)")
-    shown.wait_for_function("document.querySelector('.more').textContent === ''")
+    expect(line).to_have_text("")
     assert frame.get_attribute("data-right") is frame.get_attribute("data-below") is None
     shown.context.close()
 

@@ -50,6 +50,14 @@ def test_the_help_is_one_screen_and_needs_no_torch():
     assert not {"torch", "pyarrow", "scipy", "rich.progress"} & {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
 
 
+def test_the_help_is_what_hydra_prints():
+    ours, hydras = (
+        subprocess.run([sys.executable, "run.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        for words in (["--help"], ["--help", "task=zero_shot"])
+    )
+    assert ours.returncode == hydras.returncode == 0 and "crop: attention, diverse" in ours.stdout and ours.stdout == hydras.stdout
+
+
 @pytest.fixture
 def model(tmp_path):
     """A copy of the embedded model."""

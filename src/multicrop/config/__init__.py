@@ -2,6 +2,7 @@
 
 from multicrop.config.command_line import check_overrides, check_parts
 from multicrop.config.experiments import option_values, register_experiments, weight_of
+from multicrop.config.help_page import help_page
 from multicrop.config.job import (
     CONF,
     EMBEDDED_MODEL,
@@ -29,6 +30,7 @@ __all__ = [
     "check_parts",
     "check_values",
     "choices",
+    "help_page",
     "in_parallel",
     "in_sweep",
     "option_values",

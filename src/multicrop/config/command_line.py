@@ -116,12 +116,12 @@ def _parsed(arguments: list[str]) -> list[Override]:
 
 
 def _check_values(base: DictConfig, fixed: list[Override], swept: list[Override]) -> None:
-    """Check the values of knobs, of swept ones one after the other."""
+    """Check the values of knobs, of swept ones one after the other; what depends on them with the first value, and in the jobs."""
     cfg = _with(base, fixed)
     check_values(cfg, base, first=[override.key_or_group for override in fixed])
     for override in swept:
-        for value in _values(override):
-            check_values(_with(cfg, [value]), base, first=[override.key_or_group])
+        for number, value in enumerate(_values(override)):
+            check_values(_with(cfg, [value]), base, first=[override.key_or_group], others=number == 0)
 
 
 def _values(override: Override) -> list[Override]:

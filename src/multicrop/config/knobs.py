@@ -24,20 +24,21 @@ def _schemas() -> dict[str, dict[str, dict[str, Schema]]]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def check_values(cfg: DictConfig, base: DictConfig | None = None, first: Iterable[str] = ()) -> None:
+def check_values(cfg: DictConfig, base: DictConfig | None = None, first: Iterable[str] = (), *, others: bool = True) -> None:
     """Check every knob of a composed configuration.
 
     Args:
         cfg: The configuration.
         base: The configuration before knobs were set, whose values the message proposes; None: `cfg`.
         first: Knobs that are checked before the others: those of the command line, on whose values others depend.
+        others: Whether the others are checked too.
 
     Raises:
         ValueError: If a value has another type or lies outside its range, a required one is missing, or a part has no such knob.
     """
     schemas = dict(schemas_of(cfg))
     chosen = [name for name in schemas for knob in first if knob == name or knob.startswith(f"{name}.")]
-    for name in dict.fromkeys([*chosen, *schemas]):
+    for name in dict.fromkeys([*chosen, *(schemas if others else ())]):
         found, value = _value(cfg, name)
         if found:
             check_value(name, value, schemas[name], base if base is not None else cfg)

@@ -52,7 +52,8 @@ class Session:
         """The data set, corrupted if the configuration asks for it."""
         part = self.settings.part("dataset")
         keep_index_in(self.settings.cache / "contents")
-        return self.settings.part("corruption").make()(self.share("dataset", part.values, part.make))
+        corruption = self.settings.part("corruption")
+        return self.share("corruption", corruption.values, corruption.make)(self.share("dataset", part.values, part.make))
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -118,7 +118,7 @@ def values_of(cfg: DictConfig) -> dict[str, Any]:
     """The resolved values of a configuration."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if "beside" in config["task"]:
-        config["task"]["beside"] = beside.composed(cfg)
+        config["task"]["beside"] = beside.composed(cfg, config[beside.GROUP])
     return config
 
 
