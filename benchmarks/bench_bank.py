@@ -17,7 +17,7 @@ import numpy as np
 import published_loop
 import torch
 from PIL import Image
-from timing import Row, Timing, in_turn, native_bf16, ratio
+from timing import Row, Timing, in_turn, native_bf16, native_int8, ratio
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.utils import logging as transformers_logging
 
@@ -29,6 +29,7 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.calibration import calibration_images
 from multicrop.data.images import open_image
 from multicrop.encoder import Encoder, load_encoder
+from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import ShardFolder, feature_bank
 from multicrop.features.view_dataset import ViewCutter, ViewDataset
 from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
@@ -83,8 +84,8 @@ def against_bare_and_published(
 ) -> list[Row]:
     """Bare forward pass / encoding from JPEG to shards on disk, and published loop / encoding, for the same number of views."""
     bf16 = ["bf16", "openvino_bf16"] if native_bf16() else []
-    static = ["int8_static"] if name == "embedded" else []  # calibrating a large tower takes minutes
-    precisions = ["fp32", "bf16"] if GPU else ["fp32", *(p for p in [*bf16, "int8", *static] if _available(p))]
+    int8 = ["int8", "int8_static"] if name == "embedded" else ["int8"] if native_int8() else []  # calibrating a large tower takes minutes
+    precisions = ["fp32", "bf16"] if GPU else ["fp32", *(p for p in [*bf16, *int8] if _available(p))]
     ways, encoders = {}, {p: build(p).to(DEVICE) for p in precisions}
     side = encoders["fp32"].spec.side
     for precision, encoder in encoders.items():
@@ -107,7 +108,8 @@ def against_bare_and_published(
     ]
     rows[0] = Row(**{**vars(rows[0]), "note": f"{rate:,.0f} crops per second"})
     for p in precisions:
-        mark = {"bf16": marks[1], "openvino_bf16": 2.3} if name == "ViT-B/32" else {"bf16" if GPU else "int8_static": marks[1]}
+        fast = {"bf16": marks[1]} if GPU else {"int8_static": marks[1]} if native_int8() else {}
+        mark = {"bf16": marks[1], "openvino_bf16": 2.3} if name == "ViT-B/32" else fast
         rows.append(ratio(f"{name}: published loop / whole encode, {p}", times["published"], times[f"bank {p}"], mark=mark.get(p)))
     return rows
 
@@ -131,13 +133,13 @@ def bare(encoder: Encoder, pixels: torch.Tensor, part: int) -> None:
 
 def best_part(encoder: Encoder, pixels: torch.Tensor) -> int:
     """The number of views per forward pass at which the tower is fastest on this machine."""
-    parts = [p for p in ((128, 512, 1024) if GPU else (8, 17, 34, 68)) if p <= len(pixels)]
+    parts = [p for p in ((128, 512, 1024) if GPU else (17, 34)) if p <= len(pixels)]
     sample = pixels[: max(parts)]
     times = in_turn({str(part): partial(bare, encoder, sample, part) for part in parts}, rounds=2)
     return int(min(times, key=lambda key: times[key].median))
 
 
-def fill(encoder: Encoder, images: LabelledImages, sampler: crops.CropSampler = RANDOM) -> None:
+def fill(encoder: Encoder | LazyEncoder, images: LabelledImages, sampler: crops.CropSampler = RANDOM) -> None:
     """Fill a new bank."""
     with tempfile.TemporaryDirectory() as cache:
         where = {"accelerator": ACCELERATOR, "cut": "device" if GPU else "worker", "num_workers": 0}
@@ -200,13 +202,15 @@ class WideStub:
         return torch.ones(len(pixels), self.dim)
 
 
+STUB = LazyEncoder(EncoderFacts("stub", "stub", 0, "none", "fp32", "stub", "none", 100.0, OPENAI), WideStub)
+
 MEMORY = """
 import sys
 sys.path.insert(0, {here!r})
 import bench_bank
 files = bench_bank.photographs(8)
 with bench_bank.PeakMemory() as peak:
-    bench_bank.fill(bench_bank.WideStub(), bench_bank.labelled([files[i % 8] for i in range(256 * {shards})], "bench"))
+    bench_bank.fill(bench_bank.STUB, bench_bank.labelled([files[i % 8] for i in range(256 * {shards})], "bench"))
 print(peak.bytes)
 """
 
@@ -315,7 +319,7 @@ def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: in
 
 TITLE = f"K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}"
 PARTS = {
-    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 16), marks=(0.92, 2.0), rounds=3),
+    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 8), marks=(0.92, 2.0), rounds=3),
     "embedded": lambda: against_bare_and_published("embedded", tiny, photographs(64) * (4 if GPU else 2), marks=(0.75, 3.5), rounds=3),
     "pipeline": pipeline,
     "texts": texts,

@@ -5,7 +5,9 @@ import importlib
 import json
 import os
 import platform
+import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -57,6 +59,7 @@ def keep(path: Path, part: str, title: str, rows: list[Row]) -> None:
 
 
 def main() -> None:
+    """Run the parts one after the other; one that fails is named at the end, with exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="benchmarks or parts to run, such as bank or bank.embedded (default: all)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the JSON files (default: benchmarks/results)")
@@ -66,15 +69,23 @@ def main() -> None:
         work = chosen(options.names)
     except ValueError as error:
         parser.error(str(error))
+    failed = []
     for name, parts in work.items():
         bench = importlib.import_module(f"bench_{name}")
         for part in parts:
             started = time.perf_counter()
-            title, rows = f"{name}.{part}: {bench.TITLE}", bench.PARTS[part]()
+            title, rows = f"{name}.{part}: {bench.TITLE}", []
+            try:
+                rows = bench.PARTS[part]()
+            except Exception:  # noqa: BLE001 the other parts are measured all the same
+                traceback.print_exc()
+                failed.append(f"{name}.{part}")
             if rows:
                 show(title, rows)
                 keep(options.output / f"{name}.json", part, title, rows)
             print(f"{name}.{part}: {time.perf_counter() - started:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

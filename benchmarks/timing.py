@@ -64,6 +64,11 @@ def native_bf16() -> bool:
     return torch.cuda.is_available() or any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def native_int8() -> bool:
+    """Whether the processor multiplies 8-bit integers; without it int8 is slower than fp32, minutes for a ViT-B."""
+    return any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 def show(title: str, rows: list[Row]) -> None:
     """Print the rows as a table of 80 columns; the note of a row stands below its name."""
     table = Table(title=escape(title), title_justify="left", width=80)

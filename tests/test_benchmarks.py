@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 
+import forked
 import pytest
 import torch
 from conftest import ROOT
@@ -59,3 +60,18 @@ def test_every_aggregator_of_the_benchmark_gives_logits():
     assert sorted(made) == sorted(path.stem for path in (ROOT / "conf" / "aggregator").glob("*.yaml"))
     for name, aggregate in made.items():
         assert aggregate(views, bank, 100.0).shape == (2, 3), name
+
+
+def test_the_stub_of_the_memory_benchmark_fills_a_bank():
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_bank as bank\n"
+    done = forked.run([], code=code + "bank.fill(bank.STUB, bank.labelled(bank.photographs(1) * 2, 'bench'))")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_part_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("bench_methods")
+    monkeypatch.setattr(module, "PARTS", {"bad": lambda: 1 / 0, "good": lambda: [timing.Row("a / b", 1.0, 1.0, 1.0)]})
+    monkeypatch.setattr(sys, "argv", ["run.py", "methods", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"failed: methods\.bad"):
+        bench.main()
+    assert "ZeroDivisionError" in capsys.readouterr().err and list(json.loads((tmp_path / "methods.json").read_text())["parts"]) == ["good"]
