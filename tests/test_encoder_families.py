@@ -60,9 +60,9 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 SQUARE, SHORT = {"height": 48, "width": 48}, {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
 
 
-def bert_tokenizer():
+def bert_tokenizer(**knobs):
     vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    return hf.BertTokenizer(vocab=vocabulary, model_max_length=CONTEXT)
+    return hf.BertTokenizer(vocab=vocabulary, model_max_length=CONTEXT, **knobs)
 
 
 def roberta_tokenizer():
@@ -141,7 +141,23 @@ def vision_text_dual_encoder():
     return hf.VisionTextDualEncoderModel(config), bert_tokenizer(), hf.ViTImageProcessor(size=SQUARE, resample=2, **HALF)
 
 
-FAMILIES = [clip, metaclip_2, siglip, align, chinese_clip, altclip, vision_text_dual_encoder]
+def aimv2():
+    text = TEXT | {"max_position_embeddings": CONTEXT, "eos_token_id": 1}
+    model = hf.Aimv2Model(hf.Aimv2Config(text_config=text, vision_config=VISION, projection_dim=20))
+    with torch.no_grad():
+        model.logit_scale.fill_(5.5)  # a multiplier of 245, which the model limits to 100
+        model.vision_model.head.cls_token.normal_()
+    return model, hf.AutoTokenizer.from_pretrained(TINY), hf.CLIPImageProcessor(**SHORT)
+
+
+def tipsv2():
+    vision = {name: value for name, value in VISION.items() if name != "intermediate_size"}
+    text = TEXT | {"max_position_embeddings": CONTEXT, "hidden_size": 32, "num_attention_heads": 4}
+    model = hf.Tipsv2Model(hf.Tipsv2Config(text_config=text, vision_config=vision | {"image_size": 64}))  # views are smaller than its own
+    return model, bert_tokenizer(model_input_names=["input_ids", "attention_mask"]), hf.Tipsv2ImageProcessor(size=SQUARE)
+
+
+FAMILIES = [clip, metaclip_2, siglip, align, chinese_clip, altclip, vision_text_dual_encoder, aimv2, tipsv2]
 
 
 class Checkpoint:
@@ -215,6 +231,12 @@ def test_text_features_are_the_models_called_by_hand(checkpoint):
             torch.testing.assert_close(feature, by_hand / by_hand.norm(), atol=2e-6, rtol=1e-4)
     assert ours.shape == (4, checkpoint.encoder.dim)
     assert torch.cdist(ours, ours).add(torch.eye(4)).min() > 1e-3  # four texts, four features
+
+
+def test_a_text_has_the_same_features_alone_and_beside_others(checkpoint):
+    together = checkpoint.encoder.encode_texts(TEXTS)
+    for text, feature in zip(TEXTS, together, strict=True):
+        torch.testing.assert_close(checkpoint.encoder.encode_texts([text])[0], feature, atol=2e-6, rtol=1e-4)
 
 
 @contextmanager
@@ -348,11 +370,13 @@ def test_bf16_runs_in_bf16_and_stays_close(checkpoint, images):
 def test_what_each_family_is(checkpoint):
     """The facts that its processor was made of: stretched or cropped, how resampled, ALIGN's two steps and its 1 / 127.5 - 1."""
     spec, family = checkpoint.encoder.spec, checkpoint.family
-    assert (spec.short_side is None) == (family in ("siglip", "align", "chinese_clip", "vision_text_dual_encoder"))
-    assert spec.interpolation == ("bilinear" if family in ("siglip", "align", "vision_text_dual_encoder") else "bicubic")
+    assert (spec.short_side is None) == (family in ("siglip", "align", "chinese_clip", "vision_text_dual_encoder", "tipsv2"))
+    assert spec.interpolation == ("bilinear" if family in ("siglip", "align", "vision_text_dual_encoder", "tipsv2") else "bicubic")
     assert (spec.side, spec.stretched_side) == ((45, 55) if family == "align" else (48, None))
     if family in ("siglip", "align", "vision_text_dual_encoder"):
         assert spec.mean == pytest.approx((0.5,) * 3) and spec.std == pytest.approx((0.5,) * 3)
+    if family == "tipsv2":
+        assert spec.mean == (0.0,) * 3 and spec.std == pytest.approx((1.0,) * 3)
 
 
 @pytest.mark.parametrize("size", [(200, 120), (90, 161), (48, 48), (301, 60)])

@@ -34,6 +34,7 @@ class ViewGroup(TypedDict):
     boxes: Tensor  # (images,views,4)
     readable: Tensor  # (images)
     index: NotRequired[Tensor]  # (images)
+    vectors: NotRequired[Tensor]  # (readable,views,dim), imported features, in place of pixels
 
 
 class EncodedGroup(ViewGroup):
@@ -113,7 +114,9 @@ class MultiCropCLIP(L.LightningModule):
         """Add the features of the views to a group of images; the features of an unreadable image are zeros."""
         boxes, readable, pixels = batch["boxes"], batch["readable"], batch["pixels"]
         features = torch.zeros(*boxes.shape[:2], self.encoder.dim)
-        if readable.any():
+        if (vectors := batch.get("vectors")) is not None:
+            features[readable.cpu()] = vectors.cpu()
+        elif readable.any():
             if isinstance(pixels, list):
                 pixels = torch.cat([self.cut(image, own) for image, own in zip(pixels, boxes[readable], strict=True)])
             features[readable.cpu()] = self.features(pixels, boxes[readable]).cpu()
@@ -129,12 +132,16 @@ class MultiCropCLIP(L.LightningModule):
         """Features of the views of images, from the pixels and boxes that `image_views` or `cut` made of each."""
         if self.sampler.looks_at == "tokens":
             return self.encoder.encode_feature_crops(pixels, shares_of_view(boxes, self.encoder.spec))
-        return self.encode(pixels).unflatten(0, boxes.shape[:2])
+        if (side := self.encoder.spec.crop_side) is None or boxes.shape[1] == 1:
+            return self.encode(pixels).unflatten(0, boxes.shape[:2])
+        views = pixels.unflatten(0, boxes.shape[:2])
+        crops = self.encode(views[:, 1:, :, :side, :side].flatten(0, 1))
+        return torch.cat([self.encode(views[:, 0])[:, None], crops.unflatten(0, (len(boxes), -1))], dim=1)
 
     def encode(self, pixels: UInt8[Tensor, "views 3 side side"]) -> Float[Tensor, "views dim"]:
         """Features of views, in parts where they do not fit into memory at once: the part is halved until it does."""
-        views = len(pixels)
-        best = math.ceil(views / self.encoder.views_in_cache) if pixels.device.type == "cpu" else 1
+        views, smaller = len(pixels), (self.encoder.spec.side / pixels.shape[-1]) ** 2
+        best = math.ceil(views / (self.encoder.views_in_cache * smaller)) if pixels.device.type == "cpu" else 1
         while True:
             parts = max(1, best, math.ceil(views / self.views_at_once))
             try:

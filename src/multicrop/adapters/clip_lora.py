@@ -16,7 +16,7 @@ from multicrop.config.ranges import Accelerator, BelowOne, Count, Seed, Weight
 from multicrop.crops.pixels import global_pixels
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import to_tensor
-from multicrop.encoder import Encoder, pooled_alone
+from multicrop.encoder import Encoder, check_projections, pooled_alone
 from multicrop.text import TextBank
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -49,8 +49,8 @@ class ClipLora(EncoderAdapter):
         seed: Seed of A, dropout, batches and crops.
 
     Raises:
-        ValueError: If rank, iterations_per_shot or batch_size is below 1. In `fit`, if the encoder has no such projections or no support
-            image is readable.
+        ValueError: If rank, iterations_per_shot or batch_size is below 1. In `fit`, if a tower of the encoder has no such projections or no
+            support image is readable.
     """
 
     def __init__(
@@ -99,16 +99,13 @@ class ClipLora(EncoderAdapter):
         return tuned
 
     def _with_updates(self) -> PeftModel:
-        try:
-            return get_peft_model(copy.deepcopy(self.encoder.model).float(), self.lora)
-        except ValueError as error:
-            raise ValueError(
-                f"adapter=clip_lora needs a model with {', '.join(PROJECTIONS)} in its attention; {self.encoder.name} has none "
-                f"({error}); choose a CLIP model (model=clip_vit_b32), or an adapter that learns from features"
-            ) from error
+        model = copy.deepcopy(self.encoder.model).float()
+        check_projections(model, self.encoder.name, PROJECTIONS)
+        return get_peft_model(model, self.lora)
 
     def _encoder(self, model: torch.nn.Module, precision: str) -> Encoder:
-        facts = {"name": self.encoder.name, "calibration": self.encoder.calibration}
+        own = self.encoder
+        facts = {"name": own.name, "calibration": own.calibration, "text_cleaning": own.rule.cleaning}
         return Encoder(model, self.encoder.tokenizer, self.encoder.spec, precision=precision, **facts)
 
     def _train(self, student: Encoder, support: LabelledImages) -> None:

@@ -1,11 +1,11 @@
 """Image and boxes -> pixels of all views: one decode, antialiased resampling on uint8 (torchvision v2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class PixelSpec:
         mean: Mean per channel, in 0-1.
         std: Standard deviation per channel, in 0-1.
         stretched_side: See `short_side`.
+        crop_side: Side of crops, pixels, under `side`; None for `side`. A view of `side` then holds its crop in the top left corner, and
+            zeros elsewhere.
     """
 
     side: int
@@ -28,6 +30,7 @@ class PixelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     stretched_side: int | None = None
+    crop_side: int | None = None
 
 
 def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec) -> UInt8[Tensor, "channels side side"]:
@@ -93,14 +96,16 @@ def separate_views(
     image: UInt8[Tensor, "channels height width"], boxes: Float[Tensor, "views 4"], spec: PixelSpec
 ) -> list[UInt8[Tensor, "3 side side"]]:
     """The views of `view_pixels` as a list, so that the views of several images are stacked at once."""
-    views = [global_pixels(image, spec)[:3]]
-    return views + [crop_pixels(image, *box, spec=spec) for box in boxes[1:].int().tolist()]
+    side = spec.crop_side or spec.side
+    small, border = replace(spec, side=side), (0, spec.side - side, 0, spec.side - side)
+    crops = [crop_pixels(image, *box, spec=small) for box in boxes[1:].int().tolist()]
+    return [global_pixels(image, spec)[:3], *(crops if side == spec.side else [pad(crop, border) for crop in crops])]
 
 
 def crop_pixels(
     image: UInt8[Tensor, "channels height width"], x1: int, top: int, x2: int, bottom: int, *, spec: PixelSpec
 ) -> UInt8[Tensor, "3 side side"]:
-    """One crop of `view_pixels`."""
+    """One crop of `view_pixels`, at `side` of the specification."""
     crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
     view = interpolate(crop, (spec.side, spec.side), mode=spec.interpolation, antialias=True)[
         0, :3

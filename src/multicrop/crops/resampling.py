@@ -1,8 +1,11 @@
 """Views cut on the device that encodes them: each crop is two matrix products, horizontal then vertical."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
 from multicrop.crops.pixels import PixelSpec, shown
 
@@ -30,6 +33,10 @@ def device_view_pixels(
     """
     if spec.interpolation not in RADIUS:
         raise ValueError(f"crops are cut on the device for {' and '.join(RADIUS)}, not {spec.interpolation}; set trainer.cut=worker")
+    if spec.crop_side is not None:
+        whole, border = replace(spec, crop_side=None), spec.side - spec.crop_side
+        small = device_view_pixels(image, boxes, replace(whole, side=spec.crop_side))[1:]
+        return torch.cat([device_view_pixels(image, boxes[:1], whole), pad(small, (0, border, 0, border))])
     height, width = image.shape[1:]
     whole = torch.tensor([shown(height, width, spec)], device=image.device)
     x1, top, x2, bottom = torch.cat([whole, boxes[1:].to(image.device).trunc()]).unbind(1)

@@ -1,5 +1,7 @@
 """The views of one image: the boxes that a crop policy draws and the pixels inside them."""
 
+import math
+
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -40,3 +42,16 @@ def image_boxes(pixels: UInt8[Tensor, "channels height width"], image_id: str, p
 def resampled_boxes(boxes: Float[Tensor, "views 4"], policy: CropPolicy) -> Float[Tensor, "resampled 4"]:
     """The boxes whose pixels are resampled: all, or the global view alone where crops are cut from its tokens."""
     return boxes[:1] if policy.looks_at == "tokens" else boxes
+
+
+def sufficient_side(policy: CropPolicy, spec: PixelSpec) -> int | None:
+    """The shorter side of an image, pixels, from which every view is at least twice as large as the model reads it.
+
+    There, decoding at a smaller scale changes views by less than two grey levels on average. None for a policy that draws crops without
+    stating their shortest side (`min_side`, a share of the shorter side of the image).
+    """
+    whole = 2 * max(spec.side, spec.short_side or 0, spec.stretched_side or 0)
+    if policy.looks_at == "tokens" or policy.n_crops == 0:
+        return whole
+    share = policy.knobs.get("min_side")
+    return None if share is None else max(whole, math.ceil(2 * (spec.crop_side or spec.side) / share))

@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import xxhash
@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views, check_calibration
-from multicrop.encoder.facts import TextRule, architecture, feature_dim, scale_and_bias, text_rule, views_in_cache
+from multicrop.encoder.facts import architecture, feature_dim, scale_and_bias, views_in_cache
 from multicrop.encoder.fitting import fitted
+from multicrop.encoder.image_tower import check_crop_side, image_features, pooled
 from multicrop.encoder.openvino_tower import openvino_tower
+from multicrop.encoder.precisions import DTYPES, OPENVINO, check_precision
+from multicrop.encoder.text_rule import TextRule, make_causal, text_rule, tokenizer_facts
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
 from multicrop.files import content_hash
 from multicrop.text import TextBank, text_bank
@@ -22,9 +25,6 @@ from multicrop.text import TextBank, text_bank
 if TYPE_CHECKING:
     import transformers  # seconds of imports, which a bank at hand does not need
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
-OPENVINO = ("openvino_bf16", "int8", "int8_static")
-PRECISIONS = (*DTYPES, *OPENVINO)
 TEXT_BATCH = 256
 
 
@@ -43,13 +43,15 @@ class Encoder(nn.Module):
             openvino_bf16, int8 and int8_static.
         compile: Whether to compile the image tower by torch.compile.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone.
+        text_cleaning: What SigLIP does to texts: ``"lower"`` or ``"canonical"`` (`TextRule`); None for other families.
 
     Attributes:
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP; 1/temperature for ALIGN).
         dim: Length of a feature.
 
     Raises:
-        ValueError: If the precision is unknown, cannot run on this machine, or is int8_static without calibration images.
+        ValueError: If the precision is unknown, cannot run on this machine, or is int8_static without calibration images, or if the family
+            has no such text cleaning.
     """
 
     def __init__(
@@ -62,13 +64,17 @@ class Encoder(nn.Module):
         precision: str = "fp32",
         compile: bool = False,
         calibration: Calibration | None = None,
+        text_cleaning: str | None = None,
     ) -> None:
         super().__init__()
-        _check_precision(precision, compile)
+        check_precision(precision, compile=compile, crop_side=spec.crop_side)
         check_calibration(precision, calibration)
         self.logit_scale, self.logit_bias = scale_and_bias(model)
         self.dim: int = feature_dim(model)
-        self.rule: TextRule = text_rule(model, tokenizer)
+        self.rule: TextRule = text_rule(model, tokenizer, text_cleaning)
+        make_causal(model)
+        if spec.crop_side is not None:
+            check_crop_side(model, name, spec.side, spec.crop_side)
         self.model, self.tokenizer, self.spec, self.name, self.precision = model.eval(), tokenizer, spec, name, precision
         self.compiled, self.dtype = compile, DTYPES.get(precision, torch.float32)
         for part, module in model.named_children():
@@ -89,6 +95,10 @@ class Encoder(nn.Module):
         views = None if self._views is None else xxhash.xxh3_128_hexdigest(self._views.numpy().data)
         return content_hash(self.precision, self.compiled, self.spec, architecture(self.model), self.weights_hash(), views)
 
+    def tokens_hash(self) -> str:
+        """A hash of how texts are cleaned and cut into tokens."""
+        return content_hash(self.rule, tokenizer_facts(self.tokenizer))
+
     def weights_hash(self) -> str:
         """A hash of the names, types, shapes and values of all weights."""
         digest = xxhash.xxh3_128()
@@ -98,10 +108,10 @@ class Encoder(nn.Module):
         return digest.hexdigest()
 
     def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:
-        """Encode views.
+        """Encode views of one side: the model's, or a smaller one with interpolated positions (`crop_side` of the specification).
 
         Args:
-            pixels: Views at the model's resolution, 0 to 255, shape (..., 3, side, side).
+            pixels: Views, 0 to 255, shape (..., 3, side, side).
 
         Returns:
             Unit-norm features, shape (..., dim).
@@ -132,6 +142,8 @@ class Encoder(nn.Module):
 
     def check_feature_crops(self) -> None:
         """Raise ValueError with the reason if crops cannot be cut from the tokens of the image tower."""
+        if self.spec.crop_side is not None:
+            raise ValueError("crop=feature has no crops of pixels, whose side model.crop_side would be; set model.crop_side=null")
         if self.precision not in DTYPES:
             raise ValueError(
                 f"crop=feature opens the tower's last block, which {self.precision} hides; choose model.precision=bf16 or fp32"
@@ -180,7 +192,7 @@ class Encoder(nn.Module):
         """Features of the batches of `token_parts`, in their order, not normalised; differentiable in the weights."""
         device = self.gain.device
         batches = ({name: ids.to(device) for name, ids in part.items()} for part in parts)
-        return torch.cat([_pooled(self.model.get_text_features(**batch)) for batch in batches])
+        return torch.cat([pooled(self.model.get_text_features(**batch)) for batch in batches])
 
     def encode_prompts(self, prompts: list[list[str]]) -> TextBank:
         """Encode one list of prompts per class; descriptions over the model's context are cut (`fitted`)."""
@@ -193,20 +205,4 @@ class Encoder(nn.Module):
         return torch.addcmul(self.offset, pixels.float(), self.gain).to(self.dtype)
 
     def _image_features(self, values: Tensor) -> Tensor:
-        return _pooled(self.model.get_image_features(pixel_values=values))
-
-
-def _check_precision(precision: str, compile: bool) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}; set model.precision")
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError(
-            "precision fp16 runs on a GPU only, and there is none here: CPUs compute in fp16 slowly and its range overflows in sums; "
-            "choose model.precision=bf16, which is as small and has the range of fp32"
-        )
-    if compile and precision in OPENVINO:
-        raise ValueError(f"model.compile=true is for torch; {precision} is compiled by OpenVINO already. Drop one of the two")
-
-
-def _pooled(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output.pooler_output
+        return image_features(self.model, values)

@@ -1,11 +1,11 @@
-"""What differs between families of dual encoders: pixels, texts, length of a feature, scale of the logits."""
+"""What differs between families of dual encoders: pixels, length of a feature, scale of the logits."""
 
 import json
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multicrop.crops.pixels import PixelSpec
 
@@ -15,45 +15,13 @@ if TYPE_CHECKING:
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers in a processor's config
 CACHE = 5e6  # bytes of a tower's widest activations at which a forward is fastest on a CPU (two cores, 2 MiB of L2; measured below)
 INCIDENTAL = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")  # of a config: change no feature
-UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on texts padded to the context, without a mask, in lower case
 
 
-@dataclass(frozen=True)
-class TextRule:
-    """How a family reads texts.
-
-    Most towers mask the padding, or are causal and pooled at the end token: there, trimming to the longest text of a batch is exact.
-    SigLIP pools the last position and attends to the padding, so every text is padded to the context, and no mask is passed.
-    """
-
-    context: int
-    padded: bool
-
-    def cleaned(self, text: str) -> str:
-        """The text as the tokenizer expects it: SigLIP and SigLIP 2 were trained on lower case."""
-        return text.lower() if self.padded else text
-
-    def lengths(self, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
-        """The number of tokens of each text."""
-        return [len(ids) for ids in tokenizer([self.cleaned(text) for text in texts])["input_ids"]]
-
-    def tokens(self, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> dict[str, Tensor]:
-        """The arguments of the text tower for one batch."""
-        if self.padded:
-            return {"input_ids": tokenizer(texts, padding="max_length", max_length=self.context, return_tensors="pt")["input_ids"]}
-        return dict(tokenizer(texts, padding=True, return_tensors="pt"))
-
-
-def text_rule(model: nn.Module, tokenizer: "transformers.PreTrainedTokenizerBase") -> TextRule:
-    """The rule of this model: its context is the size of its position table, or the tokenizer's limit if that is smaller."""
-    config = model.config.text_config
-    context = config.max_position_embeddings
-    for name, module in model.text_model.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith(("position_embedding", "position_embeddings")):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1  # RoBERTa's positions start after its padding index
-            context = module.num_embeddings - reserved
-    padded = config.model_type in UNMASKED
-    return TextRule(context if padded else min(context, tokenizer.model_max_length), padded)
+def side_of(model: nn.Module) -> int | None:
+    """The side in pixels that the image tower needs; None where any works: networks of convolutions, and TIPSv2."""
+    vision = model.config.vision_config
+    side = vision.image_size if hasattr(vision, "patch_size") and vision.model_type != "tipsv2_vision_model" else None
+    return side if side is None or isinstance(side, int) else side[0]
 
 
 def feature_dim(model: nn.Module) -> int:
@@ -69,18 +37,25 @@ def views_in_cache(model: nn.Module, side: int, bytes_each: int) -> int:
     tower that is not a vision transformer: 8.
     """
     vision = model.config.vision_config
-    patch, width = getattr(vision, "patch_size", None), getattr(vision, "intermediate_size", None)
-    if not patch or not width:
+    patch, inner = getattr(vision, "patch_size", None), getattr(vision, "intermediate_size", None)
+    width = inner or getattr(vision, "hidden_size", 0) * getattr(vision, "mlp_ratio", 0)
+    if not isinstance(patch, int) or not width:
         return 8
     return max(1, round(CACHE / ((side // patch) ** 2 * width * bytes_each)))
 
 
 def scale_and_bias(model: nn.Module) -> tuple[float, float]:
-    """The multiplier of cosines and what is added after it: exp(logit_scale), or 1/temperature (ALIGN); and SigLIP's bias, else 0."""
+    """The multiplier of cosines and what is added after it: exp(logit_scale), or 1/temperature (ALIGN, TIPSv2); SigLIP's bias, else 0.
+
+    AIMv2 limits its multiplier to 1 to `max_logit_scale`.
+    """
     if hasattr(model, "temperature"):
         return float(1 / model.temperature.detach().float()), 0.0
     bias = model.logit_bias.detach().float() if hasattr(model, "logit_bias") else 0.0
-    return float(model.logit_scale.detach().float().exp()), float(bias)
+    scale = model.logit_scale.detach().float()
+    if limit := getattr(model.config, "max_logit_scale", None):
+        scale = scale.clamp(0, math.log(limit))
+    return float(scale.exp()), float(bias)
 
 
 def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | None = None) -> PixelSpec:
@@ -125,8 +100,8 @@ def _normalisation(processor: "transformers.BaseImageProcessor") -> tuple[tuple[
     if processor.do_normalize and gain.allclose(torch.ones(3, dtype=torch.float64)) and not offset.any():
         mean, std = ([float(v) for v in values] for values in (processor.image_mean, processor.image_std))
     else:
-        shift, divisor = (torch.tensor(values, dtype=torch.float64) for values in (processor.image_mean, processor.image_std))
         if processor.do_normalize:
+            shift, divisor = (torch.tensor(values, dtype=torch.float64) for values in (processor.image_mean, processor.image_std))
             gain, offset = gain / divisor, (offset - shift) / divisor
         mean, std = (-offset / gain).tolist(), (1 / gain).tolist()
     if getattr(processor, "include_top", False):
@@ -144,11 +119,3 @@ def architecture(model: nn.Module) -> str:
 
     config = json.loads(json.dumps(model.config.to_dict(), default=str))
     return json.dumps([type(model).__name__, decisive(config)], sort_keys=True)
-
-
-def tokenizer_facts(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
-    """All that decides how a tokenizer cuts texts, as JSON, without padding and truncation, which calls change."""
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs], sort_keys=True, default=str)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({name: value for name, value in backend.items() if name not in ("padding", "truncation")}, sort_keys=True)

@@ -6,8 +6,6 @@ from typing import Any
 
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.dual import Encoder
-from multicrop.encoder.facts import tokenizer_facts
-from multicrop.files import content_hash
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class EncoderFacts:
             weights=encoder.weights_hash(),
             precision=encoder.precision,
             fingerprint=encoder.fingerprint(),
-            tokens=content_hash(encoder.rule, tokenizer_facts(encoder.tokenizer)),
+            tokens=encoder.tokens_hash(),
             logit_scale=encoder.logit_scale,
             spec=encoder.spec,
         )

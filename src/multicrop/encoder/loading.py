@@ -1,5 +1,8 @@
 """Loading a dual encoder from a folder or the HuggingFace hub, with an error that names what is wrong."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +11,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from multicrop.config import EMBEDDED_MODEL
-from multicrop.config.ranges import OneOf
+from multicrop.config.ranges import Count, OneOf
 from multicrop.encoder.calibration import Calibration
-from multicrop.encoder.dual import PRECISIONS, Encoder
-from multicrop.encoder.facts import pixel_spec
+from multicrop.encoder.dual import Encoder
+from multicrop.encoder.facts import pixel_spec, side_of
+from multicrop.encoder.families import check_complete, check_config, check_dual
+from multicrop.encoder.precisions import PRECISIONS
+from multicrop.encoder.text_rule import TEXT_CLEANINGS
 from multicrop.files.hub import hub_answers, local_files_only
 
 BYTES = 256  # transformers makes a blank tokenizer, of fewer tokens, where a folder has no tokenizer files
@@ -24,6 +30,8 @@ def load_encoder(
     compile: bool = False,
     revision: str | None = None,
     calibration: Calibration | None = None,
+    text_cleaning: Annotated[str, OneOf(TEXT_CLEANINGS)] | None = None,
+    crop_side: Count | None = None,
 ) -> Encoder:
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
@@ -38,28 +46,24 @@ def load_encoder(
         revision: The commit, branch or tag of a model on the hub.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone, for instance
             `multicrop.data.calibration.calibration_images`. A tower for photographs needs photographs.
+        text_cleaning: What SigLIP does to texts before they are cut into tokens: ``lower`` (the default) as transformers, ``canonical`` as
+            open_clip. Other families take None alone.
+        crop_side: Side of crops in pixels, under the model's and a multiple of its patches, through interpolated positions: 160 px take
+            half the time of 224. None: the model's side.
 
     Returns:
         The encoder on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: If the checkpoint cannot be found, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the precision cannot
-            run on this machine, or if int8_static comes without calibration.
+        ValueError: If the checkpoint cannot be found, lacks weights, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the
+            precision cannot run on this machine, if int8_static comes without calibration, or text_cleaning or crop_side is not for
+            this model.
     """
     from transformers import AutoImageProcessor, AutoTokenizer  # seconds of imports, which a bank at hand does not need
 
     path = str(EMBEDDED_MODEL if path == "tiny" else Path(path).expanduser())
-    model = load_model(path, revision)
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ValueError(
-            f"{path} is a {type(model).__name__}, not a dual encoder with an image and a text tower; "
-            "choose a CLIP-like checkpoint, for instance model=clip_vit_b16 or model=local model.path=FOLDER"
-        )
-    if model.config.model_type == "siglip2":
-        raise ValueError(
-            f"{path} is a NaFlex model: the number and shape of its patches follow each image, while views here are squares of one size. "
-            "Choose the fixed-resolution checkpoint of the same training, for instance model=siglip2_b16"
-        )
+    model = load_model(path, revision, complete=True)
+    check_dual(model, path)
     options = {"revision": revision, "trust_remote_code": False, "local_files_only": local_files_only(path)}
     try:
         processor = AutoImageProcessor.from_pretrained(path, **options)
@@ -70,35 +74,48 @@ def load_encoder(
         raise ValueError(
             f"{path} has weights but no usable tokenizer ({len(tokenizer)} tokens); add its tokenizer files, for instance tokenizer.json"
         )
-    vision = model.config.vision_config
-    spec = pixel_spec(processor, vision.image_size if hasattr(vision, "patch_size") else None)
     name = Path(path).name if Path(path).exists() else path
-    return Encoder(model, tokenizer, spec, name=name, precision=precision, compile=compile, calibration=calibration)
+    knobs = {"precision": precision, "compile": compile, "calibration": calibration, "text_cleaning": text_cleaning}
+    return Encoder(model, tokenizer, replace(pixel_spec(processor, side_of(model)), crop_side=crop_side), name=name, **knobs)
 
 
-def load_model(path: str, revision: str | None = None, **knobs: str) -> nn.Module:
-    """The model in this folder or of this id, in fp32; raises ValueError with advice when there is none."""
+def load_model(path: str, revision: str | None = None, *, complete: bool = False, **knobs: str) -> nn.Module:
+    """The model in this folder or of this id, in fp32; raises ValueError with advice when there is none.
+
+    With `complete`, also when the checkpoint lacks weights of the model.
+    """
     if Path(path).is_file():
         raise ValueError(f"{path} is a file; pass the folder that holds it: model=local model.path={Path(path).parent}")
     if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") > 1):
         raise ValueError(
             f"{path} does not exist; pass a checkpoint's folder (model=local model.path=FOLDER), a hub id OWNER/NAME, or choose model=tiny"
         )
-    from transformers import AutoModel  # as above
+    from transformers import AutoModel, PreTrainedConfig  # as above
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    try:
-        return AutoModel.from_pretrained(
+    source = {"revision": revision, "trust_remote_code": False, "local_files_only": local_files_only(path)}
+    with suppress(OSError):  # without a configuration transformers says below what is wrong
+        check_config(PreTrainedConfig.get_config_dict(path, **source)[0], path)
+    with _advised(path):
+        model, report = AutoModel.from_pretrained(
             path,
             use_safetensors=True,
             dtype=torch.float32,
-            revision=revision,
-            trust_remote_code=False,
-            local_files_only=local_files_only(path),
             adapter_kwargs={"local_files_only": local_files_only(path)},  # transformers looks for peft's files as well
+            output_loading_info=True,
+            **source,
             **knobs,
-        ).eval()
+        )
+    check_complete(sorted(report["missing_keys"]) if complete else [], path)
+    return model.eval()
+
+
+@contextmanager
+def _advised(path: str) -> Iterator[None]:
+    """Turn errors of the block into a ValueError that says what to do."""
+    try:
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(_load_advice(path, error)) from error
 

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,8 +13,11 @@ from multicrop.crops import CropPolicy, CropSampler, GlobalView, as_policy
 from multicrop.crops.pixels import PixelSpec, global_pixels, shown
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec
+from multicrop.encoder.families import family_of
 from multicrop.encoder.loading import load_model
 from multicrop.files.hub import local_files_only
+
+BACKBONE = "crop.backbone=facebook/dinov2-small"
 
 
 def with_encoder(sampler: CropSampler, encoder: Encoder) -> CropPolicy:
@@ -41,12 +45,11 @@ def _look(policy: CropPolicy, encoder: Encoder) -> "Look":
         return Look(encoder.spec)
     if backbone := policy.knobs.get("backbone"):
         return _backbone(backbone)
-    if encoder.model.config.model_type == "align" or not hasattr(encoder.model, "vision_model"):
-        raise ValueError(
-            f"crop=attention needs an image tower with attention, and that of {encoder.name} is convolutional; "
-            "name another one, for instance crop.backbone=facebook/dinov2-small"
-        )
-    return Look(encoder.spec, Attention(copy.deepcopy(encoder.model.vision_model).float(), encoder.spec), "own")
+    tower = getattr(encoder.model, "vision_model", None)
+    if tower is None:
+        raise ValueError(f"crop=attention needs an image tower, and {encoder.name} has none here; name one, for instance {BACKBONE}")
+    name = f"that of {encoder.name} (family {family_of(encoder.model)!r})"
+    return Look(encoder.spec, Attention(copy.deepcopy(tower).float(), encoder.spec, name), "own")
 
 
 class Attention:
@@ -54,12 +57,16 @@ class Attention:
 
     The last attention is the last block's or, in a tower that pools by attention instead of a class token (SigLIP), its pooling head's.
     It runs on the CPU in fp32 with one thread, so that the weights depend on the image only: one forward of the global view per image, in
-    the process that cuts the crops.
+    the process that cuts the crops. Raises ValueError for a tower without such an attention, whose `name` the message gives.
     """
 
-    def __init__(self, tower: nn.Module, spec: PixelSpec) -> None:
+    def __init__(self, tower: nn.Module, spec: PixelSpec, name: str = "this one") -> None:
         self.tower, self.spec = tower.cpu().eval(), spec
-        self.tower.set_attn_implementation("eager")
+        if reason := self._lacks():
+            raise ValueError(
+                f"crop=attention needs an image tower with attention from a class token or a pooling head to every patch, and {name} "
+                f"{reason}; name another one, for instance {BACKBONE}"
+            )
 
     @torch.no_grad()
     def __call__(self, image: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "rows columns"]:
@@ -69,7 +76,7 @@ class Attention:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            weights = self._last_attention(values)
+            weights = cast(Tensor, self._last_attention(values))
         finally:
             torch.set_num_threads(threads)
         side = self.spec.side // self.tower.config.patch_size
@@ -82,8 +89,22 @@ class Attention:
             digest.update(memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy()))
         return digest.hexdigest()
 
-    def _last_attention(self, values: Tensor) -> Tensor:
-        """The weights (..., queries, keys) that the last attention of the tower returns beside its output."""
+    def _lacks(self) -> str:
+        """What keeps the last attention of the tower from being read; empty where nothing does. It is tried on a black image."""
+        if not hasattr(self.tower, "set_attn_implementation") or not isinstance(getattr(self.tower.config, "patch_size", None), int):
+            return "is convolutional, or groups its patches"
+        self.tower.set_attn_implementation("eager")
+        with torch.no_grad():
+            weights = self._last_attention(torch.zeros(1, 3, self.spec.side, self.spec.side))
+        if weights is None:
+            return "is convolutional, or returns no attention"
+        (queries, keys), patches = weights.shape[-2:], (self.spec.side // self.tower.config.patch_size) ** 2
+        if keys < patches or (queries > 1 and keys == patches):
+            return f"has no class token: its last attention is of {queries} tokens to {keys}, for {patches} patches"
+        return ""
+
+    def _last_attention(self, values: Tensor) -> Tensor | None:
+        """The weights (..., queries, keys) that the last attention of the tower returns beside its output; None where none does."""
         seen = []
 
         def keep(module: nn.Module, args: tuple, output: object) -> None:
@@ -96,7 +117,7 @@ class Attention:
         finally:
             for hook in hooks:
                 hook.remove()
-        return seen[-1]
+        return seen[-1] if seen else None
 
 
 class Look:
@@ -128,5 +149,5 @@ def _backbone(path: str) -> Look:
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=local_files_only(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"crop.backbone={path} has weights but no usable image processor: {error}") from error
-    attention = Attention(tower, pixel_spec(processor))
+    attention = Attention(tower, pixel_spec(processor), f"that of crop.backbone={path}")
     return Look(attention.spec, attention, attention.fingerprint())

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from multicrop.encoder.image_tower import image_features
+
 if TYPE_CHECKING:
     import openvino
 
@@ -22,7 +24,8 @@ NNCF = ("int8", "int8_static")  # precisions that need it
 def openvino_tower(
     model: nn.Module, precision: str, views: Tensor | None = None, normalised: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[Tensor], Tensor]:
-    """A function from normalised pixels (n,3,side,side) on the CPU to features (n,dim), converted at its first call; without gradients.
+    """A function from normalised pixels (n,3,side,side) on the CPU to features (n,dim), converted at the first call of each side; without
+    gradients.
 
     `openvino_bf16` computes in bf16 where the CPU can. `int8` keeps every linear weight in int8 (symmetric, one scale per channel, by
     nncf) and quantises activations dynamically, in groups of GROUP. `int8_static` fixes the scale of each activation beforehand on `views`
@@ -32,14 +35,14 @@ def openvino_tower(
     wanted = ("openvino", "nncf") if precision in NNCF else ("openvino",)
     if missing := [name for name in wanted if not _installed(name)]:
         raise ValueError(f"model.precision={precision} needs {' and '.join(missing)}: pip install 'multicrop[openvino]', or choose bf16")
-    compiled = []
+    compiled: dict[int, Callable] = {}
 
     def run(values: Tensor) -> Tensor:
         if values.device.type != "cpu":
             raise ValueError(f"model.precision={precision} runs on a CPU; on a GPU choose model.precision=bf16, or trainer=cpu")
-        if not compiled:
-            compiled.append(_compiled(model, values.shape[-1], precision, views, normalised))
-        return torch.from_numpy(compiled[0](values.numpy())[0])
+        if (side := values.shape[-1]) not in compiled:
+            compiled[side] = _compiled(model, side, precision, views, normalised)
+        return torch.from_numpy(compiled[side](values.numpy())[0])
 
     return run
 
@@ -52,7 +55,7 @@ class _Tower(nn.Module):
         self.model = model
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.model.get_image_features(pixel_values=values).pooler_output
+        return image_features(self.model, values)
 
 
 @cache

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from multicrop.encoder.clip_layers import CAUSAL_FAMILIES, TextTower, after_attention, attention_scale, heads
 from multicrop.encoder.dual import Encoder
+from multicrop.encoder.families import family_of
 from multicrop.encoder.prompt_tokens import PromptTokens, chunks, prompt_tokens
 from multicrop.text import TextBank
 
@@ -40,8 +41,7 @@ class PromptTower:
     """
 
     def __init__(self, encoder: Encoder, prompts: Sequence[Sequence[str]], *, lead: str, n_tokens: int | None = None) -> None:
-        family = getattr(getattr(encoder.model, "config", None), "model_type", type(encoder.model).__name__)
-        if family not in CAUSAL_FAMILIES:
+        if (family := family_of(encoder.model)) not in CAUSAL_FAMILIES:
             raise ValueError(
                 f"context tokens need a causal text tower that is pooled at its end token ({', '.join(CAUSAL_FAMILIES)}); "
                 f"{encoder.name} is of the family {family!r}. Choose a CLIP model (model=clip_vit_b32), or an adapter or method that needs "

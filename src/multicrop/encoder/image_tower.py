@@ -1,0 +1,51 @@
+"""Features of pixels: the last layer for the pooled token alone where the tower allows it, and views of a side other than the model's."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from multicrop.encoder.clip_layers import has_class_token, image_feature, last_layer_input
+from multicrop.encoder.facts import side_of
+from multicrop.encoder.families import family_of
+
+
+def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"]) -> Float[Tensor, "views dim"]:
+    """Features, not normalised, of normalised pixels.
+
+    In a tower of CLIP's parts the last layer is computed at the class token alone, which saves most of it; exact up to the order of sums.
+    Positions are interpolated where the side is not the model's.
+    """
+    own = side_of(model)
+    interpolated = own is not None and values.shape[-1] != own
+    if has_class_token(model):
+        return image_feature(model, last_layer_input(model, values, interpolated=interpolated))
+    return pooled(model.get_image_features(pixel_values=values, **({"interpolate_pos_encoding": True} if interpolated else {})))
+
+
+def check_crop_side(model: nn.Module, name: str, side: int, crop_side: int) -> None:
+    """Raise ValueError unless the image tower can read crops of this side; it is tried on a black one."""
+    patch = getattr(model.config.vision_config, "patch_size", None)
+    reason = "is no vision transformer of square patches"
+    if isinstance(patch, int):
+        if not 0 < crop_side < side or crop_side % patch:
+            raise ValueError(
+                f"model.crop_side is under the {side} px of {name} and a multiple of its patches of {patch} px, such as "
+                f"{round(0.7 * side / patch) * patch}; got {crop_side}"
+            )
+        try:
+            with torch.no_grad():
+                image_features(model, torch.zeros(1, 3, crop_side, crop_side))
+            return
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = f"cannot interpolate its positions ({str(error).splitlines()[0]})"
+    raise ValueError(
+        f"model.crop_side needs an image tower that reads other sides, and {name} (family {family_of(model)!r}) {reason}; "
+        "set model.crop_side=null, or choose CLIP, SigLIP or TIPSv2"
+    )
+
+
+def pooled(output: Any) -> Tensor:
+    """The features in what a tower returns."""
+    return output if isinstance(output, Tensor) else output.pooler_output
