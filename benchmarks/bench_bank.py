@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +30,11 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.calibration import calibration_images
 from multicrop.data.images import open_image
 from multicrop.encoder import Encoder, load_encoder
+from multicrop.encoder.image_tower import image_features
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import ShardFolder, feature_bank
 from multicrop.features.view_dataset import ViewCutter, ViewDataset
+from multicrop.model import MultiCropCLIP
 from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
 from multicrop.text import TextBank
 
@@ -45,16 +48,16 @@ RANDOM = partial(crops.random, n_crops=CROPS, min_side=0.5, max_side=0.9)
 OPENAI = PixelSpec(224, 224, "bicubic", IMAGE_MEAN, IMAGE_STD)
 
 
-def photographs(count: int) -> list[bytes]:
+def photographs(count: int, width: int = 500, height: int = 375) -> list[bytes]:
     """JPEG files that cost as much time to decode as photographs: shading, edges, noise."""
-    y, x = np.mgrid[:375, :500]
+    y, x = np.mgrid[:height, :width]
     files = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
         waves = (
             120
             + 60 * np.sin(x / rng.uniform(9, 60))[..., None] * np.cos(y / rng.uniform(9, 60))[..., None]
-            + rng.normal(0, 9, (375, 500, 3))
+            + rng.normal(0, 9, (height, width, 3))
         )
         stream = io.BytesIO()
         Image.fromarray(waves.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
@@ -67,11 +70,13 @@ def labelled(files: list[bytes], name: str) -> LabelledImages:
     return LabelledImages(name, [str(i) for i in range(len(files))], [0] * len(files), lambda i: open_image(files[i]), name)
 
 
-def vit_b32(precision: str) -> Encoder:
-    """CLIP ViT-B/32 with random weights: speed does not depend on them."""
+def vit_b32(precision: str, patch: int = 32, crop_side: int | None = None) -> Encoder:
+    """CLIP ViT-B with random weights: speed does not depend on them."""
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(projection_dim=512)).eval()
-    return Encoder(model, AutoTokenizer.from_pretrained(PACKAGE / "encoder" / "tiny_clip"), OPENAI, name="vit_b32", precision=precision)
+    model = CLIPModel(CLIPConfig(projection_dim=512, vision_config={"patch_size": patch})).eval()
+    spec = replace(OPENAI, crop_side=crop_side)
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGE / "encoder" / "tiny_clip")
+    return Encoder(model, tokenizer, spec, name=f"vit_b{patch}", precision=precision)
 
 
 def tiny(precision: str) -> Encoder:
@@ -188,6 +193,58 @@ def features() -> list[Row]:
     feature = partial(crops.feature, n_crops=CROPS, min_side=0.5, max_side=0.9)
     times = in_turn({"random": lambda: fill(encoder, images), "feature": lambda: fill(encoder, images, feature)}, rounds=3)
     return [ratio("embedded: crop=random / crop=feature", times["random"], times["feature"])]
+
+
+@torch.inference_mode()
+def last_layer() -> list[Row]:
+    """The whole last layer / the last layer for the class token alone, ViT-B/16, 8 views."""
+    rows = []
+    for precision in ["fp32", *(["bf16"] if native_bf16() or GPU else [])]:
+        encoder = vit_b32(precision, 16).to(DEVICE)
+        values = torch.randn(8, 3, 224, 224, device=DEVICE, dtype=encoder.dtype)
+        ways = {"whole": lambda e=encoder, v=values: e.model.get_image_features(pixel_values=v).pooler_output}
+        ways["alone"] = lambda e=encoder, v=values: image_features(e.model, v)
+        gap = (torch.nn.functional.normalize(ways["whole"]().float()) - torch.nn.functional.normalize(ways["alone"]().float())).abs().max()
+        times = in_turn({name: partial(_done, way) for name, way in ways.items()}, rounds=5)
+        note = f"largest difference of a unit feature {gap.item():.0e}"
+        rows.append(ratio(f"ViT-B/16: whole last layer / class token alone, {precision}", times["whole"], times["alone"], note=note))
+    return rows
+
+
+def _done(way: Callable[[], torch.Tensor]) -> None:
+    way()
+    if GPU:
+        torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def crop_side() -> list[Row]:
+    """Time of one image's 17 views at 224 px / with crops at a smaller side, ViT-B/16."""
+    boxes, pixels = torch.zeros(1, CROPS + 1, 4), torch.randint(0, 255, (CROPS + 1, 3, 224, 224), dtype=torch.uint8)
+    precision = "bf16" if native_bf16() or GPU else "fp32"
+    modules = {side: MultiCropCLIP(vit_b32(precision, 16, None if side == 224 else side), RANDOM).to(DEVICE) for side in (224, 160, 112)}
+    ways = {str(side): partial(_done, partial(module.features, pixels.to(DEVICE), boxes)) for side, module in modules.items()}
+    times = in_turn(ways, rounds=3)
+    marks = {"160": 1.67}
+    return [ratio(f"ViT-B/16 {precision}: crops at 224 px / at {s} px", times["224"], times[s], mark=marks.get(s)) for s in ("160", "112")]
+
+
+def scaled_jpeg() -> list[Row]:
+    """Decoding and cutting of large photographs at full size / at the scale that suffices, one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows = []
+    for width, height, mark in ((4000, 3000, 2.5), (1920, 1280, None)):
+        images = labelled(photographs(2, width, height), "bench")
+        cutters = {cut: ViewCutter(crops.as_policy(RANDOM), OPENAI, seed=0, cut=cut) for cut in ("worker", "scaled")}
+        groups = {cut: ViewDataset(images, cutter, group_size=2) for cut, cutter in cutters.items()}
+        times = in_turn({cut: partial(dataset.__getitem__, 0) for cut, dataset in groups.items()}, rounds=3)
+        note = f"{times['scaled'].median / 2 * 1e3:.0f} ms per image"
+        rows.append(
+            ratio(f"JPEG of {width} x {height}: decode and cut whole / scaled", times["worker"], times["scaled"], mark=mark, note=note)
+        )
+    torch.set_num_threads(threads)
+    return rows
 
 
 class WideStub:
@@ -324,6 +381,9 @@ PARTS = {
     "pipeline": pipeline,
     "texts": texts,
     "features": features,
+    "last_layer": last_layer,
+    "crop_side": crop_side,
+    "scaled_jpeg": scaled_jpeg,
     "memory": memory,
     "contents": hashes,
     "sweep": sweep,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from multicrop.config.ranges import OneOf, Seed, Severity
 from multicrop.data.base import Dataset, LabelledImages
-from multicrop.data.images import ImageError
+from multicrop.data.images import ImageError, reduced_decoding
 from multicrop.files import content_hash
 
 IMAGENET_C = (
@@ -92,7 +92,8 @@ class _CorruptedImages:
     spoil: Corruption
 
     def __call__(self, index: int) -> Image.Image:
-        return self.spoil(self.images.open(index), self.images.ids[index])
+        with reduced_decoding(None):  # kernels are in pixels of the image as it is stored
+            return self.spoil(self.images.open(index), self.images.ids[index])
 
 
 @dataclass(frozen=True)

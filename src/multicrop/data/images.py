@@ -10,6 +10,9 @@ import errno
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,12 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> the transformation that undoes it
+SIDEWAYS = (5, 6, 7, 8)
+
+
+REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at, in a fraction of the time
+FULL_SIZE = "full size"  # key of Image.info: width and height before the reduction
+_SUFFICIENT: ContextVar[int | None] = ContextVar("sufficient side", default=None)
 
 
 class ImageError(ValueError):
@@ -68,6 +77,7 @@ def _decoded(source: str | Path | bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(stream)
             check_size(image, name)
+            _reduce(image)
             image.load()
             return to_rgb(upright(image))
     except Image.DecompressionBombError as error:
@@ -79,6 +89,43 @@ def _decoded(source: str | Path | bytes, name: str) -> Image.Image:
             raise
         reason = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(f"{name} cannot be decoded ({reason}); remove it or replace it with an intact file") from error
+
+
+@contextmanager
+def reduced_decoding(sufficient: int | None) -> Iterator[None]:
+    """Let this thread decode JPEG files at 1/8, 1/4 or 1/2 within the block, where the shorter side keeps `sufficient` pixels.
+
+    None: at full size. `full_size` gives the size of the image before it was reduced.
+    """
+    token = _SUFFICIENT.set(sufficient)
+    try:
+        yield
+    finally:
+        _SUFFICIENT.reset(token)
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image in pixels, before `reduced_decoding` reduced it."""
+    return image.info.get(FULL_SIZE, image.size)
+
+
+def reduction_of(image: Image.Image) -> int:
+    """The factor by which `reduced_decoding` reduced an image; 1 for an image at full size."""
+    return max(1, round(full_size(image)[0] / image.width))
+
+
+def _reduce(image: Image.Image) -> None:
+    """Ask for the largest reduction of a JPEG file that is not decoded yet, if one is allowed."""
+    sufficient = _SUFFICIENT.get()
+    if image.format != "JPEG" or sufficient is None:
+        return
+    for factor in REDUCTIONS:
+        if min(image.size) >= sufficient * factor:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
+            image.draft(None, (width // factor, height // factor))
+            image.info[FULL_SIZE] = (height, width) if turned else (width, height)
+            return
 
 
 def check_size(image: Image.Image, name: str) -> None:

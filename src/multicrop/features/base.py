@@ -28,7 +28,7 @@ class EncodeCost:
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """Where and how views are encoded; none of it changes a feature but `cut`, where crops are resampled ("worker" or "device")."""
+    """Where and how views are encoded; none of it changes a feature but `cut`, where crops are resampled (worker, device, scaled)."""
 
     num_workers: int = 0
     accelerator: str = "cpu"

@@ -11,7 +11,7 @@ from multicrop.features.disk import open_or_fill
 from multicrop.features.identity import ViewRecipe
 
 STORAGES = ("disk", "off")
-CUTS = ("worker", "device")
+CUTS = ("worker", "device", "scaled")
 
 
 def feature_bank(
@@ -41,7 +41,8 @@ def feature_bank(
         num_workers: Processes that decode and cut; 0 for this process.
         accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
         devices: Processes that encode a bank on disk, one per device.
-        cut: ``"worker"`` or ``"device"``: where crops are resampled.
+        cut: ``"worker"`` or ``"device"``: where crops are resampled; ``"scaled"``: in the worker, from JPEG files that are decoded at 1/2,
+            1/4 or 1/8 where they stay twice as large as the model needs (other boxes and pixels, and a bank of its own).
         shard_images: Images per shard of a new bank on disk; None for 256.
         progress: Whether a progress bar shows how a bank on disk is filled.
 
@@ -67,10 +68,12 @@ def feature_bank(
 
 
 def check_storage(images: LabelledImages | StreamedImages, *, storage: str, cut: str) -> None:
-    """Raise ValueError for an unknown storage or cut, and for a stream that is to be stored on disk."""
+    """Raise ValueError for an unknown storage or cut, and for a stream that is to be stored on disk or decoded at a smaller scale."""
     if storage not in STORAGES:
         raise ValueError(f"bank is one of {', '.join(STORAGES)}, got {storage!r}")
     if cut not in CUTS:
         raise ValueError(f"trainer.cut is one of {', '.join(CUTS)}, got {cut!r}")
+    if cut == "scaled" and not images.indexed:
+        raise ValueError(f"{images.name} is a stream, which is decoded at full size: pass trainer.cut=worker, or dataset.streaming=false")
     if storage == "disk" and not images.indexed:
         raise ValueError(f"{images.name} is a stream, whose images are read once: pass bank=off, or dataset.streaming=false for a bank")

@@ -41,7 +41,7 @@ def bank_identity(images: LabelledImages, sampler: CropSampler, encoder: Encoder
         sampler: The crop policy with its knobs.
         encoder: The encoder; its weights, pixels and precision count.
         seed: Seed of the crops.
-        cut: ``"worker"`` or ``"device"``: where crops are resampled.
+        cut: ``"worker"``, ``"device"`` or ``"scaled"``: where and from what crops are resampled.
 
     Returns:
         The parts, which also hold a hash of the code that makes views and features.

@@ -8,13 +8,11 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from multicrop.crops.views import image_views
 from multicrop.data.base import LabelledImages
-from multicrop.data.images import shared_pixels, to_rgb
+from multicrop.data.images import to_rgb
 from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
 from multicrop.features.identity import count_views
-from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
-from multicrop.files import retrying
+from multicrop.features.view_dataset import Cut, ViewCutter, ViewDataset, group_size, view_loader
 from multicrop.model import MultiCropCLIP, ViewGroup
 
 
@@ -61,13 +59,11 @@ class OnTheFlyBank(FeatureBank):
         return EncodeCost.of(self._encoded * self.n_views, self._seconds)
 
     def __getitem__(self, row: int) -> Row:
-        with torch.inference_mode():
-            pixels, boxes = (values.to(self.module.device) for values in self._image(row))
-            return self.module.features(pixels, boxes[None])[0].cpu(), self.images.labels[row], row
+        return predicted(self.module, self.cutter.group([self._cut(row)]))[0], self.images.labels[row], row
 
     def boxes(self, index: int) -> Tensor:
         """The boxes of an image's views (views, 4); the image is opened for its size."""
-        return self._image(index)[1]
+        return self._cut(index)[1]
 
     def batches(self, order: Sequence[int] | None = None, *, batch_size: int = 1) -> "OnTheFlyBatches":
         """(views, labels, indices) of the readable images in this order, one group per batch whatever `batch_size`."""
@@ -92,10 +88,8 @@ class OnTheFlyBank(FeatureBank):
         """All views and labels, encoded into memory."""
         return joined(self.batches())
 
-    def _image(self, index: int) -> tuple[Tensor, Tensor]:
-        image = retrying(lambda: self.images.open(index), self.images.ids[index])
-        pixels, cutter = shared_pixels(to_rgb(image)), self.cutter
-        return image_views(pixels, self.images.ids[index], cutter.sampler, cutter.spec, cutter.seed)
+    def _cut(self, index: int) -> Cut:
+        return self.cutter.views(to_rgb(self.cutter.open(self.images, index)), self.images.ids[index])
 
 
 class EncodedImages(NamedTuple):

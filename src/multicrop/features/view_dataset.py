@@ -16,33 +16,41 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from multicrop.crops import CropPolicy, as_policy, boxes_of
 from multicrop.crops.checked import check_policy
 from multicrop.crops.pixels import PixelSpec, separate_views
-from multicrop.crops.views import image_boxes, resampled_boxes
+from multicrop.crops.views import image_boxes, resampled_boxes, sufficient_side
 from multicrop.data.base import LabelledImages
-from multicrop.data.images import ImageError, shared_pixels, to_tensor
+from multicrop.data.images import ImageError, full_size, reduced_decoding, reduction_of, shared_pixels, to_tensor
+from multicrop.encoder.imported import FeatureTable
 from multicrop.files import retrying
 from multicrop.model import MultiCropCLIP, ViewGroup
 
 VIEWS_AT_ONCE = {"cpu": 68, "cuda": 1024}  # views of a group: on a CPU four images of 17, read side by side
-Cut = tuple[list[Tensor], Float[Tensor, "views 4"]]  # pictures and boxes of one image; no pictures where it cannot be read
+Cut = tuple[list[Tensor], Float[Tensor, "views 4"]]  # pictures (or imported features) and boxes of one image; none where it cannot be read
 
 
 @dataclass(frozen=True)
 class ViewCutter:
     """Cuts decoded images into views, or with `cut="device"` draws their boxes and leaves the cutting to the device.
 
-    The boxes of the first image that it cuts are checked.
+    With `cut="scaled"` it opens JPEG files at the smallest scale at which each view is at least twice as large as the model reads it. Boxes
+    are then drawn on the pixels of that scale, and returned in those of the file. The boxes of the first image that it cuts are checked.
     """
 
     sampler: CropPolicy
     spec: PixelSpec
     seed: int
     cut: str = "worker"
+    table: FeatureTable | None = None  # of an encoder that runs elsewhere
     checked: list[str] = field(default_factory=list, repr=False, compare=False)  # the image whose boxes were checked
 
     @classmethod
     def of(cls, module: MultiCropCLIP, cut: str) -> "ViewCutter":
         """The cutter of the views that a module encodes."""
-        return cls(module.sampler, module.encoder.spec, module.seed, cut)
+        return cls(module.sampler, module.encoder.spec, module.seed, cut, getattr(module.encoder, "table", None))
+
+    def open(self, images: LabelledImages, index: int) -> Image.Image:
+        """One image, as large as its views need it."""
+        with reduced_decoding(sufficient_side(self.sampler, self.spec) if self.cut == "scaled" else None):
+            return retrying(lambda: images.open(index), images.ids[index])
 
     def views(self, image: Image.Image | None, image_id: str) -> Cut:
         """The views of one RGB image, or of None, an image that cannot be read."""
@@ -52,18 +60,24 @@ class ViewCutter:
         if not self.checked:
             check_policy(self.sampler, pixels, image_id, self.seed)
             self.checked.append(image_id)
-        boxes = image_boxes(pixels, image_id, self.sampler, self.seed)
-        return ([pixels] if self.cut == "device" else separate_views(pixels, resampled_boxes(boxes, self.sampler), self.spec)), boxes
+        drawn = image_boxes(pixels, image_id, self.sampler, self.seed)
+        boxes = torch.minimum(drawn * reduction_of(image), torch.tensor(full_size(image) * 2, dtype=torch.float32))
+        if self.table is not None:
+            return [self.table.views(image_id, boxes)], boxes
+        return ([pixels] if self.cut == "device" else separate_views(pixels, resampled_boxes(drawn, self.sampler), self.spec)), boxes
 
     def group(self, rows: Sequence[Cut]) -> ViewGroup:
         """Several images as one batch of `MultiCropCLIP.predict_step`."""
         pictures = [picture for own, _ in rows for picture in own]
         none = torch.zeros(0, 3, self.spec.side, self.spec.side, dtype=torch.uint8)
-        return {
+        facts: ViewGroup = {
             "pixels": pictures if self.cut == "device" else torch.stack(pictures) if pictures else none,
             "boxes": torch.stack([boxes for _, boxes in rows]),
             "readable": torch.tensor([bool(own) for own, _ in rows]),
         }
+        if self.table is None or not pictures:
+            return facts
+        return {**facts, "pixels": none, "vectors": torch.stack(pictures)}
 
 
 class ViewDataset(Dataset[ViewGroup]):
@@ -93,7 +107,7 @@ class ViewDataset(Dataset[ViewGroup]):
 
     def _views(self, index: int) -> Cut:
         try:
-            image = retrying(lambda: self.images.open(index), self.images.ids[index])
+            image = self.cutter.open(self.images, index)
         except ImageError:
             image = None
         return self.cutter.views(image, self.images.ids[index])
