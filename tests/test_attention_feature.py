@@ -204,7 +204,7 @@ class TestFeatureCrops:
             ours = encoder.encode_feature_crops(pixels, boxes)[0]
             inputs = []
             hook = tower.encoder.layers[-1].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-            encoder.encode_images(pixels)
+            encoder.model.get_image_features(pixel_values=encoder._normalised(pixels))
             hook.remove()
             tokens, side = inputs[0][0], 6
             for box, feature in zip(boxes[0].tolist(), ours[1:], strict=True):

@@ -188,7 +188,7 @@ class TestScaledDecoding:
         ],
     )
     def test_what_suffices(self, sampler, spec, expected, encoder):
-        policy = partial(sampler, sizes=[2], overlap=0) if sampler is crops.grid else sampler
+        policy = partial(sampler, sizes=[2], overlap=0.0) if sampler is crops.grid else sampler
         assert sufficient_side(crops.as_policy(policy), replace(encoder.spec, **spec)) == expected
 
     def test_boxes_are_in_pixels_of_the_file_and_views_are_like_those_of_the_whole_file(self, encoder):
@@ -202,7 +202,7 @@ class TestScaledDecoding:
             assert boxes[0].tolist() == [0, 0, image.shape[2], image.shape[1]] and not (boxes[1:, :2] % factor).any()
             assert boxes[:, 2].max() <= image.shape[2] and boxes[:, 3].max() <= image.shape[1]
             apart = (torch.stack(views).float() - whole.float()).abs().mean((1, 2, 3))
-            assert 0 < apart.max() < 2
+            assert 0 < apart[1:].max() < 2 and apart[0] < 3  # a length that the factor does not divide is rounded up
             with torch.inference_mode():
                 assert (encoder.encode_images(torch.stack(views)) * encoder.encode_images(whole)).sum(-1).min() > 0.99
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import composed, options, session_of
+from hydra.utils import instantiate
 from pictures import pictures
 from pyarrow import parquet
 from refusals import refused
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from multicrop import crops
 from multicrop.adapters.clip_lora import ClipLora
 from multicrop.cli import main
+from multicrop.config import without
 from multicrop.crops.pixels import view_pixels
 from multicrop.data.images import open_image, to_tensor
 from multicrop.encoder import with_encoder
@@ -92,10 +94,9 @@ def test_features_texts_and_facts_are_those_that_were_imported(scenes):
 
 @pytest.mark.parametrize("kind", ["adapter", "method"])
 def test_every_adapter_and_method_runs_on_them_or_says_what_it_lacks(kind, scenes):
-    task = "task=few_shot" if kind == "adapter" else "task=tta"
+    session = session_of(*scenes[1])
     for option in options(kind):
-        session = session_of(*scenes[1], task, f"{kind}={option}")
-        make = session.settings.part(kind).without("search").make()
+        make = instantiate(without(composed(f"{kind}={option}")[kind], "search"))
         if "encoder" not in inspect.signature(make).parameters:
             assert session.inject(make) is not None
         elif make.func is ClipLora:
@@ -126,7 +127,7 @@ def imported(folder, to, files=("views.parquet", "texts.parquet"), scale=50.0):
 
 
 class TestBanks:
-    def test_on_disk_off_and_in_workers(self, small, tmp_path):
+    def test_on_disk_and_off_and_as_a_worker_gets_them(self, small, tmp_path):
         images, folder, views = small
         encoder = imported(folder, tmp_path / "encoded")
         how = {"seed": 0, "cache": tmp_path / "cache", "progress": False}
@@ -134,8 +135,7 @@ class TestBanks:
         off = feature_bank(images, SAMPLER, encoder, storage="off", **how)
         assert torch.equal(off.tensors()[0], views) and torch.equal(off[3][0], views[3])
         torch.testing.assert_close(disk.tensors()[0], views, atol=1e-3, rtol=0)
-        workers = feature_bank(images, SAMPLER, encoder, storage="off", num_workers=1, cut="device", **how)
-        assert torch.equal(workers.tensors()[0], views)
+        assert torch.equal(feature_bank(images, SAMPLER, encoder, storage="off", cut="device", **how).tensors()[0], views)
         assert torch.equal(pickle.loads(pickle.dumps(encoder.table)).views(images.ids[2], disk.boxes(2)), views[2])  # noqa: S301
 
     def test_fewer_crops_and_another_order_are_answered_and_other_boxes_are_not(self, small, tmp_path):
@@ -226,7 +226,7 @@ class TestFiles:
             (lambda rows: rows[3]["vector"].pop(), ("several lengths",)),
             (lambda rows: [row["vector"].pop() for row in rows], ("one length",)),
             (lambda rows: rows.append({**rows[0], "vector": rows[1]["vector"]}), ("two different features", "different splits")),
-            (lambda rows: rows.clear(), ("0 images",)),
+            (lambda rows: rows.clear(), ("no rows",)),
         ],
         ids=["column", "zero", "nan", "null", "ragged", "dim", "twice", "none"],
     )
@@ -238,7 +238,7 @@ class TestFiles:
         schema = pa.schema([field for field in table.schema if not rows or field.name in rows[0]])
         parquet.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "views.parquet")
         with refused(*words):
-            import_features([tmp_path / "views.parquet"], [folder / "texts.parquet"], tmp_path / "encoded", name="x", logit_scale=1)
+            import_features([tmp_path / "views.parquet"], [folder / "texts.parquet"], tmp_path / "encoded", name="x", logit_scale=1.0)
 
     def test_the_command_refuses_a_scale_and_a_split_that_mean_nothing(self, small, tmp_path, capsys):
         _, folder, _ = small

@@ -17,11 +17,19 @@ def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"])
     In a tower of CLIP's parts the last layer is computed at the class token alone, which saves most of it; exact up to the order of sums.
     Positions are interpolated where the side is not the model's.
     """
-    own = side_of(model)
-    interpolated = own is not None and values.shape[-1] != own
     if has_class_token(model):
-        return image_feature(model, last_layer_input(model, values, interpolated=interpolated))
+        return image_feature(model, last_layer_input(model, values, interpolated=is_interpolated(model, values.shape[-1])))
+    return whole_features(model, values, interpolated=is_interpolated(model, values.shape[-1]))
+
+
+def whole_features(model: nn.Module, values: Tensor, *, interpolated: bool) -> Tensor:
+    """Features, not normalised, by the library's own forward pass."""
     return pooled(model.get_image_features(pixel_values=values, **({"interpolate_pos_encoding": True} if interpolated else {})))
+
+
+def is_interpolated(model: nn.Module, side: int) -> bool:
+    """Whether the tower has to be asked to interpolate its positions for views of this side."""
+    return side_of(model) not in (None, side)
 
 
 def check_crop_side(model: nn.Module, name: str, side: int, crop_side: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from multicrop.encoder.image_tower import image_features
+from multicrop.encoder.image_tower import is_interpolated, whole_features
 
 if TYPE_CHECKING:
     import openvino
@@ -48,14 +48,14 @@ def openvino_tower(
 
 
 class _Tower(nn.Module):
-    """The image tower as a module of its own, for the converter."""
+    """The image tower as a module of its own, for the converter; the last layer is computed whole."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, side: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.interpolated = model, is_interpolated(model, side)
 
     def forward(self, values: Tensor) -> Tensor:
-        return image_features(self.model, values)
+        return whole_features(self.model, values, interpolated=self.interpolated)
 
 
 @cache
@@ -75,7 +75,7 @@ def _compiled(model: nn.Module, side: int, precision: str, views: Tensor | None,
 
     core = _core()  # before nncf makes cores of its own
     with torch.inference_mode(False), torch.no_grad():
-        converted = openvino.convert_model(_Tower(model), example_input=torch.zeros(2, 3, side, side))
+        converted = openvino.convert_model(_Tower(model, side), example_input=torch.zeros(2, 3, side, side))
     converted.reshape([-1, 3, side, side])
     knobs = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision in NNCF:

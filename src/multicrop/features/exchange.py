@@ -143,8 +143,8 @@ def _parquet(path: Path, key: str) -> Keyed:
     if table.column_names != names or any(table[name].null_count for name in names):
         raise KeyError(f"columns {', '.join(names)} without nulls are expected, got {', '.join(table.column_names)}")
     lists = table["vector"].combine_chunks()
-    if len({len(vector) for vector in lists}) > 1:
-        raise TypeError("its vectors are of several lengths")
+    if len({len(vector) for vector in lists}) != 1:
+        raise TypeError("its vectors are of several lengths" if len(lists) else "it has no rows")
     vectors = torch.tensor(lists.flatten().to_numpy(zero_copy_only=False)).float().reshape(len(lists), -1)
     boxes = torch.stack([torch.tensor(table[name].to_numpy()).float() for name in BOX], 1) if key == "image_id" else None
     return [str(value) for value in table[key].to_pylist()], boxes, vectors
