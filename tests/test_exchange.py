@@ -74,10 +74,10 @@ def scenes(tmp_path_factory, encoder):
     return own, (*own, "model=imported", f"model.path={folder}/encoded", 'prompt.template="{}"')
 
 
-@pytest.mark.parametrize("task", ["task=zero_shot", "task=tta", "task=few_shot"])
+@pytest.mark.parametrize("task", ["task=tta", "task=few_shot"])
 def test_a_run_on_imported_features_gives_the_numbers_of_the_encoder(task, scenes):
-    """Zero-shot, adapted to the stream, and learned from the train split."""
-    more = ("task.shots=1", "adapter=tip_adapter") if task == "task=few_shot" else ()
+    """Adapted to the stream, and learned from the train split."""
+    more = ("task.shots=1", "adapter=tip_adapter") if task == "task=few_shot" else ("method=tda",)
     own, imported = (run(composed(*overrides, task, *more)) for overrides in scenes)
     assert imported == own > 0.25
 
