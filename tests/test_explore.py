@@ -21,7 +21,7 @@ from multicrop.show.explain.change import change_table, headline
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 CLASSES = {"lion": ["a mane", "golden yellow face"], "penguin": ["a white belly", "black wings"], "<b>pig": ["pink skin"]}
-SMALL = {"model": "tiny", "aggregator": "dnd"}
+SMALL = {"model": "tiny", "aggregator": "dnd", "temperature": 10.0}  # so that no probability is 1
 
 
 def drawn(colour="orange") -> bytes:
