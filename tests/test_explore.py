@@ -156,22 +156,24 @@ class TestPage:
         expect(shown.frame_locator("iframe").locator("h1")).to_contain_text("circle.png")
         expect(shown.frame_locator("iframe").locator("svg.whole rect")).to_have_count(4)
 
-        shown.get_by_role("slider", name="Number of crops").press("ArrowRight")
+        predicted = before.explanation.predicted.name
+        prompts = shown.get_by_label("Prompts, one per line, label prompt first")
+        expect(prompts).to_have_value("\n".join(explorer.prompts(predicted)))
+        shown.get_by_role("slider", name="Number of crops").locator("[tabindex]").press("ArrowRight")
         expect(shown.frame_locator("iframe").locator("svg.whole rect")).to_have_count(5)
         for _ in range(3):
-            shown.get_by_role("slider", name="Fusion weight").press("ArrowLeft")
+            shown.get_by_role("slider", name="Fusion weight").locator("[tabindex]").press("ArrowLeft")
         fused = explorer.answer(explorer.photo("circle.png", drawn()), replace(explorer.configured, n_crops=5, fusion_weight=0.85))
         expect(shown.get_by_text("as configured: ")).to_have_text(headline(explorer.class_names, fused.before, fused.now))
         expect(shown.frame_locator("iframe").get_by_text("the whole image against the two label prompts")).to_have_count(1)
 
-        prompts = shown.get_by_label("Prompts, one per line, label prompt first")
-        prompts.fill("a lion.\nan orange circle on white\na disc")
+        prompts.fill("a drawing.\nan orange circle on white\na disc")
         expect(shown.frame_locator("iframe").get_by_text("an orange circle on white").first).to_be_attached()
         prompts.fill("")
-        expect(shown.get_by_text("lion has no prompt")).to_be_visible()
+        expect(shown.get_by_text(f"{predicted} has no prompt")).to_be_visible()
         shown.get_by_role("button", name="As configured").click()
         expect(shown.get_by_text("as configured: ")).to_have_text(headline(explorer.class_names, before.before, before.now))
-        expect(prompts).to_have_value("\n".join(explorer.prompts("lion")))
+        expect(prompts).to_have_value("\n".join(explorer.prompts(predicted)))
         shown.set_input_files("input[type=file]", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"})
         expect(shown.get_by_text("broken.png: ")).to_be_visible()
         assert said.console == []

@@ -1,6 +1,7 @@
 """The page of `multicrop explore`: photo, controls, change of the answer and explanation; served to this machine alone."""
 
 import socket
+import warnings
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Page:
     def __init__(self, explorer: Explorer, photo: Photo | None, title: str) -> None:
         self.explorer, self.photo = explorer, photo
         self.prompts: dict[str, list[str]] = {}  # of edited classes
+        self.predicted: str | None = None
         self.wanted, self.busy = 0, False
         with ui.header().classes("items-baseline gap-4 py-2 px-6").style("background: #3b3054"):
             ui.label("multicrop explore").classes("text-lg font-semibold")
@@ -80,9 +82,9 @@ class Page:
         self._show_prompts()
 
     def _lay_out_answer(self) -> None:
-        self.headline = ui.label("Drop a photo on the left.").classes("text-2xl font-semibold")
+        self.headline = ui.label("Drop a photo on the left.").classes("text-xl font-semibold")
         self.problem = ui.label().classes("text-negative")
-        self.change = ui.html(sanitize=False).classes("w-full max-w-3xl text-sm")
+        self.change = ui.html(sanitize=False).classes("w-full max-w-5xl text-sm")
         self.explanation = ui.element("iframe").props('sandbox="allow-scripts" title="explanation"').classes("w-full border-0")
         self.explanation.style("height: 72vh").set_visibility(False)
 
@@ -103,6 +105,8 @@ class Page:
             self.problem.text = str(error)
             return
         await self.refresh()
+        if self.predicted is not None:
+            self.class_name.value = self.predicted
 
     async def edit(self) -> None:
         """Take the prompts of the class as they are written."""
@@ -144,7 +148,7 @@ class Page:
         except ValueError as error:
             self.problem.text = str(error)
             return
-        names = self.explorer.class_names
+        names, self.predicted = self.explorer.class_names, answer.explanation.predicted.name
         self.problem.text, self.headline.text = "", headline(names, answer.before, answer.now)
         self.change.content = change_table(names, answer.before, answer.now)
         self.explanation.props["srcdoc"] = explanation_page(answer.explanation)
@@ -181,6 +185,7 @@ def listening(port: int) -> socket.socket:
 
 def server_of(explorer: Explorer, photo: Photo | None, title: str) -> uvicorn.Server:
     """The server of the page. It answers requests for this machine's own names only, so that no other site reads the page."""
+    warnings.filterwarnings("ignore", message=".*reduce_op", category=FutureWarning)  # NiceGUI looks at every object of the process
     app = FastAPI()
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     root = lambda: Page(explorer, photo, title)  # noqa: E731
