@@ -148,6 +148,8 @@ class Page:
         except ValueError as error:
             self.problem.text = str(error)
             return
+        if answer is None:  # the server stops
+            return
         names, self.predicted = self.explorer.class_names, answer.explanation.predicted.name
         self.problem.text, self.headline.text = "", headline(names, answer.before, answer.now)
         self.change.content = change_table(names, answer.before, answer.now)
