@@ -110,14 +110,20 @@ def explain_image(
         temperature: Divides the logits before the softmax.
         label: The true class of an image of the data set, whose features are rounded as a bank on disk rounds them; None: another image.
     """
-    encoder = session.encoder
-    pixels, boxes = image_views(shared_pixels(image), name, session.sampler, encoder.spec, session.settings["crop_seed"])
-    views = MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])[0]
+    views, boxes = encoded_views(session, name, image)
     if label is not None and session.settings["bank"] == "disk":
         views = normalize(views.half().float(), dim=-1)
     predicting = None if logits is None else logits(views[None])[0]
     how = {"name": name, "open_image": lambda: image, "logits": predicting, "temperature": temperature, "label": label}
     return explain(session.scorer, views, boxes, session.dataset.class_names, **how)
+
+
+@torch.inference_mode()
+def encoded_views(session: Session, name: str, image: Image.Image) -> tuple[Float[Tensor, "views dim"], Float[Tensor, "views 4"]]:
+    """Features and boxes of the views of one RGB image; its crops are keyed by the name."""
+    encoder = session.encoder
+    pixels, boxes = image_views(shared_pixels(image), name, session.sampler, encoder.spec, session.settings["crop_seed"])
+    return MultiCropCLIP(encoder, session.sampler).features(pixels, boxes[None])[0], boxes
 
 
 def _row(record: Record, image_id: str) -> int | None:

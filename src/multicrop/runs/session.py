@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -89,6 +89,15 @@ class Session:
         """The same parts for other classes: those of a data set, which may hold no image, and their prompts where these are known."""
         changed = replace(self)
         changed.__dict__ |= {"dataset": dataset, **({} if prompts is None else {"prompts": prompts})}
+        return changed
+
+    def with_knobs(self, crop: Mapping[str, Any], fusion_weight: float, text: TextBank) -> "Session":
+        """The same parts with other knobs of the crop policy, another fusion weight and other encoded prompts."""
+        config = self.settings.config
+        values = {"crop": {**config["crop"], **crop}, "task": {**config["task"], "fusion_weight": fusion_weight}}
+        changed = replace(self, settings=replace(self.settings, config={**config, **values}))
+        kept = {"dataset": self.dataset, "encoder": self.encoder, "facts": self.facts, "aggregator": self.aggregator}
+        changed.__dict__ |= {**kept, "text": text, "prompts": text.prompts}
         return changed
 
     @cached_property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import normalize, pad
 
 LABELS_ALONE = "prompt=template aggregator=mean_feature aggregator.text_set=label"  # what needs no description, for messages
 
@@ -53,6 +54,19 @@ class TextBank:
     def label(self) -> Float[Tensor, "classes dim"]:
         """The label prompt of each class."""
         return self.features[:, 0]
+
+    def with_class(self, position: int, prompts: "TextBank") -> "TextBank":
+        """The bank with other prompts of one class.
+
+        Args:
+            position: The class.
+            prompts: A bank of one class.
+        """
+        width = max(self.mask.shape[1], prompts.mask.shape[1])
+        wide = [pad(bank.features, (0, 0, 0, width - bank.mask.shape[1])) for bank in (self, prompts)]
+        masks = [pad(bank.mask, (0, width - bank.mask.shape[1])) for bank in (self, prompts)]
+        features, mask = (torch.cat([rows[:position], one, rows[position + 1 :]]) for rows, one in (wide, masks))
+        return TextBank(features, mask, [*self.prompts[:position], *prompts.prompts, *self.prompts[position + 1 :]])
 
     def select(self, texts: str) -> "TextBank":
         """Select label prompts or descriptions.
@@ -106,4 +120,4 @@ def text_bank(prompts: list[list[str]], encode: Callable[[list[str]], Tensor]) -
 
 def _feature(features: Float[Tensor, "texts dim"]) -> Float[Tensor, " dim"]:
     """The one feature as it is, or the normalised mean of several."""
-    return features[0] if len(features) == 1 else torch.nn.functional.normalize(features.mean(0), dim=-1)
+    return features[0] if len(features) == 1 else normalize(features.mean(0), dim=-1)
