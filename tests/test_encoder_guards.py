@@ -8,6 +8,7 @@ import torch
 import transformers as hf
 from conftest import random_encoder
 from refusals import refused
+from safetensors.torch import save_file
 from test_encoder_families import (
     CONTEXT,
     SHORT,
@@ -20,6 +21,7 @@ from test_encoder_families import (
     bert_tokenizer,
     chinese_clip,
     siglip,
+    tipsv2,
     vision_text_dual_encoder,
 )
 from torch.nn import functional as F
@@ -88,6 +90,16 @@ class TestLoading:
         random_encoder().model.config.save_pretrained(tmp_path)
         with refused("no weights for", "would be random", "logit_scale", "another task"):
             load_encoder(str(tmp_path))
+
+    def test_the_temperature_of_tipsv2_is_its_configurations(self, tmp_path):
+        """Its published files hold none, which is no weight that would be random."""
+        model, tokenizer, processor = tipsv2()
+        model.config.temperature_init_value = 0.004
+        for part in (tokenizer, processor, model.config):
+            part.save_pretrained(tmp_path)
+        weights = {name: value.contiguous() for name, value in model.state_dict().items() if name != "temperature"}
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        assert load_encoder(str(tmp_path)).logit_scale == pytest.approx(250, rel=1e-4)
 
     def test_flava(self, tmp_path):
         small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -171,8 +183,6 @@ class TestSiglipTexts:
 
 def test_the_padding_of_a_batch_does_not_reach_the_mean_of_tipsv2():
     """It masks its padding; without the mask its pooled mean would depend on the batch."""
-    from test_encoder_families import tipsv2
-
     encoder = encoder_of(tipsv2)
     assert "attention_mask" in encoder.rule.tokens(encoder.tokenizer, ["word1", "word1 word2"])
     encoder.tokenizer.model_input_names = ["input_ids"]
