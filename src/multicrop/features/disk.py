@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import Batch, EncodeCost, EncodeSettings, FeatureBank, Row
+from multicrop.features.engine import Engine, local
 from multicrop.features.identity import BankIdentity, ViewRecipe, count_views, is_nested
 from multicrop.features.manifest import KNOB, agreed_size, stored_size
 from multicrop.features.shards import SHARD_IMAGES, ShardFolder
@@ -98,7 +99,13 @@ class DiskBank(FeatureBank, Dataset[Row]):
 
 
 def open_or_fill(
-    images: LabelledImages, recipe: ViewRecipe, cache: Path, settings: EncodeSettings, *, shard_images: int | None = None
+    images: LabelledImages,
+    recipe: ViewRecipe,
+    cache: Path,
+    settings: EncodeSettings,
+    *,
+    shard_images: int | None = None,
+    engine: Engine = local,
 ) -> DiskBank:
     """Open the bank of these images, after encoding what is missing of it.
 
@@ -112,6 +119,7 @@ def open_or_fill(
         cache: The folder of all banks.
         settings: Where and how to encode.
         shard_images: Images per shard of a new bank, a power of two; None for 256. A bank that was begun keeps its size.
+        engine: What encodes the missing shards.
 
     Returns:
         The bank, whole and verified.
@@ -137,16 +145,9 @@ def open_or_fill(
         log.warning("%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks", path, begun, size)
     folder = ShardFolder(path, identity.key, len(images), begun)
     while (opened := _opened(folder)) is None:
-        _fill(images, recipe, identity, folder, settings)
+        engine(images, recipe, identity, folder, settings)
     shards, manifest = opened
     return DiskBank(images, shards, manifest, n_views=n_views, reused=False)
-
-
-def _fill(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
-    from multicrop.features.fill import fill  # Lightning and torchvision: seconds of imports that a bank at hand does not need
-    from multicrop.model import MultiCropCLIP
-
-    fill(images, MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed), identity, folder, settings)
 
 
 def _top(images: LabelledImages, identity: BankIdentity, cache: Path) -> Path:
