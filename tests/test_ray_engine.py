@@ -18,7 +18,6 @@ from written import shards_written, watched
 
 from multicrop import crops
 from multicrop.features import feature_bank
-from multicrop.features.base import EncodeSettings
 from multicrop.features.fill_line import FillLine
 from multicrop.features.ray_engine import RayEngine
 from multicrop.features.ray_pool import BadShardError, ShardPool
