@@ -2,7 +2,7 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,17 +12,6 @@ from multicrop.encoder import Encoder
 from multicrop.features.base import EncodeSettings
 from multicrop.features.identity import ViewRecipe
 from multicrop.features.shards import ShardFolder
-
-
-@dataclass(frozen=True)
-class OneShard(ShardFolder):
-    """A bank of which one shard alone counts as missing."""
-
-    only: int = 0
-
-    def missing(self) -> list[int]:
-        """The shard, unless it is on disk."""
-        return [] if self.shard(self.only).is_file() else [self.only]
 
 
 @dataclass(frozen=True)
@@ -69,9 +58,7 @@ class ShardEncoder:
         """Encode one shard, unless another process has claimed it; returns the images encoded here."""
         from multicrop.features.fill import encode_missing
 
-        folder = self.job.folder
-        one = OneShard(folder.path, folder.key, folder.images, folder.size, only=shard)
-        return encode_missing(self.job.images, self.module, one, self.job.settings)
+        return encode_missing(self.job.images, self.module, replace(self.job.folder, only=shard), self.job.settings)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,16 @@ SHARD_IMAGES = 256
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """The folder of one bank: `count` shards of `size` images each, the last one shorter; `key` is the bank's identity."""
+    """The folder of one bank: `count` shards of `size` images each, the last one shorter; `key` is the bank's identity.
+
+    With `only`, one shard alone counts as missing.
+    """
 
     path: Path
     key: str
     images: int
     size: int
+    only: int | None = None
 
     @property
     def count(self) -> int:
@@ -42,7 +46,7 @@ class ShardFolder:
 
     def missing(self) -> list[int]:
         """The shards that are not on disk."""
-        return [index for index in range(self.count) if not self.shard(index).is_file()]
+        return [index for index in (range(self.count) if self.only is None else (self.only,)) if not self.shard(index).is_file()]
 
     @property
     def manifest_path(self) -> Path:
