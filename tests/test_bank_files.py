@@ -34,9 +34,9 @@ from multicrop.features.shards import Claims
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, view_loader
 from multicrop.files import access, read_facts, write_facts
 
-factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
+engine_module, factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
     importlib.import_module(f"multicrop.features.{name}")
-    for name in ("factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
+    for name in ("engine", "factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
 )
 
 
@@ -430,7 +430,7 @@ class Ticks:
 
 
 def test_the_files_of_a_bank_say_what_it_holds(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(fill_module, "time", Ticks())
+    monkeypatch.setattr(engine_module, "time", Ticks())
     images = replace(pictures(10, "a/b"), open=lambda i: open_image(b"no image") if i == 7 else pictures(10).open(i))
     found = fill(images, encoder, tmp_path, shard_images=4)
     (path,) = tmp_path.rglob("manifest.json")
