@@ -7,7 +7,7 @@ from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.encoder import Encoder, with_encoder
 from multicrop.encoder.known import LazyEncoder
 from multicrop.features.base import EncodeSettings, FeatureBank
-from multicrop.features.disk import open_or_fill
+from multicrop.features.disk import Banks, open_or_fill
 from multicrop.features.engine import Engine, local
 from multicrop.features.identity import ViewRecipe
 
@@ -21,7 +21,7 @@ def feature_bank(
     encoder: Encoder | LazyEncoder,
     *,
     seed: int,
-    cache: Path,
+    cache: Path | Banks,
     storage: str = "disk",
     num_workers: int = 0,
     accelerator: str = "cpu",
@@ -38,7 +38,7 @@ def feature_bank(
         sampler: The crop policy with its knobs bound.
         encoder: The encoder; a lazy one is loaded if views are to be encoded, or the policy looks at the image.
         seed: Seed of the crops.
-        cache: The folder of all banks on disk.
+        cache: The folder of all banks on disk, or their place in object storage.
         storage: ``"disk"`` to encode once and read from files, ``"off"`` to encode on each reading.
         num_workers: Processes that decode and cut; 0 for this process.
         accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
