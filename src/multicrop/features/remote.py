@@ -14,7 +14,7 @@ from torch import Tensor
 from multicrop.features.manifest import LAYOUT, stored_size
 from multicrop.features.places import safe_name
 from multicrop.features.shards import SHARD_IMAGES, ShardFolder
-from multicrop.files import MANIFEST, Objects, PersistentError, atomic, content_hash, make_folder, naming, read_facts, write_facts
+from multicrop.files import MANIFEST, Objects, PersistentError, atomic, content_hash, facts_in, make_folder, naming, write_facts
 
 log = logging.getLogger(__name__)
 OPEN_SHARDS = 8  # memory-mapped at once; a file that is open keeps its disk space
@@ -150,9 +150,7 @@ class RemoteBanks:
         top = Objects(self.url).below(safe_name(dataset))
         for key in top.folders():
             for views in self.finished(dataset, key):
-                folder = self._path(dataset, key, views)
-                fetch(top.below(key, f"v{views}"), MANIFEST, folder)
-                yield (read_facts(folder / MANIFEST) or {}).get("images")
+                yield (facts_in(top.read(f"{key}/v{views}/{MANIFEST}") or b"") or {}).get("images")
 
     def begun(self, dataset: str, key: str, views: int, images: int) -> ShardFolder:
         """A bank that is stored, with the size of its shards."""

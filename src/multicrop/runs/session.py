@@ -191,7 +191,7 @@ class Session:
         check_storage(images, storage=storage, cut=compute.cut)
         how = {
             "seed": self.settings["crop_seed"],
-            "cache": self.settings.cache,
+            "cache": self.settings.banks,
             "storage": storage,
             **{name: getattr(compute, name) for name in OF_BANK},
         }
