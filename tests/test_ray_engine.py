@@ -108,7 +108,7 @@ def tries(folder, shard):
 def test_a_process_that_dies_is_replaced_and_its_shard_encoded_again(cluster, tmp_path):
     images, missing, line = pool(cluster, tmp_path, {3: "die once"})
     assert (images, missing, tries(tmp_path, 3), line.failures) == (12, [], 2, 1)
-    assert "encoding: 6 of 6 shards" in line.line() and "1 failed tries" in line.line()
+    assert "encoding: 6 of 6 shards" in line.line() and "failed tries 1, actors " in line.line()
 
 
 @pytest.mark.parametrize("how", ["raise", "die"])

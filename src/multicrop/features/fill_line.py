@@ -42,8 +42,8 @@ class FillLine:
         """Shards done, rate, failures, actors and nodes."""
         seconds = time.monotonic() - self.started if self.started else 0.0
         rate = self.images * self.views / seconds if seconds else 0.0
-        actors = f"{self.nodes.total()} actors on {len(self.nodes)} nodes"
-        return f"encoding: {self.done} of {self.folder.count} shards, {rate:,.0f} views/s, {self.failures} failed tries, {actors}"
+        counts = f"failed tries {self.failures}, actors {self.nodes.total()}, nodes {len(self.nodes)}"
+        return f"encoding: {self.done} of {self.folder.count} shards, {rate:,.0f} views/s, {counts}"
 
     def tell(self, *, last: bool = False) -> None:
         """Show the line, if it is time to."""

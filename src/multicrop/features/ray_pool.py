@@ -140,11 +140,17 @@ class ShardPool:
         self._failed(call.shard, f"{type(cause).__name__}: {cause}")
 
     def _lost(self, call: Call, error: Exception) -> None:
-        """An actor is gone: another one takes its place, and its shard is tried again."""
+        """An actor is gone: another one takes its place, and its shard is tried again.
+
+        Idle actors of the same node are ended too: if the node is gone, each of them would cost the shard a try.
+        """
         import ray
 
-        ray.kill(call.actor)
-        node = self.ready.pop(call.actor, "a node")
+        node = self.ready.get(call.actor, "a node")
+        for actor in [call.actor, *(idle for idle in self.idle if self.ready[idle] == node)]:
+            ray.kill(actor)
+            self.ready.pop(actor, None)
+        self.idle = [idle for idle in self.idle if idle in self.ready]
         self.line.nodes = Counter(self.ready.values())
         self.grow_at = time.monotonic() + self._pause()
         if getattr(error, "actor_init_failed", False):
