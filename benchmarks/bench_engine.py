@@ -1,15 +1,18 @@
-"""engine=ray: two actors against two local processes that fill the same bank, after their start-up."""
+"""Filling a bank: two Ray actors against two local processes after their start-up, and object storage against a disk."""
 
 import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 from timing import Row, Timing, ratio
 
+from multicrop.files import Objects, facts_in, read_facts
+
 ROOT = Path(__file__).parent.parent
-SHARDS, IMAGES, ROUNDS, PROCESSES = 48, 16, 3, 2
+SHARDS, IMAGES, ROUNDS, PROCESSES = 16, 64, 3, 2
 KNOBS = ["task=encode", "logger=none", "trainer.progress=false", "dataset.n_classes=16", "dataset.train_images=1", "crop=random_k16"]
 KNOBS += ["dataset.validation_images=1", f"dataset.test_images={SHARDS * IMAGES // 16}", f"trainer.shard_images={IMAGES}"]
 RAY = ["engine=ray", "engine.address=local", f"engine.actors=[{PROCESSES},{PROCESSES}]"]
@@ -44,5 +47,36 @@ def against_local_processes() -> list[Row]:
     ]
 
 
+def fill(*knobs: str) -> None:
+    """Fill a bank in a process of its own."""
+    command = [sys.executable, "run.py", *KNOBS, *knobs, "trainer.threads=1"]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True)
+
+
+def against_disk() -> list[Row]:
+    """Seconds of a fill on disk / in object storage, by one process with one thread; moto's S3 server has another processor."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_REGION": "us-east-1"}
+    os.environ |= {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something"}
+    disk, objects = [], []
+    for number in range(ROUNDS):
+        url = f"s3://bucket-{number}"
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket-{number}", method="PUT"))
+        with tempfile.TemporaryDirectory() as top:
+            fill(f"paths.cache={top}/banks", f"paths.output={top}/runs")
+            fill(f"paths.cache={url}", f"paths.local={top}/local", f"paths.output={top}/runs")
+            (on_disk,) = Path(top, "banks").rglob("manifest.json")
+            (in_bucket,) = (found.name for found in Objects(url).list() if found.name.endswith("manifest.json"))
+            disk.append(read_facts(on_disk)["seconds"])
+            objects.append(facts_in(Objects(url).read(in_bucket))["seconds"])
+    server.stop()
+    note = f"{SHARDS} shards of {IMAGES} images, 17 views each: {disk[-1]:.0f} s on disk"
+    return [ratio("fill on disk / in S3 on the loopback", Timing((*disk,)), Timing((*objects,)), mark=0.9, note=note)]
+
+
 TITLE = "the embedded model, scenes, one thread per process"
-PARTS = {"ray": against_local_processes}
+PARTS = {"ray": against_local_processes, "objects": against_disk}
