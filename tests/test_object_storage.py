@@ -1,9 +1,5 @@
-"""paths.cache in object storage: a real S3 server on the loopback, and the same on file://."""
+"""paths.cache in object storage: an S3 server on the loopback, and the same on file://."""
 
-import http.server
-import threading
-import time
-import urllib.request
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +7,7 @@ import pytest
 import torch
 from conftest import composed, pictures
 from refusals import refused
+from s3_server import serving
 
 from multicrop import crops
 from multicrop.cli import main
@@ -28,18 +25,12 @@ PAGE = 3  # objects that the server lists at once
 
 @pytest.fixture(scope="module")
 def server():
-    """moto's S3 server; the credentials are in the environment alone."""
-    moto = pytest.importorskip("moto.server", reason="the extra test is not installed: pip install -c constraints.txt -e '.[test]'")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("MOTO_S3_DEFAULT_MAX_KEYS", str(PAGE))
-        started = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        started.start()
-        host, port = started.get_host_and_port()
-        known = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": HIDDEN}
-        for name, value in (known | {"AWS_REGION": "us-east-1"}).items():
+    """An S3 server; the credentials are in the environment alone."""
+    with serving(PAGE) as (address, state), pytest.MonkeyPatch.context() as patched:
+        known = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": HIDDEN, "AWS_REGION": "us-east-1"}
+        for name, value in known.items():
             patched.setenv(name, value)
-        yield known["AWS_ENDPOINT_URL"]
-        started.stop()
+        yield state
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -47,8 +38,8 @@ def url(request, tmp_path):
     """A new place for banks."""
     if request.param == "file":
         return f"file://{tmp_path}/objects"
-    bucket = f"bucket-{time.time_ns()}"
-    urllib.request.urlopen(urllib.request.Request(f"{request.getfixturevalue('server')}/{bucket}", method="PUT"))  # noqa: S310
+    state = request.getfixturevalue("server")
+    state.buckets[bucket := f"bucket-{len(state.buckets)}"] = {}
     return f"s3://{bucket}/banks"
 
 
@@ -148,8 +139,7 @@ def test_the_bank_command_lists_verifies_and_prunes(url, encoder, tmp_path, caps
 
 
 def test_a_run_keeps_no_credentials(server, tmp_path, caplog):
-    bucket = f"bucket-{time.time_ns()}"
-    urllib.request.urlopen(urllib.request.Request(f"{server}/{bucket}", method="PUT"))  # noqa: S310
+    server.buckets[bucket := f"bucket-{len(server.buckets)}"] = {}
     words = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=1", "dataset.validation_images=1", "crop=random_k4"]
     words += ["aggregator=max", "trainer.shard_images=4", "examples=0", "trainer.progress=false", f"paths.output={tmp_path}/runs"]
     there = [f"paths.cache=s3://{bucket}", f"paths.local={tmp_path}/local"]
@@ -162,29 +152,11 @@ def test_a_run_keeps_no_credentials(server, tmp_path, caplog):
         experiment.run(composed(*words, f"paths.cache=s3://someone:{HIDDEN}@{bucket}/banks"))
 
 
-class Overloaded(http.server.BaseHTTPRequestHandler):
-    """A server that answers 503 twice, and then that all is well."""
-
-    asked = 0
-
-    def do_PUT(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        Overloaded.asked += 1
-        self.send_response(503 if Overloaded.asked <= 2 else 200)
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *words):
-        pass
-
-
-def test_a_server_that_is_overloaded_is_asked_again(server, monkeypatch):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Overloaded) as busy:
-        threading.Thread(target=busy.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{busy.server_port}")
-        assert Objects("s3://overloaded").create("name", b"content") and Overloaded.asked == 3
-        busy.shutdown()
+def test_a_server_that_is_overloaded_is_asked_again(server):
+    server.buckets["overloaded"], server.overloaded = {}, 2
+    before = len(server.requests)
+    assert Objects("s3://overloaded").create("name", b"content") and server.buckets["overloaded"]["name"][0] == b"content"
+    assert len(server.requests) - before == 3
 
 
 def test_a_place_that_cannot_be_used_is_named(server):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from conftest import ROOT, composed
+from conftest import ROOT, composed, pictures
 from ray_actors import Scripted
 from refusals import refused
 from written import shards_written, watched
@@ -26,7 +26,7 @@ from multicrop.runs import experiment
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: pip install -c constraints.txt -e '.[ray]'")
 SHARDS = 60
-DATA = ["dataset.n_classes=4", "dataset.test_images=30", "dataset.train_images=1", "dataset.validation_images=1", "trainer.shard_images=2"]
+DATA = ["dataset.n_classes=4", "dataset.test_images=15", "dataset.train_images=1", "dataset.validation_images=1", "trainer.shard_images=1"]
 RUN = [*DATA, "crop=random_k4", "aggregator=max", "examples=0", "logger=none", "trainer.progress=false"]
 
 
@@ -69,7 +69,7 @@ def when_written(cache, count, act):
 def test_no_shard_is_lost_or_written_twice_when_the_command_and_then_a_node_are_killed(cluster, tmp_path):
     cache, env = tmp_path / "banks", {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     knobs = [*RUN, "engine=ray", f"engine.address={cluster.address}", f"paths.cache={cache}", f"paths.output={tmp_path}/runs"]
-    command = forked.start(["task=encode", *knobs], env=env)
+    command = forked.start(["task=encode", *knobs, "engine.actors=[1,1]"], env=env)
     when_written(cache, SHARDS // 5, partial(os.kill, command.pid, signal.SIGKILL)).join(100)
     assert command.wait(60).returncode == -signal.SIGKILL
     assert SHARDS // 5 <= len(shard_bytes(cache)) < SHARDS // 2 and not list(cache.rglob("manifest.json"))
@@ -80,7 +80,7 @@ def test_no_shard_is_lost_or_written_twice_when_the_command_and_then_a_node_are_
     removal.join(30)
     assert signal.getsignal(signal.SIGTERM) is handler  # Ray sets its own
     assert len(shards_written(cluster.place)) == len({name for _, name in shards_written(cluster.place)}) == SHARDS
-    assert len({process for process, _ in shards_written(cluster.place)}) >= 4
+    assert len({process for process, _ in shards_written(cluster.place)}) >= 3
 
     alone = [*RUN, f"paths.cache={tmp_path}/alone", f"paths.output={tmp_path}/runs"]
     assert experiment.run(composed("task=zero_shot", *alone)) == accuracy
@@ -137,7 +137,7 @@ def test_an_error_while_the_model_is_loaded_is_raised_as_it_is(cluster, tmp_path
         ({"num_gpus": 1}, {}, "trainer=cpu engine.num_gpus=0"),
     ],
 )
-def test_settings_that_do_not_fit_a_cluster_are_refused_before_one_is_started(knobs, settings, told, pictures, encoder, tmp_path):
+def test_settings_that_do_not_fit_a_cluster_are_refused_before_one_is_started(knobs, settings, told, encoder, tmp_path):
     with refused(told):
         feature_bank(
             pictures(2),

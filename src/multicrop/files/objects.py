@@ -114,11 +114,13 @@ class Objects:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that are not there count as deleted."""
-        for name in names:
+        for first in range(0, len(names), PAGE):
+            page = list(names[first : first + PAGE])
             try:
-                self._ask("delete", name)
-            except FileNotFoundError:
-                continue
+                self._ask("delete", page)
+            except FileNotFoundError:  # a folder on disk: the others of the page remain
+                for name in page if len(page) > 1 else ():
+                    self.delete([name])
 
     def _ask(self, action: str, subject: Any, *further: Any, **knobs: Any) -> Any:
         """Call obstore, whose errors become those of files: FileExistsError, FileNotFoundError, and ObjectStoreError with what to check."""
