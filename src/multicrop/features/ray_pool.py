@@ -100,6 +100,7 @@ class ShardPool:
     def _wait(self) -> None:
         """Take the results of calls that have returned."""
         import ray
+        from ray.exceptions import RayError, RayTaskError
 
         if not self.calls:
             time.sleep(WAIT_SECONDS)
@@ -109,9 +110,9 @@ class ShardPool:
             call = self.calls.pop(reference)
             try:
                 self._take(call, ray.get(reference))
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 self._raised(call, error)
-            except ray.exceptions.RayError as error:  # the actor, its process or its node is gone
+            except RayError as error:  # the actor, its process or its node is gone
                 self._lost(call, error)
         if self.ready:
             self.alone_since = time.monotonic()

@@ -148,7 +148,8 @@ def _connected(url: str) -> tuple[Any, Any]:
         from obstore import store
     except ImportError as error:
         raise ImportError(f"{url} needs obstore: pip install -c constraints.txt -e '.[objects]'") from error
+    connect: Any = store.from_url  # its overloads ask for the kind of store
     if url.startswith("file://"):
-        return obstore, store.from_url(url, mkdir=True)
+        return obstore, connect(url, mkdir=True)
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if url.startswith("s3://") else ""
-    return obstore, store.from_url(url, client_options=CLIENT | {"allow_http": endpoint.startswith("http://")}, retry_config=RETRY)
+    return obstore, connect(url, client_options=CLIENT | {"allow_http": endpoint.startswith("http://")}, retry_config=RETRY)
