@@ -1,10 +1,10 @@
 """Filling a bank: two Ray actors against two local processes after their start-up, and object storage against a disk."""
 
+import importlib
 import os
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 
 from timing import Row, Timing, ratio
@@ -54,26 +54,21 @@ def fill(*knobs: str) -> None:
 
 
 def against_disk() -> list[Row]:
-    """Seconds of a fill on disk / in object storage, by one process with one thread; moto's S3 server has another processor."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_REGION": "us-east-1"}
-    os.environ |= {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something"}
+    """Seconds of a fill on disk / in object storage, by one process with one thread; the S3 server of the tests is in this process."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    serving = importlib.import_module("s3_server").serving
     disk, objects = [], []
-    for number in range(ROUNDS):
-        url = f"s3://bucket-{number}"
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket-{number}", method="PUT"))
-        with tempfile.TemporaryDirectory() as top:
-            fill(f"paths.cache={top}/banks", f"paths.output={top}/runs")
-            fill(f"paths.cache={url}", f"paths.local={top}/local", f"paths.output={top}/runs")
-            (on_disk,) = Path(top, "banks").rglob("manifest.json")
-            (in_bucket,) = (found.name for found in Objects(url).list() if found.name.endswith("manifest.json"))
-            disk.append(read_facts(on_disk)["seconds"])
-            objects.append(facts_in(Objects(url).read(in_bucket))["seconds"])
-    server.stop()
+    with serving() as (address, state):
+        os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        for number in range(ROUNDS):
+            state.buckets[f"bucket-{number}"], url = {}, f"s3://bucket-{number}"
+            with tempfile.TemporaryDirectory() as top:
+                fill(f"paths.cache={top}/banks", f"paths.output={top}/runs")
+                fill(f"paths.cache={url}", f"paths.local={top}/local", f"paths.output={top}/runs")
+                (on_disk,) = Path(top, "banks").rglob("manifest.json")
+                (in_bucket,) = (found.name for found in Objects(url).list() if found.name.endswith("manifest.json"))
+                disk.append(read_facts(on_disk)["seconds"])
+                objects.append(facts_in(Objects(url).read(in_bucket))["seconds"])
     note = f"{SHARDS} shards of {IMAGES} images, 17 views each: {disk[-1]:.0f} s on disk"
     return [ratio("fill on disk / in S3 on the loopback", Timing((*disk,)), Timing((*objects,)), mark=0.9, note=note)]
 
