@@ -49,6 +49,7 @@ class ShardEncoder:
         job, node = self.job, f"{socket.gethostname()} ({ray.get_runtime_context().get_node_id()[:8]})"
         os.chdir(job.place)
         torch.set_num_threads(job.threads)
+        job.folder.path.mkdir(parents=True, exist_ok=True)  # of banks in object storage, local copies and claims
         if job.recipe.identity(job.images, job.settings.cut).key != job.key:
             raise ValueError(f"node {node} has another version of multicrop than the node of the command; install the same on all nodes")
         self.module = MultiCropCLIP(job.recipe.encoder.load(), job.recipe.sampler, seed=job.recipe.seed)
