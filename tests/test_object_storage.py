@@ -118,7 +118,8 @@ def test_local_copies_take_no_more_than_their_limit(url, encoder, tmp_path):
 
 def test_the_bank_command_lists_verifies_and_prunes(url, encoder, tmp_path, capsys):
     fill(pictures(6), encoder, banks(url, tmp_path))
-    folder = RemoteShardFolder(tmp_path, "key", 4, 2, objects=Objects(url).below("data", "key", "v1"), top=tmp_path, limit=0)
+    copies = tmp_path / "other"
+    folder = RemoteShardFolder(copies, "key", 4, 2, objects=Objects(url).below("data", "key", "v1"), top=copies, limit=0)
     folder.write(0, {"readable": torch.ones(2, dtype=torch.uint8)})
 
     def bank(*words, status=0):

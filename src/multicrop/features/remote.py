@@ -170,15 +170,20 @@ class RemoteBanks:
     def used(self, folder: ShardFolder) -> None:
         """Nothing: an object keeps the time when it was written."""
 
+    @property
+    def _copies(self) -> Path:
+        """The folder in which copies are deleted to make room: nothing else is in it."""
+        return self.local.absolute() / "copies"
+
     def _folder(self, dataset: str, key: str, views: int, images: int, size: int) -> RemoteShardFolder:
         path, objects = self._path(dataset, key, views), self._objects(dataset, key, views)
-        return RemoteShardFolder(path, key, images, size, objects=objects, top=self.local.absolute(), limit=self.limit)
+        return RemoteShardFolder(path, key, images, size, objects=objects, top=self._copies, limit=self.limit)
 
     def _objects(self, dataset: str, key: str, views: int) -> Objects:
         return Objects(self.url).below(safe_name(dataset), key, f"v{views}")
 
     def _path(self, dataset: str, key: str, views: int) -> Path:
-        return self.local.absolute() / content_hash(self.url)[:12] / safe_name(dataset) / key / f"v{views}"
+        return self._copies / content_hash(self.url)[:12] / safe_name(dataset) / key / f"v{views}"
 
 
 def fetch(objects: Objects, name: str, folder: Path) -> None:
