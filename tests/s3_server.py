@@ -90,7 +90,8 @@ class Handler(BaseHTTPRequestHandler):
                 keys = [node.text for node in ElementTree.fromstring(body).iter() if node.tag.endswith("Key")]  # noqa: S314
                 for one in keys:
                     objects.pop(one, None)
-                return self.answer(200, b"<DeleteResult></DeleteResult>")
+                told = "".join(f"<Deleted><Key>{escape(one or '')}</Key></Deleted>" for one in keys)
+                return self.answer(200, f"<DeleteResult>{told}</DeleteResult>".encode())
             if self.command == "DELETE":
                 objects.pop(key, None)
                 return self.answer(204)

@@ -74,6 +74,8 @@ class Objects:
             self._ask("put", name, content, mode="create")
         except FileExistsError:
             return False
+        except FileNotFoundError as error:
+            raise _unusable(f"{self.url}/{name}", error) from error
         return True
 
     def read(self, name: str) -> bytes | None:
@@ -133,11 +135,14 @@ class Objects:
         except obstore.exceptions.AlreadyExistsError as error:
             raise FileExistsError(errno.EEXIST, "exists", subject) from error
         except obstore.exceptions.BaseError as error:
-            place = self.url if action == "page" else f"{self.url}/{subject or ''}"
-            raise ObjectStoreError(
-                f"{place} cannot be used ({str(error).splitlines()[0]}). Check the bucket, its address and the credentials in the "
-                "environment, then run the same command again"
-            ) from error
+            place = f"{self.url}/{subject}" if isinstance(subject, str) else self.url
+            raise _unusable(place, error) from error
+
+
+def _unusable(place: str, error: Exception) -> ObjectStoreError:
+    """The error of a place, and what to check."""
+    told = f"{place} cannot be used ({str(error).splitlines()[0]}). Check the bucket, its address and the credentials in the environment"
+    return ObjectStoreError(f"{told}, then run the same command again")
 
 
 @cache
