@@ -31,7 +31,7 @@ from multicrop.text import TextBank  # noqa: E402
 ROOT = PACKAGE.parent.parent
 CONF = ROOT / "conf"
 EXPECTED = re.compile(r"^# Expected: (.*\b\d\d?\.\d{1,2}\b|.*multicrop published --experiment \w|no published figure)", re.M)
-SLOW = {"launchers", "wandb_server", "bank_faults", "end_to_end", "sweeps", "report_html", "int8_static", "encoder_families"}
+SLOW = {"launchers", "ray_engine", "wandb_server", "bank_faults", "end_to_end", "sweeps", "report_html", "int8_static", "encoder_families"}
 warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
 os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # tests change HOME: without it the fonts are listed anew each time

@@ -34,9 +34,9 @@ from multicrop.features.shards import Claims
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, view_loader
 from multicrop.files import access, read_facts, write_facts
 
-factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
+engine_module, factory_module, fill_module, on_the_fly_module, one_pass_module, shards_module, view_module = (
     importlib.import_module(f"multicrop.features.{name}")
-    for name in ("factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
+    for name in ("engine", "factory", "fill", "on_the_fly", "one_pass", "shards", "view_dataset")
 )
 
 
@@ -430,7 +430,7 @@ class Ticks:
 
 
 def test_the_files_of_a_bank_say_what_it_holds(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(fill_module, "time", Ticks())
+    monkeypatch.setattr(engine_module, "time", Ticks())
     images = replace(pictures(10, "a/b"), open=lambda i: open_image(b"no image") if i == 7 else pictures(10).open(i))
     found = fill(images, encoder, tmp_path, shard_images=4)
     (path,) = tmp_path.rglob("manifest.json")
@@ -512,13 +512,15 @@ def test_what_a_bank_is_made_with_reaches_it(bank, encoder, tmp_path, monkeypatc
     asked = []
     monkeypatch.setattr(factory_module, "open_or_fill", lambda *words, **knobs: asked.append((*words, knobs)) or bank)
     images, knobs = pictures(3), {"num_workers": 2, "accelerator": "gpu", "cut": "device", "seed": 5, "cache": tmp_path}
-    feature_bank(images, SAMPLER, encoder, devices=3, progress=False, shard_images=8, **knobs)
+    engine = engine_module.seal  # any other than the default
+    feature_bank(images, SAMPLER, encoder, devices=3, progress=False, shard_images=8, engine=engine, **knobs)
     feature_bank(images, SAMPLER, encoder, seed=5, cache=tmp_path)
     made = [EncodeSettings(2, "gpu", 3, "device", False), EncodeSettings()]
     for (found, recipe, cache, settings, size), expected in zip(asked, made, strict=True):
         assert found is images and cache == tmp_path and settings == expected
         assert as_policy(recipe.sampler) == as_policy(SAMPLER) and recipe.encoder.load() is encoder and recipe.seed == 5
-        assert size == {"shard_images": 8 if expected.devices == 3 else None}
+        others = {"shard_images": 8, "engine": engine} if expected.devices == 3 else {"shard_images": None, "engine": engine_module.local}
+        assert size == others
     stream = StreamedImages("s", ["a", "b"], lambda part, parts: iter(()), "f")
     for source in (images, stream):
         bank = feature_bank(source, SAMPLER, encoder, storage="off", **knobs)

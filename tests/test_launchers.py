@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from refusals import refused
 from rich.live import Live
 from slurm import CannotRunError, cluster
+from written import shards_written, watched
 
 from multicrop import config
 from multicrop.config import job as config_job
@@ -23,28 +24,18 @@ from multicrop.runs import sweep
 DATA = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "trainer.shard_images=4"]
 RUN = ["task=zero_shot", "crop=random_k4", "aggregator=max", "examples=0", "logger=none"]
 SHARDS = 3  # of 4 * 3 test images, 4 a shard
-WATCH = """
-import os, sys
-def shards_written(event, args):
-    if event == "os.rename" and str(args[1]).endswith(".safetensors"):
-        with open(os.environ["WRITTEN"], "a") as file:
-            file.write(f"{os.getpid()} {args[1]}\\n")
-sys.addaudithook(shards_written)
-"""
 
 
 def multirun(tmp_path, *arguments, **variables):
     """A sweep of the tiny data: exit status, output, its folder, and (process, shard) of each shard that any process wrote."""
-    (tmp_path / "sitecustomize.py").write_text(WATCH)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "OMP_", "MKL_"))}
-    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = kept | {"PYTHONPATH": paths, "WRITTEN": str(tmp_path / "written"), "COLUMNS": "200"} | variables
+    env = kept | watched(tmp_path) | {"COLUMNS": "200"} | variables
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
     command = [sys.executable, "run.py", "-m", *arguments, *RUN, *DATA, *paths]
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     said, _ = process.communicate(timeout=500)
     (folder,) = (tmp_path / "runs").glob("sweep-*")
-    written = [line.split() for line in (tmp_path / "written").read_text().splitlines()]
+    written = shards_written(tmp_path)
     assert process.pid not in {int(pid) for pid, _ in written}, "a job ran in the process of the sweep"
     assert len(written) == len({shard for _, shard in written}) == SHARDS, written
     return process.returncode, said, folder

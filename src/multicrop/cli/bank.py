@@ -3,11 +3,15 @@
 import argparse
 import json
 import os
-import shutil
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multicrop.features.shards import ShardFolder
+    from multicrop.files.banks import StoredBank
 
 DAY = 86_400
 COLUMNS = ("data set", "images", "views", "model", "crops", "size", "used", "key")
@@ -17,22 +21,12 @@ KEY = 8  # characters of a bank's key
 HELP = "list, verify and prune banks of view features"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One bank in the cache; `manifest` is empty for an unfinished bank."""
-
-    path: Path
-    manifest: dict
-    size: int  # bytes
-    used: float  # time of the last use, seconds since the epoch
-
-
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_parser("bank", help=HELP, description=__doc__)
     parser.add_argument("action", choices=["list", "verify", "prune"])
     default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
-    parser.add_argument("--cache", type=Path, default=Path(default), help=f"folder of the banks, as paths.cache (default: {default})")
+    parser.add_argument("--cache", default=default, help=f"folder or URL of the banks, as paths.cache (default: {default})")
     parser.add_argument("--json", action="store_true", help="list: print JSON instead of a table")
     parser.add_argument("--unused-days", type=float, help="prune: banks that were not used for this number of days")
     parser.add_argument("--unfinished", action="store_true", help="prune: unfinished banks of killed runs")
@@ -42,36 +36,21 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run one action; the exit status is 1 if `verify` finds damaged shards."""
-    if not options.cache.is_dir():
-        raise ValueError(f"{options.cache} is not a folder; pass the folder of the banks with --cache (paths.cache of your runs)")
+    from multicrop.files.banks import find
+
     entries = find(options.cache)
     if options.action == "verify":
         return verify(entries)
     if options.action == "prune":
         return prune(entries, options)
     if options.json:
-        print(json.dumps([{"path": str(e.path), "bytes": e.size, "used": e.used, **e.manifest} for e in entries], indent=1))
+        print(json.dumps([{"path": str(e), "bytes": e.size, "used": e.used, **e.manifest} for e in entries], indent=1))
     else:
         show(entries, options.cache)
     return 0
 
 
-def find(cache: Path) -> list[Entry]:
-    """The banks of a cache, largest first."""
-    from multicrop.files import MANIFEST, read_facts
-
-    entries = []
-    for path in cache.glob("*/*/v*"):
-        if not path.is_dir():
-            continue
-        files = [file.stat() for file in path.iterdir() if file.is_file()]
-        manifest = read_facts(path / MANIFEST) or {}
-        used = max((file.st_mtime for file in files), default=path.stat().st_mtime)
-        entries.append(Entry(path, manifest, sum(file.st_size for file in files), used))
-    return sorted(entries, key=lambda entry: -entry.size)
-
-
-def show(entries: list[Entry], cache: Path) -> None:
+def show(entries: "list[StoredBank]", cache: object) -> None:
     """Print one line per bank: sizes, last use, crop policy; texts are cut to the width of the terminal."""
     from rich.console import Console
     from rich.markup import escape
@@ -98,7 +77,7 @@ def fitted(rows: list[list[str]], width: int) -> list[list[str]]:
     return [[cell if len(cell) <= most else f"{cell[: most - 1]}…" for cell, most in zip(row, widest, strict=True)] for row in rows]
 
 
-def _cells(entry: Entry) -> list[str]:
+def _cells(entry: "StoredBank") -> list[str]:
     facts, identity = entry.manifest, entry.manifest.get("identity", {})
     name, _, knobs = identity.get("policy", "").partition(" ")
     knobs = knobs.translate(str.maketrans({":": "=", "{": "", "}": "", "'": "", ",": ""})).replace("= ", "=")
@@ -109,56 +88,56 @@ def _cells(entry: Entry) -> list[str]:
     return [*known, _megabytes(entry.size), used, entry.path.parts[-2][:KEY]]
 
 
-def verify(entries: list[Entry]) -> int:
+def verify(entries: "list[StoredBank]") -> int:
     """Verify the checksums of all shards of finished banks."""
     from rich.progress import track
 
-    from multicrop.features.manifest import MANIFEST
-    from multicrop.features.shards import ShardFolder
+    from multicrop.files import MANIFEST
+    from multicrop.files.banks import has_manifest
 
     whole = [entry for entry in entries if entry.manifest]
-    damaged = [entry.path / MANIFEST for entry in entries if not entry.manifest and (entry.path / MANIFEST).is_file()]
-    for entry in track(whole, description="Verifying"):
-        facts = entry.manifest
-        folder = ShardFolder(entry.path, entry.path.parts[-2], facts["images"], facts["shard_images"])
-        damaged += [folder.shard(index) for index in range(folder.count) if folder.read(index) is None]
+    damaged = [f"{entry}/{MANIFEST}" for entry in entries if not entry.manifest and has_manifest(entry)]
+    with tempfile.TemporaryDirectory() as copies:
+        for entry in track(whole, description="Verifying"):
+            folder = shards_of(entry, Path(copies))
+            damaged += [f"{entry}/{folder.shard(index).name}" for index in range(folder.count) if folder.read(index) is None]
     for path in damaged:
         print(f"damaged: {path} (the next run that reads its bank encodes it again)")
     print(f"{len(whole)} banks verified, {len(damaged)} damaged files, {len(entries) - len(whole)} unfinished banks")
     return 1 if damaged else 0
 
 
-def prune(entries: list[Entry], options: argparse.Namespace) -> int:
+def shards_of(entry: "StoredBank", copies: Path) -> "ShardFolder":
+    """The shards of a finished bank; of one in object storage, `copies` holds one shard at a time."""
+    from multicrop.features.remote import RemoteShardFolder
+    from multicrop.features.shards import ShardFolder
+    from multicrop.files import Objects
+
+    known = entry.path.parts[-2], entry.manifest["images"], entry.manifest["shard_images"]
+    if not entry.url:
+        return ShardFolder(Path(entry.path), *known)
+    return RemoteShardFolder(copies / entry.path, *known, objects=Objects(entry.url).below(*entry.path.parts), top=copies, limit=0)
+
+
+def prune(entries: "list[StoredBank]", options: argparse.Namespace) -> int:
     """Delete the selected banks; raises ValueError without --unused-days or --unfinished."""
+    from multicrop.files.banks import delete, in_use
+
     if options.unused_days is None and not options.unfinished:
         raise ValueError("prune needs --unused-days N, --unfinished, or both")
     limit = None if options.unused_days is None else time.time() - options.unused_days * DAY
     chosen = [e for e in entries if (limit is not None and e.used < limit) or (options.unfinished and not e.manifest)]
-    busy = [entry for entry in chosen if in_use(entry.path)]
+    busy = [entry for entry in chosen if in_use(entry)]
     for entry in busy:
-        print(f"skipped, a process is filling it: {entry.path}")
+        print(f"skipped, a process is filling it: {entry}")
     chosen = [entry for entry in chosen if entry not in busy]
     for entry in chosen:
-        print(f"{'deleted' if options.yes else 'would delete'}: {entry.path} ({_megabytes(entry.size)})")
+        print(f"{'deleted' if options.yes else 'would delete'}: {entry} ({_megabytes(entry.size)})")
         if options.yes:
-            shutil.rmtree(entry.path)
-            entry.path.with_suffix(".lock").unlink(missing_ok=True)
+            delete(entry)
     verb = "freed" if options.yes else "would be freed (add --yes to delete)"
     print(f"{len(chosen)} banks, {_megabytes(sum(entry.size for entry in chosen))} {verb}")
     return 0
-
-
-def in_use(path: Path) -> bool:
-    """Whether a process holds a lock on a shard of this bank."""
-    from filelock import FileLock, Timeout
-
-    for file in path.glob("*.lock"):
-        try:
-            with FileLock(file, timeout=0):
-                pass
-        except Timeout:
-            return True
-    return False
 
 
 def _megabytes(size: int) -> str:

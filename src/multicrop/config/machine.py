@@ -19,7 +19,8 @@ def check_machine(cfg: DictConfig) -> None:
     Raises:
         ValueError: If it asks for a GPU or a W&B project, and there is no GPU or login.
     """
-    if OmegaConf.select(cfg, "trainer.accelerator") == "gpu" and not _has_gpu():
+    elsewhere = OmegaConf.select(cfg, "engine.num_gpus")  # of a cluster, whose other nodes encode
+    if OmegaConf.select(cfg, "trainer.accelerator") == "gpu" and not elsewhere and not _has_gpu():
         raise ValueError("trainer.accelerator=gpu needs a GPU, and none is visible on this machine. Write trainer=cpu")
     project = OmegaConf.select(cfg, "logger.project")
     if project and wandb_mode(project) == "online" and not has_login():

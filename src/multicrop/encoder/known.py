@@ -67,10 +67,17 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class LazyEncoder:
-    """An encoder whose facts are known, and which is made when it is needed."""
+    """An encoder whose facts are known, and which is made when it is needed.
+
+    Attributes:
+        facts: What is known of it.
+        make: Makes it in this process.
+        elsewhere: Makes it in another process, which gets this function pickled; None where it cannot be made again from its files.
+    """
 
     facts: EncoderFacts
     make: Callable[[], Encoder]
+    elsewhere: Callable[[], Encoder] | None = None
 
     @classmethod
     def of(cls, encoder: Encoder) -> "LazyEncoder":

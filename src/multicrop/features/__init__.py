@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from multicrop.features.base import Batch, EncodeCost, FeatureBank
 from multicrop.features.disk import DiskBank
+from multicrop.features.engine import Engine, local
 from multicrop.features.factory import check_storage, feature_bank
 from multicrop.features.identity import BankIdentity, bank_identity, count_views
 from multicrop.features.shards import ShardFolder
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from multicrop.features.callbacks import BankProgress, StopBetweenBatches
     from multicrop.features.on_the_fly import EncodedImages, OnTheFlyBank, encoded_groups
     from multicrop.features.one_pass import OnePassBank
+    from multicrop.features.ray_engine import RayEngine
 
 __all__ = [
     "BankIdentity",
@@ -22,9 +24,11 @@ __all__ = [
     "DiskBank",
     "EncodeCost",
     "EncodedImages",
+    "Engine",
     "FeatureBank",
     "OnTheFlyBank",
     "OnePassBank",
+    "RayEngine",
     "ShardFolder",
     "StopBetweenBatches",
     "Stopped",
@@ -33,6 +37,7 @@ __all__ = [
     "count_views",
     "encoded_groups",
     "feature_bank",
+    "local",
     "local_rank",
     "loop",
     "stop_on_signals",
@@ -43,6 +48,7 @@ LAZY = {
     "callbacks": ("BankProgress", "StopBetweenBatches"),
     "on_the_fly": ("EncodedImages", "OnTheFlyBank", "encoded_groups"),
     "one_pass": ("OnePassBank",),
+    "ray_engine": ("RayEngine",),
 }
 
 

@@ -1,24 +1,23 @@
 """DiskBank: view features in files, opened where they are whole and encoded where they are not."""
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import Batch, EncodeCost, EncodeSettings, FeatureBank, Row
+from multicrop.features.engine import Engine, local
 from multicrop.features.identity import BankIdentity, ViewRecipe, count_views, is_nested
-from multicrop.features.manifest import KNOB, agreed_size, stored_size
+from multicrop.features.places import BankFolder
+from multicrop.features.remote import RemoteBanks
 from multicrop.features.shards import SHARD_IMAGES, ShardFolder
-from multicrop.files import MANIFEST, make_folder, naming, read_facts
 
 log = logging.getLogger(__name__)
+Banks = BankFolder | RemoteBanks
 
 
 class DiskBank(FeatureBank, Dataset[Row]):
@@ -47,6 +46,7 @@ class DiskBank(FeatureBank, Dataset[Row]):
         rows: Sequence[int] | None = None,
     ) -> None:
         self.images, self.shards, self.manifest, self.n_views, self.reused, self.rows = images, shards, manifest, n_views, reused, rows
+        self.shard_size = len(shards[0]["readable"]) if shards else 0
         stored = torch.cat([shard["readable"] for shard in shards]).bool() if shards else torch.zeros(0, dtype=torch.bool)
         self._readable = stored if rows is None else stored[list(rows)]
         self._positions: list[int] = self._readable.nonzero().squeeze(1).tolist()
@@ -93,12 +93,17 @@ class DiskBank(FeatureBank, Dataset[Row]):
 
     def _stored(self, name: str, index: int) -> Tensor:
         place = index if self.rows is None else self.rows[index]
-        size = len(self.shards[0]["readable"])
-        return self.shards[place // size][name][place % size, : self.n_views]
+        return self.shards[place // self.shard_size][name][place % self.shard_size, : self.n_views]
 
 
 def open_or_fill(
-    images: LabelledImages, recipe: ViewRecipe, cache: Path, settings: EncodeSettings, *, shard_images: int | None = None
+    images: LabelledImages,
+    recipe: ViewRecipe,
+    cache: Path | Banks,
+    settings: EncodeSettings,
+    *,
+    shard_images: int | None = None,
+    engine: Engine = local,
 ) -> DiskBank:
     """Open the bank of these images, after encoding what is missing of it.
 
@@ -109,9 +114,10 @@ def open_or_fill(
     Args:
         images: The images.
         recipe: What makes their views.
-        cache: The folder of all banks.
+        cache: The place of all banks: a folder, or object storage.
         settings: Where and how to encode.
         shard_images: Images per shard of a new bank, a power of two; None for 256. A bank that was begun keeps its size.
+        engine: What encodes the missing shards.
 
     Returns:
         The bank, whole and verified.
@@ -123,63 +129,48 @@ def open_or_fill(
     size = shard_images or SHARD_IMAGES
     if size & (size - 1):
         raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
-    if images.parent is not None and _may_be_stored(images.parent[0], cache):
+    place = BankFolder(cache) if isinstance(cache, Path) else cache
+    if images.parent is not None and _may_be_stored(images.parent[0], place):
         whole, rows = images.parent
-        if bank := _found(whole, recipe, recipe.identity(whole, settings.cut), cache):
+        if bank := _found(whole, recipe, recipe.identity(whole, settings.cut), place):
             return bank.subset(images, rows)
     identity = recipe.identity(images, settings.cut)
-    if bank := _found(images, recipe, identity, cache):
+    if bank := _found(images, recipe, identity, place):
         return bank
     n_views = count_views(recipe.sampler)
-    path = _top(images, identity, cache) / f"v{n_views}"
-    make_folder(path, KNOB)
-    if (begun := agreed_size(path, size)) != size:
-        log.warning("%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks", path, begun, size)
-    folder = ShardFolder(path, identity.key, len(images), begun)
+    folder = place.new(images.name, identity.key, n_views, len(images), size=size)
+    if folder.size != size:
+        told = "%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks"
+        log.warning(told, folder.path, folder.size, size)
     while (opened := _opened(folder)) is None:
-        _fill(images, recipe, identity, folder, settings)
+        engine(images, recipe, identity, folder, settings)
     shards, manifest = opened
     return DiskBank(images, shards, manifest, n_views=n_views, reused=False)
 
 
-def _fill(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
-    from multicrop.features.fill import fill  # Lightning and torchvision: seconds of imports that a bank at hand does not need
-    from multicrop.model import MultiCropCLIP
-
-    fill(images, MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed), identity, folder, settings)
-
-
-def _top(images: LabelledImages, identity: BankIdentity, cache: Path) -> Path:
-    return cache / images.name.replace("/", "-") / identity.key
-
-
-def _may_be_stored(images: LabelledImages, cache: Path) -> bool:
+def _may_be_stored(images: LabelledImages, place: Banks) -> bool:
     """Whether some bank of this data set has as many images, so that it is worth hashing all of them for their identity."""
-    manifests = (cache / images.name.replace("/", "-")).glob(f"*/v*/{MANIFEST}")
-    return any((read_facts(path) or {}).get("images", len(images)) == len(images) for path in manifests)
+    return any(count in (None, len(images)) for count in place.image_counts(images.name))
 
 
-def _found(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, cache: Path) -> DiskBank | None:
+def _found(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks) -> DiskBank | None:
     """A finished and intact bank of these images: this policy's own, or one of more nested crops."""
     n_views, nested = count_views(recipe.sampler), is_nested(recipe.sampler)
-    for path in sorted(_top(images, identity, cache).glob(f"v*/{MANIFEST}"), key=lambda path: int(path.parent.name[1:])):
-        stored = int(path.parent.name[1:])
+    for stored in place.finished(images.name, identity.key):
         if stored == n_views or (nested and stored > n_views):
-            size = stored_size(path.parent) or SHARD_IMAGES
-            if (opened := _opened(ShardFolder(path.parent, identity.key, len(images), size))) is not None:
-                with suppress(OSError):  # `multicrop bank prune` reads the time of the last use; a read-only cache keeps the old one
-                    os.utime(path)
+            folder = place.begun(images.name, identity.key, stored, len(images))
+            if (opened := _opened(folder)) is not None:
+                place.used(folder)
                 shards, manifest = opened
                 return DiskBank(images, shards, manifest, n_views=n_views, reused=True)
     return None
 
 
-def _opened(folder: ShardFolder) -> tuple[list[dict[str, Tensor]], dict] | None:
+def _opened(folder: ShardFolder) -> tuple[Sequence[dict[str, Tensor]], dict] | None:
     """Shards and manifest of a finished bank; one whose shards are damaged loses its manifest and those shards."""
     if (manifest := folder.manifest()) is None:
         return None
     if (shards := folder.check()) is None:
-        with naming(folder.manifest_path, KNOB), FileLock(folder.path.with_suffix(".lock")):
-            folder.manifest_path.unlink(missing_ok=True)
+        folder.reopen()
         return None
     return shards, manifest

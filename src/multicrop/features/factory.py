@@ -7,7 +7,8 @@ from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.encoder import Encoder, with_encoder
 from multicrop.encoder.known import LazyEncoder
 from multicrop.features.base import EncodeSettings, FeatureBank
-from multicrop.features.disk import open_or_fill
+from multicrop.features.disk import Banks, open_or_fill
+from multicrop.features.engine import Engine, local
 from multicrop.features.identity import ViewRecipe
 
 STORAGES = ("disk", "off")
@@ -20,7 +21,7 @@ def feature_bank(
     encoder: Encoder | LazyEncoder,
     *,
     seed: int,
-    cache: Path,
+    cache: Path | Banks,
     storage: str = "disk",
     num_workers: int = 0,
     accelerator: str = "cpu",
@@ -28,6 +29,7 @@ def feature_bank(
     cut: str = "worker",
     shard_images: int | None = None,
     progress: bool = True,
+    engine: Engine = local,
 ) -> FeatureBank:
     """Make the bank of some images: on disk, encoded while it is read, or in one pass over a stream.
 
@@ -36,7 +38,7 @@ def feature_bank(
         sampler: The crop policy with its knobs bound.
         encoder: The encoder; a lazy one is loaded if views are to be encoded, or the policy looks at the image.
         seed: Seed of the crops.
-        cache: The folder of all banks on disk.
+        cache: The folder of all banks on disk, or their place in object storage.
         storage: ``"disk"`` to encode once and read from files, ``"off"`` to encode on each reading.
         num_workers: Processes that decode and cut; 0 for this process.
         accelerator: ``"cpu"``, or ``"gpu"`` to encode on a GPU.
@@ -45,6 +47,7 @@ def feature_bank(
             1/4 or 1/8 where they stay twice as large as the model needs (other boxes and pixels, and a bank of its own).
         shard_images: Images per shard of a new bank on disk; None for 256.
         progress: Whether a progress bar shows how a bank on disk is filled.
+        engine: What encodes the missing shards of a bank on disk: ``local``, or a ``RayEngine``.
 
     Returns:
         A DiskBank, an OnTheFlyBank or an OnePassBank.
@@ -52,13 +55,18 @@ def feature_bank(
     Raises:
         PermissionError: If `cache` cannot be written to.
         ValueError: If `storage` or `cut` is unknown, `shard_images` is not a power of two, or a stream is to be stored.
+            Or if an engine is to fill a bank that is not stored.
     """
     check_storage(images, storage=storage, cut=cut)
     lazy = LazyEncoder.of(encoder) if isinstance(encoder, Encoder) else encoder
     policy = as_policy(sampler) if as_policy(sampler).looks_at is None else with_encoder(sampler, lazy.load())
     if storage == "disk" and images.indexed is True:
         settings = EncodeSettings(num_workers, accelerator, devices, cut, progress)
-        return open_or_fill(images, ViewRecipe(lazy, policy, seed), cache, settings, shard_images=shard_images)
+        return open_or_fill(images, ViewRecipe(lazy, policy, seed), cache, settings, shard_images=shard_images, engine=engine)
+    if engine is not local:
+        raise ValueError(
+            "an engine other than local encodes banks on disk, and this run stores no features: use bank=disk, or engine=local"
+        )
     from multicrop.features.on_the_fly import OnTheFlyBank  # Lightning: seconds of imports that a bank on disk may not need
     from multicrop.features.one_pass import OnePassBank
     from multicrop.model import MultiCropCLIP

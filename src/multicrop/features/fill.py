@@ -1,8 +1,6 @@
-"""Filling a bank on disk: claim a shard, encode its images group by group, write it; the manifest comes last."""
+"""Encoding the shards of a bank: claim a shard, encode its images group by group, write it."""
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import lightning as L
@@ -14,11 +12,10 @@ from torch.utils.data import Sampler
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import EncodeSettings
 from multicrop.features.callbacks import BankProgress, quiet_trainer
-from multicrop.features.identity import BankIdentity, count_views
+from multicrop.features.identity import count_views
 from multicrop.features.shards import Claims, ShardFolder
 from multicrop.features.stops import local_rank
 from multicrop.features.view_dataset import ViewCutter, ViewDataset, group_size, view_loader
-from multicrop.files import redacted
 from multicrop.model import MultiCropCLIP
 
 
@@ -90,25 +87,12 @@ class ShardWriter(BasePredictionWriter):
             self.written += len(whole["readable"])
 
 
-def fill(images: LabelledImages, module: MultiCropCLIP, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
-    """Encode the missing shards of a bank, together with the other processes that work on it, and write the manifest.
+def encode_missing(images: LabelledImages, module: MultiCropCLIP, folder: ShardFolder, settings: EncodeSettings) -> int:
+    """Encode the missing shards that this process can claim, and wait for the others, of which some may still be missing then.
 
-    A process that finds every missing shard claimed waits for them, and encodes those of a process that died.
+    Returns:
+        The number of images encoded here.
     """
-    n_views, started, encoded = count_views(module.sampler), time.perf_counter(), 0
-    while folder.missing():
-        encoded += _encode_missing(images, module, folder, settings)
-    seconds = time.perf_counter() - started
-    if folder.manifest() is None:
-        facts = {"dataset": images.name, "model": module.encoder.name, "views": n_views}
-        rate = encoded * n_views / seconds
-        facts |= {"identity": asdict(identity), "seconds": seconds, "crops_per_second": rate, "precision_on_disk": "fp16"}
-        folder.finish(redacted(facts))
-    folder.tidy()
-
-
-def _encode_missing(images: LabelledImages, module: MultiCropCLIP, folder: ShardFolder, settings: EncodeSettings) -> int:
-    """Encode the shards that this process can claim and wait for the others; returns the images encoded here."""
     claims, accelerator = Claims(folder), settings.accelerator
     writer = ShardWriter(folder, claims)
     size = group_size(count_views(module.sampler), accelerator, shard_size=folder.size)

@@ -1,7 +1,7 @@
 """The shards of a bank, sealed by a checksum, and claims so that each shard is encoded once."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,16 @@ SHARD_IMAGES = 256
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """The folder of one bank: `count` shards of `size` images each, the last one shorter; `key` is the bank's identity."""
+    """The folder of one bank: `count` shards of `size` images each, the last one shorter; `key` is the bank's identity.
+
+    With `only`, one shard alone counts as missing.
+    """
 
     path: Path
     key: str
     images: int
     size: int
+    only: int | None = None
 
     @property
     def count(self) -> int:
@@ -42,7 +46,11 @@ class ShardFolder:
 
     def missing(self) -> list[int]:
         """The shards that are not on disk."""
-        return [index for index in range(self.count) if not self.shard(index).is_file()]
+        return [index for index in (range(self.count) if self.only is None else (self.only,)) if not self.has(index)]
+
+    def has(self, index: int) -> bool:
+        """Whether a shard is on disk."""
+        return self.shard(index).is_file()
 
     @property
     def manifest_path(self) -> Path:
@@ -86,14 +94,22 @@ class ShardFolder:
         rows = self.rows(index)
         return f"{self.key} {index} images {rows.start} to {rows.stop} of {self.images} by {self.size} {checksum(tensors)}"
 
-    def check(self) -> list[dict[str, Tensor]] | None:
+    def check(self) -> Sequence[dict[str, Tensor]] | None:
         """All shards; None after the damaged ones were set aside, with a warning, so that they are encoded again."""
         shards = [self.read(index) for index in range(self.count)]
-        bad = [index for index, shard in enumerate(shards) if shard is None and self.shard(index).is_file()]
-        for index in bad:
-            set_aside(self.shard(index), "fails its checksum and is made again", KNOB)
+        for index in [index for index, shard in enumerate(shards) if shard is None and self.has(index)]:
+            self.discard(index)
         whole = [shard for shard in shards if shard is not None]
         return whole if len(whole) == self.count else None
+
+    def discard(self, index: int) -> None:
+        """Set a damaged shard aside, with a warning, so that it is encoded again."""
+        set_aside(self.shard(index), "fails its checksum and is made again", KNOB)
+
+    def reopen(self) -> None:
+        """Delete the manifest of a bank that has damaged shards."""
+        with naming(self.manifest_path, KNOB), FileLock(self.path.with_suffix(".lock")):
+            self.manifest_path.unlink(missing_ok=True)
 
     def finish(self, facts: Mapping[str, object]) -> None:
         """Write the manifest, after all shards."""
@@ -121,7 +137,7 @@ class Claims:
                 lock.acquire(timeout=0)
             except Timeout:
                 return False
-        if self.folder.shard(index).is_file():
+        if self.folder.has(index):
             lock.release()
             return False
         self.held[index] = lock

@@ -12,10 +12,12 @@ from multicrop.files.access import (
     write_text,
 )
 from multicrop.files.identity import Identity, content_hash, file_hash
+from multicrop.files.objects import Objects, ObjectStoreError, StoredObject, is_url
 from multicrop.files.seals import (
     MANIFEST,
     DamagedFileError,
     damaged_files,
+    facts_in,
     read_facts,
     read_sealed,
     set_aside,
@@ -31,13 +33,18 @@ __all__ = [
     "SHORTEST",
     "DamagedFileError",
     "Identity",
+    "ObjectStoreError",
+    "Objects",
     "PersistentError",
+    "StoredObject",
     "as_yaml",
     "atomic",
     "content_hash",
     "damaged_files",
+    "facts_in",
     "file_hash",
     "is_passing",
+    "is_url",
     "make_folder",
     "naming",
     "read_facts",

@@ -63,9 +63,17 @@ def write_facts(path: Path, facts: Mapping[str, object]) -> None:
 def read_facts(path: Path) -> dict | None:
     """Facts that `write_facts` wrote; None where the file is missing, cannot be parsed, or its checksum is another's."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        return facts_in(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def facts_in(content: bytes) -> dict | None:
+    """Facts in the content of a file that `write_facts` wrote; None where it cannot be parsed, or its checksum is another's."""
+    try:
+        facts = json.loads(content.decode("utf-8"))
         checksum = facts.pop("checksum")
-    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         return None
     return facts if checksum == _checksum(facts) else None
 

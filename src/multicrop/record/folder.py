@@ -31,7 +31,8 @@ from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged
 from multicrop.record.scores import Scores
 
 FORMAT = 4  # of the folder; records of another format are refused
-NOT_DECISIVE = ("paths", "logger", "trainer", "rerun", "record", "pictures", "examples", "logits")  # without effect on the numbers
+# Parts of a configuration without effect on the numbers
+NOT_DECISIVE = ("paths", "logger", "trainer", "engine", "rerun", "record", "pictures", "examples", "logits")
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 CHOSEN, CHOICE = "chosen.yaml", "choice.csv"

@@ -28,7 +28,8 @@ from multicrop.show.explain.table import facts, write_explanation
 from multicrop.show.terminal import console
 
 log = logging.getLogger(__name__)
-OWN = ("image", "record", "on_unreadable", "paths", "trainer", "logger", "rerun", "pictures", "examples")  # not taken from the record
+# Parts of the configuration that are not taken from the record
+OWN = ("image", "record", "on_unreadable", "paths", "trainer", "engine", "logger", "rerun", "pictures", "examples")
 
 
 def run(settings: Settings, cache: SweepCache | None = None) -> float:

@@ -15,7 +15,7 @@ from hydra.utils import get_object
 
 from multicrop.config import CONF
 from multicrop.config.knobs import FILE
-from multicrop.config.ranges import Fraction, KnobsOf, Matching, OneOf, Range, Seed, Template
+from multicrop.config.ranges import Fraction, KnobsOf, Matching, OneOf, Positive, Range, Seed, Template
 from multicrop.runs.settings import Compute
 
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", Any: "any", Path: "str"}
@@ -47,6 +47,8 @@ class Paths(TypedDict):
     cache: str
     output: str
     data: str
+    local: str
+    local_gb: Positive
 
 
 class TaskKnobs(TypedDict):

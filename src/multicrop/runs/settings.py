@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -12,8 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from multicrop.config import CONF, check_values, choices, in_sweep, register_experiments, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
+from multicrop.files import is_url
 from multicrop.record import CONFIG
 from multicrop.runs import beside
+
+if TYPE_CHECKING:
+    from multicrop.features.remote import RemoteBanks
 
 OF_SESSION = ("name", "run", "build", "fusion_weight", "beside")  # entries of a task file that its builder does not take
 
@@ -73,8 +77,19 @@ class Settings:
 
     @property
     def cache(self) -> Path:
-        """The folder of feature banks and of fits that were killed."""
-        return Path(self.config["paths"]["cache"])
+        """The folder of feature banks and of fits that were killed; with banks in object storage, that of their local copies."""
+        paths = self.config["paths"]
+        return Path(paths["local"] if is_url(paths["cache"]) else paths["cache"])
+
+    @property
+    def banks(self) -> "Path | RemoteBanks":
+        """The place of feature banks: a folder, or object storage."""
+        paths = self.config["paths"]
+        if not is_url(paths["cache"]):
+            return self.cache
+        from multicrop.features.remote import RemoteBanks  # torch, which a command that only composes does not load
+
+        return RemoteBanks(paths["cache"], self.cache, int(paths["local_gb"] * 1e9))
 
     def part(self, group: str) -> Part:
         """The component that a config group chose, without its ``facts``, which crop policies and prompts read.

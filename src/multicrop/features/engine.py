@@ -1,0 +1,44 @@
+"""Engines encode the missing shards of a bank: `local` in this process, `RayEngine` (ray_engine.py) on a cluster."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from multicrop.data.base import LabelledImages
+from multicrop.features.base import EncodeCost, EncodeSettings
+from multicrop.features.identity import BankIdentity, ViewRecipe, count_views
+from multicrop.features.shards import ShardFolder
+from multicrop.files import redacted
+
+Engine = Callable[[LabelledImages, ViewRecipe, BankIdentity, ShardFolder, EncodeSettings], None]
+
+
+def local(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
+    """Encode the missing shards of a bank in this process, together with the other processes that work on it, and write the manifest.
+
+    A process that finds every missing shard claimed waits for them, and encodes those of a process that died.
+
+    Args:
+        images: The images.
+        recipe: What makes their views.
+        identity: The identity of the bank.
+        folder: The folder of the bank.
+        settings: Where and how to encode.
+    """
+    from multicrop.features.fill import encode_missing  # Lightning and torchvision: seconds of imports that a bank at hand does not need
+    from multicrop.model import MultiCropCLIP
+
+    module = MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed)
+    started, encoded = time.perf_counter(), 0
+    while folder.missing():
+        encoded += encode_missing(images, module, folder, settings)
+    seal(images, recipe, identity, folder, EncodeCost.of(encoded * count_views(recipe.sampler), time.perf_counter() - started))
+
+
+def seal(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, cost: EncodeCost) -> None:
+    """Write the manifest of a bank whose shards are all there, unless another process has, and remove the lock files."""
+    if folder.manifest() is None:
+        facts = {"dataset": images.name, "model": recipe.encoder.facts.name, "views": count_views(recipe.sampler)}
+        facts |= {"identity": asdict(identity), **asdict(cost), "precision_on_disk": "fp16"}
+        folder.finish(redacted(facts))
+    folder.tidy()
