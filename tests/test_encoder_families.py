@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from multicrop.config import without
 from multicrop.crops.pixels import global_pixels, shares_of_view, shown, view_pixels
 from multicrop.data.images import to_tensor
-from multicrop.encoder import CAUSAL_FAMILIES, dual, load_encoder, pooled_alone
+from multicrop.encoder import CAUSAL_FAMILIES, load_encoder, pooled_alone
 from multicrop.encoder.clip_layers import (
     TextTower,
     after_attention,
