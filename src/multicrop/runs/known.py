@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 from safetensors.torch import load, save
 
 from multicrop.config import PACKAGE
+from multicrop.data.calibration import calibration_images
 from multicrop.data.contents import digests
+from multicrop.encoder import Encoder
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.files import DamagedFileError, content_hash, read_facts, read_sealed, set_aside, write_facts, write_sealed
+from multicrop.runs.settings import Part
 from multicrop.text import TextBank, members
 
 LOADER = "multicrop.encoder.loading.load_encoder"
@@ -42,6 +45,11 @@ def encoder_facts(values: Mapping[str, Any], folder: Path, facts_of_loaded: Call
             folder.mkdir(parents=True, exist_ok=True)
             write_facts(path, {"key": key, "facts": facts.to_json()})
     return facts
+
+
+def encoder_maker(part: Part) -> Callable[[], Encoder]:
+    """What makes the encoder of the group ``model``; other processes can unpickle it."""
+    return partial(part.make, calibration=partial(calibration_images, part.values.get("calibration")))
 
 
 def model_key(values: Mapping[str, Any]) -> str | None:

@@ -15,12 +15,11 @@ from multicrop.aggregators.score import Scorer
 from multicrop.config import weight_of
 from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
-from multicrop.data.calibration import calibration_images
 from multicrop.data.contents import keep_index_in
 from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
-from multicrop.features import Engine, FeatureBank, check_storage, feature_bank, local
-from multicrop.runs.known import encoder_facts, model_key, text_features
+from multicrop.features import FeatureBank, check_storage, feature_bank
+from multicrop.runs.known import encoder_facts, encoder_maker, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.unreadable import ON_UNREADABLE, report_unreadable
@@ -58,8 +57,8 @@ class Session:
     @cached_property
     def encoder(self) -> Encoder:
         """The dual encoder."""
-        values = self.settings.part("model").values
-        return self.share("model", [values, model_key(values)], self._load)
+        part = self.settings.part("model")
+        return self.share("model", [part.values, model_key(part.values)], encoder_maker(part))
 
     @cached_property
     def facts(self) -> EncoderFacts:
@@ -75,13 +74,7 @@ class Session:
     @property
     def lazy_encoder(self) -> LazyEncoder:
         """The encoder for what may not need it."""
-        return LazyEncoder(self.facts, lambda: self.encoder, self.__dict__.get("elsewhere", self._load))
-
-    @property
-    def _load(self) -> Callable[[], Encoder]:
-        """Makes the encoder that the configuration names; other processes can unpickle it."""
-        part = self.settings.part("model")
-        return partial(part.make, calibration=partial(calibration_images, part.values.get("calibration")))
+        return LazyEncoder(self.facts, lambda: self.encoder, self.__dict__.get("elsewhere", encoder_maker(self.settings.part("model"))))
 
     def with_encoder(self, encoder: Encoder) -> "Session":
         """The same parts with another encoder, which crop policies look through as well."""
@@ -125,11 +118,6 @@ class Session:
         """The encoded prompts."""
         folder = self.settings.cache / "texts"
         return self.share("text", [self.prompts, *self.facts.key], partial(text_features, self.prompts, self.lazy_encoder, folder))
-
-    @cached_property
-    def engine(self) -> Engine:
-        """What encodes the missing shards of banks: this process, or a Ray cluster."""
-        return self.settings.part("engine").make() if self.settings.config.get("engine") else local  # none in an older record
 
     @cached_property
     def aggregator(self) -> Aggregator:
@@ -195,7 +183,7 @@ class Session:
             "storage": storage,
             **{name: getattr(compute, name) for name in OF_BANK},
         }
-        make = partial(feature_bank, images, self.sampler, self.lazy_encoder, engine=self.engine, **how)
+        make = partial(feature_bank, images, self.sampler, self.lazy_encoder, engine=self.settings.engine, **how)
         if storage == "off" or images.indexed is False:
             return make()
         key = [images.fingerprint, images.ids, self.settings.part("crop").values, how, *self.facts.key]

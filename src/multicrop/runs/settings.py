@@ -17,6 +17,7 @@ from multicrop.record import CONFIG
 from multicrop.runs import beside
 
 if TYPE_CHECKING:
+    from multicrop.features.engine import Engine
     from multicrop.features.remote import RemoteBanks
 
 OF_SESSION = ("name", "run", "build", "fusion_weight", "beside")  # entries of a task file that its builder does not take
@@ -90,6 +91,13 @@ class Settings:
         from multicrop.features.remote import RemoteBanks  # torch, which a command that only composes does not load
 
         return RemoteBanks(paths["cache"], self.cache, int(paths["local_gb"] * 1e9))
+
+    @property
+    def engine(self) -> "Engine":
+        """What encodes the missing shards of banks: this process, or a Ray cluster."""
+        from multicrop.features.engine import local
+
+        return self.part("engine").make() if self.config.get("engine") else local  # none in an older record
 
     def part(self, group: str) -> Part:
         """The component that a config group chose, without its ``facts``, which crop policies and prompts read.
