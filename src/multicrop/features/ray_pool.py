@@ -117,7 +117,7 @@ class ShardPool:
         if self.ready:
             self.alone_since = time.monotonic()
         elif time.monotonic() - self.alone_since > IDLE_SECONDS:
-            told = "no actor is ready after %.0f s: the model takes long to load, or no node has room for engine.num_cpus and engine.num_gpus"
+            told = "no actor is ready after %.0f s: the model takes long to load, or no node has room (engine.num_cpus, engine.num_gpus)"
             log.warning(told, IDLE_SECONDS)
             self.alone_since = time.monotonic()
 
