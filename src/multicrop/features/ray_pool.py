@@ -117,7 +117,8 @@ class ShardPool:
         if self.ready:
             self.alone_since = time.monotonic()
         elif time.monotonic() - self.alone_since > IDLE_SECONDS:
-            log.warning("no actor has started for %.0f s: the cluster has no room for one (engine.num_cpus, engine.num_gpus)", IDLE_SECONDS)
+            told = "no actor is ready after %.0f s: the model takes long to load, or no node has room (engine.num_cpus, engine.num_gpus)"
+            log.warning(told, IDLE_SECONDS)
             self.alone_since = time.monotonic()
 
     def _take(self, call: Call, result: Any) -> None:
