@@ -30,7 +30,6 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.calibration import calibration_images
 from multicrop.data.images import open_image
 from multicrop.encoder import Encoder, load_encoder
-from multicrop.encoder.image_tower import image_features
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import ShardFolder, feature_bank
 from multicrop.features.view_dataset import ViewCutter, ViewDataset
@@ -193,22 +192,6 @@ def features() -> list[Row]:
     feature = partial(crops.feature, n_crops=CROPS, min_side=0.5, max_side=0.9)
     times = in_turn({"random": lambda: fill(encoder, images), "feature": lambda: fill(encoder, images, feature)}, rounds=3)
     return [ratio("embedded: crop=random / crop=feature", times["random"], times["feature"])]
-
-
-@torch.inference_mode()
-def last_layer() -> list[Row]:
-    """The whole last layer / the last layer for the class token alone, ViT-B/16, 8 views."""
-    rows = []
-    for precision in ["fp32", *(["bf16"] if native_bf16() or GPU else [])]:
-        encoder = vit_b32(precision, 16).to(DEVICE)
-        values = torch.randn(8, 3, 224, 224, device=DEVICE, dtype=encoder.dtype)
-        ways = {"whole": lambda e=encoder, v=values: e.model.get_image_features(pixel_values=v).pooler_output}
-        ways["alone"] = lambda e=encoder, v=values: image_features(e.model, v)
-        gap = (torch.nn.functional.normalize(ways["whole"]().float()) - torch.nn.functional.normalize(ways["alone"]().float())).abs().max()
-        times = in_turn({name: partial(_done, way) for name, way in ways.items()}, rounds=5)
-        note = f"largest difference of a unit feature {gap.item():.0e}"
-        rows.append(ratio(f"ViT-B/16: whole last layer / class token alone, {precision}", times["whole"], times["alone"], note=note))
-    return rows
 
 
 def _done(way: Callable[[], torch.Tensor]) -> None:
@@ -376,7 +359,6 @@ PARTS = {
     "pipeline": pipeline,
     "texts": texts,
     "features": features,
-    "last_layer": last_layer,
     "crop_side": crop_side,
     "scaled_jpeg": scaled_jpeg,
     "memory": memory,

@@ -52,12 +52,10 @@ def has_class_token(model: nn.Module) -> bool:
     return hasattr(tower, "pre_layrnorm") and hasattr(tower, "post_layernorm") and hasattr(model, "visual_projection")
 
 
-def last_layer_input(
-    model: nn.Module, values: Float[Tensor, "batch 3 side side"], *, interpolated: bool = False
-) -> Float[Tensor, "batch tokens width"]:
-    """The image tokens that enter the last layer, the class token first; positions may be interpolated, for another side."""
+def last_layer_input(model: nn.Module, values: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch tokens width"]:
+    """The image tokens that enter the last layer, the class token first."""
     tower = model.vision_model
-    hidden = tower.pre_layrnorm(tower.embeddings(values, interpolate_pos_encoding=interpolated))
+    hidden = tower.pre_layrnorm(tower.embeddings(values))
     for layer in tower.encoder.layers[:-1]:
         hidden = layer(hidden, None)
     return hidden

@@ -1,4 +1,4 @@
-"""Features of pixels: the last layer for the pooled token alone where the tower allows it, and views of a side other than the model's."""
+"""Features of pixels, also of views of a side other than the model's."""
 
 from typing import Any
 
@@ -6,19 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from multicrop.encoder.clip_layers import has_class_token, image_feature, last_layer_input
 from multicrop.encoder.facts import side_of
 from multicrop.encoder.families import family_of
 
 
 def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"]) -> Float[Tensor, "views dim"]:
-    """Features, not normalised, of normalised pixels.
-
-    In a tower of CLIP's parts the last layer is computed at the class token alone, which saves most of it; exact up to the order of sums.
-    Positions are interpolated where the side is not the model's.
-    """
-    if has_class_token(model):
-        return image_feature(model, last_layer_input(model, values, interpolated=is_interpolated(model, values.shape[-1])))
+    """Features, not normalised, of normalised pixels; positions are interpolated where the side is not the model's."""
     return whole_features(model, values, interpolated=is_interpolated(model, values.shape[-1]))
 
 

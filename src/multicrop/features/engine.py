@@ -1,8 +1,8 @@
-"""Engines encode the missing shards of a bank: `local` in this process, `RayEngine` (ray_engine.py) on a cluster."""
+"""Engines encode the missing shards of a bank: `LocalEngine` in this process, `RayEngine` (ray_engine.py) on a cluster."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
+from typing import Protocol, runtime_checkable
 
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import EncodeCost, EncodeSettings
@@ -10,29 +10,52 @@ from multicrop.features.identity import BankIdentity, ViewRecipe, count_views
 from multicrop.features.shards import ShardFolder
 from multicrop.files import redacted
 
-Engine = Callable[[LabelledImages, ViewRecipe, BankIdentity, ShardFolder, EncodeSettings], None]
+
+@runtime_checkable
+class Engine(Protocol):
+    """Encodes the missing shards of a bank and writes its manifest; `needs_disk` says that it can serve no run that stores no features."""
+
+    needs_disk: bool
+
+    def __call__(
+        self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
+    ) -> None:
+        """Encode the missing shards of a bank and write the manifest."""
 
 
-def local(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings) -> None:
-    """Encode the missing shards of a bank in this process, together with the other processes that work on it, and write the manifest.
+class LocalEngine:
+    """Encode in this process, together with the other processes that work on the bank.
 
     A process that finds every missing shard claimed waits for them, and encodes those of a process that died.
-
-    Args:
-        images: The images.
-        recipe: What makes their views.
-        identity: The identity of the bank.
-        folder: The folder of the bank.
-        settings: Where and how to encode.
     """
-    from multicrop.features.fill import encode_missing  # Lightning and torchvision: seconds of imports that a bank at hand does not need
-    from multicrop.model import MultiCropCLIP
 
-    module = MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed)
-    started, encoded = time.perf_counter(), 0
-    while folder.missing():
-        encoded += encode_missing(images, module, folder, settings)
-    seal(images, recipe, identity, folder, EncodeCost.of(encoded * count_views(recipe.sampler), time.perf_counter() - started))
+    needs_disk = False
+
+    def __call__(
+        self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
+    ) -> None:
+        """Encode the missing shards of a bank and write the manifest.
+
+        Args:
+            images: The images.
+            recipe: What makes their views.
+            identity: The identity of the bank.
+            folder: The folder of the bank.
+            settings: Where and how to encode.
+        """
+        from multicrop.features.fill import (
+            encode_missing,  # Lightning and torchvision: seconds of imports that a bank at hand does not need
+        )
+        from multicrop.model import MultiCropCLIP
+
+        module = MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed)
+        started, encoded = time.perf_counter(), 0
+        while folder.missing():
+            encoded += encode_missing(images, module, folder, settings)
+        seal(images, recipe, identity, folder, EncodeCost.of(encoded * count_views(recipe.sampler), time.perf_counter() - started))
+
+
+local = LocalEngine()
 
 
 def seal(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, cost: EncodeCost) -> None:

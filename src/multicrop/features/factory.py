@@ -47,7 +47,7 @@ def feature_bank(
             1/4 or 1/8 where they stay twice as large as the model needs (other boxes and pixels, and a bank of its own).
         shard_images: Images per shard of a new bank on disk; None for 256.
         progress: Whether a progress bar shows how a bank on disk is filled.
-        engine: What encodes the missing shards of a bank on disk: ``local``, or a ``RayEngine``.
+        engine: What encodes the missing shards of a bank on disk: a ``LocalEngine``, or a ``RayEngine``.
 
     Returns:
         A DiskBank, an OnTheFlyBank or an OnePassBank.
@@ -63,10 +63,8 @@ def feature_bank(
     if storage == "disk" and images.indexed is True:
         settings = EncodeSettings(num_workers, accelerator, devices, cut, progress)
         return open_or_fill(images, ViewRecipe(lazy, policy, seed), cache, settings, shard_images=shard_images, engine=engine)
-    if engine is not local:
-        raise ValueError(
-            "an engine other than local encodes banks on disk, and this run stores no features: use bank=disk, or engine=local"
-        )
+    if engine.needs_disk:
+        raise ValueError(f"{type(engine).__name__} encodes banks on disk, and this run stores no features: use bank=disk, or engine=local")
     from multicrop.features.on_the_fly import OnTheFlyBank  # Lightning: seconds of imports that a bank on disk may not need
     from multicrop.features.one_pass import OnePassBank
     from multicrop.model import MultiCropCLIP

@@ -51,6 +51,8 @@ class RayEngine:
         tries: Tries per shard.
     """
 
+    needs_disk = True
+
     def __init__(
         self,
         *,

@@ -131,8 +131,7 @@ def knobs_of(source: Any, keys: set[str] = frozenset()) -> dict[str, Schema]:  #
     found: dict[str, Schema] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints.get(name, Any)
-        declared = [source for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, KnobsOf) for source in mark.sources]
-        if declared:
+        if declared := [source for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, KnobsOf) for source in mark.sources]:
             for further in declared:
                 found |= knobs_of(further)
         elif parameter.kind is parameter.VAR_KEYWORD:
@@ -143,9 +142,10 @@ def knobs_of(source: Any, keys: set[str] = frozenset()) -> dict[str, Schema]:  #
 
 
 def _parameter_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of the parameters, without that of the result, whose module may not be imported."""
+    """The types of the parameters, without that of the result, whose module may not be imported; object.__init__ has no module."""
     parameters = {name: hint for name, hint in getattr(function, "__annotations__", {}).items() if name != "return"}
-    return get_type_hints(types.SimpleNamespace(__annotations__=parameters), vars(sys.modules[function.__module__]), include_extras=True)
+    module = sys.modules[getattr(function, "__module__", __name__)]
+    return get_type_hints(types.SimpleNamespace(__annotations__=parameters), vars(module), include_extras=True)
 
 
 def _expressed(hint: Any) -> Schema | None:
