@@ -512,7 +512,7 @@ def test_what_a_bank_is_made_with_reaches_it(bank, encoder, tmp_path, monkeypatc
     asked = []
     monkeypatch.setattr(factory_module, "open_or_fill", lambda *words, **knobs: asked.append((*words, knobs)) or bank)
     images, knobs = pictures(3), {"num_workers": 2, "accelerator": "gpu", "cut": "device", "seed": 5, "cache": tmp_path}
-    engine = engine_module.seal  # any other than the default
+    engine = engine_module.LocalEngine()  # another than the default
     feature_bank(images, SAMPLER, encoder, devices=3, progress=False, shard_images=8, engine=engine, **knobs)
     feature_bank(images, SAMPLER, encoder, seed=5, cache=tmp_path)
     made = [EncodeSettings(2, "gpu", 3, "device", False), EncodeSettings()]
@@ -521,6 +521,10 @@ def test_what_a_bank_is_made_with_reaches_it(bank, encoder, tmp_path, monkeypatc
         assert as_policy(recipe.sampler) == as_policy(SAMPLER) and recipe.encoder.load() is encoder and recipe.seed == 5
         others = {"shard_images": 8, "engine": engine} if expected.devices == 3 else {"shard_images": None, "engine": engine_module.local}
         assert size == others
+    elsewhere = engine_module.LocalEngine()
+    elsewhere.needs_disk = True
+    with pytest.raises(ValueError, match="stores no features"):
+        feature_bank(images, SAMPLER, encoder, storage="off", engine=elsewhere, **knobs)
     stream = StreamedImages("s", ["a", "b"], lambda part, parts: iter(()), "f")
     for source in (images, stream):
         bank = feature_bank(source, SAMPLER, encoder, storage="off", **knobs)
