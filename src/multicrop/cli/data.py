@@ -64,14 +64,10 @@ def _dataset(overrides: list[str]) -> "Dataset":
     """The data set of the composed configuration, as in an experiment."""
     from hydra.errors import InstantiationException
 
-    from multicrop.config import CONF, check_overrides, register_resolvers
     from multicrop.runs.session import Session
-    from multicrop.runs.settings import composed
+    from multicrop.runs.settings import of_command_line
 
-    if CONF.is_dir():  # otherwise `composed` says what to do
-        register_resolvers()
-        check_overrides(overrides, CONF)
-    session = Session(composed([override for override in overrides if not override.startswith("logger")]))  # a logger needs a run
+    session = Session(of_command_line(overrides))
     try:
         return session.dataset
     except InstantiationException as error:

@@ -3,10 +3,6 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from multicrop.runs.session import Session
 
 HELP = "encode elsewhere: export boxes and prompts, import features"
 SPLITS = ("test", "validation", "train")
@@ -34,8 +30,10 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run_export(options: argparse.Namespace) -> int:
     """Write the boxes and prompts of a run."""
     from multicrop.features.exchange import BOXES, PROMPTS, export_boxes, export_prompts
+    from multicrop.runs.session import Session
+    from multicrop.runs.settings import of_command_line
 
-    session = _session(options.overrides)
+    session = Session(of_command_line(options.overrides))
     splits = {name: getattr(session.dataset, name) for name in options.splits}
     streamed = [name for name, images in splits.items() if not images.indexed]
     if streamed or not any(map(len, splits.values())):
@@ -55,14 +53,3 @@ def run_import(options: argparse.Namespace) -> int:
     views, texts = import_features(options.files, options.texts, options.to, name=name, logit_scale=options.logit_scale)
     print(f"{views} views and {texts} texts of {name}: python run.py model=imported model.path={options.to}")
     return 0
-
-
-def _session(overrides: list[str]) -> "Session":
-    from multicrop.config import CONF, check_overrides, register_resolvers
-    from multicrop.runs.session import Session
-    from multicrop.runs.settings import composed
-
-    if CONF.is_dir():  # otherwise `composed` says what to do
-        register_resolvers()
-        check_overrides(overrides, CONF)
-    return Session(composed([override for override in overrides if not override.startswith("logger")]))  # a logger needs a run

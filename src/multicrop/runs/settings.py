@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import CONF, check_values, choices, in_sweep, register_experiments, register_resolvers
+from multicrop.config import CONF, check_overrides, check_values, choices, in_sweep, register_experiments, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.files import is_url
 from multicrop.record import CONFIG
@@ -174,6 +174,14 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
         cfg = compose("config", overrides=[*given, "logger=none", *overrides])
         check_values(cfg)
         return settings_of(cfg)
+
+
+def of_command_line(overrides: Sequence[str]) -> Settings:
+    """The settings of overrides that were typed, checked as run.py checks them; without a logger, which needs a run."""
+    if CONF.is_dir():  # otherwise `composed` says what to do
+        register_resolvers()
+        check_overrides([*overrides], CONF)
+    return composed([override for override in overrides if not override.startswith("logger")])
 
 
 def _targets(config: dict[str, Any]) -> dict[str, str]:
