@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -71,7 +72,8 @@ class Objects:
             ObjectStoreError: If it cannot be written.
         """
         try:
-            self._ask("put", name, content, mode="create")
+            with self._store(name) as store:
+                store.put(name, content, mode="create")
         except FileExistsError:
             return False
         except FileNotFoundError as error:
@@ -85,32 +87,36 @@ class Objects:
             ObjectStoreError: If it cannot be read.
         """
         try:
-            return self._ask("get", name)
+            with self._store(name) as store:
+                return bytes(store.get(name).bytes())  # the content is received here
         except FileNotFoundError:
             return None
 
     def has(self, name: str) -> bool:
         """Whether there is an object of this name."""
         try:
-            self._ask("head", name)
+            with self._store(name) as store:
+                store.head(name)
         except FileNotFoundError:
             return False
         return True
 
     def list(self, prefix: str | None = None) -> Iterator[StoredObject]:
         """All objects below a name, read page by page."""
-        pages = iter(self._ask("list", prefix, chunk_size=PAGE))
-        while (page := self._ask("page", pages)) is not None:
-            yield from (StoredObject(found["path"], found["size"], found["last_modified"].timestamp()) for found in page)
+        with self._store(prefix) as store:
+            for page in store.list(prefix, chunk_size=PAGE):
+                yield from (StoredObject(found["path"], found["size"], found["last_modified"].timestamp()) for found in page)
 
     def folders(self, prefix: str | None = None) -> Sequence[str]:
         """The names below a name that hold further objects, without what stands before their last part."""
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in self._ask("list_with_delimiter", prefix)["common_prefixes"])
+        with self._store(prefix) as store:
+            return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in store.list_with_delimiter(prefix)["common_prefixes"])
 
     def move(self, name: str, other: str) -> None:
         """Give an object another name; nothing happens if it is not there."""
         try:
-            self._ask("rename", name, other)
+            with self._store(name) as store:
+                store.rename(name, other)
         except FileNotFoundError:
             return
 
@@ -119,24 +125,22 @@ class Objects:
         for first in range(0, len(names), PAGE):
             page = list(names[first : first + PAGE])
             try:
-                self._ask("delete", page)
+                with self._store() as store:
+                    store.delete(page)
             except FileNotFoundError:  # a folder on disk: the others of the page remain
                 for name in page if len(page) > 1 else ():
                     self.delete([name])
 
-    def _ask(self, action: str, subject: Any, *further: Any, **knobs: Any) -> Any:
-        """Call obstore, whose errors become those of files: FileExistsError, FileNotFoundError, and ObjectStoreError with what to check."""
+    @contextmanager
+    def _store(self, name: str | None = None) -> Iterator[Any]:
+        """The store of obstore; its errors become those of files: FileExistsError, and ObjectStoreError with what to check."""
         obstore, store = _connected(self.url)
         try:
-            if action == "page":
-                return next(subject, None)
-            answer = getattr(obstore, action)(store, subject, *further, **knobs)
-            return bytes(answer.bytes()) if action == "get" else answer  # which receives the content here
+            yield store
         except obstore.exceptions.AlreadyExistsError as error:
-            raise FileExistsError(errno.EEXIST, "exists", subject) from error
+            raise FileExistsError(errno.EEXIST, "exists", name) from error
         except obstore.exceptions.BaseError as error:
-            place = f"{self.url}/{subject}" if isinstance(subject, str) else self.url
-            raise _unusable(place, error) from error
+            raise _unusable(self.url if name is None else f"{self.url}/{name}", error) from error
 
 
 def _unusable(place: str, error: Exception) -> ObjectStoreError:
