@@ -14,7 +14,7 @@ from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views, check_calibration
 from multicrop.encoder.facts import architecture, feature_dim, scale_and_bias, views_in_cache
 from multicrop.encoder.fitting import fitted
-from multicrop.encoder.image_tower import check_crop_side, image_features, pooled
+from multicrop.encoder.image_tower import check_crop_side, image_features, is_interpolated, pooled
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.precisions import DTYPES, OPENVINO, check_precision
 from multicrop.encoder.text_rule import TextRule, make_causal, text_rule, tokenizer_facts
@@ -205,4 +205,4 @@ class Encoder(nn.Module):
         return torch.addcmul(self.offset, pixels.float(), self.gain).to(self.dtype)
 
     def _image_features(self, values: Tensor) -> Tensor:
-        return image_features(self.model, values)
+        return image_features(self.model, values, interpolated=is_interpolated(self.model, values.shape[-1]))

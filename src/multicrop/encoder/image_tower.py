@@ -10,13 +10,8 @@ from multicrop.encoder.facts import side_of
 from multicrop.encoder.families import family_of
 
 
-def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"]) -> Float[Tensor, "views dim"]:
-    """Features, not normalised, of normalised pixels; positions are interpolated where the side is not the model's."""
-    return whole_features(model, values, interpolated=is_interpolated(model, values.shape[-1]))
-
-
-def whole_features(model: nn.Module, values: Tensor, *, interpolated: bool) -> Tensor:
-    """Features, not normalised, by the library's own forward pass."""
+def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"], *, interpolated: bool) -> Float[Tensor, "views dim"]:
+    """Features, not normalised, of normalised pixels, by the library's own forward pass; `interpolated`: of another side than its own."""
     return pooled(model.get_image_features(pixel_values=values, **({"interpolate_pos_encoding": True} if interpolated else {})))
 
 
@@ -37,7 +32,7 @@ def check_crop_side(model: nn.Module, name: str, side: int, crop_side: int) -> N
             )
         try:
             with torch.no_grad():
-                image_features(model, torch.zeros(1, 3, crop_side, crop_side))
+                image_features(model, torch.zeros(1, 3, crop_side, crop_side), interpolated=is_interpolated(model, crop_side))
             return
         except (RuntimeError, ValueError, TypeError) as error:
             reason = f"cannot interpolate its positions ({str(error).splitlines()[0]})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from multicrop.encoder.image_tower import is_interpolated, whole_features
+from multicrop.encoder.image_tower import image_features, is_interpolated
 
 if TYPE_CHECKING:
     import openvino
@@ -48,14 +48,14 @@ def openvino_tower(
 
 
 class _Tower(nn.Module):
-    """The image tower as a module of its own, for the converter; the last layer is computed whole."""
+    """The image tower as a module of its own, for the converter."""
 
     def __init__(self, model: nn.Module, side: int) -> None:
         super().__init__()
         self.model, self.interpolated = model, is_interpolated(model, side)
 
     def forward(self, values: Tensor) -> Tensor:
-        return whole_features(self.model, values, interpolated=self.interpolated)
+        return image_features(self.model, values, interpolated=self.interpolated)
 
 
 @cache
