@@ -20,7 +20,15 @@ class Engine(Protocol):
     def __call__(
         self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
     ) -> None:
-        """Encode the missing shards of a bank and write the manifest."""
+        """Encode the missing shards of a bank and write the manifest.
+
+        Args:
+            images: The images.
+            recipe: What makes their views.
+            identity: The identity of the bank.
+            folder: The folder of the bank.
+            settings: Where and how to encode.
+        """
 
 
 class LocalEngine:
@@ -34,15 +42,7 @@ class LocalEngine:
     def __call__(
         self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
     ) -> None:
-        """Encode the missing shards of a bank and write the manifest.
-
-        Args:
-            images: The images.
-            recipe: What makes their views.
-            identity: The identity of the bank.
-            folder: The folder of the bank.
-            settings: Where and how to encode.
-        """
+        """See ``Engine``."""
         from multicrop.features.fill import (
             encode_missing,  # Lightning and torchvision: seconds of imports that a bank at hand does not need
         )

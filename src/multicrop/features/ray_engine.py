@@ -71,14 +71,7 @@ class RayEngine:
     def __call__(
         self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
     ) -> None:
-        """Encode the missing shards of a bank and write the manifest.
-
-        Args:
-            images: The images.
-            recipe: What makes their views.
-            identity: The identity of the bank.
-            folder: The folder of the bank.
-            settings: Where and how to encode.
+        """See ``Engine``.
 
         Raises:
             BadShardError: If a shard fails on every try.
