@@ -139,6 +139,39 @@ def test_the_bank_command_lists_verifies_and_prunes(url, encoder, tmp_path, caps
     assert "deleted" in bank("prune", "--unused-days", "-1", "--yes") and set(content(url)) == {"data/key/v1/shard-00000.safetensors"}
 
 
+def test_banks_are_copied_to_and_from_a_disk_and_a_copy_that_was_stopped_continues(url, encoder, tmp_path, capsys):
+    images, disk, back = pictures(6), tmp_path / "disk", tmp_path / "back"
+    expected = fill(images, encoder, disk).tensors()[0]
+
+    def copy(*places, status=0):
+        with pytest.raises(SystemExit) as ended:
+            main(["bank", "copy", *map(str, places)])
+        assert ended.value.code == status
+        return capsys.readouterr().out
+
+    assert "1 banks copied and verified, 0 damaged shards" in copy(disk, url) and len(content(url)) == 3
+    objects, (first, second, third) = Objects(url), sorted(content(url))
+    objects.delete([first, second, stored(url)["manifest.json"].name])
+    assert objects.create(second, b"damaged")
+    written = stored(url)[third.rsplit("/", 1)[-1]].modified
+    copy(disk, url)
+    assert objects.read(f"{second}.damaged") == b"damaged" and stored(url)[third.rsplit("/", 1)[-1]].modified == written
+    there = fill(unreadable(images), encoder, banks(url, tmp_path / "local"))
+    assert there.reused and torch.equal(there.tensors()[0], expected)
+    copy(url, back, "--only", first.split("/")[1])
+    assert torch.equal(fill(unreadable(images), encoder, back).tensors()[0], expected)
+    assert "0 banks copied" in copy(url, tmp_path / "none", "--only", "another-key")
+    next(disk.rglob("shard-00001.safetensors")).write_bytes(b"damaged")
+    assert "1 damaged shards" in copy(disk, tmp_path / "worse", status=1) and not list((tmp_path / "worse").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("words", [["copy", "one"], ["list", "one"]])
+def test_copy_takes_two_places_and_other_actions_none(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["bank", *words])
+    assert ended.value.code == 2 and "FROM TO" in capsys.readouterr().err
+
+
 def test_a_run_keeps_no_credentials(server, tmp_path, caplog):
     server.buckets[bucket := f"bucket-{len(server.buckets)}"] = {}
     words = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=1", "dataset.validation_images=1", "crop=random_k4"]

@@ -1,4 +1,4 @@
-"""`multicrop bank list|verify|prune`: list the banks of view features in a cache, verify their checksums, delete unused ones."""
+"""`multicrop bank list|verify|prune|copy`: list the banks of view features in a cache, verify them, delete unused ones, copy them."""
 
 import argparse
 import json
@@ -18,26 +18,32 @@ COLUMNS = ("data set", "images", "views", "model", "crops", "size", "used", "key
 TEXTS = ("data set", "model", "crops", "key")
 SHORTEST = 8  # characters that are left of a text, for instance of the key
 KEY = 8  # characters of a bank's key
-HELP = "list, verify and prune banks of view features"
+HELP = "list, verify, prune and copy banks of view features"
 
 
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_parser("bank", help=HELP, description=__doc__)
-    parser.add_argument("action", choices=["list", "verify", "prune"])
+    parser.add_argument("action", choices=["list", "verify", "prune", "copy"])
+    parser.add_argument("places", nargs="*", metavar="PLACE", help="copy: FROM and TO, each the folder or URL of all banks")
     default = os.environ.get("MULTICROP_CACHE", ".cache/banks")
     parser.add_argument("--cache", default=default, help=f"folder or URL of the banks, as paths.cache (default: {default})")
     parser.add_argument("--json", action="store_true", help="list: print JSON instead of a table")
     parser.add_argument("--unused-days", type=float, help="prune: banks that were not used for this number of days")
     parser.add_argument("--unfinished", action="store_true", help="prune: unfinished banks of killed runs")
     parser.add_argument("--yes", action="store_true", help="prune: delete; without it, list what would be deleted")
+    parser.add_argument("--only", default="", metavar="TEXT", help="copy: banks whose path contains this text, such as a data set or a key")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run one action; the exit status is 1 if `verify` finds damaged shards."""
+    """Run one action; the exit status is 1 if `verify` or `copy` finds damaged shards."""
     from multicrop.files.banks import find
 
+    if (options.action == "copy") != (len(options.places) == 2) or (options.places and options.action != "copy"):
+        raise ValueError("multicrop bank copy FROM TO names two places, each the folder or URL of all banks; other actions take --cache")
+    if options.action == "copy":
+        return copy(find(options.places[0]), options.places[1], options.only)
     entries = find(options.cache)
     if options.action == "verify":
         return verify(entries)
@@ -104,6 +110,31 @@ def verify(entries: "list[StoredBank]") -> int:
     for path in damaged:
         print(f"damaged: {path} (the next run that reads its bank encodes it again)")
     print(f"{len(whole)} banks verified, {len(damaged)} damaged files, {len(entries) - len(whole)} unfinished banks")
+    return 1 if damaged else 0
+
+
+def copy(entries: "list[StoredBank]", target: str, only: str) -> int:
+    """Copy finished banks to another place; banks and shards that are there are verified and not copied again."""
+    from rich.progress import track
+
+    from multicrop.features.copies import copy_bank
+    from multicrop.files import Objects, is_url
+
+    top = target if is_url(target) else Path(target).absolute().as_uri()
+    chosen = [entry for entry in entries if entry.manifest and only in str(entry)]
+    damaged = []
+    for entry in chosen:
+        names = entry.path.parts[-3:]
+        source = Objects(entry.url).below(*names) if entry.url else Objects(Path(entry.path).absolute().as_uri())
+        with tempfile.TemporaryDirectory() as copies:
+            bank = shards_of(entry, Path(copies, "source"))
+            steps = copy_bank(bank, source, Objects(top).below(*names), Path(copies))
+            damaged += [f"{entry}/{name}" for name in track(steps, total=bank.count, description="Copying") if name]
+        print(f"{'not whole' if damaged else 'copied'}: {target.rstrip('/')}/{'/'.join(names)} ({_megabytes(entry.size)})")
+    for path in damaged:
+        print(f"damaged: {path} (the next run that reads its bank encodes it again; then copy again)")
+    unfinished = sum(not entry.manifest for entry in entries)
+    print(f"{len(chosen)} banks copied and verified, {len(damaged)} damaged shards, {unfinished} unfinished banks left out")
     return 1 if damaged else 0
 
 
