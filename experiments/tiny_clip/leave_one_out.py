@@ -3,8 +3,10 @@
 Each setting is trained for a few steps from the shipped weights without one vendor, then measured by the global view on that vendor's
 single drawings, restyled drawings (344 classes) and scenes, for several shares of the initial weights in the average. No test vendor is
 measured. The initial weights have seen the vendor's drawings as they are, so drawings and scenes show what is kept, restyled drawings what
-is gained. A row that the file has is not computed again. Usage:
+is gained. A row that the file has is not computed again. `--finished CHECKPOINT` measures the averages of a finished training of all
+vendors (setting `final`): it has seen all of their drawings, so these rows show what an average keeps of the initial weights. Usage:
 python experiments/tiny_clip/leave_one_out.py --restyled FOLDER [--steps 100] [--vendors twemoji ...] [--settings crops whole ...]
+python experiments/tiny_clip/leave_one_out.py --restyled FOLDER --finished CHECKPOINT --vendors twemoji noto emojione fluent-flat fxemoji
 """
 
 import argparse
@@ -124,18 +126,27 @@ def main() -> None:
     parser.add_argument("--vendors", nargs="+", default=["twemoji", "noto", "emojione"])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--output", type=Path, default=None, help="folder of the trainings, which are resumed; default: a temporary one")
+    parser.add_argument("--finished", type=Path, default=None, help="checkpoint of a finished training; nothing is trained")
     knobs = parser.parse_args()
     known = list(csv.reader(RECORD.read_text(encoding="utf-8").splitlines()))[1:] if RECORD.exists() else []
-    for vendor, setting in ((vendor, setting) for vendor in knobs.vendors for setting in knobs.settings):
+    settings = ["final"] if knobs.finished else knobs.settings
+    for vendor, setting in ((vendor, setting) for vendor in knobs.vendors for setting in settings):
         if any(line[:3] == [setting, vendor, str(knobs.steps)] for line in known):
             continue
         with tempfile.TemporaryDirectory() as made:
-            output = (knobs.output or Path(made)) / f"{vendor}-{setting}"
-            data = replace(SETTINGS[setting], restyled=str(knobs.restyled), leave_out=vendor)
-            _, checkpoint = pretrain(replace(RECIPE, steps=knobs.steps), data, output=output, num_workers=0)
-            rows = averages(checkpoint, Path(made) / "average", LeftOut(vendor, knobs.restyled))
+            rows = measure(knobs, vendor, setting, Path(made))
         known += [[setting, vendor, str(knobs.steps), *row] for row in rows]
         write_csv(RECORD, HEADER, known)
+
+
+def measure(knobs: argparse.Namespace, vendor: str, setting: str, made: Path) -> list[list[str]]:
+    """The rows of one vendor and setting, after a training without the vendor unless the training is finished."""
+    checkpoint = knobs.finished
+    if checkpoint is None:
+        output = (knobs.output or made) / f"{vendor}-{setting}"
+        data = replace(SETTINGS[setting], restyled=str(knobs.restyled), leave_out=vendor)
+        _, checkpoint = pretrain(replace(RECIPE, steps=knobs.steps), data, output=output, num_workers=0)
+    return averages(checkpoint, made / "average", LeftOut(vendor, knobs.restyled))
 
 
 if __name__ == "__main__":
