@@ -11,9 +11,9 @@ from multicrop.text.audit.audit import bag
 from multicrop.text.audit.facts import FactTable, load_fact_table, with_facts
 from multicrop.text.descriptions import DescriptionSet, load_description_set
 
-NUMBERS = {
-    word: value for value, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)
-} | {"single": 1, "twin": 2, "double": 2, "paired": 2, "dual": 2, "triple": 3, "quad": 4, "sixteen": 16, "twenty": 20}  # fmt: skip
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = {word: value for value, word in enumerate(WORDS, 1)} | {"single": 1, "twin": 2, "double": 2, "paired": 2, "dual": 2}
+NUMBERS |= {"triple": 3, "quad": 4, "sixteen": 16, "twenty": 20}
 COUNTS = ("two", "three", "four", "five", "six", "seven", "eight")
 COLOURS = ("black", "white", "gray", "blue", "green", "yellow", "orange", "red", "pink", "purple", "brown")
 
