@@ -37,8 +37,8 @@ def test_the_fine_grained_sets_have_facts():
         ("two cabin doors and one hatch per side", [(("doors",), ["2"]), (("exits",), ["1"]), (("hatches",), ["yes"])]),
         ("pair of exits", [(("exits",), ["2"])]),
         ("half a dozen windows", []),
-        ("two square intakes under four engines", [(("engines", "side_engines"), ["4"])]),  # a number belongs to nothing after a preposition
-        ("two four-wheel bogies", [(("main_wheels", "leg_wheels"), ["4"])]),
+        ("two square intakes under four engines", [(("engines", "side_engines"), ["4"])]),  # "two" ends before "under"
+        ("two four-wheel bogies", [(("leg_wheels",), ["4"])]),
     ],
 )
 def test_a_number_counts_the_first_known_noun_after_it(phrase, expected):
@@ -119,13 +119,19 @@ class TestPackagedTables:
 
 def test_a_wrong_phrase_of_a_packaged_set_is_a_defect():
     source = load_description_set("cub200")
-    wrong = replace(source, descriptions=source.descriptions | {"Cardinal": ["pointed blue crest", "black mask"]})
-    (found,) = [finding for finding in fact_defects(wrong) if finding.key == "Cardinal"]
-    assert (found.phrase, found.defect, found.severity) == ("pointed blue crest", "contradicts_facts", "error")
-    crows = replace(source, descriptions=source.descriptions | {"Fish Crow": source.descriptions["American Crow"]})
-    confusable = [finding.key for finding in fact_defects(crows) if finding.defect == "confusable"]
-    assert confusable == ["American Crow"]
-    assert list(fact_defects(replace(source, name="mine"))) == []
+    wrong = replace(source, descriptions={"Cardinal": ["pointed blue crest", "black mask"]})
+    (found,) = fact_defects(wrong)
+    assert (found.key, found.phrase, found.defect, found.severity) == ("Cardinal", "pointed blue crest", "contradicts_facts", "error")
+    assert list(fact_defects(replace(wrong, name="mine"))) == []
+
+
+def test_a_pair_with_the_same_phrases_is_confusable():
+    source = load_description_set("cub200")
+    crows = replace(
+        source, descriptions=dict.fromkeys(["American Crow", "Fish Crow"], ["glossy black back", "stout bill", "fan-shaped tail"])
+    )
+    found = [(finding.key, finding.defect, finding.severity) for finding in fact_defects(crows) if not finding.phrase]
+    assert found == [("American Crow", "confusable", "warning")]
 
 
 class TestPlanted:

@@ -4,6 +4,7 @@ import argparse
 import csv
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def replaced(phrase: str, found: re.Match[str], word: str) -> str:
 
 def auc(right: list[int], wrong: list[int]) -> float:
     """The probability that a wrong phrase has more contradictions than a right one; ties count half."""
-    above = sum((bad > good) + 0.5 * (bad == good) for bad in wrong for good in right)
+    good, bad = Counter(right), Counter(wrong)
+    above = sum(n * m * ((b > a) + 0.5 * (b == a)) for a, n in good.items() for b, m in bad.items())
     return above / (len(right) * len(wrong))
 
 

@@ -57,7 +57,7 @@ class Lexicon:
         """A number and the first counted noun after it, up to a preposition."""
         for segment in self._segments(phrase):
             for start, word in enumerate(segment):
-                if word not in self.numbers or (start and segment[start - 1] in UNCOUNTED):
+                if word not in self.numbers or UNCOUNTED & {*segment[max(0, start - 2) : start]}:
                     continue
                 stems = [stem(token) for token in self._counted(segment, start)]
                 nouns = ((" ".join(stems[i : i + size]), i + size) for i in range(len(stems)) for size in (2, 1))
@@ -84,7 +84,8 @@ class Lexicon:
                 named = [part for part in [*parts[end:], *reversed(parts[:start])] if part]
                 near = EDGE if EDGE in parts[end:] else next(iter(named), None)
                 known = (near,) if near and facts.get(near) and after not in EDGES else self.palette
-                yield Claim(known, frozenset().union(*(self.families[word] for _, word in run)), " ".join(segment))
+                if known:
+                    yield Claim(known, frozenset().union(*(self.families[word] for _, word in run)), " ".join(segment))
 
     def _segments(self, phrase: str) -> Iterator[list[str]]:
         """The phrase cut at prepositions and commas; "black and white" and "four or six" stay together."""

@@ -75,7 +75,7 @@ def fact_defects(source: DescriptionSet) -> Iterator[Finding]:
             for claim in table.contradictions(phrase, key) if key in table.facts else []:
                 known = sorted({value for attribute in claim.attributes for value in table.facts[key].get(attribute, ())})
                 yield Finding(key, phrase, "contradicts_facts", f"{claim.words}: the facts have {' '.join(known)}")
-    for one, other in table.pairs:
+    for one, other in (pair for pair in table.pairs if source.descriptions.keys() >= {*pair}):
         if (told := len(table.told_apart(source, one, other))) < TOLD_APART:
             yield Finding(one, "", "confusable", f"{told} phrases tell it from {other}, {TOLD_APART} are wanted")
 
