@@ -127,9 +127,8 @@ def test_a_wrong_phrase_of_a_packaged_set_is_a_defect():
 
 def test_a_pair_with_the_same_phrases_is_confusable():
     source = load_description_set("cub200")
-    crows = replace(
-        source, descriptions=dict.fromkeys(["American Crow", "Fish Crow"], ["glossy black back", "stout bill", "fan-shaped tail"])
-    )
+    same = ["glossy black back", "stout bill", "fan-shaped tail"]
+    crows = replace(source, descriptions={"American Crow": same, "Fish Crow": same})
     found = [(finding.key, finding.defect, finding.severity) for finding in fact_defects(crows) if not finding.phrase]
     assert found == [("American Crow", "confusable", "warning")]
 
