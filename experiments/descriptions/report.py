@@ -1,6 +1,7 @@
 """Reports on the packaged description banks: tables and a chart, written to `--out`. The README it writes says how to read them."""
 
 import argparse
+import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,12 @@ def measured(banks: list[DescriptionSet], features: dict[str, Tensor], *, shuffl
     ]
 
 
+def planted_table() -> str:
+    """The rows of planted.csv, which planted.py writes."""
+    with Path(__file__).with_name("planted.csv").open(encoding="utf-8", newline="") as file:
+        return "\n".join("| " + " | ".join(row.values()) + " |" for row in csv.DictReader(file))
+
+
 def tables(banks: list[DescriptionSet], features: dict[str, Tensor], *scores: dict[str, Identifiability]) -> dict[str, str]:
     plain, centred = scores
     return {
@@ -184,6 +191,7 @@ def main() -> None:
         "neighbours": NEIGHBOURS,
         "lowest": LOWEST,
         "close": CLOSE,
+        "planted": planted_table(),
     }
     report = TEMPLATE.read_text(encoding="utf-8").format(**facts, **tables(banks, features, plain, centred))
     write_text(args.out / "README.md", report)

@@ -1,15 +1,15 @@
-"""`multicrop describe audit|make`: audit descriptions of classes, or generate them with a language model."""
+"""`multicrop describe audit|make|show`: audit descriptions of classes, generate them with a language model, or show them."""
 
 import argparse
 from collections.abc import Callable
 
-HELP = "audit descriptions of classes, or generate them with a language model"
+HELP = "audit descriptions of classes, generate them with a language model, or show them"
 
 
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands `describe audit` and `describe make`."""
+    """Add the commands `describe audit`, `describe make` and `describe show`."""
     parser = add_parser("describe", help=HELP, description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make|show")
     audits = tasks.add_parser("audit", help="find defects of a description file or a packaged description set; exit status 1 on errors")
     audits.add_argument(
         "source",
@@ -43,6 +43,11 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     makes.add_argument("--keep-leaks", action="store_true", help="keep phrases that name their class")
     makes.add_argument("--force", action="store_true", help="overwrite an existing FILE.json")
     makes.set_defaults(run=run_make)
+    shows = tasks.add_parser("show", help="print the phrases of a class of a packaged description set, alone or beside another class")
+    shows.add_argument("set", metavar="SET", help="name of a packaged description set: cub200, fgvc_aircraft, ...")
+    shows.add_argument("name", metavar="CLASS", help="class name in any spelling, or stable key")
+    shows.add_argument("--against", metavar="CLASS", help="a second class; phrases that tell the two apart are marked")
+    shows.set_defaults(run=run_show)
 
 
 def _add_classes(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -65,3 +70,10 @@ def run_make(options: argparse.Namespace) -> int:
     from multicrop.text import command
 
     return command.run_make(options)
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print the phrases of one class or of two."""
+    from multicrop.text import command
+
+    return command.run_show(options)

@@ -1,6 +1,7 @@
-"""The steps of `multicrop describe audit|make`: read a description source, find and repair defects, generate phrases."""
+"""The steps of `multicrop describe audit|make|show`: find and repair defects, generate phrases, show classes side by side."""
 
 import argparse
+import difflib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 from multicrop.files import write_text
 from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
+from multicrop.text.audit.facts import fact_defects
 from multicrop.text.audit.leaks import leakage
+from multicrop.text.audit.show import shown
+from multicrop.text.class_names import NameIndex
 from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 from multicrop.text.joins import stored
@@ -28,7 +32,8 @@ def run_audit(options: argparse.Namespace) -> int:
     counter = _token_counter(options.model) if options.model else _clip_counter()
     findings = check(texts, names, keys, **counter)
     if packaged or options.strict:
-        findings += audit(DescriptionSet("", texts.titles, texts.texts))
+        checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts)
+        findings += [*audit(checked), *fact_defects(checked)]
     _print(options, texts, findings)
     if not counter:
         print("tokens were not counted: pass --model FOLDER_OR_ID of the encoder, or install multicrop[descriptions] for CLIP's tokenizer")
@@ -121,6 +126,24 @@ def run_make(options: argparse.Namespace) -> int:
     print(f"{out}: {len(phrases)} classes, {sum(map(len, phrases.values()))} phrases")
     print("\n".join(summary(findings)) or "no defect found")
     return int(any(finding.severity == "error" for finding in findings))
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print the phrases of a class, or of two classes side by side."""
+    source = load_description_set(options.set)
+    index = NameIndex(source.classes)
+    print("\n".join(shown(source, *(_key(index, source, name) for name in (options.name, options.against) if name is not None))))
+    return 0
+
+
+def _key(index: NameIndex, source: DescriptionSet, name: str) -> str:
+    """The key of a class of the set."""
+    if key := index.find(name):
+        return key
+    if several := index.candidates(name):
+        raise ValueError(f"{source.name} has {len(several)} classes {name!r}; pass the key: {', '.join(several)}")
+    close = difflib.get_close_matches(name, source.classes.values(), n=3, cutoff=0.5)
+    raise ValueError(f"{source.name} has no class {name!r}" + (f"; close are {', '.join(close)}" if close else ""))
 
 
 def _writer(options: argparse.Namespace) -> tuple[Callable[[list[str], int], list[str]], str, str]:

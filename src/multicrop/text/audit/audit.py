@@ -14,6 +14,8 @@ An **error** breaks a rule that every packaged set keeps; a **warning** may be r
 | common          | error    | a phrase in more than `max_share` of the classes, and in more than one                          |
 | skeleton        | error    | more than `max_skeleton` of all phrases, and more than two, are the same with one word masked   |
 | join            | error    | the join word is `a` or `an`, but the noun is a plural or cannot be counted (`a headlights`)    |
+| contradicts_facts | error  | a count, a colour or a word contradicts the fact table of the set (facts.py)                    |
+| confusable      | warning  | fewer than three phrases tell a confusable pair of the set apart, by its facts (facts.py)       |
 | part_of_name    | warning  | a word begins or ends with a content word of the name, or one with it (`ball` of `basketball`)  |
 | privative       | warning  | a word in -less or -free (`leafless`)                                                           |
 | near_duplicate  | warning  | two phrases, of two classes or of one, are equal up to word order and inflection                |
@@ -34,7 +36,7 @@ from multicrop.text.joins import Phrase, fits, head
 
 PHRASES = range(8, 13)
 WORDS = range(2, 9)
-ERRORS = frozenset({"count", "length", "leakage", "negation", "banned", "duplicate", "common", "skeleton", "join"})
+ERRORS = frozenset({"count", "length", "leakage", "negation", "banned", "duplicate", "common", "skeleton", "join", "contradicts_facts"})
 BLOCKING = frozenset({"no_texts", "ambiguous_name", "empty", "refusal", "too_long"})  # the errors of check.py, which stop a run
 FUNCTION_WORDS = frozenset(["a", "an", "and", "de", "in", "of", "on", "or", "the", "to", "with"])
 COLOURS = frozenset(
