@@ -1,9 +1,10 @@
-"""Choose the settings of aggregator=dnd_fused on validation scenes: python experiments/diagnosis/choose.py [OVERRIDE ...].
+"""Choose the settings of aggregator=dnd_fused on validation scenes: python experiments/diagnosis/choose.py [--output FILE] [OVERRIDE ...].
 
 Runs sweep=dnd_fused (finished runs are skipped), writes choice.csv and prints it. The setting with the highest accuracy is chosen; of
-equal ones the first line of the table.
+equal ones the first line of the table. `--output experiments/diagnosis/choice_tiny.csv model=tiny` measures the default model.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # for experiments/study.py
 from experiments.study import POINTS, markdown, numbers, read_runs, write_csv
 
-OUTPUT, RUNS = Path(__file__).parent / "choice.csv", ROOT / "outputs" / "dnd_fused"
+OUTPUT = Path(__file__).parent / "choice.csv"
 HEADER = "min_side", "max_side", "view_set", "fusion_weight", "top1", "difference", "low", "high", "images", "clusters", "chosen"
 Setting = tuple[float, float, str, float]
 
@@ -46,10 +47,14 @@ def table(runs: list[Run]) -> list[list[object]]:
 
 
 def main() -> None:
-    command = [sys.executable, "run.py", "-m", "sweep=dnd_fused", "logger=none", f"paths.output={RUNS}", *sys.argv[1:]]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    knobs, overrides = parser.parse_known_args()
+    runs = ROOT / "outputs" / f"dnd_fused_{knobs.output.stem}"
+    command = [sys.executable, "run.py", "-m", "sweep=dnd_fused", "logger=none", f"paths.output={runs}", *overrides]
     subprocess.run(command, cwd=ROOT, check=True)
-    lines = table(read_runs(RUNS))
-    write_csv(OUTPUT, HEADER, lines)
+    lines = table(read_runs(runs))
+    write_csv(knobs.output, HEADER, lines)
     print(markdown(HEADER, lines))
 
 
