@@ -21,8 +21,9 @@ def shown_record(record: Record) -> list[str]:
         facts = f"{model.get('architecture')}, {model.get('parameters', 0):,} parameters, {model.get('precision')}"
         shown.append(f"  model      {model.get('name')}: {facts}, weights {model.get('weights')}")
     if data:
-        classes = len(data.get("class_names") or [])
-        shown.append(f"  data       {data.get('dataset')} ({data.get('split')}): {record.metrics.get('images')} images, {classes} classes")
+        classes, limit = len(data.get("class_names") or []), f", limit={found}" if (found := data.get("limit")) else ""
+        images = record.metrics.get("images")
+        shown.append(f"  data       {data.get('dataset')} ({data.get('split')}{limit}): {images} images, {classes} classes")
     if counts := list((record.metrics.get("support") or {}).get("per_class", {}).values()):
         asked = record.metrics["support"]["asked"]
         spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{counts[0]}"

@@ -43,7 +43,9 @@ class Block:
     @property
     def data(self) -> str:
         """Data set, split, and numbers of images and classes."""
-        return f"{self.first.dataset} ({self.split}): {len(self.first.sorted_predictions)} images, {len(self.first.class_names)} classes"
+        limit = f", limit={found}" if (found := self.first.data.get("limit")) else ""
+        images, classes = len(self.first.sorted_predictions), len(self.first.class_names)
+        return f"{self.first.dataset} ({self.split}{limit}): {images} images, {classes} classes"
 
     @property
     def name(self) -> str:

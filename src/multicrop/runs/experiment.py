@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, check_values, threads_of_job
+from multicrop.data.limit import limited
 from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, local_rank
 from multicrop.files import Identity, content_hash, make_folder
@@ -120,7 +121,7 @@ def encode(settings: Settings, cache: SweepCache | None = None) -> float:
     if local_rank() == 0:
         _show_data(session)
     for images in [split_of(session.dataset, split, among=SPLITS) for split in settings.task["splits"]]:  # all before one is encoded
-        bank = session.bank(images)
+        bank = session.bank(limited(images, settings.limit))
         found += len(bank)
         if local_rank() == 0:
             terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.cost.crops_per_second)
@@ -209,7 +210,8 @@ def _show(session: Session, task: BankTask, bank: FeatureBank, outcome: results.
     """Print the table of the run, its cost, and where its record is."""
     settings, dataset = session.settings, session.dataset
     size = f"{len(bank)} images, {len(dataset.class_names)} classes"
-    title = f"{settings.task['name']} on {dataset.name} ({settings['split']}): {size}, top-1 %"
+    limit = "" if settings.limit is None else f", limit={settings.limit}"
+    title = f"{settings.task['name']} on {dataset.name} ({settings['split']}{limit}): {size}, top-1 %"
     labels = terminal.row_labels(settings.choices, task.component, bank.n_views, list(settings.beside))
     terminal.show_run(title, labels, outcome.metrics, outcome.environment, settings.output, outcome.picture)
     chosen = settings.choices
