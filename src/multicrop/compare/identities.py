@@ -12,6 +12,23 @@ def differing_parts(records: Sequence[Record]) -> list[str]:
     return sorted({name for other in known[1:] for name in known[0].differences(other)})
 
 
+def check_protocols(records: Sequence[Record]) -> None:
+    """Check that all records were made with the same version of each component that they share.
+
+    Raises:
+        ValueError: If two have different versions of one.
+    """
+    first: dict[str, Record] = {}
+    for record in records:
+        for name, version in record.protocol.items():
+            other = first.setdefault(name, record)
+            if other.protocol[name] != version:
+                raise ValueError(
+                    f"{name} has protocol version {other.protocol[name]} in {other.folder} and {version} in {record.folder}: the same "
+                    "configuration gives other numbers. Compare records of one version, or run the older ones again"
+                )
+
+
 def shown_record(record: Record) -> list[str]:
     """The lines that `multicrop record show` prints of one record: accuracy, files, model, data, identity."""
     model, data = record.model, record.data
