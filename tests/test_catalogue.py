@@ -42,6 +42,12 @@ def test_every_component_of_the_package_has_a_docstring():
     assert [option.name for group in groups for option in options_of(group) if option.target and not option.docstring] == []
 
 
+def test_every_option_can_be_shown():
+    shown = [option for kind in KINDS.values() for option in options_of(kind)]
+    assert len(shown) > 100 and all(option.summary and isinstance(option.cost, str) for option in shown)
+    assert all(knob.name.startswith(f"{option.group}.") for option in shown for knob in option.knobs)
+
+
 def test_show_prints_knobs_with_defaults_types_and_comments_and_the_docstring(capsys):
     code, out, _ = shown(capsys, "show", "wca_released")
     assert code == 0 and out.startswith("crop=wca_released (conf/crop/wca_released.yaml)")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,7 @@ from multicrop.config import check_overrides
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "run.py", "src", "conf", "experiments/published.csv")
 START = "from multicrop.cli import main; main()"
-OWN = """
-import torch
-
-def left_half(height, width, image_id, seed, *, n_crops):
-    return torch.tensor([[0.0, 0.0, width // 2, height]] * n_crops)
-"""
+EXAMPLE = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +43,10 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path):
-    """A folder of the user: a crop policy in a module, and its file in a configuration folder."""
-    (tmp_path / "my_crops.py").write_text(OWN)
-    (tmp_path / "own" / "crop").mkdir(parents=True)
-    (tmp_path / "own" / "crop" / "left_half.yaml").write_text(
-        "# The left half.\n_target_: my_crops.left_half\n_partial_: true\nn_crops: 1\n"
-    )
+    """A folder of the user, as docs/start.md has it: a crop policy in a module, and its file in a configuration folder."""
+    for name, content in EXAMPLE.findall((ROOT / "docs" / "start.md").read_text()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
     return tmp_path
 
 

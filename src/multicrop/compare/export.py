@@ -25,8 +25,8 @@ configs:
 - config_name: {IMAGES}
   data_files: {IMAGES}.parquet
 ---
-Results of multicrop {version("multicrop")}. `datasets.load_dataset(FOLDER, "{RUNS}")` has a line per run and row of its table, `"{IMAGES}"` one per
-run, row and image. Accuracies are from 0 to 1; differences are to the global view.
+Results of multicrop {version("multicrop")}. `datasets.load_dataset(FOLDER, "{RUNS}")` has a line per run and row of its table,
+`"{IMAGES}"` one per run, row and image. Accuracies are from 0 to 1; differences are to the global view.
 """
 
 

@@ -47,11 +47,16 @@ def option_files(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def bases_of(path: Path) -> list[Path]:
+    """The files of its group that a file begins from."""
+    entries = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", [])
+    return [path.with_name(f"{one}.yaml") for one in entries if isinstance(one, str) and one != "_self_" and not set("/@") & set(one)]
+
+
 def option_content(path: Path) -> dict[str, Any]:
-    """The content of a file, laid over that of the options of its group that it begins from."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    """The content of a file, laid over that of the files of its group that it begins from."""
     merged: dict[str, Any] = {}
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, str) and entry != "_self_" and not set("/@") & set(entry):
-            merged |= option_content(path.with_name(f"{entry}.yaml"))
-    return merged | content
+    for base in bases_of(path):
+        merged |= option_content(base)
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return merged | {name: value for name, value in content.items() if name != "defaults"}

@@ -8,12 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.utils import get_object, instantiate
 
 from multicrop.config import CONF, PACKAGE
 from multicrop.config.knobs import words_of
-from multicrop.config.options import groups_in, option_content, option_files
+from multicrop.config.options import bases_of, groups_in, option_content, option_files
 
 LABELS = ("Command", "Expected", "Time")  # of lines in the head of a file
 SENTENCE = re.compile(r"(?<=[^A-Z])\.\s+(?=[A-Z0-9])")
@@ -103,11 +102,10 @@ class Option:
 
     def _comments(self) -> dict[str, str]:
         """The comment behind each entry, also of the options of its group that the file begins from."""
-        text = self.path.read_text(encoding="utf-8")
         found: dict[str, str] = {}
-        for entry in (yaml.safe_load(text) or {}).get("defaults", []):
-            if isinstance(entry, str) and (path := self.path.with_name(f"{entry}.yaml")).is_file():
-                found |= Option(self.group, entry, path)._comments()
+        for base in bases_of(self.path):
+            found |= Option(self.group, base.stem, base)._comments()
+        text = self.path.read_text(encoding="utf-8")
         return found | dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", text, re.MULTILINE))
 
 
