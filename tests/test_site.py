@@ -1,4 +1,4 @@
-"""The site: all pages are in its menu, every link leads somewhere, its examples are commands that exist, and it builds without a warning."""
+"""The site: all pages are in its menu, every link leads somewhere, its examples are commands that exist, and it builds clean."""
 
 import importlib
 import re
@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from conftest import CONF, ROOT
 from test_command_line import COMMANDS
 
@@ -25,14 +24,7 @@ def text_of(source):
 
 
 def test_the_menu_has_every_page_once():
-    def leaves(node):
-        return (
-            [node]
-            if isinstance(node, str)
-            else [leaf for value in (node.values() if isinstance(node, dict) else node) for leaf in leaves(value)]
-        )
-
-    listed = leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    listed = re.findall(r"^ +- .*: (\S+\.md)$", text_of("mkdocs.yml"), re.MULTILINE)
     reference = [f"reference/{kind}.md" for kind in site.CATALOGUE]
     assert sorted(listed) == sorted([*map(site.site_place, SOURCES), *reference])
 
