@@ -65,6 +65,18 @@ def test_a_name_of_several_groups_is_shown_for_each_and_one_of_none_is_refused(c
     assert code == 2 and err.startswith("error: nothing is no option of")
 
 
+def test_options_of_the_users_own_are_listed_and_shown(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own" / "crop").mkdir(parents=True)
+    (tmp_path / "own" / "crop" / "mine.yaml").write_text("# My crops.\n_target_: own_crops_of_a_test.mine\nn_crops: 3 # few\n")
+    (tmp_path / "own_crops_of_a_test.py").write_text('def mine():\n    """Cut what I want."""\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert "mine            My crops [4 views per image]" in shown(capsys, "ls", "crops", "--config-dir", "own")[1]
+    said = shown(capsys, "show", "mine", "--config-dir", "own")[1]
+    assert "crop.n_crops=3  # few" in said and "Cut what I want." in said
+    assert shown(capsys, "show", "mine")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "more"),
     [

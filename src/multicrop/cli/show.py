@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Callable
 
+from multicrop.cli.ls import add_folder, folder_of
+
 HELP = "show an option: docstring, knobs, defaults, source"
 
 
@@ -10,6 +12,7 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = add_parser("show", help=HELP, description=__doc__)
     parser.add_argument("name", help="an option as multicrop ls lists it, or GROUP=NAME where several groups have one of this name")
+    add_folder(parser)
     parser.set_defaults(run=run)
 
 
@@ -20,8 +23,9 @@ def run(options: argparse.Namespace) -> int:
     from multicrop.config import ROOT
     from multicrop.runs.catalogue import found
 
-    for option in found(options.name):
-        print(f"{option.group}={option.name} ({option.path.relative_to(ROOT)})\n\n{option.head}\n")
+    for option in found(options.name, folder_of(options)):
+        path = option.path.relative_to(ROOT) if option.path.is_relative_to(ROOT) else option.path
+        print(f"{option.group}={option.name} ({path})\n\n{option.head}\n")
         facts = {"source": option.source, "cost": option.cost, "code": option.target}
         print("\n".join(f"{name}: {value}" for name, value in facts.items() if value))
         for knob in option.knobs:

@@ -109,20 +109,24 @@ class Option:
         return found | dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", text, re.MULTILINE))
 
 
-def options_of(group: str, folder: Path = CONF) -> list[Option]:
-    """The options of a config group, sorted by name."""
-    return [Option(group, name, path) for name, path in option_files(group, [folder]).items()]
+def options_of(group: str, own: Path | None = None) -> list[Option]:
+    """The options of a config group, with those of a configuration folder of the user's own, sorted by name."""
+    return [Option(group, name, path) for name, path in option_files(group, [CONF, *([own] if own else [])]).items()]
 
 
-def found(name: str) -> list[Option]:
+def found(name: str, own: Path | None = None) -> list[Option]:
     """The options of a name, which several groups may have, or of ``GROUP=NAME``.
+
+    Args:
+        name: The name.
+        own: A configuration folder of the user's own.
 
     Raises:
         ValueError: If there is none.
     """
     group, _, option = name.rpartition("=")
     groups = [group] if group else list(KINDS.values())
-    named = [one for each in groups for one in options_of(each) if one.name == option]
+    named = [one for each in groups for one in options_of(each, own) if one.name == option]
     if not named:
         raise ValueError(f"{name} is no option of {' or '.join(groups)}. List them with multicrop ls: {', '.join(KINDS)}")
     return named
