@@ -15,6 +15,7 @@ from conftest import CONF, ROOT
 from refusals import refused
 
 from multicrop.config import check_overrides
+from multicrop.runs import identity
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "run.py", "src", "conf", "experiments/published.csv")
@@ -53,6 +54,13 @@ def own(tmp_path):
 def test_a_wheel_holds_the_configuration_and_what_run_py_reads(installed):
     for path in (*CONF.rglob("*.yaml"), ROOT / "run.py", ROOT / "experiments" / "published.csv"):
         assert (installed / "multicrop" / "repository" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+
+
+def test_the_code_of_a_wheel_has_the_identity_of_the_checkouts(installed, monkeypatch):
+    expected = identity._code()
+    monkeypatch.setattr(identity, "PACKAGE", installed / "multicrop")
+    monkeypatch.setattr(identity, "BESIDE", installed / "multicrop" / "repository")
+    assert identity._code.__wrapped__() == expected
 
 
 def test_multicrop_run_from_a_wheel_in_an_empty_folder_with_a_crop_policy_of_the_users_own(installed, own):
