@@ -130,6 +130,11 @@ class TestPublished:
         assert row[4] == f"{100 * run.accuracy - 56.01:+.2f}" and row[5] == "here crop_seed=3; one template"
         assert table.notes[0].startswith("1 of 2 runs have no published number")
 
+    def test_of_a_sweep_the_value_of_the_run_is_named(self, tmp_path):
+        run = self.run(tmp_path / "run", "seed=1,2", "-m")
+        (figure,) = published_figures("zero_shot/clip", "cub200", "clip_vit_b16")
+        assert differences(run, figure) == ["here seed=1", "one template"]
+
     def test_what_only_the_published_command_sets_is_named(self, tmp_path):
         run = self.run(tmp_path / "run", experiment="zero_shot/cupl")
         (figure,) = published_figures("zero_shot/cupl", "cub200", "clip_vit_b16")

@@ -53,6 +53,7 @@ def _row(run: Run, figure: Figure) -> Mapping:
 def differences(run: Run, figure: Figure) -> list[str]:
     """What is known to differ between a run and a published number."""
     own, published = dict(_words(" ".join(run.environment.get("argv", [])[1:]))), dict(_words(figure.command))
+    own |= {name: str(run.choices.get(name, run.knobs.get(name, value))) for name, value in own.items() if "," in value}  # swept
     told = [f"here {name}={value}" for name, value in own.items() if published.get(name, run.choices.get(name)) != value]
     told += [f"published {name}={value}" for name, value in published.items() if name not in own and run.choices.get(name) != value]
     told += [f"scored on {run.config['split']} images"] if run.config.get("split", "test") != "test" else []
