@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup run test lint storm mutation bench overview schema pack restyle
+.PHONY: help setup run test lint storm mutation bench overview schema site pack restyle
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ overview: setup ## the grid of experiments/overview: three sweeps, their tables 
 
 schema: setup ## write what each knob may be, from the signatures of the configured functions, to src/multicrop/config/knobs.json
 	$(RUN) -m multicrop.runs.schema
+
+site: setup ## build the site from README.md, docs/, the studies and docstrings into site/ (no warning is let pass)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 pack: setup ## rebuild the embedded artwork from the package registries (needs npm)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[pack]'

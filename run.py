@@ -31,6 +31,7 @@ if __name__ == "__main__":
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(help_page(CONF))
         sys.exit()
+    sys.path.append(str(Path.cwd()))  # components of the user's own, which a file of --config-dir names by dotted path
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     try:
         sys.argv[1:] = hide_secrets(sys.argv[1:], groups=[path.name for path in CONF.iterdir() if path.is_dir()])

@@ -12,7 +12,11 @@ import multicrop
 from multicrop import cli
 
 HEAVY = ("torch", "scipy", "transformers", "lightning", "matplotlib")
-COMMANDS = ("bank", "compare", "dashboard", "data", "describe", "explore", "predict", "published", "record", "report")
+HYDRAS = ("run", "mock-run")
+COMMANDS = (
+    *("bank", "compare", "dashboard", "data", "describe", "explore", "ls", "predict", "published", "record", "report", "show"),
+    *HYDRAS,
+)
 
 
 def imported(start: str) -> set[str]:
@@ -38,7 +42,7 @@ def test_help_lists_every_command_without_its_imports(capsys):
     assert imported("from multicrop.cli import main; main(['--help'])") == set()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*HYDRAS}))
 def test_each_command_has_a_page_of_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

@@ -1,10 +1,12 @@
-"""W&B: when it is online, offline or off, what a run logs, the dashboard, and that no key is written anywhere."""
+"""W&B: when it is online, offline or off, what a run logs, the dashboard, and that no key is written anywhere; the other loggers."""
 
 import base64
+import csv
 import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -13,15 +15,18 @@ import pytest
 import records
 import wandb
 import yaml
-from conftest import CONF
+from conftest import CONF, session_of
 from PIL import Image
+from refusals import refused
 
 from multicrop import cli
 from multicrop.config import check_overrides
 from multicrop.files import redacted
-from multicrop.record import FILES
+from multicrop.record import FILES, read_record
 from multicrop.runs import sweep
 from multicrop.runs.environment import environment
+from multicrop.runs.experiment import evaluate
+from multicrop.runs.loggers import logger_of
 from multicrop.show import wandb_logger as loggers
 
 KEY = "f" * 40
@@ -166,3 +171,55 @@ def test_the_pictures_of_a_panel_have_one_size_and_their_boxes_stay_in_place(mon
             ((40, 40), {"minX": 0, "maxX": 0.25, "minY": 0, "maxY": 0.5}),
         ]
     }
+
+
+def numbers_in(name, folder):
+    """What a logger wrote into the folder of a run: numbers, and the names of settings."""
+    if name == "csv":
+        *_, numbers = csv.DictReader((folder / "csv" / "metrics.csv").read_text().splitlines())
+        return numbers, yaml.safe_load((folder / "csv" / "hparams.yaml").read_text())
+    if name == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        settings = yaml.safe_load((folder / "tensorboard" / "hparams.yaml").read_text())
+        return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}, settings
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("multicrop").experiment_id])
+    assert run.info.status == "FINISHED"
+    return run.data.metrics, {name.split("/")[0]: value for name, value in run.data.params.items()}
+
+
+def run_with(logger, folder):
+    """The settings of a small run with a logger of conf/, in this folder."""
+    small = ["dataset.n_classes=4", "dataset.test_images=2", "dataset.train_images=2", "dataset.validation_images=1", "crop=random_k1"]
+    settings = session_of(*small, f"paths.cache={folder}/banks", "pictures=0", "trainer.progress=false").settings
+    values = yaml.safe_load((CONF / "logger" / f"{logger}.yaml").read_text())
+    places = {"save_dir": str(folder), "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
+    values |= {name: place for name, place in places.items() if name in values}
+    return replace(settings, config=settings.config | {"logger": values}, choices={"logger": logger}, output=folder, outputs=folder.parent)
+
+
+@pytest.mark.parametrize("name", ["csv", "tensorboard", "mlflow"])
+def test_lightnings_own_loggers_hold_the_numbers_of_the_record_and_its_settings(name, tmp_path):
+    pytest.importorskip(name, reason=f"pip install 'multicrop[{name}]'")
+    evaluate(run_with(name, tmp_path))
+    numbers, settings = numbers_in(name, tmp_path)
+    rows = read_record(tmp_path).metrics["rows"]
+    assert float(numbers["test/accuracy"]) == pytest.approx(rows["final"]["accuracy"])
+    assert float(numbers["test/vs_global/difference"]) == pytest.approx(rows["final"]["difference"]) and float(numbers["images"]) == 8
+    assert {"crop", "seed", "choices"} <= set(settings)
+
+
+def test_a_logger_of_a_run_that_fails_has_its_settings(tmp_path):
+    with pytest.raises(RuntimeError, match="killed"), logger_of(run_with("csv", tmp_path)):
+        raise RuntimeError("killed")
+    assert yaml.safe_load((tmp_path / "csv" / "hparams.yaml").read_text())["crop"]["n_crops"] == 1
+
+
+def test_a_logger_whose_package_is_missing_is_refused_with_the_command_that_installs_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
+    with refused("logger=mlflow needs a package", "pip install 'multicrop[mlflow]'"), logger_of(run_with("mlflow", tmp_path)):
+        pytest.fail("made")

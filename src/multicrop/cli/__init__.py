@@ -1,4 +1,4 @@
-"""`multicrop COMMAND`: manage feature banks, descriptions, data and records. Experiments are run with `python run.py`."""
+"""`multicrop COMMAND`: run experiments, compare and export records, manage feature banks, descriptions and data."""
 
 import argparse
 import importlib
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from multicrop import __version__
 
+HYDRAS = (["run"], ["mock-run"])  # commands whose further words are Hydra's
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console script; a wrong argument or file ends with one message and exit status 2.
@@ -15,12 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The command line without the program's name; None for that of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [*(sys.argv[1:] if arguments is None else arguments)]
+    if arguments[:1] in HYDRAS:
+        return importlib.import_module(f"{__name__}.{arguments[0].replace('-', '_')}").start(arguments[1:])
     parser = argparse.ArgumentParser(prog="multicrop", description=__doc__)
     parser.add_argument("--version", action="version", version=f"multicrop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in (module.name for module in pkgutil.iter_modules(__path__)):
-        command = importlib.import_module(f"{__name__}.{name}")
+    for module in pkgutil.iter_modules(__path__):
+        command, name = importlib.import_module(f"{__name__}.{module.name}"), module.name.replace("_", "-")
         if name in arguments:  # the arguments of a command may need imports, its line in --help needs none
             command.add(commands.add_parser)
         else:

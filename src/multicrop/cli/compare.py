@@ -26,6 +26,7 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         action="store_true",
         help="add two tables over pairs of methods: agreement, and images that only one classifies correctly",
     )
+    parser.add_argument("--published", action="store_true", help="add a table of published numbers of the same settings beside these runs")
     parser.add_argument("--top", type=int, help="number of methods to show (0: all; default: 20, in CSV all)")
     parser.add_argument("--format", choices=tuple(FORMATS), help="output format (default: by the suffix of -o, else terminal)")
     parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
@@ -37,12 +38,16 @@ def run(options: argparse.Namespace) -> int:
     from multicrop.compare import command, render
     from multicrop.files import write_text
 
-    _, found = command.read_runs(options)
+    runs, found = command.read_runs(options)
     baseline = options.baseline if command.is_row(options) else "baseline"
     form = options.format or next((f for f, end in render.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
     if options.top is None:
         options.top = 0 if form == "csv" else TOP
     shown = [table for block in found for table in _tables(block, options, baseline)]
+    if options.published:
+        from multicrop.compare.beside_published import published_table
+
+        shown.append(published_table(runs))
     if options.output:
         write_text(options.output, render.render(shown, form))
         print(f"written: {options.output}")

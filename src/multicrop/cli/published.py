@@ -18,12 +18,8 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the rows that match all filters; the exit status is 1 if there are none."""
-    from multicrop.compare.published import TABLE, read_published
+    from multicrop.compare.published import read_published
 
-    if not TABLE.is_file():
-        raise ValueError(
-            f"{TABLE} does not exist: published numbers are in a checkout of the repository; install it in place (pip install -e .)"
-        )
     wanted = {name: value for name in FILTERS if (value := getattr(options, name)) is not None}
     found = [row for row in read_published() if all(getattr(row, name) == value for name, value in wanted.items())]
     for row in found:

@@ -12,6 +12,23 @@ def differing_parts(records: Sequence[Record]) -> list[str]:
     return sorted({name for other in known[1:] for name in known[0].differences(other)})
 
 
+def check_protocols(records: Sequence[Record]) -> None:
+    """Check that all records were made with the same version of each component that they share.
+
+    Raises:
+        ValueError: If two have different versions of one.
+    """
+    first: dict[str, Record] = {}
+    for record in records:
+        for name, version in record.protocol.items():
+            other = first.setdefault(name, record)
+            if other.protocol[name] != version:
+                raise ValueError(
+                    f"{name} has protocol version {other.protocol[name]} in {other.folder} and {version} in {record.folder}: the same "
+                    "configuration gives other numbers. Compare records of one version, or run the older ones again"
+                )
+
+
 def shown_record(record: Record) -> list[str]:
     """The lines that `multicrop record show` prints of one record: accuracy, files, model, data, identity."""
     model, data = record.model, record.data
@@ -21,8 +38,9 @@ def shown_record(record: Record) -> list[str]:
         facts = f"{model.get('architecture')}, {model.get('parameters', 0):,} parameters, {model.get('precision')}"
         shown.append(f"  model      {model.get('name')}: {facts}, weights {model.get('weights')}")
     if data:
-        classes = len(data.get("class_names") or [])
-        shown.append(f"  data       {data.get('dataset')} ({data.get('split')}): {record.metrics.get('images')} images, {classes} classes")
+        classes, limit = len(data.get("class_names") or []), f", limit={found}" if (found := data.get("limit")) else ""
+        images = record.metrics.get("images")
+        shown.append(f"  data       {data.get('dataset')} ({data.get('split')}{limit}): {images} images, {classes} classes")
     if counts := list((record.metrics.get("support") or {}).get("per_class", {}).values()):
         asked = record.metrics["support"]["asked"]
         spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{counts[0]}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from multicrop.compare.data_seeds import PooledRun, pooled
 from multicrop.compare.entries import Entry, entry_of
-from multicrop.compare.identities import differing_parts
+from multicrop.compare.identities import check_protocols, differing_parts
 from multicrop.compare.labels import labels
 from multicrop.compare.rows import rows_of
 from multicrop.compare.run import DATA_SEED, Run
@@ -43,7 +43,9 @@ class Block:
     @property
     def data(self) -> str:
         """Data set, split, and numbers of images and classes."""
-        return f"{self.first.dataset} ({self.split}): {len(self.first.sorted_predictions)} images, {len(self.first.class_names)} classes"
+        limit = f", limit={found}" if (found := self.first.data.get("limit")) else ""
+        images, classes = len(self.first.sorted_predictions), len(self.first.class_names)
+        return f"{self.first.dataset} ({self.split}{limit}): {images} images, {classes} classes"
 
     @property
     def name(self) -> str:
@@ -66,8 +68,9 @@ def blocks(runs: Sequence[Run], baseline: str | Sequence[Run] = "global") -> lis
         One block per set of images and task.
 
     Raises:
-        ValueError: If the baseline is no such row, or its runs are of several methods.
+        ValueError: If the baseline is no such row, its runs are of several methods, or runs have different protocol versions.
     """
+    check_protocols([*runs, *(() if isinstance(baseline, str) else baseline)])
     if isinstance(baseline, str) and baseline not in ROWS[:3]:
         raise ValueError(f"a baseline is {', '.join(ROWS[:3])} or the folder of a run, got {baseline!r}")
     if not isinstance(baseline, str) and (count := len({run.method for run in baseline})) > 1:

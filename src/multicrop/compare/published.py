@@ -1,12 +1,12 @@
-"""Numbers that papers report, read from experiments/published.csv of a checkout."""
+"""Numbers that papers report, read from experiments/published.csv."""
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from multicrop.config import PACKAGE
+from multicrop.config import ROOT
 
-TABLE = PACKAGE.parent.parent / "experiments" / "published.csv"
+TABLE = ROOT / "experiments" / "published.csv"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_published(table: Path = TABLE) -> list[Figure]:
     """Read the table of published numbers.
 
     Args:
-        table: A CSV file with the columns of ``Figure``. An installed package has none: then the list is empty.
+        table: A CSV file with the columns of ``Figure``. The list is empty where the file does not exist.
 
     Returns:
         The rows in the order of the file.

@@ -31,6 +31,7 @@ class Run(Record):
         """The values of the configuration that decide the run's numbers, by dotted name, without seeds equal to the run's own."""
         leaves = list(_leaves({k: v for k, v in self.config.items() if k not in NOT_DECISIVE}))
         follows = {name for name, value in leaves if name.endswith(".seed") and value == self.config.get("seed")}
+        follows |= {"limit"} if self.config.get("limit") is None else set()  # older records have no such knob
         return {name: value for name, value in leaves if name not in follows and not f"{name}.".startswith(OTHER_ROWS)}
 
     @cached_property

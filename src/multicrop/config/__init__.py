@@ -4,9 +4,11 @@ from multicrop.config.command_line import check_overrides, check_parts
 from multicrop.config.experiments import option_values, register_experiments, weight_of
 from multicrop.config.help_page import help_page
 from multicrop.config.job import (
+    BESIDE,
     CONF,
     EMBEDDED_MODEL,
     PACKAGE,
+    ROOT,
     TASK_OF,
     choices,
     in_parallel,
@@ -21,9 +23,11 @@ from multicrop.config.knobs import check_values
 from multicrop.config.machine import check_machine
 
 __all__ = [
+    "BESIDE",
     "CONF",
     "EMBEDDED_MODEL",
     "PACKAGE",
+    "ROOT",
     "TASK_OF",
     "check_machine",
     "check_overrides",

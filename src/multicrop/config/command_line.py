@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from multicrop.config.experiments import registered_options
 from multicrop.config.job import TASK_OF
 from multicrop.config.knobs import check_values
+from multicrop.config.options import groups_in, option_files, own_folder
 
 CHECKED = 50  # values of a sweep; each job checks its own
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
@@ -49,7 +50,7 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     Hydra checks its own flags and overrides, and deleted or appended groups.
 
     Args:
-        arguments: The command line without the program's name.
+        arguments: The command line without the program's name; the folder of ``--config-dir`` lies over ``conf``.
         conf: Folder of the configuration.
 
     Raises:
@@ -57,21 +58,23 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
             type or is out of range, or the task does not read a chosen part.
     """
     overrides = [override for override in _parsed(arguments) if not override.key_or_group.startswith("hydra")]
-    groups = {path.name for path in conf.iterdir() if path.is_dir()}
+    own = own_folder(arguments, conf)
+    folders = (conf,) if own is None else (conf, own)
+    groups = groups_in(folders)
     plain = [o for o in overrides if o.type == OverrideType.CHANGE]
-    chosen = {o.input_line: f"{o.key_or_group}={_check_options(o, conf)}" for o in plain if o.key_or_group in groups}
+    chosen = {o.input_line: f"{o.key_or_group}={_check_options(o, folders)}" for o in plain if o.key_or_group in groups}
     swept = [o for o in plain if o.key_or_group in groups and o.is_sweep_override()]
     knobs = [o for o in plain if o.key_or_group not in groups]
-    if GlobalHydra.instance().is_initialized() or not (len(overrides) > len(plain) or knobs or _may_lack(chosen.values(), conf)):
+    if GlobalHydra.instance().is_initialized() or not (len(overrides) > len(plain) or knobs or _may_lack(chosen.values(), folders)):
         return
-    cfg, multirun = _composed(tuple(chosen.values()), conf)
+    cfg, multirun = _composed(tuple(chosen.values()), folders)
     multirun = multirun or bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
     if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file can set the task
         check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
     _check_knobs(knobs, list(_names(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
     if swept and fixed and multirun:
-        before, _ = _composed(tuple(chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept), conf)
+        before, _ = _composed(tuple(chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept), folders)
         _check_before_sweep([knob for knob in fixed if knob.key_or_group not in set(_names(before))], swept)
     if not multirun:
         _check_single(plain)
@@ -79,11 +82,11 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     _check_values(cfg, fixed + added, [o for o in knobs if o not in fixed])
 
 
-def _may_lack(chosen: Iterable[str], conf: Path) -> bool:
+def _may_lack(chosen: Iterable[str], folders: tuple[Path, ...]) -> bool:
     """Whether options need more than a place in conf/: a task that reads them, a GPU, a value."""
     for group, option in (choice.split("=", 1) for choice in chosen):
-        file = conf / group / f"{option}.yaml"
-        if group in (*TASK_OF, "trainer", "sweep") or (file.is_file() and "???" in file.read_text(encoding="utf-8")):
+        file = option_files(group, folders).get(option)
+        if group in (*TASK_OF, "trainer", "sweep") or (file is not None and "???" in file.read_text(encoding="utf-8")):
             return True
     return False
 
@@ -143,10 +146,9 @@ def _with(cfg: DictConfig, overrides: list[Override]) -> DictConfig:
     return made
 
 
-def _check_options(override: Override, conf: Path) -> str:
+def _check_options(override: Override, folders: tuple[Path, ...]) -> str:
     """Check that all values of a group override exist; returns the first."""
-    folder = conf / override.key_or_group
-    options = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    options = list(option_files(override.key_or_group, folders))
     options += registered_options(override.key_or_group)
     wanted = override.value()
     if isinstance(wanted, Glob):
@@ -184,11 +186,12 @@ def _check_before_sweep(knobs: list[Override], swept: list[Override]) -> None:
 
 
 @cache
-def _composed(chosen: tuple[str, ...], conf: Path) -> tuple[DictConfig, bool]:
+def _composed(chosen: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[DictConfig, bool]:
     """The configuration of some options, not to be changed, and whether it asks for a sweep itself."""
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+    own = [f"hydra.searchpath={[f'file://{folder}' for folder in folders[1:]]}"] if folders[1:] else []
+    with initialize_config_dir(str(folders[0].resolve()), version_base="1.3"):
         try:
-            cfg = compose("config", overrides=list(chosen), return_hydra_config=True)
+            cfg = compose("config", overrides=[*own, *chosen], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(f"{' '.join(chosen)} cannot be composed: {error}") from None
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra.mode == RunMode.MULTIRUN

@@ -8,7 +8,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 PACKAGE = Path(__file__).parent.parent
-CONF = PACKAGE.parent.parent / "conf"  # of a checkout; in a run Hydra knows it
+BESIDE = PACKAGE / "repository"  # in a wheel: run.py, conf/ and the published figures
+ROOT = BESIDE if BESIDE.is_dir() else PACKAGE.parent.parent
+CONF = ROOT / "conf"
 EMBEDDED_MODEL = PACKAGE / "encoder" / "tiny_clip"  # named "tiny" wherever a model is named
 TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only one task reads
 

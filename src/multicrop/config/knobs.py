@@ -137,6 +137,11 @@ def _descended(value: Any, schema: Schema, loc: tuple[int | str, ...]) -> tuple[
     return tuple(place), value, schema
 
 
+def words_of(target: str) -> dict[str, str]:
+    """What each knob of a configured function may be, in words."""
+    return {name: words(schema) for name, schema in _schemas()["targets"].get(target, {}).items()}
+
+
 def words(schema: Schema) -> str:
     """What a value is, for a message: `a whole number from 1 to 4096`."""
     kind = schema["type"]

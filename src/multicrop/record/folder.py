@@ -28,6 +28,7 @@ from multicrop.files import (
     write_text,
 )
 from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged, read_scores
+from multicrop.record.protocol import protocol_of
 from multicrop.record.scores import Scores
 
 FORMAT = 4  # of the folder; records of another format are refused
@@ -82,7 +83,8 @@ def write_record(
     texts |= {EXAMPLES: json.dumps(examples)} if examples else {}
     if identity is not None:
         texts[IDENTITY] = json.dumps({"key": identity.key, "parts": dict(identity.parts), "model": redacted(dict(model or {}))}, indent=1)
-    texts |= {ENVIRONMENT: json.dumps(redacted(dict(environment)), indent=1), METRICS: json.dumps({"format": FORMAT, **metrics}, indent=1)}
+    metrics = {"format": FORMAT, "protocol": protocol_of(config), **metrics}
+    texts |= {ENVIRONMENT: json.dumps(redacted(dict(environment)), indent=1), METRICS: json.dumps(metrics, indent=1)}
     for name, text in texts.items():
         with naming(folder / name, KNOB):
             write_text(folder / name, text)
@@ -122,6 +124,11 @@ class Record:
     def model(self) -> dict:
         """Facts of the model: name, architecture, number of parameters, hash of the weights, precision; empty where none were written."""
         return self._decisive.get("model", {})
+
+    @property
+    def protocol(self) -> dict[str, int]:
+        """The version of every component (`protocol.VERSIONS`); 1 in a record that was written without them."""
+        return dict.fromkeys(protocol_of(self.config), 1) | self.metrics.get("protocol", {})
 
     @property
     def accuracy(self) -> float:

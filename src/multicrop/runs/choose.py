@@ -13,6 +13,7 @@ from multicrop.compare.label_free import choose_without_labels
 from multicrop.compare.temperature import fit_temperature
 from multicrop.config.ranges import KnobsOf
 from multicrop.data.base import LabelledImages
+from multicrop.data.limit import limited
 from multicrop.files import make_folder
 from multicrop.record import CHOICE, CHOSEN, Predictions
 from multicrop.runs.choose_budget import Budget
@@ -67,11 +68,11 @@ def images_to_choose_on(session: Session, *, labels: str, max_images: int, like_
     if labels == "none":
         if dataset.test.indexed is False:
             raise ValueError("task.labels=none reads the test images twice, and a stream is read once; use an indexed data set")
-        return (dataset.test,)
+        return (limited(dataset.test, session.settings.limit),)
     pool = dataset.validation if len(dataset.validation) else dataset.train
     if not len(pool):
         raise ValueError(f"{dataset.name} brings no validation and no training images to choose on; pass task.labels=none, or other data")
-    chosen = evenly(pool, max_images, session.settings["seed"])
+    chosen = evenly(pool, min(max_images, session.settings.limit or max_images), session.settings["seed"])
     if not like_test:
         return (chosen,)
     corrupted = session.settings.part("corruption").make()(replace(dataset, test=chosen)).test

@@ -3,18 +3,16 @@
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from multicrop.compare.details import class_table
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, check_values, threads_of_job
+from multicrop.data.limit import limited
 from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, local_rank
 from multicrop.files import Identity, content_hash, make_folder
@@ -22,6 +20,7 @@ from multicrop.record import Record, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
 from multicrop.runs.identity import model_facts, run_identity
+from multicrop.runs.loggers import log_outcome, logger_of
 from multicrop.runs.scoring import score, stream
 from multicrop.runs.session import Session, split_of
 from multicrop.runs.settings import Settings, settings_of
@@ -29,10 +28,7 @@ from multicrop.runs.stream_saves import StreamSaves
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.task import BankTask
 from multicrop.runs.unreadable import report_unreadable
-from multicrop.show import terminal, wandb_logger
-
-if TYPE_CHECKING:
-    import lightning.pytorch.loggers  # loaded where a logger is made: its import takes seconds
+from multicrop.show import terminal
 
 SPLITS = ("train", "validation", "test")
 
@@ -89,8 +85,8 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
     task.all_logits = settings.all_logits
     bank = session.bank(session.scored_images)
     saves = saves_of(settings, task, bank, identity.key)
-    with _logger(settings) as logger:
-        seconds = _score(task, bank, settings, saves, logger)
+    with logger_of(settings) as logger:
+        seconds = _score(task, bank, settings, saves)
         report_unreadable(bank, settings["on_unreadable"])
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
         facts |= {"choices": settings.choices}
@@ -99,7 +95,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
         finished_runs.enter(settings.outputs, identity.key, settings.output)
         saves.remove()
         if logger:
-            _log(session, outcome, logger)
+            log_outcome(logger, session, outcome)
     _show(session, task, bank, outcome)
     return outcome.predictions.accuracy()
 
@@ -120,7 +116,7 @@ def encode(settings: Settings, cache: SweepCache | None = None) -> float:
     if local_rank() == 0:
         _show_data(session)
     for images in [split_of(session.dataset, split, among=SPLITS) for split in settings.task["splits"]]:  # all before one is encoded
-        bank = session.bank(images)
+        bank = session.bank(limited(images, settings.limit))
         found += len(bank)
         if local_rank() == 0:
             terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.cost.crops_per_second)
@@ -154,26 +150,10 @@ def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) ->
     return StreamSaves(settings.outputs / ".streams" / name, every=task.save_every if bank.reorderable else None)
 
 
-@contextmanager
-def _logger(settings: Settings) -> "Iterator[lightning.pytorch.loggers.WandbLogger | None]":
-    """The logger that the configuration names, which ends with the run."""
-    logger = settings.part("logger").make() if settings["logger"] else None
-    if logger:
-        logger.log_hyperparams(results.logged_config(settings))  # at the start, so that a run that is killed has it too
-    try:
-        yield logger
-    finally:
-        wandb_logger.finish(logger)
-
-
-def _score(
-    task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamSaves, logger: "lightning.pytorch.loggers.WandbLogger | None"
-) -> float:
+def _score(task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamSaves) -> float:
     """Score the bank, after what an earlier process scored; returns the seconds that it took."""
     started = time.perf_counter()
     score(task, stream(task, bank, settings.compute.batch_size, saves.resume(task)), saves=saves, progress=settings.compute.progress)
-    if logger:
-        logger.log_metrics(task.measured, step=0)
     return time.perf_counter() - started
 
 
@@ -193,23 +173,12 @@ def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results
     )
 
 
-def _log(session: Session, outcome: results.Outcome, logger: "lightning.pytorch.loggers.WandbLogger") -> None:
-    """Mirror the record in W&B."""
-    wandb_logger.log_run(
-        logger,
-        summary=results.summary_of(outcome.metrics),
-        classes=class_table(outcome.predictions, session.dataset.class_names),
-        examples=outcome.examples,
-        record=session.settings.output,
-        picture=outcome.picture,
-    )
-
-
 def _show(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome) -> None:
     """Print the table of the run, its cost, and where its record is."""
     settings, dataset = session.settings, session.dataset
     size = f"{len(bank)} images, {len(dataset.class_names)} classes"
-    title = f"{settings.task['name']} on {dataset.name} ({settings['split']}): {size}, top-1 %"
+    limit = "" if settings.limit is None else f", limit={settings.limit}"
+    title = f"{settings.task['name']} on {dataset.name} ({settings['split']}{limit}): {size}, top-1 %"
     labels = terminal.row_labels(settings.choices, task.component, bank.n_views, list(settings.beside))
     terminal.show_run(title, labels, outcome.metrics, outcome.environment, settings.output, outcome.picture)
     chosen = settings.choices

@@ -17,6 +17,7 @@ from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config.ranges import Count, OneOf
 from multicrop.data.base import LabelledImages
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
+from multicrop.data.limit import limited
 from multicrop.data.overview import per_class
 from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
@@ -100,9 +101,11 @@ def support_and_validation(
     """The images that an adapter learns from and is selected on: those of a file, or drawn once per process."""
     dataset, seed = session.dataset, session.settings["seed"]
     if few_shot_file:
-        return few_shot_from_file(dataset, few_shot_file)
+        support, validation = few_shot_from_file(dataset, few_shot_file)
+        return support, limited(validation, session.settings.limit)
     key = [session.settings.part("dataset").values, session.settings.part("corruption").values, shots, seed]  # as the data set is shared
-    return session.share("support", key, lambda: few_shot_split(dataset, shots=shots, seed=seed))
+    support, validation = session.share("support", key, lambda: few_shot_split(dataset, shots=shots, seed=seed))
+    return support, limited(validation, session.settings.limit)
 
 
 @task_builder(groups=("adapter",), not_decisive=("few_shot_file",), images=support_and_validation)

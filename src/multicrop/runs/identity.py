@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from multicrop.config import PACKAGE
+from multicrop.config import BESIDE, PACKAGE
 from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.encoder.known import EncoderFacts
 from multicrop.files import Identity, content_hash
@@ -104,4 +104,5 @@ def _task_hash(session: Session, reads: Reads, *, with_seed: bool) -> str:
 
 @cache
 def _code() -> str:
-    return content_hash(*(path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))))
+    own = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.is_relative_to(BESIDE)]  # the same in a checkout and a wheel
+    return content_hash(*(path.read_text(encoding="utf-8") for path in own))

@@ -72,7 +72,8 @@ def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, s
 def data_of(session: Session, bank: FeatureBank) -> dict[str, Any]:
     """What was scored, for those who read the record without the data."""
     dataset, split = session.dataset, session.settings["split"]
-    return {"dataset": dataset.name, "split": split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
+    facts = {"dataset": dataset.name, "split": split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
+    return facts if session.settings.limit is None else facts | {"limit": session.settings.limit}
 
 
 def scored_images(session: Session, bank: FeatureBank, task: BankTask) -> ScoredImages:

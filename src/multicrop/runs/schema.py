@@ -9,13 +9,13 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-import yaml
 from annotated_types import Interval, Len
 from hydra.utils import get_object
 
 from multicrop.config import CONF
 from multicrop.config.knobs import FILE
-from multicrop.config.ranges import Fraction, KnobsOf, Matching, OneOf, Positive, Range, Seed, Template
+from multicrop.config.options import option_content
+from multicrop.config.ranges import Count, Fraction, KnobsOf, Matching, OneOf, Positive, Range, Seed, Template
 from multicrop.runs.settings import Compute
 
 SIMPLE = {int: "int", float: "float", str: "str", bool: "bool", Any: "any", Path: "str"}
@@ -39,6 +39,7 @@ class RunKnobs(TypedDict):
     rerun: bool
     record: str | None
     logits: Literal["top", "all"]
+    limit: Count | None
 
 
 class Paths(TypedDict):
@@ -92,20 +93,10 @@ def schema(conf: Path = CONF) -> dict[str, dict[str, dict[str, Schema]]]:
     """
     used: dict[str, set[str]] = {}
     for path in sorted(path for path in conf.glob("*/**/*.yaml") if "hydra" not in path.parts):
-        for node in _nodes(_option(path)):
+        for node in _nodes(option_content(path)):
             used.setdefault(node["_target_"], set()).update(node)
     targets = {target: knobs_of(get_object(target), keys) for target, keys in sorted(used.items())}
     return {"sections": {place: knobs_of(source) for place, source in SECTIONS.items()}, "targets": targets}
-
-
-def _option(path: Path) -> dict[str, Any]:
-    """The content of a file, laid over that of the options of its group that it begins from."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    merged: dict[str, Any] = {}
-    for entry in content.pop("defaults", []):
-        if isinstance(entry, str) and entry != "_self_" and not set("/@") & set(entry):
-            merged |= _option(path.with_name(f"{entry}.yaml"))
-    return merged | content
 
 
 def _nodes(node: Any) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from multicrop.config import weight_of
 from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.contents import keep_index_in
+from multicrop.data.limit import limited
 from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
@@ -164,8 +165,8 @@ class Session:
 
     @property
     def scored_images(self) -> LabelledImages | StreamedImages:
-        """The images that the run scores: ``split`` of the data set."""
-        return split_of(self.dataset, self.settings["split"])
+        """The images that the run scores: ``split`` of the data set, at most ``limit`` of it."""
+        return limited(split_of(self.dataset, self.settings["split"]), self.settings.limit)
 
     def bank(self, images: LabelledImages | StreamedImages) -> FeatureBank:
         """The feature bank of some images; with ``bank=off`` one that encodes while it is read.

@@ -111,6 +111,11 @@ class Settings:
         return Part(values).without("facts")
 
     @property
+    def limit(self) -> int | None:
+        """The most images that are scored, and that settings are chosen on; None: all."""
+        return self.config.get("limit")  # none in an older record
+
+    @property
     def all_logits(self) -> bool:
         """Whether the record keeps the logits of all classes.
 
@@ -160,15 +165,13 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
         file: An experiment file, such as chosen.yaml of ``task=choose``; or the folder of a record; None: neither.
 
     Raises:
-        ValueError: If there is no such file, a knob has a value out of its range, or the package was installed without its configuration.
+        ValueError: If there is no such file or a knob has a value out of its range.
     """
     register_resolvers()
     if file is not None and (file / CONFIG).is_file():
         return settings_of(OmegaConf.merge(OmegaConf.load(file / CONFIG), OmegaConf.from_dotlist(list(overrides))))  # type: ignore[arg-type]
     if file is not None and not (file.is_file() and file.suffix == ".yaml"):
         raise ValueError(f"{file} is neither an experiment file (*.yaml) nor the folder of a record, which holds {CONFIG}")
-    if not CONF.is_dir():
-        raise ValueError(f"{CONF} is not a folder; install the repository in place (pip install -e .), so that its conf/ is found")
     given = [] if file is None else register_experiments([f"experiment={file}"])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[*given, "logger=none", *overrides])
@@ -178,9 +181,8 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
 
 def of_command_line(overrides: Sequence[str]) -> Settings:
     """The settings of overrides that were typed, checked as run.py checks them; without a logger, which needs a run."""
-    if CONF.is_dir():  # otherwise `composed` says what to do
-        register_resolvers()
-        check_overrides([*overrides], CONF)
+    register_resolvers()
+    check_overrides([*overrides], CONF)
     return composed([override for override in overrides if not override.startswith("logger")])
 
 

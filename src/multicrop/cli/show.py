@@ -1,0 +1,35 @@
+"""`multicrop show NAME`: what an option of a config group is, its knobs with their defaults, its source and its cost."""
+
+import argparse
+from collections.abc import Callable
+
+from multicrop.cli.ls import add_folder, folder_of
+
+HELP = "show an option: docstring, knobs, defaults, source"
+
+
+def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = add_parser("show", help=HELP, description=__doc__)
+    parser.add_argument("name", help="an option as multicrop ls lists it, or GROUP=NAME where several groups have one of this name")
+    add_folder(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print all options of this name."""
+    import json
+
+    from multicrop.config import ROOT
+    from multicrop.runs.catalogue import found
+
+    for option in found(options.name, folder_of(options)):
+        path = option.path.relative_to(ROOT) if option.path.is_relative_to(ROOT) else option.path
+        print(f"{option.group}={option.name} ({path})\n\n{option.head}\n")
+        facts = {"source": option.source, "cost": option.cost, "code": option.target}
+        print("\n".join(f"{name}: {value}" for name, value in facts.items() if value))
+        for knob in option.knobs:
+            more = "; ".join(filter(None, (knob.words, knob.comment)))
+            print(f"  {knob.name}={json.dumps(knob.default, ensure_ascii=False)}{f'  # {more}' if more else ''}")
+        print(f"\n{option.docstring}\n" if option.docstring else "")
+    return 0
