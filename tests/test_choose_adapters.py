@@ -44,10 +44,17 @@ def session(tmp_path_factory, tmp_path, cache):
     return session_in(tmp_path_factory, tmp_path, cache, "task.adapters=[tip_adapter,gda]")
 
 
+OPTIONS = {"dataset": "scenes", "corruption": "none", "model": "tiny", "prompt": "descriptions"}  # as a Hydra job would know them
+OPTIONS |= {f"aggregator@task.aggregators.{name}": name for name in ("mean_feature", "dnd")} | {"aggregator@task.baseline": "global"}
+OPTIONS |= {f"adapter@task.few_shot.{name}": name for name in ("tip_adapter", "gda")}
+OPTIONS |= {"crop@task.crops": "random", "crop@task.whole": "global"}
+
+
 def session_in(tmp_path_factory, tmp_path, cache, *overrides):
     banks = tmp_path_factory.getbasetemp() / "adapter_banks"
     paths = [f"paths.cache={banks}", f"paths.output={tmp_path}/run"]
-    return Session(settings_of(composed("task=choose", *paths, *SMALL, *SEARCH, *QUIET, *overrides)), cache)
+    settings = settings_of(composed("task=choose", *paths, *SMALL, *SEARCH, *QUIET, *overrides))
+    return Session(replace(settings, choices=OPTIONS), cache)
 
 
 def images_of(session):
