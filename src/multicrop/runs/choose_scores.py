@@ -100,6 +100,7 @@ class Search:
         self.budget, self.view, self.reserved, self.labelled = budget, view, reserved, labelled
         self.rate, self.rows, self.cross_fit = float("inf"), list(range(len(images))), cross_fit
         self.failed: list[Setting] = []
+        self.supported: set[Crops] = set()  # whose support images are encoded
 
     def run(self, wanted: Sequence[Setting]) -> Scored:
         """Score settings, as many as the budget allows."""
@@ -148,12 +149,14 @@ class Search:
 
     def _adapted(self, cross_fit: CrossFit, host: Setting, wanted: Sequence[Setting]) -> dict[Setting, Arrays]:
         """The scores of adapters on one setting; one that cannot be fitted on these images is left out."""
-        if not self.budget.allows((cross_fit.to_encode + self.reserved) * host.crops.n_views, self.rate):
+        further = 0 if host.crops in self.supported else cross_fit.to_encode
+        if not self.budget.allows((further + self.reserved) * host.crops.n_views, self.rate):
             return {}
         session = Session(with_setting(self.settings, host), self.cache)
-        with self.view.paused(f"adapters on {host}: {cross_fit.to_encode} further images x {host.crops.n_views} views"):
+        with self.view.paused(f"adapters on {host}: {further} further images x {host.crops.n_views} views"):
             fresh = [len(bank) for bank in map(session.bank, (cross_fit.support, cross_fit.validation)) if not bank.reused]
         self.budget.spent += sum(fresh) * host.crops.n_views
+        self.supported.add(host.crops)
         known, found = cache(partial(cross_fit.known, session)), {}
         for setting in wanted:
             compute = partial(self._adapted_scores, cross_fit, setting, known)
