@@ -22,14 +22,24 @@ from multicrop.runs.choose_settings import GLOBAL, Crops, Setting, settings_to_t
 from multicrop.runs.classifier import Classifier
 from multicrop.runs.experiment import evaluate
 from multicrop.runs.few_shot import examples_of
+from multicrop.runs.predictor import classifier_settings
 from multicrop.runs.session import Session
 from multicrop.runs.settings import composed as settings_in_file
 from multicrop.runs.settings import settings_of
 from multicrop.runs.sweep_cache import SweepCache
 
 SMALL = ["dataset.n_classes=6", "dataset.family_size=3", "dataset.test_images=4", "dataset.train_images=4", "dataset.validation_images=4"]
-SEARCH = ["task.search.n_crops=[2]", "task.search.sides=[[0.35,0.63]]", "task.search.fusion_weight=[1.0]", "task.resamples=50"]
-QUIET = ["pictures=0", "examples=0", "trainer.progress=false", "task.repeats=3", "task.folds=3", "task.shots=2"]
+LABEL = {"view_set": ["all"], "text_set": ["label"]}
+ADAPTED = {"mean_feature": {**LABEL, "fusion_weight": [1.0]}, "dnd": {"view_set": ["all"], "text_set": ["all"], "fusion_weight": [0.75]}}
+SEARCH = {
+    "whole": {},
+    "crops": {"mean_feature": LABEL},
+    "adapted": ADAPTED,
+    "fusion_weight": [1.0],
+    "n_crops": [2],
+    "sides": [[0.35, 0.63]],
+}
+QUIET = ["pictures=0", "examples=0", "trainer.progress=false", "task.repeats=3", "task.folds=3", "task.shots=2", "task.resamples=50"]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +63,9 @@ OPTIONS |= {"crop@task.crops": "random", "crop@task.whole": "global"}
 def session_in(tmp_path_factory, tmp_path, cache, *overrides):
     banks = tmp_path_factory.getbasetemp() / "adapter_banks"
     paths = [f"paths.cache={banks}", f"paths.output={tmp_path}/run"]
-    settings = settings_of(composed("task=choose", *paths, *SMALL, *SEARCH, *QUIET, *overrides))
-    return Session(replace(settings, choices=OPTIONS), cache)
+    settings = settings_of(composed("task=choose", *paths, *SMALL, *QUIET, *overrides))
+    config = {**settings.config, "task": {**settings.task, "search": SEARCH}}
+    return Session(replace(settings, config=config, choices=OPTIONS), cache)
 
 
 def images_of(session):
@@ -134,7 +145,10 @@ def test_the_label_of_an_image_does_not_enter_its_own_logits(session):
     assert torch.equal(found[0][fold], found[1][fold]) and not torch.equal(found[0], found[1])
 
 
-def test_the_search_scores_adapters_once_and_keeps_them(session, monkeypatch):
+def test_the_search_scores_adapters_once_and_keeps_them(tmp_path_factory, tmp_path, cache, monkeypatch):
+    session = session_in(
+        tmp_path_factory, tmp_path, cache, "task.adapters=[tip_adapter,gda]", "seed=5"
+    )  # no other test has saved its scores
     fitted, whole = [], CrossFit.logits
     monkeypatch.setattr(
         CrossFit, "logits", lambda self, own, known: fitted.append(own.settings.choices["adapter"]) or whole(self, own, known)
@@ -164,8 +178,10 @@ def test_adapters_that_cannot_be_judged_are_left_out_and_unknown_ones_refused(tm
     assert "adapters take no part: few-shot needs one image per class" in caplog.text
     with refused("task.adapters names nothing", "it lists tip_adapter"):
         choose.search(make("task.adapters=[nothing]"), images_of(session), Budget())
-    monkeypatch.setattr(Budget, "allows", lambda self, views, rate: views != (24 + 24) * 3)  # 24 of the support, 24 of the test, 3 views
-    limited = choose.search(make("task.adapters=[tip_adapter]", "seed=2"), images_of(session), Budget())
+    monkeypatch.setattr(
+        Budget, "allows", lambda self, views, rate: views != (6 + 24) * 3
+    )  # 6 images of the support, 24 of the test, 3 views
+    limited = choose.search(make("task.adapters=[tip_adapter]", "task.shots=1", "seed=2"), images_of(session), Budget())
     assert {s.crops.n_crops for s in limited.settings if s.adapter} == {0} and {s.adapter for s in limited.left_out} == {"tip_adapter"}
 
 
@@ -187,23 +203,28 @@ class TestChosen:
         files = json.loads((chosen / "manifest.json").read_text())["files"]
         assert {"adapter.safetensors", "chosen.yaml", "choice.csv", "splits.json"} <= set(files)
         again = settings_in_file([f"paths.output={tmp_path}/again", *self.where(session), *QUIET[:3]], chosen / "chosen.yaml")
-        evaluate(again, None)
+        evaluate(again, session.cache)
         first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (chosen, tmp_path / "again"))
         assert first["rows"] == second["rows"] and first["selection"]["chosen"] == second["selection"]["chosen"]
 
-    def test_the_classifier_loads_the_adapter_and_fits_none(self, chosen, session, monkeypatch):
+    def test_the_classifier_loads_the_adapter_and_fits_none(self, chosen, session):
         expected = Classifier.from_config(chosen / "chosen.yaml", *self.where(session)).predictor
         views = session.bank(session.scored_images).tensors()[0]
-        with monkeypatch.context() as patched:
-            patched.setattr(chosen_adapter, "adapter_of_run", self.refuse)
-            loaded = Classifier.from_config(chosen / "chosen.yaml", *self.where(session)).predictor
-            assert torch.equal(loaded.logits(views), expected.logits(views)) and loaded.adapter.knobs == expected.adapter.knobs
-            for change in ("task.shots=1", "seed=2", "task.fusion_weight=0.5", "adapter.alpha=2.0", "crop.n_crops=3"):
-                with pytest.raises(InterruptedError):
-                    assert Classifier.from_config(chosen / "chosen.yaml", *self.where(session), change).predictor
+        assert expected.adapter.selection["images"] == 0  # not fitted here
         (chosen / "adapter.safetensors").rename(chosen / "kept")
         fitted = Classifier.from_config(chosen / "chosen.yaml", *self.where(session)).predictor
         assert torch.equal(fitted.logits(views), expected.logits(views)) and fitted.adapter.selection["images"] > 0
+        assert fitted.adapter.knobs == expected.adapter.knobs
+
+    def test_a_changed_setting_fits_the_adapter_again(self, chosen, session):
+        def restored(*changes):
+            file = chosen / "chosen.yaml"
+            settings = classifier_settings(file, model=None, crop=None, aggregator=None, overrides=[*self.where(session), *changes])
+            return chosen_adapter.restored(Session(settings, session.cache), file)
+
+        assert restored() and restored("temperature=3.0", "on_unreadable=raise")
+        for change in ("task.shots=1", "seed=2", "task.fusion_weight=0.5", "adapter.alpha=2.0", "crop.n_crops=3", "crop_seed=1"):
+            assert restored(change) is None, change
 
     def test_a_file_of_another_fit_is_refused(self, chosen, session):
         path = chosen / "adapter.safetensors"
@@ -214,7 +235,3 @@ class TestChosen:
     @staticmethod
     def where(session):
         return [f"paths.cache={session.settings.cache}"]
-
-    @staticmethod
-    def refuse(session):
-        raise InterruptedError("an adapter is fitted")

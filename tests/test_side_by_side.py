@@ -29,8 +29,8 @@ def two_threads():
 
 @pytest.fixture(scope="module")
 def predictor():
-    settings = classifier_settings(None, model="tiny", crop="random_k16", aggregator="dnd", overrides=["temperature=2.0"])
-    return Predictor(with_classes(Session(settings), CLASSES).with_encoder(random_encoder()))
+    settings = classifier_settings(None, model="tiny", crop="random_k16", aggregator="dnd", overrides=[])
+    return Predictor(with_classes(Session(settings), CLASSES).with_encoder(random_encoder()), temperature=2.0)
 
 
 def test_results_come_in_order_from_threads_that_take_one_torch_thread_each(two_threads):
