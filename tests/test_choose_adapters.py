@@ -199,7 +199,7 @@ class TestChosen:
     def test_the_experiment_predicts_what_the_choice_predicted(self, chosen, tmp_path, session):
         content = yaml.safe_load((chosen / "chosen.yaml").read_text())
         assert {"override /task": "few_shot"} in content["defaults"] and content["task"] == {"fusion_weight": 1.0, "shots": 2}
-        assert {"override /adapter@_global_.adapter": "tip_adapter"} in content["defaults"] and content["seed"] == 1
+        assert {"override /adapter": "tip_adapter"} in content["defaults"] and content["seed"] == 1
         files = json.loads((chosen / "manifest.json").read_text())["files"]
         assert {"adapter.safetensors", "chosen.yaml", "choice.csv", "splits.json"} <= set(files)
         again = settings_in_file([f"paths.output={tmp_path}/again", *self.where(session), *QUIET[:3]], chosen / "chosen.yaml")

@@ -37,9 +37,7 @@ def chosen_yaml(settings: Settings, found: Found, *, accuracy: float, fitted: Ma
     options = {group: settings.choices[group] for group in groups}
     known = option_values({"task": task, **options})
     values = {group: _changed(settings.config[group], known.get(group, {})) for group in groups}
-    places = {"adapter": "adapter@_global_.adapter"}
-    listed = [{"override /task": task}, *({f"override /{places.get(group, group)}": option} for group, option in options.items())]
-    body: dict[str, Any] = {"defaults": listed}
+    body: dict[str, Any] = {"defaults": [{"override /task": task}, *({f"override /{g}": o} for g, o in options.items())]}
     body |= {group: value for group, value in values.items() if value}
     body |= {name: settings[name] for name in KNOBS if settings[name] != known.get(name)}
     body |= {"task": {"fusion_weight": settings.task["fusion_weight"], **({"shots": settings.task["shots"]} if fitted else {})}}
