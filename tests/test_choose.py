@@ -26,7 +26,7 @@ from multicrop.runs.settings import settings_of
 from multicrop.runs.sweep_cache import SweepCache
 
 SMALL = ["dataset.n_classes=6", "dataset.family_size=3", "dataset.test_images=4", "dataset.train_images=3", "dataset.validation_images=3"]
-FEW = ["task.search.n_crops=[2,4]", "task.search.sides=[[0.35,0.63]]", "task.resamples=50", "task.repeats=3"]
+FEW = ["task.search.n_crops=[2,4]", "task.search.sides=[[0.35,0.63]]", "task.resamples=50", "task.repeats=3", "task.adapters=[]"]
 
 
 def settings_in(tmp_path, *overrides):

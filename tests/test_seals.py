@@ -43,7 +43,7 @@ from multicrop.runs import finished_runs
 from multicrop.runs.job_folder import folder_state
 from multicrop.runs.session import inject
 
-OF_TASKS = ("splits.json", "stream.csv", "chosen.yaml", "choice.csv")  # files that one task writes
+OF_TASKS = ("splits.json", "stream.csv", "chosen.yaml", "adapter.safetensors", "choice.csv")  # files that one task writes
 PARTS = {"encoder": "e", "data": "d", "aggregator": "a", "code": "c"}
 
 

@@ -1,6 +1,7 @@
 """The record of a run: what its folder holds, the one writer and the one reader of it."""
 
 from multicrop.record.folder import (
+    ADAPTER,
     CHOICE,
     CHOSEN,
     CONFIG,
@@ -31,6 +32,7 @@ from multicrop.record.predictions import BESIDE, ROWS, Predictions, RecordError
 from multicrop.record.scores import MOST_CLASSES, TOP, Scores
 
 __all__ = [
+    "ADAPTER",
     "BESIDE",
     "CHOICE",
     "CHOSEN",

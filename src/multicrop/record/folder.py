@@ -1,9 +1,9 @@
 """The record of a run: the files in its folder, and how they are written and read.
 
 A record holds config.yaml (resolved configuration), data.json (data set, class names), predictions.parquet (one row per image),
-environment.json (machine, versions, time), identity.json (what decides the run, as hashes, and the model), examples.json (small pictures),
-files of the task (splits.json, stream.csv, chosen.yaml, choice.csv), metrics.json, and manifest.json (a hash per file), which is written
-last. A sweep job whose run was finished before has record.json instead; a failed job has failed.json.
+environment.json (machine, versions, time), identity.json (what decides the run, as hashes, and the model), examples.json (small
+pictures), files of the task (splits.json, stream.csv, chosen.yaml, adapter.safetensors, choice.csv), metrics.json, and manifest.json (a
+hash per file), which is written last. A sweep job whose run was finished before has record.json instead; a failed job has failed.json.
 """
 
 import json
@@ -19,6 +19,7 @@ from multicrop.files import (
     MANIFEST,
     Identity,
     as_yaml,
+    atomic,
     damaged_files,
     naming,
     read_facts,
@@ -36,10 +37,11 @@ FORMAT = 4  # of the folder; records of another format are refused
 NOT_DECISIVE = ("paths", "logger", "trainer", "engine", "rerun", "record", "pictures", "examples", "logits")
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
-CHOSEN, CHOICE = "chosen.yaml", "choice.csv"
+CHOSEN, ADAPTER, CHOICE = "chosen.yaml", "adapter.safetensors", "choice.csv"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
 KNOB = "paths.output"  # names the folder of all records
-FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, CHOSEN, CHOICE, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
+OF_TASKS = (SPLITS, STREAM, CHOSEN, ADAPTER, CHOICE)
+FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
 def write_record(
@@ -51,7 +53,7 @@ def write_record(
     environment: Mapping,
     data: Mapping,
     examples: Sequence[Mapping] = (),
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
     identity: Identity | None = None,
     model: Mapping | None = None,
 ) -> None:
@@ -67,7 +69,7 @@ def write_record(
         environment: Machine, versions, time, command and chosen options.
         data: Scored data: ``dataset``, ``split``, ``fingerprint``, ``class_names``.
         examples: Pictures of single images, as ``show.examples`` makes them.
-        files: Text files of the task, by name.
+        files: Files of the task, by name: text or bytes.
         identity: What decides the run.
         model: Facts of the model, such as its name and its number of parameters.
 
@@ -79,7 +81,7 @@ def write_record(
             (folder / name).unlink(missing_ok=True)
     with naming(folder / PREDICTIONS, KNOB):
         predictions.write(folder / PREDICTIONS)
-    texts = {CONFIG: as_yaml(redacted(config)), DATA: json.dumps(data, indent=1), **(files or {})}
+    texts: dict[str, str | bytes] = {CONFIG: as_yaml(redacted(config)), DATA: json.dumps(data, indent=1), **(files or {})}
     texts |= {EXAMPLES: json.dumps(examples)} if examples else {}
     if identity is not None:
         texts[IDENTITY] = json.dumps({"key": identity.key, "parts": dict(identity.parts), "model": redacted(dict(model or {}))}, indent=1)
@@ -87,7 +89,11 @@ def write_record(
     texts |= {ENVIRONMENT: json.dumps(redacted(dict(environment)), indent=1), METRICS: json.dumps(metrics, indent=1)}
     for name, text in texts.items():
         with naming(folder / name, KNOB):
-            write_text(folder / name, text)
+            if isinstance(text, str):
+                write_text(folder / name, text)
+                continue
+            with atomic(folder / name) as partial:
+                partial.write_bytes(text)
     with naming(folder / MANIFEST, KNOB):
         write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])
 

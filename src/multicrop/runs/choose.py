@@ -1,5 +1,6 @@
 """`task=choose`: which way of looking is best on a data set, chosen on validation images and reported once on the test images."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,45 +16,25 @@ from multicrop.config.ranges import KnobsOf
 from multicrop.data.base import LabelledImages
 from multicrop.data.limit import limited
 from multicrop.files import make_folder
-from multicrop.record import CHOICE, CHOSEN, Predictions
+from multicrop.runs.choose_adapters import CrossFit
 from multicrop.runs.choose_budget import Budget
+from multicrop.runs.choose_columns import fused_logits
 from multicrop.runs.choose_found import Found
-from multicrop.runs.choose_scores import Scored, Search, fused_logits
+from multicrop.runs.choose_scores import Scored, Search
 from multicrop.runs.choose_settings import LABELS, SCORES, ChooseKnobs, settings_to_try, with_setting
-from multicrop.runs.chosen_file import chosen_yaml
+from multicrop.runs.chosen_task import OfChoice, chosen_task
 from multicrop.runs.experiment import evaluate
 from multicrop.runs.identity import run_identity
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.task import task_builder
-from multicrop.runs.zero_shot import ZeroShotTask
 from multicrop.show.choosing import SearchView, choice_table, show_choice
 
+log = logging.getLogger(__name__)
 DESCRIBED, TEMPLATE = "multicrop.text.prompts.described", "multicrop.text.templates.template"
 SEARCH_PARTS = ("encoder", "texts", "support", "crops", "code")  # what decides the scores of a setting beside the setting
 SOURCES = ("description_set", "file", "extend")  # of descriptions, beside the data set's own
-
-
-class ChosenTask(ZeroShotTask):
-    """Predicts with the chosen setting.
-
-    Args:
-        session: The parts of the run in the chosen setting.
-        found: What the search found.
-    """
-
-    def __init__(self, session: Session, found: Found) -> None:
-        super().__init__(session.scorer)
-        self.found, self.settings = found, session.settings
-
-    def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
-        """How the setting was chosen."""
-        return {"choice": self.found.facts()}
-
-    def files(self, predictions: Predictions) -> dict[str, str]:
-        """The chosen setting as an experiment, and the table of all settings."""
-        return {CHOSEN: chosen_yaml(self.settings, self.found, accuracy=predictions.accuracy()), CHOICE: self.found.table()}
 
 
 def images_to_choose_on(session: Session, *, labels: str, max_images: int, like_test: bool, **_: object) -> tuple[LabelledImages]:
@@ -92,10 +73,32 @@ def evenly(images: LabelledImages, most: int, seed: int) -> LabelledImages:
     return images.subset(sorted(sorted(shuffled, key=rank.__getitem__)[:most]))
 
 
-@task_builder(seed=True, images=images_to_choose_on)
-def build(session: Session, *, found: Found, **knobs: Annotated[Any, KnobsOf(ChooseKnobs)]) -> ChosenTask:
+def cross_fit(session: Session, images: LabelledImages) -> CrossFit | None:
+    """What judges adapters on the images; None where the task lists no adapter, or reads no labels.
+
+    Raises:
+        ValueError: If a class has too few images for a support set.
+    """
+    task = session.settings.task
+    if task["labels"] == "none" or not task["adapters"]:
+        return None
+    return CrossFit(session.dataset, images, shots=task["shots"], folds=task["folds"], seed=session.settings["seed"])
+
+
+def images_read(session: Session, **knobs: Any) -> tuple[LabelledImages, ...]:
+    """The images that settings are chosen on, and those that adapters learn from."""
+    (images,) = images_to_choose_on(session, **knobs)
+    try:
+        learned = cross_fit(session, images)
+    except ValueError:
+        learned = None
+    return (images, learned.support, learned.validation) if learned else (images,)
+
+
+@task_builder(groups=("adapter",), seed=True, images=images_read)
+def build(session: Session, *, found: Found, **knobs: Annotated[Any, KnobsOf(ChooseKnobs)]) -> OfChoice:
     """The task of the chosen setting, once it is chosen."""
-    return ChosenTask(session, found)
+    return chosen_task(session, found)
 
 
 def run(settings: Settings, cache: SweepCache | None = None) -> float:
@@ -120,7 +123,9 @@ def run(settings: Settings, cache: SweepCache | None = None) -> float:
 def search(session: Session, images: LabelledImages, budget: Budget) -> Scored:
     """Score all settings on the images."""
     settings, cache = session.settings, session.cache or SweepCache()
-    wanted = settings_to_try(settings.task["search"], described=all(len(row) > 1 for row in session.prompts))
+    judge = _judge(session, images)
+    described, adapters = all(len(row) > 1 for row in session.prompts), settings.task["adapters"] if judge else ()
+    wanted = settings_to_try(settings.task["search"], described=described, adapters=adapters)
     key = run_identity(session, *SEARCH_PARTS).key_of(*SEARCH_PARTS)
     with SearchView(len(wanted), live=settings.compute.progress) as view:
         return Search(
@@ -132,7 +137,20 @@ def search(session: Session, images: LabelledImages, budget: Budget) -> Scored:
             view=view,
             reserved=_test_images(session),
             labelled=settings.task["labels"] != "none",
+            cross_fit=judge,
         ).run(wanted)
+
+
+def _judge(session: Session, images: LabelledImages) -> CrossFit | None:
+    """What judges adapters; None, with a warning, where the data set has too few images to fit any."""
+    if unknown := [name for name in session.settings.task["adapters"] if name not in session.settings.task["few_shot"]]:
+        known = ", ".join(session.settings.task["few_shot"])
+        raise ValueError(f"task.adapters names {', '.join(unknown)}, which conf/task/choose.yaml does not list; it lists {known}")
+    try:
+        return cross_fit(session, images)
+    except ValueError as error:
+        log.warning("adapters take no part: %s", error)
+        return None
 
 
 def found_in(session: Session, images: LabelledImages, scored: Scored) -> Found:
@@ -149,8 +167,9 @@ def found_in(session: Session, images: LabelledImages, scored: Scored) -> Found:
     kind = "validation images" if len(dataset.validation) else f"training images ({dataset.name} brings no validation images)"
     setting = scored.settings[choice.chosen]
     own = Session(with_setting(session.settings, setting), session.cache)
-    bank = own.bank(images)
-    logits = fused_logits(own, bank.tensors()[0], weights=[setting.fusion_weight])[0]
+    bank, judge = own.bank(images), cross_fit(session, images) if setting.adapter else None
+    weights = [setting.fusion_weight]
+    logits = judge.logits(own, judge.known(own)) if judge else fused_logits(own, bank.tensors()[0], weights=weights)[0]
     return Found(scored, choice.chosen, kind, choice, fit_temperature(logits.double().numpy(), np.asarray(bank.labels)))
 
 

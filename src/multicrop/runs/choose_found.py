@@ -11,7 +11,7 @@ from multicrop.runs.choose_scores import Scored
 from multicrop.runs.choose_settings import Setting
 
 HEADER = (
-    *("setting", "family", "views", "min_side", "max_side", "aggregator", "knobs", "fusion_weight"),
+    *("setting", "family", "views", "min_side", "max_side", "aggregator", "knobs", "fusion_weight", "adapter"),
     *("accuracy", "probability", "information", "consistency", "gap", "share_of_resamples", "chosen"),
 )
 NONE_BETTER = "None is better than the plain global view."
@@ -103,7 +103,8 @@ class Found:
         for row, setting in enumerate(self.scored.settings):
             low, high = setting.crops.sides or ("", "")
             knobs = " ".join(f"{name}={value}" for name, value in setting.knobs)
-            named = [str(setting), setting.family, setting.crops.n_views, low, high, setting.aggregator, knobs, setting.fusion_weight]
+            named = [str(setting), setting.family, setting.crops.n_views, low, high]
+            named += [setting.aggregator, knobs, setting.fusion_weight, setting.adapter or ""]
             measured = (self.accuracy(row), self.scored.probability[row].mean())
             labelled = [*(f"{value:.4f}" for value in measured), self.choice.shares[row]] if self.choice else ["", "", ""]
             free = [f"{values[row]:.4f}" for values in (self.scored.information, self.scored.consistency, self.scored.gap)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,28 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from scipy.special import softmax
-from torch import Tensor
 
-from multicrop.aggregators import Logits, Views
-from multicrop.aggregators.base import fuse
+from multicrop.aggregators import Views
 from multicrop.aggregators.gate import entropy_gap
-from multicrop.aggregators.means import global_view
-from multicrop.compare.label_free import Unlabelled, agreement, mutual_information
-from multicrop.compare.temperature import true_probability
+from multicrop.compare.label_free import Unlabelled, agreement
 from multicrop.data.base import LabelledImages
 from multicrop.files import DamagedFileError, content_hash, make_folder, naming, read_sealed, set_aside, write_sealed
+from multicrop.runs.choose_adapters import CrossFit, Known
 from multicrop.runs.choose_budget import Budget
+from multicrop.runs.choose_columns import COLUMNS, Arrays, columns, fused_logits
 from multicrop.runs.choose_settings import Crops, Setting, with_setting
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.show.choosing import SearchView
 
+log = logging.getLogger(__name__)
 KNOB = "paths.cache"
-COLUMNS = ("predictions", "probability", "information", "consistency", "gap")
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,7 @@ class Search:
         view: Shows progress.
         reserved: Images of the test, whose views in the chosen setting the budget must still allow.
         labelled: Whether labels are read; without, the consistency over two halves of the crops is computed instead.
+        cross_fit: Judges settings with an adapter; None: there are none.
     """
 
     def __init__(
@@ -97,26 +94,34 @@ class Search:
         view: SearchView,
         reserved: int = 0,
         labelled: bool = True,
+        cross_fit: CrossFit | None = None,
     ) -> None:
         self.settings, self.cache, self.images, self.folder = settings, cache, images, folder
         self.budget, self.view, self.reserved, self.labelled = budget, view, reserved, labelled
-        self.rate, self.rows = float("inf"), list(range(len(images)))
+        self.rate, self.rows, self.cross_fit = float("inf"), list(range(len(images))), cross_fit
+        self.failed: list[Setting] = []
+        self.supported: set[Crops] = set()  # whose support images are encoded
 
     def run(self, wanted: Sequence[Setting]) -> Scored:
         """Score settings, as many as the budget allows."""
         make_folder(self.folder, KNOB)
         scores: dict[Setting, Arrays] = {}
-        for sides in dict.fromkeys(setting.crops.sides for setting in wanted):
-            of_range = [setting for setting in wanted if setting.crops.sides == sides]
+        zero_shot = [setting for setting in wanted if not setting.adapter]
+        for sides in dict.fromkeys(setting.crops.sides for setting in zero_shot):
+            of_range = [setting for setting in zero_shot if setting.crops.sides == sides]
             numbers = sorted({setting.crops.n_crops for setting in of_range}, reverse=True)
             largest = next((n for n in numbers if self._affordable(Crops(sides, n))), None)
             if largest is not None:
                 scores |= self._range([s for s in of_range if s.crops.n_crops <= largest], Crops(sides, largest))
+        for host in dict.fromkeys(setting.zero_shot for setting in wanted if setting.adapter):
+            if self.cross_fit and any(setting.crops == host.crops for setting in scores):
+                scores |= self._adapted(self.cross_fit, host, [s for s in wanted if s.adapter and s.zero_shot == host])
         kept = [setting for setting in wanted if setting in scores]
-        columns = {name: np.stack([scores[setting][name] for setting in kept]) for name in COLUMNS}
+        table = {name: np.stack([scores[setting][name] for setting in kept]) for name in COLUMNS}
         clusters = [self.images.clusters[i] for i in self.rows] if self.images.clusters else []
         labels = np.asarray([self.images.labels[i] for i in self.rows])
-        return Scored(kept, **columns, labels=labels, clusters=clusters, left_out=[s for s in wanted if s not in scores])
+        left_out = [setting for setting in wanted if setting not in scores and setting not in self.failed]
+        return Scored(kept, **table, labels=labels, clusters=clusters, left_out=left_out)
 
     def _affordable(self, crops: Crops) -> bool:
         return crops.n_crops == 0 or self.budget.allows((len(self.images) + self.reserved) * crops.n_views, self.rate)
@@ -139,14 +144,50 @@ class Search:
             same = [s for s in wanted if (s.crops, s.aggregator, s.knobs) == (crops, name, knobs)]
             scores = self._saved(same, partial(self._scores, views[:, : crops.n_views], labels, same, gap))
             found |= {setting: {key: values[row] for key, values in scores.items()} for row, setting in enumerate(same)}
-            best = max(found, key=lambda s: (found[s]["predictions"] == labels).mean())
-            self.view.advance(len(same), str(best), float((found[best]["predictions"] == labels).mean()))
+            self._advance(len(same), found, labels)
         return found
 
+    def _adapted(self, cross_fit: CrossFit, host: Setting, wanted: Sequence[Setting]) -> dict[Setting, Arrays]:
+        """The scores of adapters on one setting; one that cannot be fitted on these images is left out."""
+        further = 0 if host.crops in self.supported else cross_fit.to_encode
+        if not self.budget.allows((further + self.reserved) * host.crops.n_views, self.rate):
+            return {}
+        session = Session(with_setting(self.settings, host), self.cache)
+        with self.view.paused(f"adapters on {host}: {further} further images x {host.crops.n_views} views"):
+            fresh = [len(bank) for bank in map(session.bank, (cross_fit.support, cross_fit.validation)) if not bank.reused]
+        self.budget.spent += sum(fresh) * host.crops.n_views
+        self.supported.add(host.crops)
+        known, found = cache(partial(cross_fit.known, session)), {}
+        for setting in wanted:
+            compute = partial(self._adapted_scores, cross_fit, setting, known)
+            try:
+                scores = self._saved([setting], compute)
+            except ValueError as error:
+                log.warning("%s is left out: %s", setting, error)
+                self.failed.append(setting)
+                continue
+            found[setting] = {key: values[0] for key, values in scores.items()}
+            self._advance(1, found, np.asarray([self.images.labels[i] for i in self.rows]))
+        return found
+
+    def _adapted_scores(self, cross_fit: CrossFit, setting: Setting, known: Callable[[], Known]) -> Arrays:
+        session, judged = Session(with_setting(self.settings, setting), self.cache), known().judged
+        gap = float(entropy_gap(judged.views, session.text, session.encoder.logit_scale).mean())
+        logits = cross_fit.logits(session, known())[None]
+        return columns(logits, judged.labels.numpy(), consistency=np.ones(1), gap=gap)
+
+    def _advance(self, count: int, found: dict[Setting, Arrays], labels: np.ndarray) -> None:
+        accuracy = {setting: float((scores["predictions"] == labels).mean()) for setting, scores in found.items()}
+        best = max(accuracy, key=accuracy.__getitem__)
+        self.view.advance(count, str(best), accuracy[best])
+
     def _saved(self, same: Sequence[Setting], compute: Callable[[], Arrays]) -> Arrays:
-        """Scores of settings that differ in the fusion weight alone: those of an earlier process, or computed and saved."""
+        """Scores of one setting, or of several that differ in the fusion weight: those of an earlier process, or computed and saved."""
         first = with_setting(self.settings, same[0])
-        meaning = json.dumps([self.folder.name, first["crop"], first["aggregator"], [s.fusion_weight for s in same], self.labelled])
+        facts = [self.folder.name, first["crop"], first["aggregator"], [s.fusion_weight for s in same], self.labelled]
+        if same[0].adapter:
+            facts += [first["adapter"], first["seed"], *(first.task[name] for name in ("shots", "folds"))]
+        meaning = json.dumps(facts)
         path = self.folder / f"{content_hash(meaning)}.sealed"
         if path.is_file():
             try:
@@ -171,23 +212,4 @@ class Search:
             crops = views[:, 1:].tensor_split(2, dim=1)
             one, two = (logits_of(torch.cat([views[:, :1], half], 1)).argmax(-1).numpy() for half in crops)
             consistency = np.asarray([agreement(*pair) for pair in zip(one, two, strict=True)])
-        rows = logits.double().numpy()
-        return {
-            "predictions": logits.argmax(-1).numpy(),
-            "probability": np.stack([true_probability(row, labels) if self.labelled else np.zeros(len(row)) for row in rows]),
-            "information": np.asarray([mutual_information(softmax(row, axis=-1)) for row in rows]),
-            "consistency": consistency,
-            "gap": np.full(len(same), gap(n_views)),
-        }
-
-
-@torch.inference_mode()
-def fused_logits(session: Session, views: Views, *, weights: Sequence[float]) -> Float[Tensor, "weights images classes"]:
-    """The logits of a session's aggregator, fused with the global view's by each weight."""
-    text, scale, aggregator = session.text, session.encoder.logit_scale, session.aggregator
-    rows: list[list[Logits]] = [[] for _ in weights]
-    for part in views.split(session.settings.compute.batch_size):
-        whole, local = global_view(part, text, scale), aggregator(part, text, scale)
-        for row, weight in zip(rows, weights, strict=True):
-            row.append(fuse(whole, local, weight))
-    return torch.stack([torch.cat(row) for row in rows])
+        return columns(logits, labels if self.labelled else None, consistency=consistency, gap=gap(n_views))

@@ -1,4 +1,4 @@
-"""The settings that `task=choose` tries: crops, aggregator with its knobs, weight of its logits."""
+"""The settings that `task=choose` tries: crops, aggregator with its knobs, weight of its logits, few-shot adapter."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,9 @@ class ChooseKnobs(TypedDict):
     standard_errors: Weight
     repeats: Count
     folds: Count
+    adapters: list[str]
+    shots: Count
+    few_shot: Any
     resamples: Count
     search: Any
     whole: Any
@@ -55,12 +58,13 @@ class Crops:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of looking: crops, aggregator, its knobs that differ from its file, and the weight of its logits beside the global view's."""
+    """One way of looking: crops, aggregator, its knobs that differ from its file, its weight beside the global view, adapter."""
 
     crops: Crops
     aggregator: str
     knobs: Knobs
     fusion_weight: float
+    adapter: str | None = None
 
     @property
     def texts(self) -> str:
@@ -71,21 +75,32 @@ class Setting:
     def family(self) -> str:
         """What settings have in common that differ in sizes and weights alone."""
         views = "crops" if self.crops.n_crops else "global view"
-        return "global view" if self.aggregator == GLOBAL else f"{views}, {self.aggregator}, {self.texts}"
+        family = "global view" if self.aggregator == GLOBAL else f"{views}, {self.aggregator}, {self.texts}"
+        return f"{family}, {self.adapter}" if self.adapter else family
+
+    @property
+    def zero_shot(self) -> "Setting":
+        """The same without the adapter."""
+        return replace(self, adapter=None)
 
     def __str__(self) -> str:
+        if self.adapter:
+            return f"{self.adapter} on {self.zero_shot}"
         if self.aggregator == GLOBAL:
             return "the plain global view"
         knobs = f" ({', '.join(f'{name}={value}' for name, value in self.knobs)})" if self.knobs else ""
         return f"{self.crops}, {self.aggregator}{knobs}, weight {self.fusion_weight:g}"
 
 
-def settings_to_try(search: Mapping[str, Any], *, described: bool) -> list[Setting]:
+def settings_to_try(search: Mapping[str, Any], *, described: bool, adapters: Sequence[str] = ()) -> list[Setting]:
     """All settings in order of preference: the plain global view, then by views per image, aggregator, knobs, weight, range of sides.
+
+    Settings with an adapter follow all others: they need labelled images.
 
     Args:
         search: The node ``search`` of the task.
         described: Whether every class has descriptions; without, settings that read any are left out.
+        adapters: Few-shot adapters, the cheaper first.
     """
     weights = sorted(search["fusion_weight"])
     ranges = list(dict.fromkeys((float(low), float(high)) for low, high in search["sides"]))
@@ -94,7 +109,18 @@ def settings_to_try(search: Mapping[str, Any], *, described: bool) -> list[Setti
     for number in sorted(search["n_crops"]):
         for (name, knobs), weight, sides in itertools.product(_aggregators(search["crops"]), weights, ranges):
             found.append(Setting(Crops(sides, number), name, knobs, weight))
+    hosts = [found[0], *_hosts(search["adapted"], Crops(ranges[0], max(search["n_crops"])))] if adapters else []
+    for number in sorted({host.crops.n_crops for host in hosts}):
+        found += [replace(host, adapter=name) for name in adapters for host in hosts if host.crops.n_crops == number]
     return [setting for setting in found if described or setting.texts == "label"]
+
+
+def _hosts(listed: Mapping[str, Mapping[str, Sequence[Any]]], crops: Crops) -> Iterator[Setting]:
+    """The aggregators that adapters are fitted on, with each combination of the values of their knobs and weights."""
+    for name, values in listed.items():
+        for weight in values.get("fusion_weight", [1.0]):
+            for _, knobs in _aggregators({name: {knob: some for knob, some in values.items() if knob != "fusion_weight"}}):
+                yield Setting(crops, name, knobs, float(weight))
 
 
 def with_setting(settings: Settings, setting: Setting) -> Settings:
@@ -105,8 +131,10 @@ def with_setting(settings: Settings, setting: Setting) -> Settings:
         crop = {**crop, "min_side": setting.crops.sides[0], "max_side": setting.crops.sides[1]}
     places = {"crop": "crops" if setting.crops.n_crops else "whole"}
     places["aggregator"] = "baseline" if setting.aggregator == GLOBAL else f"aggregators.{setting.aggregator}"
+    places |= {"adapter": f"few_shot.{setting.adapter}"} if setting.adapter else {}
     choices = {**settings.choices, **{group: option_of(settings, group, place) for group, place in places.items()}}
     changed = {"crop": crop, "aggregator": aggregator_values(task, setting), "task": {**task, "fusion_weight": setting.fusion_weight}}
+    changed |= {"adapter": task["few_shot"][setting.adapter]} if setting.adapter else {}
     return replace(settings, config={**settings.config, **changed}, choices=choices)
 
 

@@ -21,24 +21,27 @@ HEADER = """\
 """
 
 
-def chosen_yaml(settings: Settings, found: Found, *, accuracy: float) -> str:
+def chosen_yaml(settings: Settings, found: Found, *, accuracy: float, fitted: Mapping[str, Any] | None = None) -> str:
     """The text of chosen.yaml.
 
     Args:
         settings: The configuration of the run in the chosen setting.
         found: What the search found; ``choice`` holds its facts, which no run reads, and ``temperature`` calibrates probabilities.
         accuracy: Accuracy of the final row, from 0 to 1.
+        fitted: What `chosen_adapter.saved` says of the fitted adapter; None where the setting has none.
 
     Returns:
         An experiment: the option of each group that decides the numbers, and the values in which the run differs from these options.
     """
-    options = {group: settings.choices[group] for group in GROUPS}
-    known = option_values(options)
-    values = {group: _changed(settings.config[group], known.get(group, {})) for group in GROUPS}
-    body: dict[str, Any] = {"defaults": [{"override /task": "zero_shot"}, *({f"override /{g}": o} for g, o in options.items())]}
+    groups, task = (*GROUPS, *(["adapter"] if fitted else [])), "few_shot" if fitted else "zero_shot"
+    options = {group: settings.choices[group] for group in groups}
+    known = option_values({"task": task, **options})
+    values = {group: _changed(settings.config[group], known.get(group, {})) for group in groups}
+    body: dict[str, Any] = {"defaults": [{"override /task": task}, *({f"override /{g}": o} for g, o in options.items())]}
     body |= {group: value for group, value in values.items() if value}
     body |= {name: settings[name] for name in KNOBS if settings[name] != known.get(name)}
-    body |= {"task": {"fusion_weight": settings.task["fusion_weight"]}}
+    body |= {"task": {"fusion_weight": settings.task["fusion_weight"], **({"shots": settings.task["shots"]} if fitted else {})}}
+    body |= {"fitted": dict(fitted)} if fitted else {}
     body |= {"temperature": found.temperature} if found.temperature is not None else {}
     body |= {"choice": {name: value for name, value in found.facts().items() if name in FACTS}}
     header = HEADER.format(

@@ -16,9 +16,9 @@ from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.data.pictures import Picture, Pictures, as_images
 from multicrop.features import EncodedImages
-from multicrop.runs import saved_classifier
+from multicrop.runs import chosen_adapter, saved_classifier
 from multicrop.runs.few_shot import examples_of
-from multicrop.runs.predictor import Classes, Predictor, adapter_of_run, classifier_settings, new_adapter, with_classes
+from multicrop.runs.predictor import Classes, Predictor, classifier_settings, new_adapter, with_classes
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.show.explain.explanation import Explanation
@@ -73,7 +73,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def from_config(cls, config: str | Path, *overrides: str) -> "Classifier":
-        """Make the classifier of a configuration, with its data set's classes; a few-shot adapter is fitted as its run fits it.
+        """Make the classifier of a configuration, with its data set's classes; a few-shot adapter is read or fitted as its run fits it.
 
         Args:
             config: An experiment file, such as chosen.yaml; the folder of a record; or a folder that `save` wrote.
@@ -192,10 +192,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @cached_property
     def _predictor(self) -> Predictor:
-        """What classifies without a fit; a few-shot configuration brings its adapter, fitted as its run fits it."""
+        """What classifies without a fit; a few-shot configuration brings its adapter, saved with a choice or fitted as its run fits it."""
         session = self._new_session()
-        few_shot = self.config is not None and session.settings.task["name"] == "few_shot"
-        return Predictor(session, adapter_of_run(session) if few_shot else None, self.temperature)
+        return Predictor(session, chosen_adapter.of_configuration(session, self.config), self.temperature)
 
     def _new_settings(self) -> Settings:
         return classifier_settings(self.config, model=self.model, crop=self.crop, aggregator=self.aggregator, overrides=self.overrides)

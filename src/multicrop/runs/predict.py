@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from multicrop.data.images import ImageError
 from multicrop.features import EncodedImages
 from multicrop.files import DamagedFileError, atomic, content_hash, naming, read_sealed, set_aside, write_sealed
 from multicrop.runs.predictor import Predictor
+from multicrop.runs.side_by_side import in_order
 from multicrop.runs.unreadable import reason
 from multicrop.show.explain.carriers import carriers
 from multicrop.show.explain.explanation import Explanation, explain
@@ -117,15 +119,26 @@ def writer_of(output: Path) -> Callable[[Sequence[Prediction], Path], None]:
 
 
 def _predicted(predictor: Predictor, images: LabelledImages, advance: Callable[[int], None]) -> Iterator[Prediction]:
-    """The rows of some images."""
+    """The rows of some images, whose groups are predicted side by side where that is possible."""
+    size = predictor.group_size
+    parts = [images.subset(range(first, min(first + size, len(images)))) for first in range(0, len(images), size)]
+    threads = predictor.threads(len(parts))
+    rows = partial(_rows, predictor)
+    for found in rows(images) if threads == 1 else chain.from_iterable(in_order(lambda part: list(rows(part)), parts, threads)):
+        yield from found
+        advance(len(found))
+
+
+def _rows(predictor: Predictor, images: LabelledImages) -> Iterator[list[Prediction]]:
+    """The rows of each group of images."""
     for group in predictor.groups(images):
         logits = predictor.logits(group.views)
-        for row, index in enumerate(group.index.tolist()):
-            if group.readable[row]:
-                yield _row(predictor, images.ids[index], group, row, logits[row])
-            else:
-                yield Prediction(images.ids[index], error=reason(images, index) or "could not be read")
-        advance(len(group.index))
+        yield [
+            _row(predictor, images.ids[index], group, row, logits[row])
+            if group.readable[row]
+            else Prediction(images.ids[index], error=reason(images, index) or "could not be read")
+            for row, index in enumerate(group.index.tolist())
+        ]
 
 
 def _row(predictor: Predictor, name: str, group: EncodedImages, row: int, logits: Float[Tensor, " classes"]) -> Prediction:

@@ -15,7 +15,9 @@ from multicrop.adapters.base import Adapter, AnyAdapter
 from multicrop.config import CONF
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.pictures import as_images
-from multicrop.features import EncodedImages, encoded_groups
+from multicrop.encoder.precisions import DTYPES
+from multicrop.features import EncodedImages, count_views, encoded_groups
+from multicrop.features.view_dataset import group_size
 from multicrop.files import content_hash
 from multicrop.model import MultiCropCLIP
 from multicrop.runs.explain import explain_image
@@ -65,6 +67,21 @@ class Predictor:
         """Encode images, a group of neighbours at a time; an image that cannot be read is marked."""
         compute = self.session.settings.compute
         return encoded_groups(images, self.module, num_workers=compute.num_workers, accelerator=compute.accelerator, cut=compute.cut)
+
+    @property
+    def group_size(self) -> int:
+        """Images that `groups` encodes at a time."""
+        return group_size(count_views(self.session.sampler), self.session.settings.compute.accelerator)
+
+    def threads(self, groups: int) -> int:
+        """Threads that may predict so many groups side by side; 1 where a part of the prediction is not safe in threads, or is elsewhere.
+
+        Features are equal either way: they do not depend on the number of threads that torch's operations take.
+        """
+        compute, encoder = self.session.settings.compute, self.session.encoder
+        alone = compute.accelerator != "cpu" or compute.num_workers or self.session.sampler.looks_at
+        threads = torch.get_num_threads()
+        return 1 if alone or encoder.compiled or encoder.precision not in DTYPES or groups < threads else threads
 
     def explain(self, name: str, image: Image.Image) -> Explanation:
         """Explain the class of one RGB image; its crops are keyed by the name."""

@@ -129,8 +129,8 @@ class BankTask(nn.Module):
         """
         return {}
 
-    def files(self, predictions: Predictions) -> dict[str, str]:
-        """Text files that the task adds to the record, by name."""
+    def files(self, predictions: Predictions) -> Mapping[str, str | bytes]:
+        """Files that the task adds to the record, by name: text or bytes."""
         return {}
 
     def on_test_start(self) -> None:
