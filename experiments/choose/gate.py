@@ -62,7 +62,7 @@ class Stream:
 def measure(dataset: str, vendor: str, kind: str, severity: str, folder: Path) -> None:
     """Encode one stream with 16 crops of the data set's sides, and save what the gate reads."""
     own = {"scenes": f"dataset.vendor={vendor}", "emoji": f"dataset.vendors=[{vendor}]"}[dataset]
-    overrides = ["task=choose", "logger=none", "aggregator=dnd", "aggregator.view_set=all", f"dataset={dataset}"]
+    overrides = ["task=choose", "model=tiny_plain", "logger=none", "aggregator=dnd", "aggregator.view_set=all", f"dataset={dataset}"]
     overrides += [own] if vendor != VALIDATION else []
     overrides += ["corruption=common", f"corruption.kind={kind}", f"corruption.severity={severity}"] if kind != "none" else []
     register_resolvers()
