@@ -7,7 +7,8 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "multicrop"
 LOOSE = {"__init__", "model"}
-READS_CONFIGURATION = {"beside", "experiment", "finished_jobs", "settings", "sweep"}  # modules of runs/: the entries, and what helps them
+# Modules of runs/: the entries, and what helps them.
+READS_CONFIGURATION = {"beside", "experiment", "finished_jobs", "settings", "source", "sweep"}
 
 
 def modules():

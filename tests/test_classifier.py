@@ -29,7 +29,7 @@ from multicrop.runs.few_shot import build
 
 CLASSES = {"lion": ["a mane", "golden yellow face"], "penguin": ["a white belly", "black wings"], "pig": ["pink skin", "a round snout"]}
 SMALL = {"model": "tiny", "crop": "random_k4", "aggregator": "dnd"}
-FEATURES = [name for name in options("adapter") if name != "clip_lora"]
+FEATURES = [name for name in options("adapter") if name not in ("clip_lora", "twostage")]
 CONFIG = """# @package _global_
 defaults:
   - override /dataset: folder

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from multicrop.adapters import descent
-from multicrop.adapters.clip_lora import ClipLora, LabelTexts
+from multicrop.adapters.clip_lora import ClipLora
 from multicrop.adapters.support_pixels import Iterations, OpenedImages, random_view
+from multicrop.adapters.tuned_encoder import LabelTexts
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config import without
 from multicrop.features import OnTheFlyBank
@@ -130,7 +131,7 @@ def test_label_features_do_not_depend_on_their_parts():
     """Forty texts of many lengths, in parts of eight, against each by itself."""
     encoder, texts = random_encoder(), [" ".join(["a dog"] * (1 + 7 * n % 9)) + f" {n}" for n in range(40)]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("multicrop.adapters.clip_lora.MIN_PART", 8)
+        patched.setattr("multicrop.adapters.tuned_encoder.MIN_PART", 8)
         labels = LabelTexts(encoder, texts)
     assert len(labels.parts) == 5 and len({part["input_ids"].shape[1] for part in labels.parts}) > 2
     with torch.no_grad():

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from multicrop import crops
 from multicrop.adapters.clip_lora import ClipLora
+from multicrop.adapters.twostage import TwoStage, norms_of
 from multicrop.cli import main
 from multicrop.config import without
 from multicrop.crops.pixels import view_pixels
@@ -102,6 +103,9 @@ def test_every_adapter_and_method_runs_on_them_or_says_what_it_lacks(kind, scene
         elif make.func is ClipLora:
             with refused("adapter=clip_lora", "not here"):
                 session.inject(make)._with_updates()
+        elif make.func is TwoStage:
+            with refused("adapter=twostage", "has none here"):
+                norms_of(session.encoder.model, "blocks", "outside")
         else:
             with refused("'imported'", "outside"):
                 session.inject(make)

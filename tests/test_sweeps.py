@@ -154,10 +154,10 @@ def test_jobs_are_counted_as_the_basic_sweeper_makes_them():
     assert sweep.count_jobs(["n=interval(0,1)"], {}) is None
 
 
-@pytest.mark.parametrize("name", options("sweep"))
-def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(name):
-    text = (CONF / "sweep" / f"{name}.yaml").read_text()
-    assert f"python run.py -m sweep={name}" in text and text.startswith("# @package _global_")
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("sweep", "protocol") for name in options(group)])
+def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(group, name):
+    text = (CONF / group / f"{name}.yaml").read_text()
+    assert f"python run.py -m {group}={name}" in text and text.startswith("# @package _global_")
     assert EXPECTED.search(text) and re.search(r"^# Time: .*(second|minute)", text, re.M)
     sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
     swept = {key: value if re.search(r"[,(]", str(value)) else f"choice({value})" for key, value in sweeper["params"].items()}

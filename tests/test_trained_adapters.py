@@ -28,7 +28,7 @@ TIP_F = {**TIP, "samples": "images", "learning_rate": 0.01, **TRAINING}
 APE = {"similarity_weight": 0.7, "variance_weight": 0.4, "channel_share": 0.5, "text_set": "all", "view_set": "all"}
 APE |= {"alpha": 1.5, "beta": 2.5, "gamma": 0.3}
 APE_F = {**APE, "residual": 1.0, "learning_rate": 0.01, **TRAINING}
-TASKRES = {"residual_scale": 0.5, "learning_rate": 0.02, **TRAINING}
+TASKRES = {"residual_scale": 0.5, "text_norm": 1.0, "learning_rate": 0.02, "warm_up": None, **TRAINING}
 CLIP_ADAPTER = {"ratio": 0.2, "reduction": 2, "learning_rate": 0.05, **TRAINING}
 TRAINED = [(TipAdapterF, TIP_F), (ApeF, APE_F), (TaskRes, TASKRES), (ClipAdapter, CLIP_ADAPTER)]
 trained = pytest.mark.parametrize(("adapter", "knobs"), TRAINED, ids=lambda value: getattr(value, "__name__", ""))

@@ -1,4 +1,4 @@
-"""APE-T, the trained form of APE (Zhu et al., ICCV 2023): a learned residual per class on the chosen channels."""
+"""A variant of APE-T (Zhu et al., ICCV 2023) that keeps the form of APE: a learned residual per class on the chosen channels."""
 
 from collections.abc import Callable
 from functools import cache
@@ -26,8 +26,9 @@ class ApeF(Ape):
     aggregator; moved keys and prompts are normalised again. Then alpha, beta, gamma and residual are selected on validation images.
     `losses` holds the mean loss of each epoch.
 
-    Source: Zhu et al., ICCV 2023. AdamW (eps 1e-4, weight decay 0.01) with cosine decay for 20 epochs, as in the authors' code; the last
-    epoch is kept. Training queries are the pooled support images, where the authors draw new augmentations.
+    Source: after Zhu et al., ICCV 2023. Optimiser (AdamW, eps 1e-4, weight decay 0.01, as Tip-Adapter-F), epochs, channels by text and
+    images, the restriction of keys and queries to them, normalisation and exp(gamma KL) are ours; `ApeT` is the authors' form. The last
+    epoch is kept. Training queries are the pooled support images.
 
     Args:
         score: The run's aggregator, fused with the global view.
@@ -93,7 +94,7 @@ class ApeF(Ape):
             extra = self.cached(queries[batch] @ keys.T, weights, beta, gamma)
             return F.cross_entropy(text + alpha * extra, support.labels[batch])
 
-        optimizer = torch.optim.AdamW([residual, weights], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01)
+        optimizer = torch.optim.AdamW([residual, weights], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01, fused=True)
         n = len(support.labels)
         self.losses = train(loss, optimizer, n=n, descent=self.descent, checkpoint=self.checkpoint, progress=self.progress)
         self.step, self.key_weights = self._padded(residual.detach()), weights.detach()

@@ -1,7 +1,7 @@
 """What a few-shot adapter is, and the features that several adapters learn from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NotRequired, TypedDict
@@ -67,6 +67,11 @@ class FewShotAdapter(ABC):
     checkpoint: Path | None = None
     progress: bool = False
 
+    @property
+    def class_free(self) -> bool:
+        """Whether what `fit` learns is of no class, so that it holds for classes without support images."""
+        return False
+
 
 class Adapter(nn.Module, FewShotAdapter):
     """A few-shot adapter that maps views and zero-shot logits to adapted logits.
@@ -129,6 +134,24 @@ class EncoderAdapter(FewShotAdapter):
     """
 
     tunes_encoder: ClassVar[Literal[True]] = True
+
+    def encode_prompts(self, encoder: Encoder, prompts: list[list[str]], rows: Sequence[int | None]) -> TextBank:
+        """Encode prompts as the fit left them.
+
+        Args:
+            encoder: What `fit` returned.
+            prompts: Prompts per class, label prompt first.
+            rows: The class of the support set that each class is, or None for a class that is none of them.
+
+        Returns:
+            The text bank.
+        """
+        return encoder.encode_prompts(prompts)
+
+    @property
+    def class_free(self) -> bool:
+        """True: the changed encoder encodes the prompts of any class."""
+        return True
 
     @abstractmethod
     def fit(self, support: LabelledImages, validation: LabelledImages) -> Encoder:

@@ -62,6 +62,11 @@ class ClipAdapter(SelectedAdapter):
         self.down = _layer(dim // reduction, dim, generator)
         self.up = _layer(dim, dim // reduction, generator)
 
+    @property
+    def class_free(self) -> bool:
+        """True: the bottleneck is of no class."""
+        return True
+
     def learn(self, support: Examples) -> None:
         """Train A on the support images."""
         score = HeldPlans(self.score, len(support.labels), self.descent.plan_epochs)
@@ -70,7 +75,7 @@ class ClipAdapter(SelectedAdapter):
         def loss(batch: Tensor) -> Tensor:
             return F.cross_entropy(score(batch, self.moved(support.views[batch], ratio), self.text), support.labels[batch])
 
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.descent.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.descent.learning_rate, fused=True)
         self.losses = train(
             loss, optimizer, n=len(support.labels), descent=self.descent, checkpoint=self.checkpoint, progress=self.progress
         )

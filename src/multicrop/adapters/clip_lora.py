@@ -1,27 +1,22 @@
 """CLIP-LoRA (Zanella and Ben Ayed, CVPR workshops 2024): low-rank updates of the attention of both towers, learned from pixels."""
 
 import copy
-from dataclasses import replace
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 
 from multicrop.adapters.base import EncoderAdapter
 from multicrop.adapters.descent import descend
-from multicrop.adapters.support_pixels import Iterations, OpenedImages, opened, random_view
+from multicrop.adapters.support_pixels import Iterations, random_view, readable_support
+from multicrop.adapters.tuned_encoder import LabelTexts, label_accuracy, rebuilt
 from multicrop.config.ranges import Accelerator, BelowOne, Count, Seed, Weight
-from multicrop.crops.pixels import global_pixels
 from multicrop.data.base import LabelledImages
-from multicrop.data.images import to_tensor
 from multicrop.encoder import Encoder, check_projections, pooled_alone
 from multicrop.text import TextBank
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-SCORED_AT_ONCE = 32  # validation images
-MAX_PARTS, MIN_PART = 8, 64  # number of parts of the label texts, number of texts in a part
 
 
 class ClipLora(EncoderAdapter):
@@ -89,12 +84,12 @@ class ClipLora(EncoderAdapter):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(self.seed)  # draws A, and dropout
             model = self._with_updates()
-            student = self._encoder(model.get_base_model(), "fp32").to(self.device)
+            student = rebuilt(self.encoder, model.get_base_model(), "fp32").to(self.device)
             student.model.train()
             self._train(student, support)
-        tuned = self._encoder(model.cpu().merge_and_unload(), self.encoder.precision)
+        tuned = rebuilt(self.encoder, model.cpu().merge_and_unload(), self.encoder.precision)
         tuned.requires_grad_(False)
-        chosen = {"iteration": len(self.losses), **self._validated(tuned, validation)}
+        chosen = {"iteration": len(self.losses), **label_accuracy(tuned, self.labels, validation)}
         self.selection = {"how": "fixed", "images": len(validation), "chosen": chosen, "curve": [chosen]}
         return tuned
 
@@ -103,17 +98,8 @@ class ClipLora(EncoderAdapter):
         check_projections(model, self.encoder.name, PROJECTIONS)
         return get_peft_model(model, self.lora)
 
-    def _encoder(self, model: torch.nn.Module, precision: str) -> Encoder:
-        own = self.encoder
-        facts = {"name": own.name, "calibration": own.calibration, "text_cleaning": own.rule.cleaning}
-        return Encoder(model, self.encoder.tokenizer, self.encoder.spec, precision=precision, **facts)
-
     def _train(self, student: Encoder, support: LabelledImages) -> None:
-        support = replace(support, open=OpenedImages(support.open))
-        readable = [index for index in range(len(support)) if opened(support, index) is not None]
-        if not readable:
-            raise ValueError(f"no support image of {support.name} is readable; replace the files or choose another data set")
-        shots = max(support.labels.count(label) for label in set(support.labels))
+        support, readable, shots = readable_support(support)
         batches = Iterations(len(readable), self.batch_size, self.seed)
         labels = LabelTexts(student, self.labels)
 
@@ -139,27 +125,3 @@ class ClipLora(EncoderAdapter):
                 progress=self.progress,
                 accelerator=accelerator,
             )
-
-    @torch.no_grad()
-    def _validated(self, tuned: Encoder, validation: LabelledImages) -> dict[str, float]:
-        text, right = LabelTexts(tuned, self.labels).features(tuned), []
-        for start in range(0, len(validation), SCORED_AT_ONCE):
-            batch = range(start, min(start + SCORED_AT_ONCE, len(validation)))
-            readable = [(image, validation.labels[index]) for index in batch if (image := opened(validation, index)) is not None]
-            if readable:
-                pixels = torch.stack([global_pixels(to_tensor(image), tuned.spec) for image, _ in readable])
-                right.append((tuned.encode_images(pixels) @ text.T).argmax(1) == torch.tensor([label for _, label in readable]))
-        return {"accuracy": torch.cat(right).float().mean().item()} if right else {}
-
-
-class LabelTexts:
-    """Texts tokenised once, in parts of similar length, so that short texts are not padded to the longest of all."""
-
-    def __init__(self, encoder: Encoder, texts: list[str]) -> None:
-        count = min(MAX_PARTS, -(-len(texts) // MIN_PART))
-        self.parts, self.position = encoder.token_parts(texts, -(-len(texts) // count))
-
-    def features(self, encoder: Encoder) -> Float[Tensor, "texts dim"]:
-        """Return unit-norm features, shape (texts, dim), differentiable in the encoder's weights."""
-        features = encoder.text_outputs(self.parts)
-        return F.normalize(features, dim=-1)[self.position.to(features.device)]

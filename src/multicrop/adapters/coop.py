@@ -89,6 +89,11 @@ class CoOp(Adapter):
         self.losses: list[float] = []
         self._settle()
 
+    @property
+    def class_free(self) -> bool:
+        """Whether all classes share one context."""
+        return not self.class_specific
+
     def fit(self, support: Examples, validation: Examples) -> None:
         """Train the context on the support images; the validation images only report."""
         epochs = self.epochs or published_epochs(int(support.labels.bincount().max()))

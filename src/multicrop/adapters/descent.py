@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import lightning as L
+import torch
 from jaxtyping import Float, Int
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ def descend(
     *,
     epochs: int,
     keep_epochs: int = 1,
+    after_epoch: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
     keep_file: bool = False,
     progress: bool = False,
@@ -52,6 +54,7 @@ def descend(
         batches: The batches of each epoch.
         epochs: Number of epochs.
         keep_epochs: A checkpoint is written after an epoch whose number this divides.
+        after_epoch: Called without gradients at the end of each epoch.
         checkpoint: File of the state of a fit that takes longer than `CHECKPOINT_SECONDS`. If it exists, the fit resumes from
             it; a damaged one is set aside with a warning.
         keep_file: Whether the checkpoint stays after the fit, for the caller to remove; otherwise it is removed.
@@ -64,7 +67,7 @@ def descend(
     Raises:
         ValueError: If the loss has no gradient.
     """
-    module = DescentModule(loss, schedule, batches)
+    module = DescentModule(loss, schedule, batches, after_epoch)
     sealed = SealedCheckpoint(checkpoint) if checkpoint else None
     checkpoints = [FitCheckpoint(checkpoint, keep_epochs)] if checkpoint else []
     trainer = quiet_trainer(
@@ -76,48 +79,77 @@ def descend(
         enable_progress_bar=False,
     )
     resume_from = checkpoint if sealed and sealed.found() else None
-    trainer.fit(module, batches, ckpt_path=resume_from, weights_only=True)
+    trainer.fit(module, WholeEpochs(batches), ckpt_path=resume_from, weights_only=True)
     if checkpoint and not keep_file:
         checkpoint.unlink(missing_ok=True)
     return module.losses
 
 
+class WholeEpochs:
+    """All batches of an epoch as one item, as Lightning's overhead per item is longer than many steps."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Int[Tensor, " batch"]]]:
+        yield list(self.batches)
+
+    def __len__(self) -> int:
+        return 1
+
+
 class DescentModule(L.LightningModule):
     """The tensors of an optimiser, and the loss of a batch of indices."""
 
+    automatic_optimization = False
+
     def __init__(
-        self, loss: Callable[[Int[Tensor, " batch"]], Float[Tensor, ""]], schedule: lr_scheduler.LRScheduler, batches: Batches
+        self,
+        loss: Callable[[Int[Tensor, " batch"]], Float[Tensor, ""]],
+        schedule: lr_scheduler.LRScheduler,
+        batches: Batches,
+        after_epoch: Callable[[], None] | None,
     ) -> None:
         super().__init__()
-        self.loss, self.schedule, self.batches = loss, schedule, batches
+        self.loss, self.schedule, self.batches, self.after_epoch = loss, schedule, batches, after_epoch
         self.tensors = nn.ParameterList(p for group in schedule.optimizer.param_groups for p in group["params"])
         self.losses: list[float] = []
-        self.rows = 0  # of the current epoch, so far
 
     def configure_optimizers(self) -> dict:
-        """Return the optimiser and its schedule, which changes the learning rate at every step."""
+        """Return the optimiser and its schedule, whose states a checkpoint holds."""
         return {"optimizer": self.schedule.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """Begin the mean loss of a new epoch."""
         self.losses.append(0.0)
-        self.rows = 0
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Return the loss of the batch; raise ValueError if it has no gradient."""
-        value = self.loss(batch)
+    def training_step(self, batches: list[Tensor], batch_idx: int) -> None:
+        """Take a step for each batch of the epoch; the schedule changes the learning rate at every step."""
+        rows = 0
+        for batch in batches:
+            value = self._checked(self.loss(batch))
+            self.schedule.optimizer.zero_grad()
+            value.backward()
+            self.schedule.optimizer.step()
+            self.schedule.step()
+            rows += len(batch)
+            self.losses[-1] += (value.item() - self.losses[-1]) * len(batch) / rows
+
+    def _checked(self, value: Tensor) -> Tensor:
+        """The loss; raises ValueError if it has no gradient."""
         if not value.requires_grad:
             raise ValueError(
                 "a trained adapter needs logits with a gradient, and this aggregator's logits have none (aggregator=vote counts votes). "
                 "Use another aggregator, such as dnd or mean_feature, or an adapter that is not trained (tip_adapter)"
             )
-        self.rows += len(batch)
-        self.losses[-1] += (value.item() - self.losses[-1]) * len(batch) / self.rows
         return value
 
     def on_train_epoch_end(self) -> None:
-        """Set the epoch whose order comes next."""
+        """Set the epoch whose order comes next, and report the end of this one."""
         self.batches.epoch = self.current_epoch + 1
+        if self.after_epoch is not None:
+            with torch.no_grad():
+                self.after_epoch()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Save the losses so far."""

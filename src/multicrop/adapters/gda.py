@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multicrop.adapters.base import Examples, class_sums, pooled, samples
@@ -46,17 +46,36 @@ class Gda(SelectedAdapter):
     def learn(self, support: Examples) -> None:
         """Estimate the class means and the shared precision matrix."""
         features, labels = samples(support, self.view_set, self.samples)
-        x = features.double()
-        sums, count = class_sums(x, labels, support.logits.shape[1])
-        means = sums / count
-        weight = means @ precision(x - means[labels])
-        bias = -math.log(len(means)) - (weight * means).sum(1) / 2
-        self.weight, self.bias = weight.to(features), bias.to(features)
+        self.weight, self.bias = discriminants(features, labels, support.logits.shape[1])
 
     def adapted(self, views: Views, logits: Logits) -> Callable[..., Logits]:
         """Return text logits plus discriminants as a function of alpha."""
         discriminants = pooled(views, self.view_set) @ self.weight.T + self.bias
         return lambda alpha: logits + alpha * discriminants
+
+
+def discriminants(
+    features: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], n_classes: int
+) -> tuple[Float[Tensor, "classes dim"], Float[Tensor, " classes"]]:
+    """Estimate the linear discriminants of Gaussians with a shared covariance and equal priors.
+
+    Args:
+        features: Samples, shape (n, dim).
+        labels: Class positions, shape (n,).
+        n_classes: Number of classes.
+
+    Returns:
+        Weights, shape (classes, dim), and biases, shape (classes,), in the precision of the features.
+
+    Raises:
+        ValueError: If a class has no sample, or all samples lie on their class means.
+    """
+    x = features.double()
+    sums, count = class_sums(x, labels, n_classes)
+    means = sums / count
+    weight = means @ precision(x - means[labels])
+    bias = -math.log(n_classes) - (weight * means).sum(1) / 2
+    return weight.to(features), bias.to(features)
 
 
 def precision(centred: Float[Tensor, "n dim"]) -> Float[Tensor, "dim dim"]:

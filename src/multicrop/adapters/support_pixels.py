@@ -1,6 +1,7 @@
 """Support images as pixels, for adapters that learn through the image tower: batches, opened images, random views."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -45,6 +46,14 @@ class Iterations:
         return torch.randperm(self.n, generator=torch.Generator().manual_seed(1_000_003 * self.seed + turn))
 
 
+class Passes(Iterations):
+    """One batch per epoch, taken from consecutive passes over the examples, each of which ends with a smaller batch."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        turn, place = divmod(self.epoch, -(-self.n // self.batch_size))
+        yield self._shuffle(turn)[place * self.batch_size : (place + 1) * self.batch_size]
+
+
 class OpenedImages:
     """Opens images, and keeps the first ones that fit into `CACHE_BYTES`.
 
@@ -64,6 +73,22 @@ class OpenedImages:
             self.images[index] = image
             self.room -= size
         return image
+
+
+def readable_support(support: LabelledImages) -> tuple[LabelledImages, list[int], int]:
+    """Open the support images.
+
+    Returns:
+        The images, of which as many as fit stay in memory, the positions of the readable ones, and the shots of the largest class.
+
+    Raises:
+        ValueError: If no image is readable.
+    """
+    support = replace(support, open=OpenedImages(support.open))
+    readable = [index for index in range(len(support)) if opened(support, index) is not None]
+    if not readable:
+        raise ValueError(f"no support image of {support.name} is readable; replace the files or choose another data set")
+    return support, readable, max(support.labels.count(label) for label in set(support.labels))
 
 
 def random_view(images: LabelledImages, index: int, spec: PixelSpec, seed: int) -> UInt8[Tensor, "3 side side"]:

@@ -17,8 +17,9 @@ from multicrop.config.ranges import ViewSet, Weight
 class TipAdapter(SelectedAdapter):
     """Compute logits + alpha * exp(-beta (1 - f F^T)) L, with F the keys of the support images and L their one-hot labels.
 
-    Source: Zhang et al., ECCV 2022. A key is the normalised mean of the views of an image, where the authors average augmented views;
-    queries are made the same way. alpha and beta are selected on validation images, or fixed at the authors' first values.
+    Source: Zhang et al., ECCV 2022. A key is the normalised mean of the unit-norm views of an image. The authors average the raw outputs of
+    ten augmentations, so that views with a longer embedding weigh more; a feature bank has no lengths. Queries are made the same way, where
+    theirs are the plain image. alpha and beta are selected on validation images, or fixed at the authors' first values.
 
     Args:
         score: The run's aggregator, fused with the global view.

@@ -65,7 +65,7 @@ class TipAdapterF(TipAdapter):
             affinity = torch.exp(-knobs["beta"] * (1 - queries[batch] @ keys.T))
             return F.cross_entropy(logits[batch] + knobs["alpha"] * by_class(affinity, self.labels, logits.shape[1]), labels[batch])
 
-        optimizer = torch.optim.AdamW([keys], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01)
+        optimizer = torch.optim.AdamW([keys], lr=self.descent.learning_rate, eps=1e-4, weight_decay=0.01, fused=True)
         self.losses = train(
             loss,
             optimizer,

@@ -39,6 +39,7 @@ def train(
     descent: Descent,
     warm_up: float | None = None,
     per_epoch: int | None = None,
+    after_epoch: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
     progress: bool = False,
 ) -> list[float]:
@@ -51,6 +52,7 @@ def train(
         descent: Epochs, batch size and seed. A batch size of `n` or more gives one full batch per epoch.
         warm_up: Constant learning rate of the first epoch, after which the decay begins; None decays from the first step.
         per_epoch: Number of examples per epoch, drawn anew each epoch; None takes all.
+        after_epoch: Called without gradients at the end of each epoch.
         checkpoint: File in which a long fit keeps its state (see `descend`).
         progress: Whether to show a progress bar.
 
@@ -68,7 +70,16 @@ def train(
     batches = Shuffled(n, per_epoch or n, descent.batch_size, descent.seed)
     schedule = cosine_schedule(optimizer, descent.epochs, len(batches), warm_up)
     keep_epochs = descent.plan_epochs  # a checkpoint holds no transport plans, so it is written when the next epoch solves new ones
-    return descend(loss, schedule, batches, epochs=descent.epochs, keep_epochs=keep_epochs, checkpoint=checkpoint, progress=progress)
+    return descend(
+        loss,
+        schedule,
+        batches,
+        epochs=descent.epochs,
+        keep_epochs=keep_epochs,
+        after_epoch=after_epoch,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
 
 
 class Shuffled:

@@ -27,6 +27,9 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="add two tables over pairs of methods: agreement, and images that only one classifies correctly",
     )
     parser.add_argument("--published", action="store_true", help="add a table of published numbers of the same settings beside these runs")
+    parser.add_argument(
+        "--protocol", help="instead, the tables of a protocol of few-shot papers: base_to_new, all_shots, cross_dataset, ..."
+    )
     parser.add_argument("--top", type=int, help="number of methods to show (0: all; default: 20, in CSV all)")
     parser.add_argument("--format", choices=tuple(FORMATS), help="output format (default: by the suffix of -o, else terminal)")
     parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
@@ -35,7 +38,7 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read and compare the runs and print or write the tables."""
-    from multicrop.compare import command, render
+    from multicrop.compare import command, protocols, render
     from multicrop.files import write_text
 
     runs, found = command.read_runs(options)
@@ -43,7 +46,10 @@ def run(options: argparse.Namespace) -> int:
     form = options.format or next((f for f, end in render.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
     if options.top is None:
         options.top = 0 if form == "csv" else TOP
-    shown = [table for block in found for table in _tables(block, options, baseline)]
+    if options.protocol:
+        shown = protocols.protocol_tables(runs, options.protocol)
+    else:
+        shown = [table for block in found for table in _tables(block, options, baseline)]
     if options.published:
         from multicrop.compare.beside_published import published_table
 

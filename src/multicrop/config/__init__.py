@@ -1,6 +1,6 @@
 """Configuration: properties of the Hydra job, checks of the command line and of the values of knobs, and types of knobs."""
 
-from multicrop.config.command_line import check_overrides, check_parts
+from multicrop.config.command_line import SWEEPS, check_overrides, check_parts
 from multicrop.config.experiments import option_values, register_experiments, weight_of
 from multicrop.config.help_page import help_page
 from multicrop.config.job import (
@@ -28,6 +28,7 @@ __all__ = [
     "EMBEDDED_MODEL",
     "PACKAGE",
     "ROOT",
+    "SWEEPS",
     "TASK_OF",
     "check_machine",
     "check_overrides",

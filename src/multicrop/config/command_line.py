@@ -22,6 +22,7 @@ from multicrop.config.job import TASK_OF
 from multicrop.config.knobs import check_values
 from multicrop.config.options import groups_in, option_files, own_folder
 
+SWEEPS = ("sweep", "protocol")  # config groups whose files are sweeps
 CHECKED = 50  # values of a sweep; each job checks its own
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
 
@@ -69,7 +70,7 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
         return
     cfg, multirun = _composed(tuple(chosen.values()), folders)
     multirun = multirun or bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
-    if not any(o.key_or_group == "sweep" for o in plain):  # a sweep file can set the task
+    if not any(o.key_or_group in SWEEPS for o in plain):  # a file of these can set the task
         check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
     _check_knobs(knobs, list(_names(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
@@ -86,7 +87,7 @@ def _may_lack(chosen: Iterable[str], folders: tuple[Path, ...]) -> bool:
     """Whether options need more than a place in conf/: a task that reads them, a GPU, a value."""
     for group, option in (choice.split("=", 1) for choice in chosen):
         file = option_files(group, folders).get(option)
-        if group in (*TASK_OF, "trainer", "sweep") or (file is not None and "???" in file.read_text(encoding="utf-8")):
+        if group in (*TASK_OF, "trainer", *SWEEPS) or (file is not None and "???" in file.read_text(encoding="utf-8")):
             return True
     return False
 

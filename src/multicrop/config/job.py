@@ -1,6 +1,7 @@
 """Properties of the Hydra job of this process, resolvers for the files in conf/, and places in the package."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,14 +17,24 @@ TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only on
 
 
 def register_resolvers() -> None:
-    """Register three resolvers for the files in conf/.
+    """Register four resolvers for the files in conf/.
 
-    ``${package:NAME}`` is a file or folder of this package, ``${in_sweep:A,B}`` is A in a job of a sweep and B elsewhere, and
-    ``${either:A,B}`` is the first value that is not null.
+    ``${package:NAME}`` is a file or folder of this package, ``${in_sweep:A,B}`` is A in a job of a sweep and B elsewhere,
+    ``${either:A,B}`` is the first value that is not null, and ``${for_dataset:{NAME:A,...},B}`` is the value for the data set that the run
+    learns from or scores, B for one that is not listed.
     """
     OmegaConf.register_new_resolver("package", lambda name: str(PACKAGE / name), replace=True)
     OmegaConf.register_new_resolver("either", lambda *values: next((v for v in values if v is not None), None), replace=True)
+    OmegaConf.register_new_resolver("for_dataset", _for_dataset, replace=True)
     OmegaConf.register_new_resolver("in_sweep", lambda yes, no: yes if in_sweep() else no, replace=True)
+
+
+def _for_dataset(values: Mapping[str, object], default: object, *, _root_: DictConfig) -> object:
+    """The value for the data set of a configuration: that of task.source, or the scored one."""
+    source = OmegaConf.select(_root_, "task.source")
+    learned = source if isinstance(source, str) else OmegaConf.select(_root_, "task.source.name")
+    scored = OmegaConf.select(_root_, "dataset.name")
+    return values.get(str(learned), values.get(str(scored), default) if learned in (None, "base", "new") else default)
 
 
 def in_sweep() -> bool:

@@ -1,15 +1,17 @@
-"""Few-shot splits: drawn (balanced, nested, keyed by seed and class), or read from a JSON file; never unpickled."""
+"""Few-shot splits: drawn (balanced, nested, keyed by seed and class), or read from a file; never unpickled."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from multicrop.data.base import Dataset, LabelledImages
+from multicrop.data.published_splits import VALIDATION_SHOTS, jsonl_pair
 from multicrop.files import content_hash
 from multicrop.files.reading import json_of
 
-VALIDATION_SHOTS = 4  # at most this many validation images per class in a few-shot split
+log = logging.getLogger(__name__)
 PICKLES = {".pkl", ".pickle", ".pt", ".pth"}
 FORMAT = '{"train": [image id, ...], "val": [image id, ...]}'
 
@@ -72,9 +74,12 @@ def first_per_class(images: LabelledImages, count: int) -> LabelledImages:
 
 
 def few_shot_from_file(dataset: Dataset, file: str) -> tuple[LabelledImages, LabelledImages]:
-    """Read a few-shot split from a JSON file, {"train": [...], "val": [...]}, such as the `splits.json` of a record.
+    """Read a few-shot split from a file.
 
-    An entry is an image id, CoOp's [path, label, class name], or a path whose last parts are an id.
+    The file is JSON, {"train": [...], "val": [...]}, such as the `splits.json` of a record, or the training file of a pair of 2SFS
+    (``shot_16-seed_1_train.jsonl``, with ``..._val.jsonl`` beside it). An entry is an image id, CoOp's [path, label, class name], or a path
+    whose last parts are an id. 2SFS draws classes of few images with repetition; such images count as often as they are named, with a
+    warning. Without its validation file (ImageNet) the first images of each class that are left validate.
 
     Args:
         dataset: The data set whose images the file names: "train" names images of the training pool, "val" validation images or else
@@ -85,12 +90,14 @@ def few_shot_from_file(dataset: Dataset, file: str) -> tuple[LabelledImages, Lab
         Support and validation images.
 
     Raises:
-        ValueError: If the file is a pickle or not of this form, names images that do not exist or one image twice, gives an image another
-            label, or has no training image for a class.
+        ValueError: If the file is a pickle or not of this form, names images that do not exist or (in JSON) one image twice, gives an image
+            another label, or has no training image for a class.
     """
-    table = _read_split(Path(file).expanduser())
-    support = _picked(table["train"], [dataset.train], file)
-    validation = _picked(table["val"], [dataset.validation, dataset.train], file)
+    path = Path(file).expanduser()
+    lines = path.suffix == ".jsonl"
+    table = jsonl_pair(path) if lines else _read_split(path)
+    support = _picked(table["train"], [dataset.train], file, repeats=lines)
+    validation = _picked(table["val"], [dataset.validation, dataset.train], file) if table["val"] else _left(dataset, support)
     if validation.name == support.name and (both := sorted(set(support.ids) & set(validation.ids))):
         raise ValueError(f"{file} names {len(both)} images both for training and for validation: {both[0]}, ...; name each once")
     if empty := [name for label, name in enumerate(dataset.class_names) if label not in set(support.labels)]:
@@ -117,7 +124,13 @@ def _read_split(path: Path) -> dict[str, list]:
     return table
 
 
-def _picked(entries: Sequence[object], pools: Sequence[LabelledImages], file: str) -> LabelledImages:
+def _left(dataset: Dataset, support: LabelledImages) -> LabelledImages:
+    """The first validation images of each class, at most `VALIDATION_SHOTS`, or training images outside the support."""
+    pool, taken = dataset.validation if len(dataset.validation) else dataset.train, set(support.ids)
+    return first_per_class(pool.subset([i for i, image_id in enumerate(pool.ids) if image_id not in taken]), VALIDATION_SHOTS)
+
+
+def _picked(entries: Sequence[object], pools: Sequence[LabelledImages], file: str, *, repeats: bool = False) -> LabelledImages:
     """The images that the entries name, from the first pool that has all of them."""
     wanted = [(entry[0], entry[1]) if isinstance(entry, list) and len(entry) > 1 else (entry, None) for entry in entries]
     missing: list[str] = []
@@ -126,7 +139,7 @@ def _picked(entries: Sequence[object], pools: Sequence[LabelledImages], file: st
         found = [_position(str(name), position) for name, _ in wanted]
         missing = [str(name) for (name, _), at in zip(wanted, found, strict=True) if at is None]
         if None not in found:
-            return _checked(pool, [at for at in found if at is not None], [label for _, label in wanted], file)
+            return _checked(pool, [at for at in found if at is not None], [label for _, label in wanted], file, repeats=repeats)
     raise ValueError(
         f"{file} names {len(missing)} images that are not in {pools[-1].name}: {', '.join(missing[:3])}; its ids look like "
         f"{', '.join(pools[-1].ids[:2]) or 'nothing (it is empty)'}. Write the ids that way"
@@ -139,8 +152,11 @@ def _position(name: str, position: dict[str, int]) -> int | None:
     return next((position[tail] for cut in range(len(parts)) if (tail := "/".join(parts[cut:])) in position), None)
 
 
-def _checked(pool: LabelledImages, positions: list[int], labels: list[object], file: str) -> LabelledImages:
-    if len(set(positions)) < len(positions):
+def _checked(pool: LabelledImages, positions: list[int], labels: list[object], file: str, *, repeats: bool) -> LabelledImages:
+    repeated = len(positions) - len(set(positions))
+    if repeated and repeats:
+        log.warning("%s names %s images again, as its draw repeats those of small classes; they count as often as named", file, repeated)
+    elif repeated:
         twice = next(p for p in positions if positions.count(p) > 1)
         raise ValueError(f"{file} names {pool.ids[twice]} more than once; name each image once")
     for position, label in zip(positions, labels, strict=True):

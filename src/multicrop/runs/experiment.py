@@ -131,7 +131,8 @@ def _show_data(session: Session) -> None:
         terminal.show_lines(lines := overview(dataset))
         return lines
 
-    session.share("overview", [settings.part("dataset").values, settings.part("corruption").values], shown)
+    of_data = [settings.part(group).values for group in ("dataset", "corruption")]
+    session.share("overview", [*of_data, settings.config.get("classes")], shown)
 
 
 def finished(session: Session) -> Record | None:

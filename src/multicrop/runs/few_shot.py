@@ -1,9 +1,8 @@
 """Few-shot classification: an adapter is fitted on the support set and selected on validation images before any test label is read."""
 
 import json
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -16,19 +15,18 @@ from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config.ranges import Count, OneOf
 from multicrop.data.base import LabelledImages
-from multicrop.data.few_shot import few_shot_from_file, few_shot_split
-from multicrop.data.limit import limited
 from multicrop.data.overview import per_class
 from multicrop.features import FeatureBank
 from multicrop.record import SPLITS, Predictions
 from multicrop.runs.identity import FIT_PARTS, TUNING_PARTS, run_identity
 from multicrop.runs.session import Session
+from multicrop.runs.source import Source
+from multicrop.runs.support import Draw, support_and_validation, warn_of_few
 from multicrop.runs.task import BankTask, task_builder
+from multicrop.runs.transfer import class_rows, source_session, transferred
 from multicrop.text import TextBank
 
-log = logging.getLogger(__name__)
 SCORED_AT_ONCE = 64  # support images
-SHOWN = 6  # classes in a warning
 SELECTIONS = ("validation", "fixed")
 Selected = Annotated[str, OneOf(SELECTIONS)]
 Fitted = TypeVar("Fitted")
@@ -48,7 +46,7 @@ class SupportedTask(BankTask):
     def __init__(self, scorer: Scorer, adapter: AnyAdapter, splits: dict[str, list[str]]) -> None:
         super().__init__(scorer)
         self.adapter, self.splits = adapter, splits
-        self.support: dict[str, Any] = {}  # `asked` images per class, and how many there are `per_class`
+        self.support: dict[str, Any] = {}  # `asked` images per class, how many there are `per_class`, and the data set that they are `of`
 
     def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
         """How the hyper-parameters were chosen, and the number of support images of each class."""
@@ -95,79 +93,81 @@ class TunedTask(SupportedTask):
         return self.tuned_scorer(self.tuned_views)
 
 
-def support_and_validation(
-    session: Session, *, shots: int, few_shot_file: str | None, selection: str
-) -> tuple[LabelledImages, LabelledImages]:
-    """The images that an adapter learns from and is selected on: those of a file, or drawn once per process."""
-    dataset, seed = session.dataset, session.settings["seed"]
-    if few_shot_file:
-        support, validation = few_shot_from_file(dataset, few_shot_file)
-        return support, limited(validation, session.settings.limit)
-    key = [session.settings.part("dataset").values, session.settings.part("corruption").values, shots, seed]  # as the data set is shared
-    support, validation = session.share("support", key, lambda: few_shot_split(dataset, shots=shots, seed=seed))
-    return support, limited(validation, session.settings.limit)
-
-
-@task_builder(groups=("adapter",), not_decisive=("few_shot_file",), images=support_and_validation)
-def build(session: Session, *, shots: Count, few_shot_file: str | None, selection: Selected = "validation") -> SupportedTask:
+@task_builder(groups=("adapter",), not_decisive=("few_shot_file", "source", "source_knobs"), images=support_and_validation)
+def build(
+    session: Session,
+    *,
+    shots: Count,
+    few_shot_file: str | None,
+    draw: Draw = "nested",
+    selection: Selected = "validation",
+    source: Source = None,
+    source_knobs: Mapping[str, Any] | None = None,
+) -> SupportedTask:
     """Draw the support and validation images, fit the adapter that the configuration names, and make the task.
 
     Args:
         session: The parts of the run.
         shots: Support images per class.
-        few_shot_file: A JSON file ``{train: [image id, ...], val: [...]}`` instead of a draw.
+        few_shot_file: A file that names the images instead of a draw, see `few_shot_from_file`.
+        draw: ``"nested"`` draws by class, so that few shots are part of more; ``"coop"`` repeats CoOp's draw.
         selection: ``"validation"`` chooses the adapter's knobs on validation images, ``"fixed"`` leaves them.
+        source: What the adapter learns from: None for the scored classes, ``"base"`` or ``"new"`` for a half of the classes, or the values
+            of another data set.
+        source_knobs: Knobs of that data set, which are in its values.
 
     Raises:
-        ValueError: If ``selection`` is neither, or the images do not suffice.
+        ValueError: If ``selection`` is neither, the images do not suffice, or the adapter has no row for a scored class.
     """
     if selection not in SELECTIONS:
         raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")
-    support, validation = support_and_validation(session, shots=shots, few_shot_file=few_shot_file, selection=selection)
-    part = session.settings.part("adapter")
-    adapter: AnyAdapter = session.inject((part if selection == "validation" else part.without("search")).make())
-    counts = per_class(support, session.dataset.class_names)
-    _warn_of_few(counts, None if few_shot_file else shots)
-    made = _tuned if adapter.tunes_encoder is True else _fitted
-    task = made(session, adapter, support, validation)  # type: ignore[arg-type]
+    origin, part = source_session(session, source), session.settings.part("adapter")
+    images = support_and_validation(origin, shots=shots, few_shot_file=few_shot_file, draw=draw)
+    part = part if selection == "validation" else part.without("search")
+    adapter: AnyAdapter = origin.inject(part.make())
+    counts = per_class(images[0], origin.dataset.class_names)
+    warn_of_few(counts, None if few_shot_file else shots)
+    if adapter.tunes_encoder is True:
+        task: SupportedTask = _tuned(session, origin, adapter, *images)
+    else:
+        adapter = _fitted(origin, adapter, *images, shared=source is not None)
+        adapter = adapter if origin is session else transferred(adapter, part, origin, session)
+        task = FewShotTask(session.scorer, adapter, _splits(*images))
     task.support = {"asked": None if few_shot_file else shots, "per_class": counts}
+    task.support |= {} if source is None else {"of": origin.dataset.name}
     return task
 
 
-def _warn_of_few(counts: dict[str, int], shots: int | None) -> None:
-    """Log the classes that have fewer support images than asked for."""
-    if fewer := {name: count for name, count in counts.items() if shots and count < shots}:
-        listed = ", ".join(f"{name} {count}" for name, count in list(fewer.items())[:SHOWN])
-        log.warning(
-            f"{len(fewer)} of {len(counts)} classes have fewer support images than task.shots={shots}, as training images are few "
-            f"or held back for validation: {listed}{', ...' if len(fewer) > SHOWN else ''}; metrics.json has the number of each class"
-        )
+def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages, *, shared: bool) -> Adapter:
+    """The adapter after its fit on the features of the banks; a sweep over the classes that are scored fits once."""
+    key = run_identity(session, *FIT_PARTS).key_of(*FIT_PARTS)
+
+    def fitted() -> Adapter:
+        with torch.no_grad():
+            examples = [examples_of(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
+        _fit(session, adapter, partial(adapter.fit, *examples), key)
+        return adapter
+
+    return session.share("fitted", key, fitted) if shared else fitted()
 
 
-def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validation: LabelledImages) -> FewShotTask:
-    """The task of an adapter that learns on the features of the banks."""
-    with torch.no_grad():
-        examples = [examples_of(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
-    _fit(session, adapter, partial(adapter.fit, *examples), run_identity(session, *FIT_PARTS).key_of(*FIT_PARTS))
-    return FewShotTask(session.scorer, adapter, _splits(support, validation))
-
-
-def _tuned(session: Session, adapter: EncoderAdapter, support: LabelledImages, validation: LabelledImages) -> TunedTask:
+def _tuned(session: Session, origin: Session, adapter: EncoderAdapter, support: LabelledImages, validation: LabelledImages) -> TunedTask:
     """The task of an adapter that changes the encoder, which is fitted before it encodes the scored images.
 
-    The fit reads neither crops nor aggregator, so that a sweep over these fits once.
+    The fit reads neither crops nor aggregator nor scored classes, so that a sweep over these fits once.
     """
     if session.settings["bank"] == "off":
         raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
     scorer = session.scorer
-    key = run_identity(session, *TUNING_PARTS).key_of(*TUNING_PARTS)
+    key = run_identity(origin, *TUNING_PARTS).key_of(*TUNING_PARTS)
     fit = partial(adapter.fit, support, validation)
     adapter, encoder = session.share("tuned", key, lambda: (adapter, _fit(session, adapter, fit, key)), of=session.encoder)
     changed = session.with_encoder(encoder)
     bank = changed.bank(session.scored_images)
     if adapter.checkpoint:
         adapter.checkpoint.unlink(missing_ok=True)
-    return TunedTask(scorer, adapter, _splits(support, validation), encoder.encode_prompts(scorer.text.prompts), bank)
+    text = adapter.encode_prompts(encoder, scorer.text.prompts, class_rows(origin.dataset, session.dataset))
+    return TunedTask(scorer, adapter, _splits(support, validation), text, bank)
 
 
 def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted], key: str) -> Fitted:

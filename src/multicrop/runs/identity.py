@@ -14,6 +14,7 @@ from multicrop.files import Identity, content_hash
 from multicrop.runs.session import Session
 from multicrop.runs.sources import sources_of
 from multicrop.runs.task import Reads, reads_of
+from multicrop.runs.transfer import source_session
 from multicrop.text import members
 
 CODE_GROUPS = ("dataset", "corruption", "model", "prompt", "task")  # what these make is in the parts; their own code is in `code`
@@ -82,9 +83,11 @@ def _beside_hash(session: Session) -> str:
 
 
 def _support_hash(session: Session, read: Callable[..., Sequence[LabelledImages]]) -> str:
-    """The images that the task learns from."""
-    found = read(session, **session.settings.task_knobs)
-    return content_hash(*(_images_hash(images, session.dataset.class_names) for images in found))
+    """The images that the task learns from, and the prompts of their classes where these are not the scored ones."""
+    knobs = session.settings.task_knobs
+    source = source_session(session, knobs.get("source"))
+    found = [_images_hash(images, source.dataset.class_names) for images in read(source, **knobs)]
+    return content_hash(*found, *([] if source is session else [_texts_hash(source)]))
 
 
 def _crops_hash(session: Session, sources: dict[str, str]) -> str:

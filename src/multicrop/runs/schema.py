@@ -30,6 +30,7 @@ class RunKnobs(TypedDict):
 
     seed: Seed
     crop_seed: Seed
+    classes: Literal["all", "base", "new"]
     split: Literal["test", "validation"]
     bank: Literal["disk", "off"]
     on_unreadable: Literal["skip", "raise"]

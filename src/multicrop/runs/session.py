@@ -16,6 +16,7 @@ from multicrop.config import weight_of
 from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.contents import keep_index_in
+from multicrop.data.halves import with_half
 from multicrop.data.limit import limited
 from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
@@ -49,11 +50,13 @@ class Session:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, corrupted if the configuration asks for it."""
+        """The data set, corrupted, and with half of its classes, if the configuration asks for it."""
         part = self.settings.part("dataset")
         keep_index_in(self.settings.cache / "contents")
         corruption = self.settings.part("corruption")
-        return self.share("corruption", corruption.values, corruption.make)(self.share("dataset", part.values, part.make))
+        whole = self.share("corruption", corruption.values, corruption.make)(self.share("dataset", part.values, part.make))
+        half = self.settings.config.get("classes", "all")  # an older record has none
+        return whole if half == "all" else with_half(whole, half)
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -14,7 +14,7 @@ from multicrop.config import CONF, check_overrides, check_values, choices, in_sw
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.files import is_url
 from multicrop.record import CONFIG
-from multicrop.runs import beside
+from multicrop.runs import beside, source
 
 if TYPE_CHECKING:
     from multicrop.features.engine import Engine
@@ -147,6 +147,8 @@ def values_of(cfg: DictConfig) -> dict[str, Any]:
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if "beside" in config["task"]:
         config["task"]["beside"] = beside.composed(cfg, config[beside.GROUP])
+    if config["task"].get("source"):
+        config["task"]["source"] = source.composed(cfg)
     return config
 
 

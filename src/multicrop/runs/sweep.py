@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 
-from multicrop.config import check_machine, choices, in_parallel, in_sweep, sweeper_takes_failures
+from multicrop.config import SWEEPS, check_machine, choices, in_parallel, in_sweep, sweeper_takes_failures
 from multicrop.runs.errors import tell
 from multicrop.runs.secrets import redact_error
 
@@ -32,8 +32,9 @@ _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 def job(cfg: DictConfig) -> float:
     """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
     if not in_sweep():
-        if choices().get("sweep"):
-            raise ValueError(f"sweep={choices()['sweep']} is a sweep of many runs: put -m before the overrides, python run.py -m sweep=...")
+        if group := next((group for group in SWEEPS if choices().get(group)), None):
+            named = f"{group}={choices()[group]}"
+            raise ValueError(f"{named} is a sweep of many runs: put -m before the overrides, python run.py -m {group}=...")
         try:
             return _single_run(cfg)
         except Exception as error:  # noqa: BLE001 Hydra would add lines to it
