@@ -71,7 +71,7 @@ def transport_plan(
     if classes is not None:
         b, text = b[:, list(classes)], classes_of(text, classes)
     scores = similarities(select_views(views, view_set), text)
-    return TransportPlan(scores, _plan(scores, a, b, solver), text)
+    return TransportPlan(scores, solved_plan(scores, a, b, solver), text)
 
 
 @aggregator(plan=transport_plan, pruning=("prune", "certified_fusion_weight"))
@@ -143,7 +143,7 @@ def optimal_transport(
             offset = _offset(part, label, certified_fusion_weight)
             rows.append(_certified(chosen, text, a, b, offset))
         else:
-            rows.append(_solved(chosen, text, a, b, max_elements, solver))
+            rows.append(transported_scores(chosen, text, a, b, max_elements, solver))
     return logit_scale * torch.cat(rows)
 
 
@@ -166,18 +166,19 @@ def masses(
     return a, b
 
 
-def _plan(scores: Tensor, a: Tensor, b: Tensor, solver: dict) -> transport.Plan:
+def solved_plan(scores: Tensor, a: Tensor, b: Tensor, solver: dict) -> transport.Plan:
+    """The plans (batch, classes, views, prompts) of cost 1 - scores, without a gradient."""
     with torch.no_grad():
         return transport.solve(1 - scores, a[:, None].expand(-1, scores.shape[1], -1), b, **solver)
 
 
-def _solved(chosen: Views, text: TextBank, a: Tensor, b: Tensor, max_elements: int, solver: dict) -> Logits:
+def transported_scores(chosen: Views, text: TextBank, a: Tensor, b: Tensor, max_elements: int, solver: dict) -> Logits:
     """The scores of all classes, a few at once where one image's similarities are more than `max_elements`."""
     ((_, parts),) = blocks(chosen, text, max_elements)
     columns = []
     for part in parts:
         scores = similarities(chosen, classes_of(text, part))
-        columns.append(transport.transported(_plan(scores, a, b[:, part], solver), scores))
+        columns.append(transport.transported(solved_plan(scores, a, b[:, part], solver), scores))
     return torch.cat(columns, 1)
 
 

@@ -5,9 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop.aggregators.confidence import kept_views
 from multicrop.config.ranges import KeyViews, Natural, Share
-from multicrop.methods.base import by_confidence, chosen_views, entropy
+from multicrop.methods.base import chosen_views, entropy
 from multicrop.methods.tda import Cache, Tda, UncertainCache
 from multicrop.text import TextBank
 
@@ -54,9 +53,7 @@ class BoostAdapter(Tda):
 
     def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
         views = chosen_views(views[None], self.boosters)[0]
-        logits = self.view_logits(views)
-        order = by_confidence(logits)[: kept_views(len(views), self.share)]
-        views, logits = views[order], logits[order]
+        views, logits = self.confident_views(views, self.share)
         own = F.one_hot(logits.argmax(-1), logits.shape[-1]).T.bool()
         own_entropy = entropy(logits.softmax(-1)).expand_as(own).masked_fill(~own, torch.inf)
         own_affinity = torch.exp(-self.positive["beta"] * (1 - views @ key)) * own
