@@ -64,7 +64,7 @@ def lazsl_plan(
     text = text if classes is None else classes_of(text, classes)
     local, whole = similarities(views, text), similarities(views[:, :1], text)
     solver = {"solver": "sinkhorn", "epsilon": epsilon / alpha, "tolerance": tolerance, "max_iterations": max_iterations}
-    b = transport.uniform_marginal(text.mask).expand(len(views), -1, -1)
+    b = transport.uniform_marginal(text.mask, views.dtype).expand(len(views), -1, -1)
     return TransportPlan((1 - alpha) * whole + alpha * local, solved_plan(local, crop_masses(views, gamma), b, solver), text)
 
 
@@ -119,7 +119,7 @@ def lazsl(
         part, mass = views[some], crop_masses(views[some], gamma)
         order = mass.argsort(dim=1, descending=True, stable=True)[:, : int((mass > 0).sum(1).max())]
         kept = part.gather(1, order[..., None].expand(-1, -1, part.shape[2]))
-        b = transport.uniform_marginal(text.mask).expand(len(part), -1, -1)
+        b = transport.uniform_marginal(text.mask, views.dtype).expand(len(part), -1, -1)
         rows.append(transported_scores(kept, text, mass.gather(1, order), b, max_elements, solver))
     return logit_scale * ((1 - alpha) * whole + alpha * torch.cat(rows))
 

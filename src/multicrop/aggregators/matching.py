@@ -22,8 +22,8 @@ def transport_plan(
     views: Views,
     text: TextBank,
     *,
-    view_set: str,
-    text_set: str,
+    view_set: str = "crops",
+    text_set: str = "descriptions",
     view_marginal: str = "uniform",
     prompt_marginal: str = "uniform",
     view_temperature: float | int | None = None,
@@ -80,8 +80,8 @@ def optimal_transport(
     text: TextBank,
     logit_scale: float,
     *,
-    view_set: ViewSet,
-    text_set: TextSet,
+    view_set: ViewSet = "crops",
+    text_set: TextSet = "descriptions",
     view_marginal: Marginal = "uniform",
     prompt_marginal: Marginal = "uniform",
     view_temperature: Positive | None = None,
@@ -183,8 +183,10 @@ def transported_scores(chosen: Views, text: TextBank, a: Tensor, b: Tensor, max_
 
 
 def _certified(chosen: Views, text: TextBank, a: Tensor, b: Tensor, offset: Logits) -> Logits:
-    similarity = torch.einsum("bkd,cmd->bkcm", chosen, text.features)
-    return transport.certified_scores(transport.Problems(similarity, a, b, offset), text.mask).scores
+    wide = torch.promote_types(chosen.dtype, torch.float32)  # the bounds hold within the rounding of float32
+    similarity = torch.einsum("bkd,cmd->bkcm", chosen.to(wide), text.features.to(wide))
+    problems = transport.Problems(similarity, a.to(wide), b.to(wide), offset.to(wide))
+    return transport.certified_scores(problems, text.mask).scores.to(chosen.dtype)
 
 
 def _offset(views: Views, label: Float[Tensor, "classes dim"], fusion_weight: float | int) -> Logits:
@@ -196,9 +198,9 @@ def _offset(views: Views, label: Float[Tensor, "classes dim"], fusion_weight: fl
 
 def _check_prunable(trained: bool, solver: dict) -> None:
     """Raise ValueError where there are no bounds on the transport, or where a gradient is needed."""
-    if solver["solver"] != "exact":
+    if (name := solver.get("solver", "sinkhorn")) != "exact":
         raise ValueError(
-            f"aggregator.prune bounds the cost of exact transport, got aggregator.solver={solver['solver']}: an entropic plan costs more "
+            f"aggregator.prune bounds the cost of exact transport, got aggregator.solver={name}: an entropic plan costs more "
             "the larger epsilon is, so the bounds leave many classes open (a quarter at 0.05, 40 % at 0.1 on random features), and "
             "unbalanced and partial plans obey no such bound. Use aggregator.solver=exact or aggregator.prune=false"
         )

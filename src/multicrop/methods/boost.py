@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from multicrop.config.ranges import KeyViews, Natural, Share
 from multicrop.methods.base import chosen_views, entropy
-from multicrop.methods.tda import Cache, Tda, UncertainCache
+from multicrop.methods.tda import NEGATIVE, POSITIVE, Cache, Tda, UncertainCache
 from multicrop.text import TextBank
 
 
@@ -39,12 +39,12 @@ class BoostAdapter(Tda):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Cache,
-        negative: UncertainCache,
-        view_set: KeyViews,
-        boosters: KeyViews,
-        share: Share,
-        extra: Natural,
+        positive: Cache = POSITIVE,
+        negative: UncertainCache = NEGATIVE,
+        view_set: KeyViews = "all",
+        boosters: KeyViews = "all",
+        share: Share = 0.1,
+        extra: Natural = 3,
         renormalise: bool = True,
     ) -> None:
         cache = {"positive": positive, "negative": negative}

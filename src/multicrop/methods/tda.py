@@ -31,6 +31,10 @@ class UncertainCache(Cache):
     mask_low: Fraction
 
 
+POSITIVE: Cache = {"size": 3, "alpha": 2.0, "beta": 5.0}
+NEGATIVE: UncertainCache = {"size": 2, "alpha": 0.117, "beta": 1.0, "entropy_low": 0.2885, "entropy_high": 0.7213, "mask_low": 0.03}
+
+
 class SeenImage(NamedTuple):
     """What the caches read of an image: its key, its text logits, and the probabilities that entropy and mask come from."""
 
@@ -77,9 +81,9 @@ class Tda(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Cache,
-        negative: UncertainCache,
-        view_set: KeyViews,
+        positive: Cache = POSITIVE,
+        negative: UncertainCache = NEGATIVE,
+        view_set: KeyViews = "all",
         renormalise: bool = True,
         pseudo_label: Annotated[str, OneOf(SOURCES)] = "logits",
         share: Share = 0.1,
@@ -88,13 +92,14 @@ class Tda(Method):
         if pseudo_label not in SOURCES:
             raise ValueError(f"method.pseudo_label is logits or views, got {pseudo_label!r}")
         self.pseudo_label, self.share = pseudo_label, share
-        self.positive, self.negative = positive, negative
+        self.positive, self.negative = positive.copy(), negative.copy()
         self.view_set, self.renormalise = view_set, renormalise
-        n_classes, dim = text.label.shape
+        label = text.label
+        n_classes, dim = label.shape
         for sign, size in (("positive", positive["size"]), ("negative", negative["size"])):
-            self.register_buffer(f"{sign}_keys", torch.zeros(n_classes, size, dim))
-            self.register_buffer(f"{sign}_entropy", torch.full((n_classes, size), torch.inf))
-        self.register_buffer("negative_mask", torch.zeros(n_classes, negative["size"], n_classes))
+            self.register_buffer(f"{sign}_keys", label.new_zeros(n_classes, size, dim))
+            self.register_buffer(f"{sign}_entropy", label.new_full((n_classes, size), torch.inf))
+        self.register_buffer("negative_mask", label.new_zeros(n_classes, negative["size"], n_classes))
 
     def reset(self) -> None:
         """Empty both caches."""
