@@ -12,7 +12,7 @@ import multicrop
 from multicrop import cli
 
 HEAVY = ("torch", "scipy", "transformers", "lightning", "matplotlib")
-COMMANDS = ("bank", "compare", "dashboard", "data", "describe", "explore", "predict", "published", "record", "report")
+COMMANDS = ("bank", "compare", "dashboard", "data", "describe", "explore", "predict", "published", "record", "report", "trust")
 
 
 def imported(start: str) -> set[str]:
