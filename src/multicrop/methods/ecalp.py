@@ -104,7 +104,7 @@ class Ecalp(Method):
         best = (logits / self.logit_scale).topk(self.texts)
         self.text_classes[newest], self.text_weights[newest] = best.indices, best.values.clamp_min(0) ** self.power
         self.carried[newest] = 0
-        self.similarity[newest], self.near[newest] = self._best(to_newest[None], torch.arange(newest + 1)[None])
+        self.similarity[newest], self.near[newest] = self._best(to_newest[None], torch.arange(newest + 1, device=key.device)[None])
         if newest:
             merged = self._merged(slice(0, newest), to_newest[:-1], newest)
             self.similarity[:newest], self.near[:newest] = merged
@@ -143,10 +143,14 @@ class Ecalp(Method):
         """The normalised edges between images, and what each image gets from the classes in a step; the last image is the newest's twin."""
         count = len(to_newest)
         own = torch.cat([to_newest, to_newest[-1:]])
-        rows = zip(self._merged(slice(0, count), to_newest, count), self._best(own[None], torch.arange(count + 1)[None]), strict=True)
+        rows = zip(
+            self._merged(slice(0, count), to_newest, count),
+            self._best(own[None], torch.arange(count + 1, device=own.device)[None]),
+            strict=True,
+        )
         similarity, near = (torch.cat(parts) for parts in rows)
         weight = similarity.clamp_min(0).pow(self.power).flatten()
-        source, target = torch.arange(count + 1).repeat_interleave(near.shape[1]), near.flatten()
+        source, target = torch.arange(count + 1, device=own.device).repeat_interleave(near.shape[1]), near.flatten()
         classes, to_class = (torch.cat([part[:count], part[count - 1 : count]]) for part in (self.text_classes, self.text_weights))
         to_text = own.new_zeros(count + 1, len(self.text.label)).scatter_(1, classes, to_class)
         degree = to_text.sum(1).index_add(0, source, weight).index_add(0, target, weight)
@@ -165,7 +169,7 @@ class Ecalp(Method):
         self.count -= 1
         keys = self.keys[:-1]
         weighted = self._weighted(keys)
-        later, index = torch.arange(len(keys)), torch.arange(len(keys))[None]
+        later = torch.arange(len(keys), device=keys.device)
         for row in lost.tolist():
             similarity = torch.where(later >= row, keys @ weighted[row], weighted @ keys[row])
-            self.similarity[row], self.near[row] = (part[0] for part in self._best(similarity[None], index))
+            self.similarity[row], self.near[row] = (part[0] for part in self._best(similarity[None], later[None]))

@@ -60,7 +60,7 @@ class Tps(Method):
         gradient = self._gradient(self._confident(views))
         if not self.per_class:
             gradient = gradient.sum(1, keepdim=True).expand_as(gradient)
-        shifts = (-self.learning_rate * gradient / (gradient.abs() + EPSILON)).to(views.dtype)
+        shifts = -self.learning_rate * gradient / (gradient.abs() + EPSILON)
         images = zip(views, shifts, strict=True)
         return torch.cat([with_text(self.score, shifted(self.text, shift))(image[None]) for image, shift in images])
 
@@ -69,14 +69,15 @@ class Tps(Method):
         return views.gather(1, order[..., None].expand(-1, -1, views.shape[2]))
 
     def _gradient(self, views: Float[Tensor, "batch kept dim"]) -> Float[Tensor, "batch classes dim"]:
-        """The gradient of the entropy of the mean probability with respect to the shift of each class, at 0, in float64.
+        """The gradient of the entropy of the mean probability with respect to the shift of each class, at 0.
 
-        A coordinate whose gradient rounds to the wrong side of 0 would move the wrong way by the whole learning rate.
+        Probabilities are in float64: where they round to 0 or 1, a gradient would have the wrong sign, and a coordinate would move by the
+        whole learning rate in the wrong direction.
         """
-        views, label = views.double(), self.text.label.double()
-        log_p = (self.logit_scale * views @ label.T).log_softmax(2)
+        label = self.text.label
+        log_p = (self.logit_scale * views.double() @ label.double().T).log_softmax(2)
         log_mean = (log_p.logsumexp(1) - math.log(views.shape[1]))[:, None]
         p = log_p.exp()
         of_logits = -p / views.shape[1] * (log_mean - (p * log_mean).sum(2, keepdim=True))
-        toward = of_logits.transpose(1, 2) @ views
+        toward = of_logits.to(views.dtype).transpose(1, 2) @ views
         return self.logit_scale * (toward - (toward * label).sum(2, keepdim=True) * label)
