@@ -135,6 +135,7 @@ def test_shapes_that_do_not_fit_are_named_at_the_border(problem):
             made(wrong, text, 1.0)
         assert words in str(refused.value) and "(batch, views, 16) in torch.float32" in str(refused.value)
     bank = object.__new__(TextBank)  # the shape checks of tests would refuse it earlier
-    bank.__dict__ |= {"features": text.features, "mask": text.mask[:, :2], "prompts": text.prompts}
+    for name, value in (("features", text.features), ("mask", text.mask[:, :2]), ("prompts", text.prompts)):
+        object.__setattr__(bank, name, value)
     with pytest.raises(ValueError, match=r"a text bank has features .* mask \(5, 2\)"):
         bank.__post_init__()

@@ -57,7 +57,7 @@ def test_selective_accuracy_counts_the_most_confident_images():
     assert trust.selective_accuracy(confidence, correct, 0.4) == pytest.approx((1 + 1 / 3) / 2)  # one of three equal ones
     assert trust.selective_accuracy(confidence, correct, 1.0) == pytest.approx(0.6)
     with pytest.raises(ValueError, match="above 0 and at most 1, got 0"):
-        trust.selective_accuracy(confidence, correct, 0)
+        trust.selective_accuracy(confidence, correct, 0.0)
 
 
 def test_adaptive_calibration_error_is_the_mean_gap_of_equal_groups():
@@ -82,6 +82,7 @@ def record(folder, *, every=True):
     predictions = Predictions([f"{i:03d}" for i in range(80)], labels, rows, [""] * 80, scores={"global": kept, "final": kept})
     data = {"dataset": "zoo", "split": "test", "fingerprint": "f", "class_names": NAMES}
     numbers = {row: {"accuracy": 0.5, "views": 1} for row in rows}
+    folder.mkdir()
     write_record(folder, config={}, metrics={"rows": numbers}, predictions=predictions, environment={}, data=data, examples=[])
     return logits, labels
 

@@ -34,7 +34,7 @@ def detection_scores(logits: Float[np.ndarray, "images classes"], *, logit_scale
     }
 
 
-def auroc(known: Numbers, unknown: Numbers) -> float:
+def auroc(known: Float[np.ndarray, " known"], unknown: Float[np.ndarray, " unknown"]) -> float:
     """The probability that an image of a known class scores above one of an unknown class; equal scores count half.
 
     Args:
@@ -46,7 +46,7 @@ def auroc(known: Numbers, unknown: Numbers) -> float:
     return float((below + not_above).mean() / (2 * len(unknown)))
 
 
-def fpr95(known: Numbers, unknown: Numbers) -> float:
+def fpr95(known: Float[np.ndarray, " known"], unknown: Float[np.ndarray, " unknown"]) -> float:
     """The share of unknown images at or above the highest threshold that keeps 95 % of the known images.
 
     Known is the positive class. MCM and LoCoOp take the threshold nearest to 95 %, OpenOOD the unknown as positive: other numbers.

@@ -54,7 +54,8 @@ def solve(
     wide = torch.promote_types(cost.dtype, torch.float32)
     if wide != cost.dtype:
         knobs = {"epsilon": epsilon, "tolerance": tolerance, "max_iterations": max_iterations, "marginal_penalty": marginal_penalty}
-        return solve(cost.to(wide), a.to(wide), b.to(wide), solver=solver, mass=mass, **knobs).to(cost.dtype)
+        masses = [side.to(wide) / side.to(wide).sum(-1, keepdim=True) for side in (a, b)]  # rounded masses do not sum to 1
+        return solve(cost.to(wide), *masses, solver=solver, mass=mass, **knobs).to(cost.dtype)
     if solver == "exact":
         return exact(cost, a, b)
     for name, value in (("epsilon", epsilon), ("marginal_penalty", marginal_penalty), ("mass", mass), ("max_iterations", max_iterations)):
