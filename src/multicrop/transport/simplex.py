@@ -48,7 +48,7 @@ def optimal_plans(
     """
     import ot  # a second of imports, which only exact transport needs
 
-    plans = np.zeros(cost.shape, dtype=np.float64 if cost.dtype == torch.float64 else np.float32)
+    plans: np.ndarray = np.zeros(cost.shape, dtype=np.float64 if cost.dtype == torch.float64 else np.float32)
     costs, rows, columns = (x.detach().cpu().double().numpy() for x in (cost, a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         rows, columns = rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
