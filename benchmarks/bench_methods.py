@@ -18,7 +18,8 @@ from multicrop.methods.base import Method
 from multicrop.runs.session import inject
 from multicrop.text import TextBank
 
-METHODS = ("tda", "dmn", "bca", "mta", "zero", "boost", "tent")  # TPT and C-TPT: bench_prompt_tuning
+# Not here: TPT and C-TPT (bench_prompt_tuning), DOTA, whose state takes 1 GB, and ECALP, whose cost depends on the images in its graph
+METHODS = ("tda", "dmn", "bca", "mta", "zero", "boost", "tent", "onzeta", "oga", "tps", "dpe", "stata")
 IMAGES, CLASSES, CROPS, DESCRIPTIONS, STREAM = 32, 1000, 63, 3, 10_000
 SCALE = 100.0
 

@@ -648,6 +648,7 @@ DECLARED = {  # has a plan, prunes, reads label prompts only
     "dnd_fused": (True, False, False),
     "awt": (True, False, False),
     "dnd_exact": (True, True, False),
+    "lazsl": (True, False, False),
 }
 
 

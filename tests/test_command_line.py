@@ -14,7 +14,22 @@ from multicrop import cli
 HEAVY = ("torch", "scipy", "transformers", "lightning", "matplotlib")
 HYDRAS = ("run", "mock-run")
 COMMANDS = (
-    *("bank", "compare", "dashboard", "data", "describe", "explore", "export", "ls", "predict", "published", "record", "report", "show"),
+    *(
+        "bank",
+        "compare",
+        "dashboard",
+        "data",
+        "describe",
+        "explore",
+        "export",
+        "ls",
+        "predict",
+        "published",
+        "record",
+        "report",
+        "show",
+        "trust",
+    ),
     *HYDRAS,
 )
 

@@ -8,6 +8,7 @@ import signal
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,11 +24,12 @@ from multicrop.features import DiskBank
 from multicrop.record import ROWS, STREAM
 from multicrop.runs import stream_saves
 from multicrop.runs.experiment import run, saves_of
+from multicrop.runs.orders import ORDERS, correlated, few_classes, in_order, separate
 from multicrop.runs.scoring import score, stream
 from multicrop.runs.session import inject
 from multicrop.runs.settings import settings_of
 from multicrop.runs.stream_saves import StreamSaves
-from multicrop.runs.tta import AdaptationTask, in_order
+from multicrop.runs.tta import AdaptationTask, classes_in_batches
 
 IMAGES, BATCH = 30, 4
 
@@ -49,7 +51,9 @@ def bank_of(images=IMAGES, classes=4, domains=None):
 
 
 def settings(option, *more):
-    return composed("task=tta", f"method={option}", f"trainer.batch_size={BATCH}", "task.save_every=5", *more)
+    return composed(
+        "task=tta", f"method={option}", f"trainer.batch_size={BATCH}", f"task.images_per_batch={BATCH}", "task.save_every=5", *more
+    )
 
 
 def task_of(cfg):
@@ -165,7 +169,7 @@ def test_the_orders_are_what_they_say():
     domains = ["noto", "fluent", "noto", "emoji"] * 7 + ["fluent", "noto"]
     bank = bank_of(domains=domains)
     rows = lambda order, seed=1: [bank.positions[p] for p in in_order(bank, order=order, order_seed=seed)]  # noqa: E731
-    for order in ("shuffled", "sorted_by_class", "by_domain"):
+    for order in ORDERS:
         assert sorted(rows(order)) == bank.positions and rows(order) == rows(order) != rows(order, 2)
     labels = [bank.images.labels[i] for i in rows("sorted_by_class")]
     assert labels == sorted(labels)
@@ -176,8 +180,80 @@ def test_the_orders_are_what_they_say():
     assert inside != sorted(inside)
 
 
+LABELS = np.arange(600) // 60  # ten classes, sorted as the data set has them
+
+
+def correlated_oracle(labels, seed, gamma, batch):
+    """The slots of StatA's stream in lists."""
+    draw = np.random.default_rng(seed)
+    classes = sorted(set(labels.tolist()))
+    n_slots = max(1, min(len(labels) // batch, len(classes)))
+    slots = [[] for _ in range(n_slots)]
+    for label in classes:
+        members = [i for i, own in enumerate(labels.tolist()) if own == label]
+        edges, total = [0], 0.0
+        for share in draw.dirichlet([gamma] * n_slots)[:-1]:
+            total += share
+            edges.append(int(len(members) * total))
+        for slot, (a, b) in enumerate(pairwise([*edges, len(members)])):
+            slots[slot] += members[a:b]
+    return slots
+
+
+@pytest.mark.parametrize("gamma", [10.0, 0.1, 0.001])
+def test_a_correlated_stream_is_its_slots_in_turn(gamma):
+    rows = correlated(LABELS, np.random.default_rng(3), gamma=gamma, images_per_batch=50)
+    slots = correlated_oracle(LABELS, 3, gamma, 50)
+    assert sorted(rows) == list(range(600)) and len(slots) == 10
+    start = 0
+    for slot in slots:
+        assert sorted(rows[start : start + len(slot)]) == sorted(slot)
+        start += len(slot)
+    assert any(rows[: len(slot)] != sorted(rows[: len(slot)]) for slot in slots[:1] if len(slot) > 3) or len(slots[0]) <= 3
+
+
+def test_a_smaller_gamma_correlates_more():
+    def classes_and_repeats(gamma):
+        found = []
+        for seed in range(5):
+            labels = LABELS[correlated(LABELS, np.random.default_rng(seed), gamma=gamma, images_per_batch=50)]
+            found.append((classes_in_batches(labels, 50), np.mean(labels[1:] == labels[:-1])))
+        return np.mean(found, axis=0)
+
+    (few, near), (some, often), (many, seldom) = (classes_and_repeats(gamma) for gamma in (0.001, 0.1, 100.0))
+    assert few < some - 1 < many - 3 and near > often + 0.1 > seldom + 0.2
+    assert many > 9 and seldom == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_separate_stream_shows_one_class_after_the_other():
+    rows = separate(LABELS, np.random.default_rng(1))
+    blocks = [LABELS[rows[first : first + 60]].tolist() for first in range(0, 600, 60)]
+    assert all(len(set(block)) == 1 for block in blocks)
+    order = [block[0] for block in blocks]
+    assert sorted(order) == list(range(10)) != order and rows[:60] != sorted(rows[:60])
+
+
+def test_batches_of_few_classes_have_few_classes_until_images_run_out():
+    rows = few_classes(LABELS, np.random.default_rng(1), images_per_batch=20, classes_per_batch=(1, 3))
+    counts = [len(set(LABELS[rows[first : first + 20]])) for first in range(0, 600, 20)]
+    assert sorted(rows) == list(range(600)) and max(counts[:15]) <= 3 and set(counts[:15]) == {1, 2, 3}
+    scarce = few_classes(LABELS, np.random.default_rng(1), images_per_batch=128, classes_per_batch=(1, 1))
+    assert len(set(LABELS[scarce[:128]])) == 3  # a class has 60 images
+    with refused("task.classes_per_batch is a range such as [2,10], got [3, 2]"):
+        few_classes(LABELS, np.random.default_rng(1), images_per_batch=20, classes_per_batch=(3, 2))
+
+
+def test_a_transductive_method_gets_batches_of_its_own_size():
+    cfg = composed("task=tta", "method=stata", "trainer.batch_size=7", "task.images_per_batch=10")
+    task, sizes = task_of(cfg), []
+    for views, _, _ in stream(task, bank_of(), 7, []):
+        sizes.append(len(views))
+    assert sizes == [10, 10, 9]
+    assert [len(views) for views, _, _ in stream(task_of(settings("tda")), bank_of(), 7, [])] == [7, 7, 7, 7, 1]
+
+
 def test_an_order_that_cannot_be_is_named():
-    with refused("task.order is one of shuffled, sorted_by_class, by_domain, got 'sideways'"):
+    with refused("task.order is one of shuffled, sorted_by_class, by_domain, correlated, separate, few_classes, got 'sideways'"):
         in_order(bank_of(), order="sideways", order_seed=1)
     with refused("by_domain needs images with domains", "made-up", "dataset=emoji"):
         in_order(bank_of(), order="by_domain", order_seed=1)
@@ -212,6 +288,8 @@ def test_the_measures_are_counted_in_plain_loops(generator):
         for row in ROWS:
             got = [float(line[lines[0].index(name)]) for name in (row, f"{row}_recent")]
             assert got == pytest.approx(plain_curve(results, row, int(line[0]), 4), abs=1e-5)
+    batches = [results["label"][first : first + BATCH].tolist() for first in range(0, 47, BATCH)]
+    assert found["classes_per_batch"] == pytest.approx(sum(len(set(batch)) for batch in batches) / 12)
     assert found["state_bytes"] == sum(v.numel() * v.element_size() for v in task.method.state_dict().values()) > 0
     assert (found["encoder_calls_per_image"], found["resumed_after_images"]) == (17, 8)
     brier = [

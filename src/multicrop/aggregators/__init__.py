@@ -8,6 +8,7 @@ A new aggregator is one function and one YAML file. What it has beyond logits (a
 """
 
 from multicrop.aggregators.base import Logits, Views, fuse, select_views, similarities, view_logits
+from multicrop.aggregators.blended import lazsl, lazsl_plan
 from multicrop.aggregators.confidence import entropy, vote
 from multicrop.aggregators.declared import Aggregator, AggregatorFunction, TransportPlan, aggregator, as_aggregator
 from multicrop.aggregators.gate import gated
@@ -28,6 +29,8 @@ __all__ = [
     "fuse",
     "gated",
     "global_view",
+    "lazsl",
+    "lazsl_plan",
     "max",
     "mean_feature",
     "mean_similarity",

@@ -33,9 +33,10 @@ def select_views(views: Views, view_set: str) -> Float[Tensor, "batch selected d
 
 
 def select_texts(text: TextBank, text_set: str) -> TextBank:
-    """The label prompts, the descriptions or all prompts, with contiguous features, so that no product copies them."""
+    """The label prompts, the descriptions or all prompts; features are contiguous, so that no product copies them, and padding is 0."""
     chosen = text.select(text_set)
-    return TextBank(chosen.features.contiguous(), chosen.mask, chosen.prompts)
+    features = chosen.features if chosen.mask.all() else torch.where(chosen.mask[..., None], chosen.features, 0)
+    return TextBank(features.contiguous(), chosen.mask, chosen.prompts)
 
 
 def similarities(views: Views, text: TextBank) -> Float[Tensor, "batch classes views prompts"]:

@@ -28,7 +28,9 @@ def kept_views(n_views: int, share: float) -> int:
     return int(share * n_views + 1e-9) or 1
 
 
-def vote(views: Views, text: TextBank, logit_scale: float, *, keep: Share, view_set: ViewSet, text_set: TextSet) -> Logits:
+def vote(
+    views: Views, text: TextBank, logit_scale: float, *, keep: Share = 0.3, view_set: ViewSet = "all", text_set: TextSet = "label"
+) -> Logits:
     """Take a majority vote of the share `keep` of the views with the lowest entropy (ZERO, NeurIPS 2024).
 
     A tie goes to the first discarded view, by confidence, whose first choice is a tied class; failing that, to the tied class with the
@@ -56,7 +58,7 @@ def vote(views: Views, text: TextBank, logit_scale: float, *, keep: Share, view_
     ballot = Ballot(logits.gather(1, order[..., None].expand_as(logits)), kept_views(logits.shape[1], keep))
     votes = one_hot(ballot.logits[:, : ballot.kept].argmax(2), logits.shape[2]).sum(1).to(logits.dtype)
     tied = votes == votes.amax(1, keepdim=True)
-    winner = one_hot(tie_break(ballot, tied), logits.shape[2])
+    winner = one_hot(tie_break(ballot, tied), logits.shape[2]).to(votes.dtype)
     votes = votes + 0.5 * winner * (tied.sum(1, keepdim=True) > 1)
     return ((votes + UNVOTED) / ballot.kept).log()
 
@@ -73,7 +75,9 @@ def tie_break(ballot: Ballot, tied: Bool[Tensor, "batch classes"]) -> Tensor:
     return torch.where(names_a_tied_class.any(1), first, larger)
 
 
-def entropy(views: Views, text: TextBank, logit_scale: float, *, temperature: Positive, view_set: ViewSet, text_set: TextSet) -> Logits:
+def entropy(
+    views: Views, text: TextBank, logit_scale: float, *, temperature: Positive = 0.5, view_set: ViewSet = "all", text_set: TextSet = "all"
+) -> Logits:
     """Average the per-view logits, weighted by softmax(-entropy / temperature) over the views.
 
     After AWT (NeurIPS 2024), which uses these weights as marginals of its transport, not for a mean. Gradients flow through the weights.

@@ -50,7 +50,8 @@ class Aggregator:
     pruning: tuple[str, ...] = ()
 
     def __call__(self, views: Views, text: TextBank, logit_scale: float) -> Logits:
-        """The class logits of each image's views."""
+        """The class logits of each image's views; raises ValueError where the shapes of views and texts do not fit."""
+        check_views(views, text)
         return self.function(views, text, logit_scale, **self.knobs)
 
     @property
@@ -72,6 +73,7 @@ class Aggregator:
         """
         if self.plan_function is None:
             return None
+        check_views(views, text)
         return self.plan_function(views, text, logit_scale=logit_scale, classes=classes, **self.knobs)
 
     @property
@@ -114,6 +116,16 @@ class Aggregator:
             return self.knobs[name]
         parameter = inspect.signature(self.function).parameters.get(name)
         return default if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def check_views(views: Tensor, text: TextBank) -> None:
+    """Raise ValueError where views are not (batch, views, dim) with the dimension and the precision of the texts."""
+    dim, dtype = text.features.shape[-1], text.features.dtype
+    if views.ndim != 3 or views.shape[2] != dim or not views.shape[1] or views.dtype != dtype:
+        raise ValueError(
+            f"an aggregator reads unit-norm views of shape (batch, views, {dim}) in {dtype}, as the texts are; got {tuple(views.shape)} in "
+            f"{views.dtype}. View 0 is the global view: add a dimension to a single view with views[:, None], and convert with views.to()"
+        )
 
 
 _DECLARED: dict[AggregatorFunction, Aggregator] = {}

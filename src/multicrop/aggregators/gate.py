@@ -37,8 +37,8 @@ def gated(
     logit_scale: float,
     *,
     local: AggregatorFunction,
-    threshold: Nats,
-    width: Positive,
+    threshold: Nats = 0.3,
+    width: Positive = 0.02,
 ) -> Logits:
     """Fuse an aggregator with the global view by a weight of its own for each image, from entropies, without labels (ours).
 

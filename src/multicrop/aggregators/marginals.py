@@ -61,7 +61,7 @@ def prompt_marginal(
     """
     temperature = _temperature(name, temperature, side=1)
     if name == "uniform":
-        return transport.uniform_marginal(text.mask).expand(len(views), -1, -1)
+        return transport.uniform_marginal(text.mask, views.dtype).expand(len(views), -1, -1)
     if name == "similarity":
         weights = pools.similarity_weights(text.features, label, text.mask, log_scale=-math.log(temperature))
         return weights.expand(len(views), -1, -1)

@@ -22,8 +22,8 @@ def transport_plan(
     views: Views,
     text: TextBank,
     *,
-    view_set: str,
-    text_set: str,
+    view_set: str = "crops",
+    text_set: str = "descriptions",
     view_marginal: str = "uniform",
     prompt_marginal: str = "uniform",
     view_temperature: float | int | None = None,
@@ -71,7 +71,7 @@ def transport_plan(
     if classes is not None:
         b, text = b[:, list(classes)], classes_of(text, classes)
     scores = similarities(select_views(views, view_set), text)
-    return TransportPlan(scores, _plan(scores, a, b, solver), text)
+    return TransportPlan(scores, solved_plan(scores, a, b, solver), text)
 
 
 @aggregator(plan=transport_plan, pruning=("prune", "certified_fusion_weight"))
@@ -80,8 +80,8 @@ def optimal_transport(
     text: TextBank,
     logit_scale: float,
     *,
-    view_set: ViewSet,
-    text_set: TextSet,
+    view_set: ViewSet = "crops",
+    text_set: TextSet = "descriptions",
     view_marginal: Marginal = "uniform",
     prompt_marginal: Marginal = "uniform",
     view_temperature: Positive | None = None,
@@ -143,7 +143,7 @@ def optimal_transport(
             offset = _offset(part, label, certified_fusion_weight)
             rows.append(_certified(chosen, text, a, b, offset))
         else:
-            rows.append(_solved(chosen, text, a, b, max_elements, solver))
+            rows.append(transported_scores(chosen, text, a, b, max_elements, solver))
     return logit_scale * torch.cat(rows)
 
 
@@ -166,24 +166,27 @@ def masses(
     return a, b
 
 
-def _plan(scores: Tensor, a: Tensor, b: Tensor, solver: dict) -> transport.Plan:
+def solved_plan(scores: Tensor, a: Tensor, b: Tensor, solver: dict) -> transport.Plan:
+    """The plans (batch, classes, views, prompts) of cost 1 - scores, without a gradient."""
     with torch.no_grad():
         return transport.solve(1 - scores, a[:, None].expand(-1, scores.shape[1], -1), b, **solver)
 
 
-def _solved(chosen: Views, text: TextBank, a: Tensor, b: Tensor, max_elements: int, solver: dict) -> Logits:
+def transported_scores(chosen: Views, text: TextBank, a: Tensor, b: Tensor, max_elements: int, solver: dict) -> Logits:
     """The scores of all classes, a few at once where one image's similarities are more than `max_elements`."""
     ((_, parts),) = blocks(chosen, text, max_elements)
     columns = []
     for part in parts:
         scores = similarities(chosen, classes_of(text, part))
-        columns.append(transport.transported(_plan(scores, a, b[:, part], solver), scores))
+        columns.append(transport.transported(solved_plan(scores, a, b[:, part], solver), scores))
     return torch.cat(columns, 1)
 
 
 def _certified(chosen: Views, text: TextBank, a: Tensor, b: Tensor, offset: Logits) -> Logits:
-    similarity = torch.einsum("bkd,cmd->bkcm", chosen, text.features)
-    return transport.certified_scores(transport.Problems(similarity, a, b, offset), text.mask).scores
+    wide = torch.promote_types(chosen.dtype, torch.float32)  # the bounds hold within the rounding of float32
+    similarity = torch.einsum("bkd,cmd->bkcm", chosen.to(wide), text.features.to(wide))
+    problems = transport.Problems(similarity, a.to(wide), b.to(wide), offset.to(wide))
+    return transport.certified_scores(problems, text.mask).scores.to(chosen.dtype)
 
 
 def _offset(views: Views, label: Float[Tensor, "classes dim"], fusion_weight: float | int) -> Logits:
@@ -195,9 +198,9 @@ def _offset(views: Views, label: Float[Tensor, "classes dim"], fusion_weight: fl
 
 def _check_prunable(trained: bool, solver: dict) -> None:
     """Raise ValueError where there are no bounds on the transport, or where a gradient is needed."""
-    if solver["solver"] != "exact":
+    if (name := solver.get("solver", "sinkhorn")) != "exact":
         raise ValueError(
-            f"aggregator.prune bounds the cost of exact transport, got aggregator.solver={solver['solver']}: an entropic plan costs more "
+            f"aggregator.prune bounds the cost of exact transport, got aggregator.solver={name}: an entropic plan costs more "
             "the larger epsilon is, so the bounds leave many classes open (a quarter at 0.05, 40 % at 0.1 on random features), and "
             "unbalanced and partial plans obey no such bound. Use aggregator.solver=exact or aggregator.prune=false"
         )

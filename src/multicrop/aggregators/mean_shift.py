@@ -19,10 +19,10 @@ def mta(
     text: TextBank,
     logit_scale: float,
     *,
-    text_set: TextSet,
-    neighbours: Share,
-    affinity_weight: Weight,
-    temperature: Positive,
+    text_set: TextSet = "label",
+    neighbours: Share = 0.3,
+    affinity_weight: Weight = 4.0,
+    temperature: Positive = 0.2,
     rounds: Count = 5,
     steps: Count = 5,
 ) -> Logits:
@@ -51,8 +51,9 @@ def mta(
         ValueError: If a knob is out of range, or a class has no description and descriptions are read.
     """
     check_positive(temperature=temperature, rounds=rounds, steps=steps)
-    text = text.select(text_set)
-    prototypes = pools.mean(text.features, text.mask)
+    text, given = text.select(text_set), views.dtype
+    views = views.to(torch.promote_types(given, torch.float32))  # a bandwidth is too small for half precision
+    prototypes = pools.mean(text.features.to(views.dtype), text.mask)
     probability = (logit_scale * views @ prototypes.T).softmax(-1)
     affinity = probability @ probability.mT
     bandwidth, mode = squared_bandwidth(views, neighbours), views[:, 0]
@@ -65,7 +66,7 @@ def mta(
         for _ in range(steps):
             weight = inlierness * kernel_density(views, mode, bandwidth)
             mode = F.normalize(pools.weighted_sum(views, weight / weight.sum(-1, keepdim=True)), dim=-1)
-    return logit_scale * mode @ prototypes.T
+    return (logit_scale * mode @ prototypes.T).to(given)
 
 
 def squared_bandwidth(views: Views, neighbours: float) -> Float[Tensor, "batch views"]:

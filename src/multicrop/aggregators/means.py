@@ -30,7 +30,9 @@ def global_view(views: Views, text: TextBank, logit_scale: float) -> Logits:
     return logit_scale * views[:, 0] @ text.label.T
 
 
-def mean_feature(views: Views, text: TextBank, logit_scale: float, *, view_set: ViewSet, text_set: TextSet) -> Logits:
+def mean_feature(
+    views: Views, text: TextBank, logit_scale: float, *, view_set: ViewSet = "crops", text_set: TextSet = "descriptions"
+) -> Logits:
     """Score the normalised mean view against the normalised mean prompt of each class.
 
     logit_scale * <norm(mean_k V_k), norm(mean_m T_cm)>.
@@ -53,7 +55,9 @@ def mean_feature(views: Views, text: TextBank, logit_scale: float, *, view_set: 
     return logit_scale * image @ pools.mean(text.features, text.mask).T
 
 
-def mean_similarity(views: Views, text: TextBank, logit_scale: float, *, view_set: ViewSet, text_set: TextSet) -> Logits:
+def mean_similarity(
+    views: Views, text: TextBank, logit_scale: float, *, view_set: ViewSet = "crops", text_set: TextSet = "descriptions"
+) -> Logits:
     """Average the similarity over all pairs of a view and a prompt (DCLIP, ICLR 2023, with the global view only).
 
     logit_scale * mean_k mean_m <V_k, T_cm>, computed as the similarity of the mean view to the mean prompt, neither normalised.
@@ -80,9 +84,9 @@ def max(
     text: TextBank,
     logit_scale: float,
     *,
-    view_set: ViewSet,
-    text_set: TextSet,
-    each: Each,
+    view_set: ViewSet = "crops",
+    text_set: TextSet = "descriptions",
+    each: Each = "prompt",
     max_elements: Elements = MAX_ELEMENTS,
 ) -> Logits:
     """Average the best similarity per prompt or per view: late interaction (FILIP, ICLR 2022; ColBERT, SIGIR 2020).
@@ -122,9 +126,9 @@ def topk(
     text: TextBank,
     logit_scale: float,
     *,
-    k: Count,
-    view_set: ViewSet,
-    text_set: TextSet,
+    k: Count = 5,
+    view_set: ViewSet = "crops",
+    text_set: TextSet = "descriptions",
     max_elements: Elements = MAX_ELEMENTS,
 ) -> Logits:
     """Average the k highest similarities of any view to any prompt of the class, times logit_scale.

@@ -15,7 +15,7 @@ def mean(x: Float[Tensor, "*batch set dim"], mask: Bool[Tensor, "*#batch set"] |
     if not mask.any(-1).all():
         raise ValueError("a pool got an empty set: every set needs one unmasked member or more")
     weight = mask.to(x.dtype) / mask.sum(-1, keepdim=True)
-    return F.normalize((x * weight[..., None]).sum(-2), dim=-1)
+    return F.normalize((torch.where(mask[..., None], x, 0) * weight[..., None]).sum(-2), dim=-1)
 
 
 def masked_mean(x: Float[Tensor, "*batch set"], mask: Bool[Tensor, "*#batch set"]) -> Float[Tensor, "*batch"]:

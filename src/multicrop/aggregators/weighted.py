@@ -13,10 +13,10 @@ def wca(
     text: TextBank,
     logit_scale: float,
     *,
-    log_image_scale: LogScale,
-    log_text_scale: LogScale,
-    renormalise: bool,
-    text_set: TextSet,
+    log_image_scale: LogScale = 4.0,
+    log_text_scale: LogScale = 2.0,
+    renormalise: bool = True,
+    text_set: TextSet = "descriptions",
 ) -> Logits:
     """Score crops weighted by the global view against prompts weighted by the label prompt (WCA, ICML 2024).
 
@@ -41,7 +41,7 @@ def wca(
     chosen, crops = text.select(text_set), select_views(views, "crops")
     image = pools.weighted_sum(crops, pools.similarity_weights(crops, views[:, 0], log_scale=log_image_scale))
     weights = pools.similarity_weights(chosen.features, text.label, chosen.mask, log_scale=log_text_scale)
-    classes = pools.weighted_sum(chosen.features, weights)
+    classes = pools.weighted_sum(torch.where(chosen.mask[..., None], chosen.features, 0), weights)
     if renormalise:
         image, classes = torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(classes, dim=-1)
     return logit_scale * image @ classes.T
@@ -52,9 +52,9 @@ def soft_match(
     text: TextBank,
     logit_scale: float,
     *,
-    temperature: Positive,
-    view_set: ViewSet,
-    text_set: TextSet,
+    temperature: Positive = 0.03,
+    view_set: ViewSet = "crops",
+    text_set: TextSet = "descriptions",
     max_elements: Elements = MAX_ELEMENTS,
 ) -> Logits:
     """Divide each view among all prompts of all classes by softmax, and sum per class (ABS, ICML 2025, after the authors' code).

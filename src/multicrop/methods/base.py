@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from multicrop.aggregators import Logits, Views, select_views
+from multicrop.aggregators.confidence import kept_views
 from multicrop.text import TextBank
 
 
@@ -25,12 +27,15 @@ class Method(nn.Module, ABC):
 
     Attributes:
         episodic: Whether the result for an image is independent of the other images of the stream; every method sets it. A method that is
-            not episodic is online: it has a state, which `reset` clears.
+            neither episodic nor transductive is online: it has a state, which `reset` clears.
+        transductive: Whether the images of a batch are adapted together, without a state between batches. The task then hands over batches
+            of `task.images_per_batch` images, which are part of the result.
         uses_gradients: Whether the method follows gradients of the aggregator's logits.
         needs_text_tower: Whether the constructor takes `encoder` and gradients go through its text tower.
     """
 
     episodic: ClassVar[bool]
+    transductive: ClassVar[bool] = False
     uses_gradients: ClassVar[bool] = False
     needs_text_tower: ClassVar[bool] = False
 
@@ -51,7 +56,8 @@ class Method(nn.Module, ABC):
                 entropies and pseudo-labels.
 
         Returns:
-            Adapted logits, shape (batch, classes). Up to rounding they do not depend on how the stream is split into batches.
+            Adapted logits, shape (batch, classes). Up to rounding they do not depend on how the stream is split into batches, unless the
+            method is transductive.
         """
 
     @property
@@ -62,6 +68,24 @@ class Method(nn.Module, ABC):
     def view_logits(self, views: Float[Tensor, "*batch views dim"]) -> Float[Tensor, "*batch views classes"]:
         """Return the logits of each view against the label prompts, shape (..., views, classes)."""
         return self.logit_scale * views @ self.text.label.T
+
+    def confident_views(self, views: Float[Tensor, "views dim"], share: float) -> "ConfidentViews":
+        """Select the most confident views of one image, by their label-prompt logits.
+
+        Args:
+            views: View features, shape (views, dim).
+            share: Share of the views that is kept, lowest entropy first: max(1, floor(views * share)).
+        """
+        logits = self.view_logits(views)
+        kept = by_confidence(logits)[: kept_views(len(views), share)]
+        return ConfidentViews(views[kept], logits[kept])
+
+
+class ConfidentViews(NamedTuple):
+    """The most confident views of one image, and their label-prompt logits."""
+
+    features: Float[Tensor, "kept dim"]
+    logits: Float[Tensor, "kept classes"]
 
 
 @contextmanager
@@ -87,6 +111,16 @@ def chosen_views(views: Views, view_set: str) -> Float[Tensor, "batch chosen dim
     if view_set not in ("global", "all", "crops"):
         raise ValueError(f"method.view_set is global, all or crops, got {view_set!r}")
     return views[:, :1] if view_set == "global" else select_views(views, view_set)
+
+
+def shifted(text: TextBank, shift: Float[Tensor, "classes dim"]) -> TextBank:
+    """The bank whose prompts are moved by one vector per class and normalised.
+
+    Args:
+        text: Text bank.
+        shift: What is added to every prompt of a class, shape (classes, dim).
+    """
+    return TextBank(normalize(text.features + shift[:, None], dim=-1) * text.mask[..., None], text.mask, text.prompts)
 
 
 def entropy(probability: Float[Tensor, "*batch classes"]) -> Float[Tensor, " *batch"]:

@@ -20,6 +20,10 @@ class RunningMean(TypedDict):
     count: Weight
 
 
+EMBEDDING: RunningMean = {"threshold": 0.3, "count": 30000}
+PRIOR: RunningMean = {"threshold": 0.3, "count": 10}
+
+
 class Bca(Method):
     """Compute log P(Y|x) = log sum_m P(mu_m|x) P(Y|mu_m), with class embeddings mu (C, D) and class priors P(Y|mu_m) (C, C).
 
@@ -55,17 +59,17 @@ class Bca(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        view_set: KeyViews,
-        embedding: RunningMean,
-        prior: RunningMean,
+        view_set: KeyViews = "all",
+        embedding: RunningMean = EMBEDDING,
+        prior: RunningMean = PRIOR,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
-        self.view_set, self.embedding, self.prior = view_set, embedding, prior
+        self.view_set, self.embedding, self.prior = view_set, embedding.copy(), prior.copy()
         n_classes = len(text.label)
         self.register_buffer("embeddings", text.label.clone())
-        self.register_buffer("priors", torch.eye(n_classes))
-        self.register_buffer("embedding_counts", torch.full((n_classes,), float(self.embedding["count"])))
-        self.register_buffer("prior_counts", torch.full((n_classes,), float(self.prior["count"])))
+        self.register_buffer("priors", torch.eye(n_classes, dtype=text.label.dtype))
+        self.register_buffer("embedding_counts", text.label.new_full((n_classes,), float(self.embedding["count"])))
+        self.register_buffer("prior_counts", text.label.new_full((n_classes,), float(self.prior["count"])))
 
     def reset(self) -> None:
         """Return to the label prompts, the identity and the initial counts."""

@@ -5,10 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop.aggregators.confidence import kept_views
 from multicrop.config.ranges import KeyViews, Natural, Share
-from multicrop.methods.base import by_confidence, chosen_views, entropy
-from multicrop.methods.tda import Cache, Tda, UncertainCache
+from multicrop.methods.base import chosen_views, entropy
+from multicrop.methods.tda import NEGATIVE, POSITIVE, Cache, Tda, UncertainCache
 from multicrop.text import TextBank
 
 
@@ -40,12 +39,12 @@ class BoostAdapter(Tda):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Cache,
-        negative: UncertainCache,
-        view_set: KeyViews,
-        boosters: KeyViews,
-        share: Share,
-        extra: Natural,
+        positive: Cache = POSITIVE,
+        negative: UncertainCache = NEGATIVE,
+        view_set: KeyViews = "all",
+        boosters: KeyViews = "all",
+        share: Share = 0.1,
+        extra: Natural = 3,
         renormalise: bool = True,
     ) -> None:
         cache = {"positive": positive, "negative": negative}
@@ -54,9 +53,7 @@ class BoostAdapter(Tda):
 
     def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
         views = chosen_views(views[None], self.boosters)[0]
-        logits = self.view_logits(views)
-        order = by_confidence(logits)[: kept_views(len(views), self.share)]
-        views, logits = views[order], logits[order]
+        views, logits = self.confident_views(views, self.share)
         own = F.one_hot(logits.argmax(-1), logits.shape[-1]).T.bool()
         own_entropy = entropy(logits.softmax(-1)).expand_as(own).masked_fill(~own, torch.inf)
         own_affinity = torch.exp(-self.positive["beta"] * (1 - views @ key)) * own

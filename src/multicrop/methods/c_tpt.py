@@ -35,11 +35,11 @@ class CTpt(Tpt):
         logit_scale: float,
         encoder: Encoder,
         score: Score,
-        words: str,
-        share: Share,
-        learning_rate: Weight,
-        steps: Natural,
-        dispersion_weight: Weight,
+        words: str = "a photo of a",
+        share: Share = 0.1,
+        learning_rate: Weight = 0.005,
+        steps: Natural = 1,
+        dispersion_weight: Weight = 50.0,
     ) -> None:
         super().__init__(
             text=text,

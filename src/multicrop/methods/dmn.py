@@ -58,12 +58,12 @@ class Dmn(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        view_set: KeyViews,
-        pseudo_label: Annotated[str, OneOf(PSEUDO_LABELS)],
-        share: Share,
-        size: Count,
-        beta: Weight,
-        weight: Weight,
+        view_set: KeyViews = "all",
+        pseudo_label: Annotated[str, OneOf(PSEUDO_LABELS)] = "logits",
+        share: Share = 0.1,
+        size: Count = 50,
+        beta: Weight = 5.5,
+        weight: Weight = 1.0,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         if pseudo_label not in PSEUDO_LABELS:
@@ -71,10 +71,11 @@ class Dmn(Method):
         if weight < 0:
             raise ValueError(f"method.weight of the memory is 0 or more, got {weight}")
         self.view_set, self.pseudo_label, self.share, self.beta, self.weight = view_set, pseudo_label, share, beta, weight
-        n_classes, dim = text.label.shape
-        self.register_buffer("keys", torch.zeros(1 + size, n_classes, dim))  # slot 0: the label prompts
-        self.register_buffer("entropies", torch.full((n_classes, size), torch.inf))
-        self.register_buffer("within", torch.zeros(n_classes, 1 + size, 1 + size))  # similarities of the entries of a class
+        label = text.label
+        n_classes, dim = label.shape
+        self.register_buffer("keys", label.new_zeros(1 + size, n_classes, dim))  # slot 0: the label prompts
+        self.register_buffer("entropies", label.new_full((n_classes, size), torch.inf))
+        self.register_buffer("within", label.new_zeros(n_classes, 1 + size, 1 + size))  # similarities of the entries of a class
         self.reset()
 
     def reset(self) -> None:

@@ -1,16 +1,18 @@
 """TDA, training-free dynamic adapter (Karmanov et al., CVPR 2024): caches of confident and of uncertain test images."""
 
 import math
-from typing import ClassVar, TypedDict
+from typing import Annotated, ClassVar, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from multicrop.aggregators import Logits, Views, pools
-from multicrop.config.ranges import Count, Fraction, KeyViews, Weight
+from multicrop.config.ranges import Count, Fraction, KeyViews, OneOf, Share, Weight
 from multicrop.methods.base import Method, chosen_views, entropy
 from multicrop.text import TextBank
+
+SOURCES = ("logits", "views")
 
 
 class Cache(TypedDict):
@@ -29,6 +31,18 @@ class UncertainCache(Cache):
     mask_low: Fraction
 
 
+POSITIVE: Cache = {"size": 3, "alpha": 2.0, "beta": 5.0}
+NEGATIVE: UncertainCache = {"size": 2, "alpha": 0.117, "beta": 1.0, "entropy_low": 0.2885, "entropy_high": 0.7213, "mask_low": 0.03}
+
+
+class SeenImage(NamedTuple):
+    """What the caches read of an image: its key, its text logits, and the probabilities that entropy and mask come from."""
+
+    key: Float[Tensor, " dim"]
+    logits: Float[Tensor, " classes"]
+    probability: Float[Tensor, " classes"]
+
+
 class Tda(Method):
     """Compute logits + a_p exp(-b_p (1 - cos)) from the positive cache - a_n exp(-b_n (1 - cos)) from the negative cache.
 
@@ -37,6 +51,8 @@ class Tda(Method):
     between two bounds; an entry counts against every class whose stored probability lies between `mask_low` and 1.
 
     Source: Karmanov et al., CVPR 2024. The authors' entropy bounds 0.2 and 0.5 divide nats by log2 C, hence the defaults 0.2885 and 0.7213.
+    Where the authors use several views (ImageNet-A, -V, -R and -Sketch), they keep the most confident ones: key and text logits are the
+    means of their features and logits, and entropy and mask come from the mean of their probabilities. That is ``pseudo_label="views"``.
 
     Args:
         text: Text bank of the run.
@@ -45,6 +61,12 @@ class Tda(Method):
         negative: The same of the negative cache, with ``entropy_low``, ``entropy_high`` (shares of ln C) and ``mask_low`` (probability).
         view_set: The views whose mean is the key, ``"global"``, ``"all"`` or ``"crops"``.
         renormalise: Whether the mean is normalised; it is not in the authors' code.
+        pseudo_label: ``"logits"``: text logits, label, entropy and mask are those of the aggregator. ``"views"``: they and the key, the
+            bare mean, are those of the most confident views (the authors'); the aggregator, `view_set` and `renormalise` are not read.
+        share: Share of the views that is kept for ``"views"``, lowest entropy first.
+
+    Raises:
+        ValueError: If `pseudo_label` is neither.
     """
 
     episodic: ClassVar[bool] = False
@@ -59,19 +81,25 @@ class Tda(Method):
         *,
         text: TextBank,
         logit_scale: float,
-        positive: Cache,
-        negative: UncertainCache,
-        view_set: KeyViews,
+        positive: Cache = POSITIVE,
+        negative: UncertainCache = NEGATIVE,
+        view_set: KeyViews = "all",
         renormalise: bool = True,
+        pseudo_label: Annotated[str, OneOf(SOURCES)] = "logits",
+        share: Share = 0.1,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
-        self.positive, self.negative = positive, negative
+        if pseudo_label not in SOURCES:
+            raise ValueError(f"method.pseudo_label is logits or views, got {pseudo_label!r}")
+        self.pseudo_label, self.share = pseudo_label, share
+        self.positive, self.negative = positive.copy(), negative.copy()
         self.view_set, self.renormalise = view_set, renormalise
-        n_classes, dim = text.label.shape
+        label = text.label
+        n_classes, dim = label.shape
         for sign, size in (("positive", positive["size"]), ("negative", negative["size"])):
-            self.register_buffer(f"{sign}_keys", torch.zeros(n_classes, size, dim))
-            self.register_buffer(f"{sign}_entropy", torch.full((n_classes, size), torch.inf))
-        self.register_buffer("negative_mask", torch.zeros(n_classes, negative["size"], n_classes))
+            self.register_buffer(f"{sign}_keys", label.new_zeros(n_classes, size, dim))
+            self.register_buffer(f"{sign}_entropy", label.new_full((n_classes, size), torch.inf))
+        self.register_buffer("negative_mask", label.new_zeros(n_classes, negative["size"], n_classes))
 
     def reset(self) -> None:
         """Empty both caches."""
@@ -87,17 +115,24 @@ class Tda(Method):
     def _one(
         self, views: Float[Tensor, "views dim"], key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]
     ) -> Float[Tensor, " classes"]:
-        self._insert_image(key, logits.softmax(0))
-        negative = torch.einsum("cs,csk->k", self._affinity("negative", key), self.negative_mask)
-        return logits + self.positive["alpha"] * self._positive(key, views) - self.negative["alpha"] * negative
+        image = SeenImage(key, logits, logits.softmax(0)) if self.pseudo_label == "logits" else self._seen_by_views(views)
+        self._insert_image(image)
+        negative = torch.einsum("cs,csk->k", self._affinity("negative", image.key), self.negative_mask)
+        return image.logits + self.positive["alpha"] * self._positive(image.key, views) - self.negative["alpha"] * negative
+
+    def _seen_by_views(self, views: Float[Tensor, "views dim"]) -> SeenImage:
+        """Key and logits as means over the confident views, and the mean of their probabilities."""
+        kept = self.confident_views(views, self.share)
+        return SeenImage(kept.features.mean(0), kept.logits.mean(0), kept.logits.softmax(1).mean(0))
 
     def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
         """The sum of the affinities to the confident entries of each class."""
         return self._affinity("positive", key).sum(1)
 
-    def _insert_image(self, key: Float[Tensor, " dim"], probability: Float[Tensor, " classes"]) -> None:
+    def _insert_image(self, image: SeenImage) -> None:
         """Insert the image into the positive cache, and into the negative one if its entropy lies between the bounds."""
-        nats, label = entropy(probability), int(probability.argmax())
+        key, probability = image.key, image.probability
+        nats, label = entropy(probability), int(image.logits.argmax())
         share = float(nats) / math.log(len(probability)) if len(probability) > 1 else 0.0
         insert(self.positive_keys[label], self.positive_entropy[label], key, nats)
         if self.negative["entropy_low"] < share < self.negative["entropy_high"]:

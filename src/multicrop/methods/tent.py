@@ -44,14 +44,16 @@ class Tent(Method):
     beta_gradient: Tensor
     waiting: Tensor
 
-    def __init__(self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: Weight, images_per_step: Count) -> None:
+    def __init__(
+        self, *, text: TextBank, logit_scale: float, score: Score, learning_rate: Weight = 0.001, images_per_step: Count = 16
+    ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         if images_per_step < 1:
             raise ValueError(f"method.images_per_step is 1 or more, got {images_per_step}")
         self.score, self.learning_rate, self.images_per_step = score, learning_rate, images_per_step
         dim = text.features.shape[-1]
         for name in ("gamma", "beta", "gamma_gradient", "beta_gradient"):
-            self.register_buffer(name, torch.zeros(dim))
+            self.register_buffer(name, text.features.new_zeros(dim))
         self.register_buffer("waiting", torch.tensor(0))
         self.reset()
 

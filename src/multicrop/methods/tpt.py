@@ -53,10 +53,10 @@ class Tpt(Method):
         logit_scale: float,
         encoder: Encoder,
         score: Score,
-        words: str,
-        share: Share,
-        learning_rate: Weight,
-        steps: Natural,
+        words: str = "a photo of a",
+        share: Share = 0.1,
+        learning_rate: Weight = 0.005,
+        steps: Natural = 1,
     ) -> None:
         super().__init__(text=text, logit_scale=logit_scale)
         if steps < 0 or learning_rate < 0:

@@ -36,6 +36,7 @@ def score(task: BankTask, batches: Iterable[Batch], *, saves: StreamSaves | None
 
 def stream(task: BankTask, bank: FeatureBank, batch_size: int, done: Sequence[int] = ()) -> Iterable[Batch]:
     """Batches of (views, labels, image indices) in the order of the task, after the images that are ``done``, in their order."""
+    batch_size = task.batch_size or batch_size
     if not bank.reorderable:
         return bank.batches(batch_size=batch_size)
     rows = task.order(bank) or list(range(len(bank.positions)))

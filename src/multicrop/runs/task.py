@@ -76,6 +76,7 @@ class BankTask(nn.Module):
     component: ClassVar[str | None] = None  # the config group of what the task adds to the aggregator
     all_logits: bool = False  # whether the record keeps the logits of all classes
     save_every: int | None = None  # images between saves from which a killed run is resumed; None: no saves
+    batch_size: int | None = None  # images scored at once, where that is part of the result; None: trainer.batch_size
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()

@@ -2,22 +2,22 @@
 
 import csv
 import io
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer
-from multicrop.config.ranges import Count, OneOf, Seed
+from multicrop.config.ranges import Count, Positive, Seed
 from multicrop.features import FeatureBank
 from multicrop.methods.base import Method
 from multicrop.record import STREAM, Predictions
+from multicrop.runs.orders import ClassRange, Order, in_order
 from multicrop.runs.session import Session
 from multicrop.runs.task import BankTask, task_builder
 
-ORDERS = ("shuffled", "sorted_by_class", "by_domain")
-Order = Annotated[str, OneOf(ORDERS)]
 CURVE_POINTS = 200
 
 
@@ -27,18 +27,32 @@ class AdaptationTask(BankTask):
     Args:
         scorer: Class logits of views.
         method: The test-time method.
-        order: ``"shuffled"``, ``"sorted_by_class"`` or ``"by_domain"``.
+        order: The order of the stream, see `orders.in_order`.
         order_seed: Draws the order.
         save_every: Images between saves from which a killed run is resumed; None: no saves.
+        gamma: Concentration of a correlated order, see `orders.correlated`.
+        images_per_batch: Images that a transductive method adapts together, and of a batch of the orders that have batches.
+        classes_per_batch: Fewest and most classes of a batch of few classes, see `orders.few_classes`.
     """
 
     component = "method"
 
     def __init__(
-        self, scorer: Scorer, method: Method, *, order: str = "shuffled", order_seed: int = 1, save_every: int | None = None
+        self,
+        scorer: Scorer,
+        method: Method,
+        *,
+        order: str = "shuffled",
+        order_seed: int = 1,
+        save_every: int | None = None,
+        gamma: float | int = 0.1,
+        images_per_batch: int = 128,
+        classes_per_batch: Sequence[int] = (2, 10),
     ) -> None:
         super().__init__(scorer)
-        self.method, self.order_name, self.order_seed, self.save_every = method, order, order_seed, save_every
+        self.method, self.save_every, self.images_per_batch = method, save_every, images_per_batch
+        self.batch_size = images_per_batch if method.transductive else None
+        self.drawn = {"order": order, "order_seed": order_seed, "gamma": gamma, "classes_per_batch": classes_per_batch}
 
     @property
     def state(self) -> nn.Module:
@@ -47,7 +61,7 @@ class AdaptationTask(BankTask):
 
     def order(self, bank: FeatureBank) -> list[int]:
         """The rows of the bank in the order of the stream."""
-        return in_order(bank, order=self.order_name, order_seed=self.order_seed)
+        return in_order(bank, images_per_batch=self.images_per_batch, **self.drawn)
 
     def on_test_start(self) -> None:
         """A new stream starts from the unchanged model; a resumed one from the saved state."""
@@ -59,13 +73,14 @@ class AdaptationTask(BankTask):
         return self.method(views, aggregated)
 
     def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
-        """Accuracy of each row on the first and the last tenth of the stream, cost per image, and the size of the state."""
+        """Accuracy of each row on the first and the last tenth, classes per batch, cost per image, and the size of the state."""
         images = len(predictions)
         tenth = max(1, images // 10)
         correct = {row: predictions.correct(row) for row in self.rows}
         measured = {
             "first_tenth": {row: float(values[:tenth].mean()) for row, values in correct.items()},
             "last_tenth": {row: float(values[-tenth:].mean()) for row, values in correct.items()},
+            "classes_per_batch": classes_in_batches(predictions.label, self.images_per_batch),
             "ms_per_image": {row: 1000 * seconds / images for row, seconds in self.seconds.items()},
             "encoder_calls_per_image": n_views,
             "state_bytes": self.method.state_bytes,
@@ -88,38 +103,24 @@ class AdaptationTask(BankTask):
         return {STREAM: text.getvalue()}
 
 
-def in_order(bank: FeatureBank, *, order: str, order_seed: int) -> list[int]:
-    """The rows of a bank in the order of a stream.
-
-    Args:
-        bank: The feature bank.
-        order: ``"shuffled"``; ``"sorted_by_class"`` or ``"by_domain"`` (domains in an order drawn from the seed), shuffled within.
-        order_seed: Draws the order.
-
-    Raises:
-        ValueError: For another order, and for ``"by_domain"`` where the images have no domains.
-    """
-    images = bank.images
-    if order not in ORDERS:
-        raise ValueError(f"task.order is one of {', '.join(ORDERS)}, got {order!r}")
-    generator = torch.Generator().manual_seed(order_seed)
-    labels, positions = bank.labels, bank.positions
-    rows = torch.randperm(len(positions), generator=generator).tolist()
-    if order == "sorted_by_class":
-        rows.sort(key=lambda row: labels[row])
-    if order == "by_domain":
-        if not images.domains:
-            raise ValueError(
-                f"task.order=by_domain needs images with domains, and {images.name} has none: use dataset=emoji, or another order"
-            )
-        domains, names = images.domains, sorted(set(images.domains))
-        rank = dict(zip(names, torch.randperm(len(names), generator=generator).tolist(), strict=True))
-        rows.sort(key=lambda row: rank[domains[positions[row]]])
-    return rows
+def classes_in_batches(labels: np.ndarray, images_per_batch: int) -> float:
+    """The mean number of classes in consecutive batches of a stream."""
+    starts = range(0, len(labels), images_per_batch)
+    return float(np.mean([len(np.unique(labels[first : first + images_per_batch])) for first in starts]))
 
 
 @task_builder(groups=("method",), not_decisive=("save_every",))
-def build(session: Session, *, order: Order, order_seed: Seed, save_every: Count | None) -> AdaptationTask:
+def build(
+    session: Session,
+    *,
+    order: Order,
+    order_seed: Seed,
+    save_every: Count | None,
+    gamma: Positive,
+    images_per_batch: Count,
+    classes_per_batch: ClassRange,
+) -> AdaptationTask:
     """The task over the parts of a run, with the method that the configuration names."""
     method = session.inject(session.settings.part("method").make())
-    return AdaptationTask(session.scorer, method, order=order, order_seed=order_seed, save_every=save_every)
+    knobs = {"gamma": gamma, "images_per_batch": images_per_batch, "classes_per_batch": classes_per_batch}
+    return AdaptationTask(session.scorer, method, order=order, order_seed=order_seed, save_every=save_every, **knobs)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+UNIT_TOLERANCE = 0.01  # of norms; half precision rounds them by less
 LABELS_ALONE = "prompt=template aggregator=mean_feature aggregator.text_set=label"  # what needs no description, for messages
 
 
@@ -49,6 +51,38 @@ class TextBank:
     features: Float[Tensor, "classes prompts dim"]
     mask: Bool[Tensor, "classes prompts"]
     prompts: list[list[str]]
+
+    def __post_init__(self) -> None:
+        """Check that the shapes fit."""
+        _check_shapes(tuple(self.features.shape), tuple(self.mask.shape), len(self.prompts))
+
+    @classmethod
+    def from_features(
+        cls, features: ArrayLike, mask: ArrayLike | None = None, prompts: Sequence[Sequence[str]] | None = None
+    ) -> "TextBank":
+        """Make a bank of features that were encoded elsewhere.
+
+        Args:
+            features: Unit-norm features, shape (classes, prompts, dim), or (classes, dim) for one prompt per class; the label prompt of a
+                class is first. Padding may hold anything.
+            mask: True for real entries, shape (classes, prompts), with padding last; None: all are real.
+            prompts: Prompts per class, for reports; None: their numbers.
+
+        Returns:
+            The bank, with zeros as padding.
+
+        Raises:
+            ValueError: If shapes do not fit, a class has no prompt, padding is not last, or a real feature does not have unit norm.
+        """
+        values = torch.as_tensor(features)
+        values = values[:, None] if values.ndim == 2 else values
+        real = torch.ones(values.shape[:2], dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
+        counts = real.sum(-1).tolist() if real.ndim == 2 else [0]
+        named = [[f"class {c} prompt {m}" for m in range(n)] for c, n in enumerate(counts)] if prompts is None else list(map(list, prompts))
+        _check_shapes(tuple(values.shape), tuple(real.shape), len(named))
+        bank = cls(values, real, named)
+        _check_values(bank, counts)
+        return cls(torch.where(real[..., None], values, 0), real, named)
 
     @property
     def label(self) -> Float[Tensor, "classes dim"]:
@@ -94,6 +128,33 @@ class TextBank:
                 "or let the aggregator read the label prompts (aggregator.text_set=label, or aggregator=global)"
             )
         return TextBank(self.features[:, 1:], self.mask[:, 1:], [row[1:] for row in self.prompts])
+
+
+def _check_shapes(features: tuple[int, ...], mask: tuple[int, ...], n_classes: int) -> None:
+    """Raise ValueError where features, mask and prompts are not of the same classes and prompts."""
+    if len(features) != 3 or mask != features[:2] or n_classes != features[0]:
+        raise ValueError(
+            "a text bank has features (classes, prompts, dim), a mask (classes, prompts) and a list of prompts per class; got features "
+            f"{features}, mask {mask} and prompts of {n_classes} classes"
+        )
+
+
+def _check_values(bank: TextBank, counts: Sequence[int]) -> None:
+    """Raise ValueError where a class has no prompt, padding is not last, names are not as many, or a feature is no unit vector."""
+    wrong = [c for c, n in enumerate(counts) if not n or not bank.mask[c, :n].all() or len(bank.prompts[c]) != n]
+    if wrong:
+        raise ValueError(
+            f"each class has one prompt or more, then padding, and as many texts as prompts; class {wrong[0]} has the mask "
+            f"{bank.mask[wrong[0]].int().tolist()} and {len(bank.prompts[wrong[0]])} texts"
+        )
+    norms = bank.features[bank.mask].double().norm(dim=-1)
+    worst = int((norms - 1).abs().nan_to_num(torch.inf).argmax())
+    if not abs(float(norms[worst]) - 1) < UNIT_TOLERANCE:
+        label, prompt = bank.mask.nonzero()[worst].tolist()
+        raise ValueError(
+            f"text features have norm 1, and prompt {prompt} of class {label} has norm {float(norms[worst]):.4g}: "
+            "divide each feature by its norm"
+        )
 
 
 def text_bank(prompts: list[list[str]], encode: Callable[[list[str]], Tensor]) -> TextBank:

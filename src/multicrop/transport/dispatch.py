@@ -14,9 +14,9 @@ from multicrop.transport.simplex import exact
 SOLVERS = ("exact", "sinkhorn", "unbalanced", "partial")
 
 
-def uniform_marginal(mask: Bool[Tensor, "*batch set"]) -> Float[Tensor, "*batch set"]:
+def uniform_marginal(mask: Bool[Tensor, "*batch set"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*batch set"]:
     """Return equal masses of the unmasked members, summing to 1, in the shape of `mask`."""
-    return mask.float() / mask.sum(-1, keepdim=True)
+    return mask.to(dtype) / mask.sum(-1, keepdim=True)
 
 
 def solve(
@@ -24,14 +24,14 @@ def solve(
     a: Float[Tensor, "batch classes views"],
     b: Float[Tensor, "batch classes prompts"],
     *,
-    solver: Annotated[str, OneOf(SOLVERS)],
-    epsilon: Positive,
+    solver: Annotated[str, OneOf(SOLVERS)] = "sinkhorn",
+    epsilon: Positive = 0.05,
     tolerance: Weight = 1e-3,
     max_iterations: Count = 500,
     marginal_penalty: Positive = 0.1,
     mass: Share = 0.8,
 ) -> Plan:
-    """Solve the transport problems of all pairs of an image and a class.
+    """Solve the transport problems of all pairs of an image and a class; half precision is solved in float32.
 
     Args:
         cost: Cost of each pair, shape (batch, classes, views, prompts).
@@ -51,6 +51,11 @@ def solve(
     Raises:
         ValueError: For another solver, or a value outside its range.
     """
+    wide = torch.promote_types(cost.dtype, torch.float32)
+    if wide != cost.dtype:
+        knobs = {"epsilon": epsilon, "tolerance": tolerance, "max_iterations": max_iterations, "marginal_penalty": marginal_penalty}
+        masses = [side.to(wide) / side.to(wide).sum(-1, keepdim=True) for side in (a, b)]  # rounded masses do not sum to 1
+        return solve(cost.to(wide), *masses, solver=solver, mass=mass, **knobs).to(cost.dtype)
     if solver == "exact":
         return exact(cost, a, b)
     for name, value in (("epsilon", epsilon), ("marginal_penalty", marginal_penalty), ("mass", mass), ("max_iterations", max_iterations)):

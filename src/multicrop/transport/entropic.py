@@ -93,7 +93,7 @@ def sinkhorn(
     """
     plans = torch.zeros_like(cost).flatten(0, 1)
     state, rows = start(cost.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), epsilon), torch.arange(len(plans), device=cost.device)
-    errors = torch.full(rows.shape, torch.inf, device=cost.device)
+    errors = torch.full(rows.shape, torch.inf, dtype=cost.dtype, device=cost.device)
     for iteration in range(0, max_iterations, CHECK_EVERY):
         advance(state, min(CHECK_EVERY, max_iterations - iteration), epsilon)
         running = errors[rows] >= tolerance

@@ -87,7 +87,7 @@ def _relaxed(
     log_a, log_b = a.log(), b.log()
     kernel = (-cost / epsilon).flatten(0, 1) + log_a[..., :, None] + log_b[..., None, :]
     u, v, total = torch.zeros_like(a), torch.zeros_like(b), _total(kernel, mass)
-    moved = torch.full(kernel.shape[:1], torch.inf, device=cost.device)
+    moved = torch.full(kernel.shape[:1], torch.inf, dtype=cost.dtype, device=cost.device)
     for _ in range(max_iterations):
         on = (moved >= tolerance).nonzero().squeeze(1)
         if not len(on):

@@ -41,14 +41,14 @@ def optimal_plans(
         b: Mass of each prompt, shape (problems, prompts); 0 for padding.
 
     Returns:
-        Optimal plans in float32, shape (problems, views, prompts); pairs without mass are 0.
+        Optimal plans in the precision of the cost, shape (problems, views, prompts); pairs without mass are 0.
 
     Raises:
         ValueError: If a cost or a mass is not finite.
     """
     import ot  # a second of imports, which only exact transport needs
 
-    plans = np.zeros(cost.shape, dtype=np.float32)
+    plans: np.ndarray = np.zeros(cost.shape, dtype=np.float64 if cost.dtype == torch.float64 else np.float32)
     costs, rows, columns = (x.detach().cpu().double().numpy() for x in (cost, a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         rows, columns = rows / rows.sum(1, keepdims=True), columns / columns.sum(1, keepdims=True)
@@ -72,4 +72,4 @@ def optimal_plans(
             "choose aggregator.solver=sinkhorn with a small aggregator.epsilon",
             stacklevel=2,
         )
-    return torch.from_numpy(plans).to(cost.device)
+    return torch.from_numpy(plans).to(cost)
