@@ -122,9 +122,9 @@ def _predicted(predictor: Predictor, images: LabelledImages, advance: Callable[[
         logits = predictor.logits(group.views)
         for row, index in enumerate(group.index.tolist()):
             if group.readable[row]:
-                yield _row(predictor, images.ids[index], group, row, logits[row])
+                yield _row(predictor, images.ids[int(index)], group, row, logits[row])
             else:
-                yield Prediction(images.ids[index], error=reason(images, index) or "could not be read")
+                yield Prediction(images.ids[int(index)], error=reason(images, index) or "could not be read")
         advance(len(group.index))
 
 
