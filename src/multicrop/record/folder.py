@@ -8,6 +8,7 @@ last. A sweep job whose run was finished before has record.json instead; a faile
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from multicrop.files import (
     write_manifest,
     write_text,
 )
+from multicrop.record.parts import PARTS, PartFolder
 from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged, read_scores
 from multicrop.record.scores import Scores
 
@@ -35,10 +37,11 @@ FORMAT = 4  # of the folder; records of another format are refused
 NOT_DECISIVE = ("paths", "logger", "trainer", "engine", "rerun", "record", "pictures", "examples", "logits")
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
-CHOSEN, CHOICE = "chosen.yaml", "choice.csv"
+CHOSEN, CHOICE, PARTED = "chosen.yaml", "choice.csv", f"{PREDICTIONS}/{PARTS}"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
 KNOB = "paths.output"  # names the folder of all records
-FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, SPLITS, STREAM, CHOSEN, CHOICE, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
+FILES = (CONFIG, DATA, PREDICTIONS, PARTED, EXAMPLES, SPLITS, STREAM, CHOSEN, CHOICE)
+FILES += (ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
 def write_record(
@@ -46,7 +49,7 @@ def write_record(
     *,
     config: dict,
     metrics: Mapping,
-    predictions: Predictions,
+    predictions: Predictions | PartFolder,
     environment: Mapping,
     data: Mapping,
     examples: Sequence[Mapping] = (),
@@ -62,7 +65,7 @@ def write_record(
         folder: Folder of the run; it must exist.
         config: Resolved configuration.
         metrics: Metrics of the run, with ``rows``: per row ``accuracy``, ``views`` that it reads per image, and its comparison.
-        predictions: Labels and predictions.
+        predictions: Labels and predictions; or the parts of those of a large run, in the folder ``predictions.parquet``.
         environment: Machine, versions, time, command and chosen options.
         data: Scored data: ``dataset``, ``split``, ``fingerprint``, ``class_names``.
         examples: Pictures of single images, as ``show.examples`` makes them.
@@ -74,8 +77,10 @@ def write_record(
         OSError: If a file cannot be written; the message names it.
     """
     for name in (POINTER, *reversed(FILES)):  # a pointer leads elsewhere; the manifest before what it seals
-        if name != PICTURE:  # drawn before the record is written
-            (folder / name).unlink(missing_ok=True)
+        if name != PICTURE and (folder / name).is_file():  # the picture was drawn before the record is written
+            (folder / name).unlink()
+    if isinstance(predictions, Predictions) and (folder / PREDICTIONS).is_dir():
+        shutil.rmtree(folder / PREDICTIONS)
     with naming(folder / PREDICTIONS, KNOB):
         predictions.write(folder / PREDICTIONS)
     texts = {CONFIG: as_yaml(redacted(config)), DATA: json.dumps(data, indent=1), **(files or {})}
@@ -144,7 +149,7 @@ def read_record(folder: Path) -> Record:
     if not isinstance(rows, dict) or not all(isinstance(rows.get(r), dict) and "accuracy" in rows[r] for r in ROWS):
         raise damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
     _check_format(folder, metrics)
-    if missing := [name for name in (CONFIG, DATA, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
+    if missing := [name for name in (CONFIG, DATA, ENVIRONMENT, PREDICTIONS) if not (folder / name).exists()]:
         raise RecordError(f"{folder}: {', '.join(missing)} is missing from the record; run the experiment again")
     _check_manifest(folder)
     config = _content(folder / CONFIG)
