@@ -159,6 +159,8 @@ RUNS = [  # refused by the run; {at} is a folder of things that are not what a k
     ("dataset=hf dataset.path={at}/zoo", "folder of images", "dataset=folder dataset.root={at}/zoo"),
     ("dataset=webdataset", "dataset.test"),
     ("dataset=webdataset dataset.test={at}/none.tar", "none.tar"),
+    ("dataset=parquet", "dataset.test"),
+    ("dataset=parquet dataset.test={at}/none.parquet", "none.parquet"),
     ("dataset=torchvision", "dataset.set_class"),
     ("dataset=torchvision dataset.set_class=Nope", "Nope"),
     ("dataset=cifar10 paths.data={at}/empty", "cifar-10-batches-bin"),

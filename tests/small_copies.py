@@ -1,6 +1,7 @@
 """Small copies of a data set of three classes in every form that a source reads."""
 
 import csv as csv_module
+import hashlib
 import io
 import json
 import tarfile
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import datasets as hf_datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from multicrop.text.descriptions import load_description_set
@@ -126,4 +129,19 @@ def make_cars(root: Path) -> list[str]:
     return ["dataset=stanford_cars", f"paths.data={root}"]
 
 
-MAKERS = {"folder": make_folder, "csv": make_csv, "webdataset": make_shards, "hf": make_parquet, "coop": make_coop}
+def make_tables(root: Path, *, held=True, hashes=True, group=2) -> list[str]:
+    """Tables of `dataset=parquet`, two per split: images as bytes, or as files."""
+    for split in SPLITS:
+        rows = []
+        for _, label, number, data in (sample for sample in samples() if sample[0] == split):
+            place = f"{split}-{label}-{number}.png"
+            cell = {"bytes": data} if held else {"location": str(write(root / "images" / place, data).relative_to(root))}
+            own = {"hash": hashlib.sha256(data).hexdigest()} if hashes else {}
+            rows.append({"id": place, "label": NAMES[label], **cell, **own})
+        (root / "tables").mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            pq.write_table(pa.Table.from_pylist(rows[number::2]), root / "tables" / f"{split}-{number}.parquet", row_group_size=group)
+    return ["dataset=parquet", f"dataset.root={root}", *(f"dataset.{split}={root}/tables/{split}-*.parquet" for split in SPLITS)]
+
+
+MAKERS = {"folder": make_folder, "csv": make_csv, "webdataset": make_shards, "hf": make_parquet, "coop": make_coop, "parquet": make_tables}

@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets as hf_datasets
 import forked
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torchvision
@@ -26,6 +27,7 @@ from small_copies import (
     make_csv,
     make_parquet,
     make_shards,
+    make_tables,
     make_tar,
     picture,
     samples,
@@ -39,6 +41,8 @@ from multicrop.data.classes import ClassList, classes_of, match, packaged
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
 from multicrop.data.images import ImageError
 from multicrop.data.sources.hf_load import hub_facts
+from multicrop.data.sources.parquet_columns import Column, Tables
+from multicrop.data.sources.parquet_contents import repeated
 from multicrop.runs.experiment import run
 from multicrop.text import prompts_of
 from multicrop.text.class_names import plain, shown_name
@@ -663,7 +667,7 @@ class TestFactsOfHubSets:
         assert one == same != other
 
 
-READY = sorted(set(options("dataset")) - {"emoji", "scenes", "folder", "csv", "hf", "webdataset", "torchvision"})
+READY = sorted(set(options("dataset")) - {"emoji", "scenes", "folder", "csv", "hf", "webdataset", "parquet", "torchvision"})
 
 
 @pytest.mark.parametrize("name", READY)
@@ -677,3 +681,95 @@ def test_a_ready_set_names_its_bank_and_its_list(name):
     node = composed(f"dataset={name}").dataset
     assert node.facts.description_set == node.classes and node.classes in available()
     assert (CONF / "dataset" / f"{name}.yaml").read_text().startswith("# ")
+
+
+class TestTables:
+    """dataset=parquet."""
+
+    @pytest.mark.parametrize("knobs", [{"held": False}, {"held": False, "hashes": False}, {"hashes": False}, {"group": 100}])
+    def test_images_in_files_and_tables_without_hashes_are_the_same_images(self, tmp_path, knobs):
+        one, other = (load(*make_tables(tmp_path / name, **own)) for name, own in (("one", knobs), ("other", {})))
+        for split in SPLITS:
+            images, expected = getattr(one, split), getattr(other, split)
+            assert images.ids == expected.ids and images.labels == list(expected.labels) and images.ids[1:3] == list(expected.ids)[1:3]
+            assert [images.open(i).tobytes() for i in range(len(images))] == [expected.open(i).tobytes() for i in range(len(images))]
+            assert images.ids[-1] == list(images.ids)[-1] and images.ids.digest == expected.ids.digest
+
+    def test_the_fingerprint_is_that_of_ids_and_images_and_not_of_the_layout(self, tmp_path):
+        def fingerprint(name, change=lambda table: table, **knobs):
+            arguments = make_tables(tmp_path / name, **knobs)
+            for path in (tmp_path / name / "tables").glob("test-*"):
+                pq.write_table(change(pq.read_table(path)), path)
+            return load(*arguments).test.fingerprint
+
+        known = fingerprint("one")
+        assert known == fingerprint("two", group=100) and known != fingerprint("three", lambda table: table.take([2, 1, 0]))
+        assert known == fingerprint("five", lambda table: table.append_column("more", [["x"] * len(table)]))
+        assert known != fingerprint("four", lambda table: with_column(table, "hash", [text[::-1] for text in table["hash"].to_pylist()]))
+
+    def test_rows_without_ids_are_numbered_within_their_file(self, tmp_path):
+        data = load(*make_tables(tmp_path), "dataset.id_column=null")
+        assert (
+            list(data.test.ids) == [f"{file:05d}/{row:07d}" for file in range(2) for row in range(3)]
+            and data.test.ids[4] == "00001/0000001"
+        )
+
+    def test_a_changed_image_stops_the_run_and_a_missing_one_too(self, tmp_path):
+        images = load(*make_tables(tmp_path, held=False)).test
+        write(tmp_path / "images" / images.ids[0], picture(99))
+        with refused("the hash that the column hash gives", "Write the table again"):
+            images.open(0)
+        (tmp_path / "images" / images.ids[0]).unlink()
+        with pytest.raises(FileNotFoundError):
+            images.open(0)
+
+    @pytest.mark.parametrize(
+        ("knob", "change", "told"),
+        [
+            ("dataset.label_column=class", None, ("no column class", "its columns are")),
+            ("dataset.test=nowhere/*.parquet", None, ("no .parquet file is there",)),
+            (None, {"id": ["same"] * 3}, ("are empty or repeat", "same")),
+            (None, {"id": [None] * 3}, ("are empty or repeat",)),
+            (None, {"label": [None] * 3}, ("3 nulls", "dataset.label_column")),
+            (None, {"label": ["cat"] * 3}, ("have no test image", "okapi")),
+        ],
+    )
+    def test_what_is_wrong_with_a_table_is_said(self, tmp_path, knob, change, told):
+        arguments = make_tables(tmp_path)
+        for path in (tmp_path / "tables").glob("test-*" if change else "none"):
+            table = pq.read_table(path)
+            for name, values in change.items():
+                table = with_column(table, name, values)
+            pq.write_table(table, path)
+        with refused(*told):
+            load(*arguments, *([knob] if knob else []))
+
+    def test_each_table_needs_the_columns_of_the_first_and_row_groups_that_fit_into_memory(self, tmp_path, monkeypatch):
+        arguments, path = make_tables(tmp_path), tmp_path / "tables" / "test-1.parquet"
+        whole = pq.read_table(path)
+        pq.write_table(whole.drop_columns("hash"), path)
+        with refused("test-1.parquet has no column hash"):
+            load(*arguments)
+        pq.write_table(whole, path)
+        monkeypatch.setattr("multicrop.data.sources.parquet_columns.LARGEST", 1000)
+        with refused("fewer rows per row group"):
+            load(*arguments)
+
+    def test_ids_that_repeat_are_found_in_several_passes(self, tmp_path):
+        pq.write_table(pa.table({"id": [str(i % 997) for i in range(1000)]}), tmp_path / "t.parquet", row_group_size=300)
+        ids = Column(Tables.of([tmp_path / "t.parquet"], ["id"]), "id", str)
+        assert sorted(repeated(ids, at_once=100)) == sorted(repeated(ids)) == ["0", "1", "2"]
+
+    def test_a_run_on_tables_equals_that_on_a_list_and_finds_its_bank_again(self, tmp_path):
+        made, places = make_tables(tmp_path / "data"), [f"paths.cache={tmp_path}/banks", "task=zero_shot", *QUICK]
+        accuracy = run(composed(*made, *places, f"paths.output={tmp_path}/one"))
+        assert accuracy == run(composed(*make_csv(tmp_path / "csv"), *places, f"paths.output={tmp_path}/csv-out"))
+        assert accuracy == run(composed(*made, *places, f"paths.output={tmp_path}/two"))
+        reused = [json.loads((tmp_path / name / "metrics.json").read_text())["bank_reused"] for name in ("one", "two")]
+        keys = [json.loads((tmp_path / name / "identity.json").read_text())["key"] for name in ("one", "two")]
+        assert reused == [False, True] and keys[0] == keys[1]
+
+
+def with_column(table, name, values):
+    """The table with other values, which may all be null, in a column of texts."""
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))

@@ -19,6 +19,7 @@ from written import shards_written, watched
 from multicrop import crops
 from multicrop.features import feature_bank
 from multicrop.features.fill_line import FillLine
+from multicrop.features.ray_actor import Work
 from multicrop.features.ray_engine import RayEngine
 from multicrop.features.ray_pool import BadShardError, ShardPool
 from multicrop.features.shards import ShardFolder
@@ -155,3 +156,15 @@ def test_an_engine_needs_a_bank_on_disk_and_an_order_of_its_limits(encoder, tmp_
         experiment.run(composed("engine=ray", "bank=off", *RUN, f"paths.output={tmp_path}", f"paths.cache={tmp_path}"))
     with refused("the smaller number first"):
         RayEngine(actors=[3, 2])
+
+
+def test_scores_on_the_cluster_have_the_bytes_of_those_of_this_process_and_texts_are_sent_once(cluster, tmp_path, monkeypatch):
+    words = [word.replace("test_images=15", "test_images=6").replace("shard_images=1", "shard_images=4") for word in RUN]
+    words += ["task=score", f"paths.cache={tmp_path}/banks"]
+    accuracy = experiment.run(composed(*words, f"paths.output={tmp_path}/local"))
+    sent, put = [], ray.put
+    monkeypatch.setattr(ray, "put", lambda value: sent.append(type(value)) or put(value))
+    there = ["engine=ray", f"engine.address={cluster.address}", "engine.actors=[2,2]", f"paths.output={tmp_path}/ray"]
+    assert experiment.run(composed(*words, *there)) == accuracy and sent == [Work]
+    local, on_ray = ({path.name: path.read_bytes() for path in (tmp_path / name).rglob("part-*.parquet")} for name in ("local", "ray"))
+    assert local == on_ray and len(local) == 6

@@ -33,11 +33,18 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument("--top", type=int, help="number of methods to show (0: all; default: 20, in CSV all)")
     parser.add_argument("--format", choices=tuple(FORMATS), help="output format (default: by the suffix of -o, else terminal)")
     parser.add_argument("-o", "--output", type=Path, help="write to this file instead of the terminal")
+    parser.add_argument(
+        "--parts",
+        action="store_true",
+        help="compare runs of task=score part by part, without all predictions in memory; RUNS and --baseline are folders of records",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Read and compare the runs and print or write the tables."""
+    if options.parts:
+        return by_parts(options)
     from multicrop.compare import command, protocols, render
     from multicrop.files import write_text
 
@@ -64,6 +71,30 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(render.render(shown, form), end="")
     command.write_figures(found, options)
+    return 0
+
+
+def by_parts(options: argparse.Namespace) -> int:
+    """Print the comparison of the final row of each run with the baseline."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from multicrop.compare.command import is_row
+    from multicrop.compare.parts import compare_parts
+    from multicrop.record import PREDICTIONS, PartFolder
+
+    table = Table(title=f"against {options.baseline}, top-1 %", title_justify="left")
+    for column in ("run", "accuracy", "difference", "95 %", "rescued/lost", "p"):
+        table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    for place in options.runs:
+        parts = PartFolder.read(Path(place) / PREDICTIONS)
+        own = {"baseline_row": options.baseline} if is_row(options) else {}
+        found = compare_parts(parts, parts if own else PartFolder.read(Path(options.baseline) / PREDICTIONS), **own)
+        final = parts.total()
+        accuracy, interval = final.rows["final"].measures(final.images)["accuracy"], f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+        cells = f"{100 * accuracy:.2f}", f"{100 * found.difference:+.2f}", interval, f"{found.rescued}/{found.lost}", f"{found.p_value:.2g}"
+        table.add_row(place, *cells)
+    Console().print(table, markup=False)
     return 0
 
 

@@ -94,13 +94,34 @@ def compare(
     rng = np.random.default_rng(seed)
     exact = exact_interval(rescued, lost, count, confidence=confidence) if count < FEW_IMAGES else None
     if groups is None:
-        drawn = rng.multinomial(count, [rescued / count, lost / count, (count - rescued - lost) / count], resamples)
-        low, high = exact or percentiles((drawn[:, 0] - drawn[:, 1]) / count, confidence)
-        p_value = min(1.0, 2 * float(bdtr(min(rescued, lost), rescued + lost, 0.5)))
-        return Comparison((rescued - lost) / count, low, high, float(p_value), rescued, lost)
+        return compare_counts(rescued, lost, count, confidence=confidence, seed=seed, resamples=resamples)
     gains, sizes = np.bincount(groups, correct.astype(float) - baseline), np.bincount(groups)
     low, high = _joined(percentiles(cluster_means(gains, sizes, rng, resamples), confidence, len(sizes)), exact)
     return Comparison((rescued - lost) / count, low, high, sign_flips(gains), rescued, lost, len(sizes), SIGN_FLIPS)
+
+
+def compare_counts(
+    rescued: int, lost: int, images: int, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+) -> Comparison:
+    """Compare a method with a baseline by counts, which are all that ``compare`` reads of images that are independent.
+
+    Args:
+        rescued: Images that only the method classifies correctly.
+        lost: Images that only the baseline classifies correctly.
+        images: All images.
+        confidence: Coverage of the interval.
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        What ``compare`` returns for such images.
+    """
+    exact = exact_interval(rescued, lost, images, confidence=confidence) if images < FEW_IMAGES else None
+    shares = [rescued / images, lost / images, (images - rescued - lost) / images]
+    drawn = np.random.default_rng(seed).multinomial(images, shares, resamples)
+    low, high = exact or percentiles((drawn[:, 0] - drawn[:, 1]) / images, confidence)
+    p_value = min(1.0, 2 * float(bdtr(min(rescued, lost), rescued + lost, 0.5)))
+    return Comparison((rescued - lost) / images, low, high, float(p_value), rescued, lost)
 
 
 def compare_runs(

@@ -21,7 +21,7 @@ class LabelledImages:
 
     Attributes:
         name: Name of the data set and the split.
-        ids: One stable id per image; it keys the crops of the image.
+        ids: One stable id per image; it keys the crops of the image. Of a large table it is read on demand, and then ``content`` covers it.
         labels: One class index per image.
         open: Function from a position to the decoded RGB image; raises ImageError. Several threads may call it at once.
         content: Hash of everything that can change the pixels or the ids, or the files whose bytes are hashed for it. It does not depend on
@@ -35,13 +35,13 @@ class LabelledImages:
 
     indexed: ClassVar[Literal[True]] = True
     name: str
-    ids: list[str]
-    labels: list[int]
+    ids: Sequence[str]
+    labels: Sequence[int]
     open: Callable[[int], Image.Image]
     content: str | FileContents
     domains: list[str] | None = None
     parent: tuple["LabelledImages", list[int]] | None = None
-    clusters: list[str] | None = None
+    clusters: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,7 +1,7 @@
 """DiskBank: view features in files, opened where they are whole and encoded where they are not."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -120,15 +120,12 @@ def open_or_fill(
         engine: What encodes the missing shards.
 
     Returns:
-        The bank, whole and verified.
+        The bank, verified.
 
     Raises:
         PermissionError: If `cache` cannot be written to.
         ValueError: If `shard_images` is not a power of two.
     """
-    size = shard_images or SHARD_IMAGES
-    if size & (size - 1):
-        raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
     place = BankFolder(cache) if isinstance(cache, Path) else cache
     if images.parent is not None and _may_be_stored(images.parent[0], place):
         whole, rows = images.parent
@@ -137,15 +134,65 @@ def open_or_fill(
     identity = recipe.identity(images, settings.cut)
     if bank := _found(images, recipe, identity, place):
         return bank
-    n_views = count_views(recipe.sampler)
-    folder = place.new(images.name, identity.key, n_views, len(images), size=size)
-    if folder.size != size:
-        told = "%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks"
-        log.warning(told, folder.path, folder.size, size)
+    folder = _new(images, recipe, identity, place, shard_images)
     while (opened := _opened(folder)) is None:
         engine(images, recipe, identity, folder, settings)
-    shards, manifest = opened
-    return DiskBank(images, shards, manifest, n_views=n_views, reused=False)
+    return DiskBank(images, *opened, n_views=count_views(recipe.sampler), reused=False)
+
+
+def filled(
+    images: LabelledImages,
+    recipe: ViewRecipe,
+    cache: Path | Banks,
+    settings: EncodeSettings,
+    *,
+    shard_images: int | None = None,
+    engine: Engine = local,
+) -> tuple[ShardFolder, bool]:
+    """The bank of these images, complete and not opened, so that its shards can be read one by one.
+
+    Args:
+        images: The images; that they are a subset of others is not used.
+        recipe: See ``open_or_fill``, as for the other arguments.
+        cache: The place of all banks.
+        settings: Where and how to encode.
+        shard_images: Images per shard of a new bank.
+        engine: What encodes.
+
+    Returns:
+        Its folder, and whether the bank was complete before. It may hold more views per image, of nested crops, than the policy draws.
+
+    Raises:
+        PermissionError, ValueError: As ``open_or_fill``.
+    """
+    place, identity = BankFolder(cache) if isinstance(cache, Path) else cache, recipe.identity(images, settings.cut)
+    for folder in _stored(images, recipe, identity, place):
+        if folder.manifest() is not None:
+            place.used(folder)
+            return folder, True
+    folder = _new(images, recipe, identity, place, shard_images)
+    while folder.manifest() is None:
+        engine(images, recipe, identity, folder, settings)
+    return folder, False
+
+
+def _new(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks, shard_images: int | None) -> ShardFolder:
+    """The folder of a bank to fill; raises ValueError for a size that is no power of two."""
+    size = shard_images or SHARD_IMAGES
+    if size & (size - 1):
+        raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
+    folder = place.new(images.name, identity.key, count_views(recipe.sampler), len(images), size=size)
+    if folder.size != size:
+        log.warning("%s has %d images per shard and goes on so; trainer.shard_images=%d is for new banks", folder.path, folder.size, size)
+    return folder
+
+
+def _stored(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks) -> Iterator[ShardFolder]:
+    """The finished banks of these images: this policy's own, and those of more nested crops."""
+    n_views, nested = count_views(recipe.sampler), is_nested(recipe.sampler)
+    for stored in place.finished(images.name, identity.key):
+        if stored == n_views or (nested and stored > n_views):
+            yield place.begun(images.name, identity.key, stored, len(images))
 
 
 def _may_be_stored(images: LabelledImages, place: Banks) -> bool:
@@ -155,14 +202,10 @@ def _may_be_stored(images: LabelledImages, place: Banks) -> bool:
 
 def _found(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks) -> DiskBank | None:
     """A finished and intact bank of these images: this policy's own, or one of more nested crops."""
-    n_views, nested = count_views(recipe.sampler), is_nested(recipe.sampler)
-    for stored in place.finished(images.name, identity.key):
-        if stored == n_views or (nested and stored > n_views):
-            folder = place.begun(images.name, identity.key, stored, len(images))
-            if (opened := _opened(folder)) is not None:
-                place.used(folder)
-                shards, manifest = opened
-                return DiskBank(images, shards, manifest, n_views=n_views, reused=True)
+    for folder in _stored(images, recipe, identity, place):
+        if (opened := _opened(folder)) is not None:
+            place.used(folder)
+            return DiskBank(images, *opened, n_views=count_views(recipe.sampler), reused=True)
     return None
 
 

@@ -1,14 +1,29 @@
-"""Engines encode the missing shards of a bank: `LocalEngine` in this process, `RayEngine` (ray_engine.py) on a cluster."""
+"""Engines work on the shards of a bank, encoding or scoring: `LocalEngine` in this process, `RayEngine` (ray_engine.py) on a cluster."""
 
 import time
+from collections import Counter
 from dataclasses import asdict
 from typing import Protocol, runtime_checkable
 
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import EncodeCost, EncodeSettings
+from multicrop.features.fill_line import FillLine, Shards
 from multicrop.features.identity import BankIdentity, ViewRecipe, count_views
 from multicrop.features.shards import ShardFolder
+from multicrop.features.stops import loop
 from multicrop.files import redacted
+
+
+@runtime_checkable
+class ShardWorker(Protocol):
+    """Works on shards, one at a time; a copy of it may do so in another process."""
+
+    def load(self) -> None:
+        """Prepare in the process that works."""
+
+    def encode(self, shard: int) -> int:
+        """Work on one shard, and return the number of its images."""
+        ...
 
 
 @runtime_checkable
@@ -28,6 +43,16 @@ class Engine(Protocol):
             identity: The identity of the bank.
             folder: The folder of the bank.
             settings: Where and how to encode.
+        """
+
+    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool) -> None:
+        """Work on the missing shards of a folder.
+
+        Args:
+            worker: What works on a shard and writes its result.
+            folder: The results.
+            views: Views per image.
+            progress: Whether to show progress.
         """
 
 
@@ -53,6 +78,17 @@ class LocalEngine:
         while folder.missing():
             encoded += encode_missing(images, module, folder, settings)
         seal(images, recipe, identity, folder, EncodeCost.of(encoded * count_views(recipe.sampler), time.perf_counter() - started))
+
+    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool) -> None:
+        """See ``Engine``."""
+        worker.load()
+        with FillLine(folder, views, progress, verb="scoring") as line, loop() as end_batch:
+            line.started, line.nodes = time.monotonic(), Counter(["this machine"])
+            for shard in folder.missing():
+                line.images += worker.encode(shard)
+                line.done += 1
+                line.tell()
+                end_batch()
 
 
 local = LocalEngine()

@@ -1,25 +1,48 @@
-"""FillLine: the one line that shows how a bank is filled on a cluster."""
+"""FillLine: the one line that shows how shards are encoded or scored."""
 
 import logging
 import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.live import Live
-
-from multicrop.features.shards import ShardFolder
 
 log = logging.getLogger(__name__)
 LINE_SECONDS = 30.0  # between two lines in a log
 
 
+@runtime_checkable
+class Shards(Protocol):
+    """What consists of numbered shards, of which some are missing: a bank, or the predictions of a run."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Shards of the whole."""
+        ...
+
+    def rows(self, index: int) -> range:
+        """The images of one shard."""
+        ...
+
+    def missing(self) -> list[int]:
+        """The shards that are not there."""
+        ...
+
+
 @dataclass
 class FillLine:
-    """The line that shows how a bank is filled: live in a terminal, now and then in a log."""
+    """The line that shows how shards are worked on: live in a terminal, now and then in a log."""
 
-    folder: ShardFolder
+    folder: Shards
     views: int
     show: bool
     done: int = 0
@@ -27,6 +50,7 @@ class FillLine:
     failures: int = 0
     nodes: Counter[str] = field(default_factory=Counter)  # actors that work, by node
     started: float = 0.0  # when the first actor was ready
+    verb: str = "encoding"
 
     def __enter__(self) -> "FillLine":
         self.done, self.shown = self.folder.count - len(self.folder.missing()), time.monotonic()
@@ -43,7 +67,7 @@ class FillLine:
         seconds = time.monotonic() - self.started if self.started else 0.0
         rate = self.images * self.views / seconds if seconds else 0.0
         counts = f"failed tries {self.failures}, actors {self.nodes.total()}, nodes {len(self.nodes)}"
-        return f"encoding: {self.done} of {self.folder.count} shards, {rate:,.0f} views/s, {counts}"
+        return f"{self.verb}: {self.done} of {self.folder.count} shards, {rate:,.0f} views/s, {counts}"
 
     def tell(self, *, last: bool = False) -> None:
         """Show the line, if it is time to."""

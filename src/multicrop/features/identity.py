@@ -53,7 +53,8 @@ def _identity(images: LabelledImages, sampler: CropSampler, facts: EncoderFacts,
     files = sorted(path for pattern in CODE_FILES for path in PACKAGE.glob(pattern))
     code = content_hash(*(path.read_text(encoding="utf-8") for path in files))
     policy = as_policy(sampler).identity
-    data = content_hash(images.fingerprint, *images.ids)
+    listed = images.ids if isinstance(images.ids, list) else ()  # the fingerprint of a table covers its ids
+    data = content_hash(images.fingerprint, *listed)
     return BankIdentity(facts.fingerprint, f"{facts.spec} cut={cut}", facts.precision, data, policy, seed, code)
 
 

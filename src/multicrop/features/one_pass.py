@@ -43,7 +43,9 @@ class OnePassBank(FeatureBank):
     ) -> None:
         self.stream, self.module, self.n_views = stream, module, count_views(module.sampler)
         self.num_workers, self.accelerator, self.cutter = num_workers, accelerator, ViewCutter.of(module, cut)
-        self.images = LabelledImages(stream.name, [], [], _cannot_reopen, stream.fingerprint)
+        self._ids: list[str] = []
+        self._labels: list[int] = []
+        self.images = LabelledImages(stream.name, self._ids, self._labels, _cannot_reopen, stream.fingerprint)
         self._read: list[bool] = []
         self._seconds, self._started = 0.0, False
 
@@ -92,8 +94,8 @@ class OnePassBank(FeatureBank):
         started = time.perf_counter()
         for batch in view_loader(groups, num_workers=self.num_workers, accelerator=self.accelerator):
             views, readable, first = predicted(module, batch["group"]), batch["group"]["readable"], len(self._read)
-            self.images.ids.extend(batch["ids"])
-            self.images.labels.extend(batch["labels"])
+            self._ids.extend(batch["ids"])
+            self._labels.extend(batch["labels"])
             self._read.extend(readable.tolist())
             self._seconds += time.perf_counter() - started
             if readable.any():

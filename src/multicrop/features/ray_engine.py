@@ -20,10 +20,10 @@ from multicrop.config.ranges import Count, OneOf
 from multicrop.data.base import LabelledImages
 from multicrop.encoder.known import LazyEncoder
 from multicrop.features.base import EncodeCost, EncodeSettings
-from multicrop.features.engine import seal
-from multicrop.features.fill_line import FillLine
+from multicrop.features.engine import ShardWorker, seal
+from multicrop.features.fill_line import FillLine, Shards
 from multicrop.features.identity import BankIdentity, ViewRecipe, count_views
-from multicrop.features.ray_actor import Loaded, ShardEncoder, ShardJob
+from multicrop.features.ray_actor import Loaded, ShardEncoder, ShardJob, Work, WorkActor
 from multicrop.features.ray_pool import ShardPool
 from multicrop.features.shards import ShardFolder
 
@@ -79,23 +79,44 @@ class RayEngine:
             ValueError: If the settings cannot be used on this cluster.
         """
         self._check(settings)
-        started, encoded, views = time.perf_counter(), 0, count_views(recipe.sampler)
-        ray = connected(self.address)
-        capacity = self._capacity(ray)
-        job = ray.put(self._job(images, recipe, identity, folder, settings))
-        remote = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, scheduling_strategy="SPREAD")(ShardEncoder)
-        pool = ShardPool(partial(remote.remote, job), self.actors, capacity=capacity, tries=self.tries, skip=self.on_bad_shard == "skip")
+        started, views = time.perf_counter(), count_views(recipe.sampler)
+        job = self._job(images, recipe, identity, folder, settings)
         with FillLine(folder, views, show=settings.progress) as line:
-            while missing := folder.missing():
-                encoded += pool.run(missing, folder, line)
+            encoded = self._run(ShardEncoder, job, folder, line, gpus=self.num_gpus)
         seal(images, recipe, identity, folder, EncodeCost.of(encoded * views, time.perf_counter() - started))
 
-    def _check(self, settings: EncodeSettings) -> None:
+    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool) -> None:
+        """See ``Engine``; what the worker holds, such as the features of texts, is sent to the cluster once.
+
+        Raises:
+            BadShardError: If a shard fails on every try.
+            ImportError: If Ray is not installed.
+            ValueError: If the settings cannot be used on this cluster.
+        """
+        self._check_launcher()
+        with FillLine(folder, views, progress, verb="scoring") as line:
+            self._run(WorkActor, Work(worker, Path.cwd(), math.ceil(self.num_cpus)), folder, line, gpus=0)
+
+    def _run(self, actor: type, job: ShardJob | Work, folder: Shards, line: FillLine, *, gpus: float | int) -> int:
+        """Work on the missing shards with a pool of actors; returns the number of images."""
+        ray, done = connected(self.address), 0
+        capacity, reference = self._capacity(ray, gpus), ray.put(job)
+        remote = ray.remote(num_cpus=self.num_cpus, num_gpus=gpus, scheduling_strategy="SPREAD")(actor)
+        start = partial(remote.remote, reference)
+        pool = ShardPool(start, self.actors, capacity=capacity, tries=self.tries, skip=self.on_bad_shard == "skip")
+        while missing := folder.missing():
+            done += pool.run(missing, folder, line)
+        return done
+
+    def _check_launcher(self) -> None:
         if in_parallel():
             raise ValueError(
                 "engine=ray needs the basic launcher: jobs of hydra/launcher=ray, joblib or submitit would hold the processors that its "
                 "actors wait for. Remove hydra/launcher=..., or use engine=local"
             )
+
+    def _check(self, settings: EncodeSettings) -> None:
+        self._check_launcher()
         if settings.devices > 1:
             raise ValueError(f"engine=ray has one device per actor: use trainer.devices=1 and engine.actors=[1,{settings.devices}]")
         if (settings.accelerator == "gpu") != (self.num_gpus > 0):
@@ -104,9 +125,9 @@ class RayEngine:
                 "encode on GPUs, or trainer=cpu engine.num_gpus=0"
             )
 
-    def _capacity(self, ray: Any) -> int:
+    def _capacity(self, ray: Any, gpus: float | int) -> int:
         """How many actors fit into the cluster now; raises ValueError if it runs on this machine alone and holds none."""
-        needed = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        needed = {"CPU": self.num_cpus, "GPU": gpus}
         found = ray.cluster_resources()
         fit = min(int(found.get(name, 0) / amount) for name, amount in needed.items() if amount)
         if not fit and self.address == "local":

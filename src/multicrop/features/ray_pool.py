@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multicrop.features.fill_line import FillLine
-from multicrop.features.shards import ShardFolder
+from multicrop.features.fill_line import FillLine, Shards
 from multicrop.features.stops import loop
 
 log = logging.getLogger(__name__)
@@ -51,12 +50,12 @@ class ShardPool:
         self.bad: dict[int, str] = {}
         self.in_a_row, self.grow_at = 0, 0.0
 
-    def run(self, shards: Sequence[int], folder: ShardFolder, line: FillLine) -> int:
+    def run(self, shards: Sequence[int], folder: Shards, line: FillLine) -> int:
         """Encode shards, and end the actors.
 
         Args:
             shards: The shards to encode.
-            folder: The bank.
+            folder: The bank, or the folder of results.
             line: The progress line.
 
         Returns:

@@ -28,8 +28,10 @@ from multicrop.record.folder import (
     write_pointer,
     write_record,
 )
+from multicrop.record.parts import PartFolder
 from multicrop.record.predictions import BESIDE, ROWS, Predictions, RecordError
 from multicrop.record.scores import MOST_CLASSES, TOP, Scores
+from multicrop.record.sums import Confusion, RowSums, Sums
 
 __all__ = [
     "ADAPTER",
@@ -55,10 +57,14 @@ __all__ = [
     "SPLITS",
     "STREAM",
     "TOP",
+    "Confusion",
+    "PartFolder",
     "Predictions",
     "Record",
     "RecordError",
+    "RowSums",
     "Scores",
+    "Sums",
     "failure",
     "read_record",
     "resolved",

@@ -8,6 +8,7 @@ hash per file), which is written last. A sweep job whose run was finished before
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from multicrop.files import (
     write_manifest,
     write_text,
 )
+from multicrop.record.parts import PARTS, PartFolder
 from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged, read_scores
 from multicrop.record.protocol import protocol_of
 from multicrop.record.scores import Scores
@@ -37,11 +39,11 @@ FORMAT = 4  # of the folder; records of another format are refused
 NOT_DECISIVE = ("paths", "logger", "trainer", "engine", "rerun", "record", "pictures", "examples", "logits")
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
-CHOSEN, ADAPTER, CHOICE = "chosen.yaml", "adapter.safetensors", "choice.csv"
+CHOSEN, ADAPTER, CHOICE, PARTED = "chosen.yaml", "adapter.safetensors", "choice.csv", f"{PREDICTIONS}/{PARTS}"
 IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
 KNOB = "paths.output"  # names the folder of all records
 OF_TASKS = (SPLITS, STREAM, CHOSEN, ADAPTER, CHOICE)
-FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
+FILES = (CONFIG, DATA, PREDICTIONS, PARTED, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
 def write_record(
@@ -49,7 +51,7 @@ def write_record(
     *,
     config: dict,
     metrics: Mapping,
-    predictions: Predictions,
+    predictions: Predictions | PartFolder,
     environment: Mapping,
     data: Mapping,
     examples: Sequence[Mapping] = (),
@@ -65,7 +67,7 @@ def write_record(
         folder: Folder of the run; it must exist.
         config: Resolved configuration.
         metrics: Metrics of the run, with ``rows``: per row ``accuracy``, ``views`` that it reads per image, and its comparison.
-        predictions: Labels and predictions.
+        predictions: Labels and predictions; or the parts of those of a large run, in the folder ``predictions.parquet``.
         environment: Machine, versions, time, command and chosen options.
         data: Scored data: ``dataset``, ``split``, ``fingerprint``, ``class_names``.
         examples: Pictures of single images, as ``show.examples`` makes them.
@@ -77,8 +79,10 @@ def write_record(
         OSError: If a file cannot be written; the message names it.
     """
     for name in (POINTER, *reversed(FILES)):  # a pointer leads elsewhere; the manifest before what it seals
-        if name != PICTURE:  # drawn before the record is written
-            (folder / name).unlink(missing_ok=True)
+        if name != PICTURE and (folder / name).is_file():  # the picture was drawn before the record is written
+            (folder / name).unlink()
+    if isinstance(predictions, Predictions) and (folder / PREDICTIONS).is_dir():
+        shutil.rmtree(folder / PREDICTIONS)
     with naming(folder / PREDICTIONS, KNOB):
         predictions.write(folder / PREDICTIONS)
     texts: dict[str, str | bytes] = {CONFIG: as_yaml(redacted(config)), DATA: json.dumps(data, indent=1), **(files or {})}
@@ -157,7 +161,7 @@ def read_record(folder: Path) -> Record:
     if not isinstance(rows, dict) or not all(isinstance(rows.get(r), dict) and "accuracy" in rows[r] for r in ROWS):
         raise damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
     _check_format(folder, metrics)
-    if missing := [name for name in (CONFIG, DATA, ENVIRONMENT, PREDICTIONS) if not (folder / name).is_file()]:
+    if missing := [name for name in (CONFIG, DATA, ENVIRONMENT, PREDICTIONS) if not (folder / name).exists()]:
         raise RecordError(f"{folder}: {', '.join(missing)} is missing from the record; run the experiment again")
     _check_manifest(folder)
     config = _content(folder / CONFIG)

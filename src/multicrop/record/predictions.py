@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multicrop.files import atomic
-from multicrop.record.scores import Scores
+from multicrop.record.scores import Scores, read_columns
 
 ROWS = ("global", "crops_mean", "aggregated", "final")  # two baselines, the aggregator, and the task's prediction
 BESIDE = "beside/"  # begins the name of the row of a further aggregator
@@ -67,24 +67,29 @@ class Predictions:
         """Top-k accuracy of a row, from 0 to 1."""
         return float(self.correct(row, k=k).mean())
 
-    def write(self, path: Path) -> None:
-        """Write predictions.parquet."""
-        columns = {"image_id": list(self.image_id), "domain": list(self.domain), "label": self.label}
-        columns["cluster"] = list(self.cluster) or [""] * len(self)
+    def columns(self) -> dict[str, pa.Array | np.ndarray]:
+        """The columns of predictions.parquet."""
+        texts = {"image_id": self.image_id, "domain": self.domain, "cluster": self.cluster or [""] * len(self)}
+        columns = {name: pa.array(list(values), pa.string()) for name, values in texts.items()} | {"label": self.label}
         for row, predicted in self.rows.items():
             columns[f"{row}{PREDICTION}"] = predicted
             columns |= {f"{row}{RANK}": self.ranks[row].astype(np.int32)} if row in self.ranks else {}
             columns |= self.scores[row].columns(row) if row in self.scores else {}
+        return columns
+
+    def write(self, path: Path) -> None:
+        """Write predictions.parquet."""
         with atomic(path) as partial:
-            pq.write_table(pa.table(columns), partial)
+            pq.write_table(pa.table(self.columns()), partial)
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":
-        """Read predictions.parquet without the logits; raises RecordError if the file is damaged or lacks a column."""
+        """Read predictions.parquet, a file or a folder of parts, without the logits.
+
+        Raises RecordError if it is damaged or lacks a column.
+        """
         try:
-            file = pq.ParquetFile(path, memory_map=False)
-            names = file.schema_arrow.names
-            table = file.read([name for name in names if name in FACTS or name.endswith((PREDICTION, RANK))])
+            table = read_columns(path, lambda name: name in FACTS or name.endswith((PREDICTION, RANK)))
             found = {name: table[name] for name in table.column_names}
             ids, label, domain, cluster = (found[name] for name in FACTS)
             rows, ranks = (_named(found, ending) for ending in (PREDICTION, RANK))

@@ -1,5 +1,6 @@
 """The logits of one row of a run, as the record keeps them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +48,21 @@ class Scores:
     @classmethod
     def read(cls, path: Path, row: str) -> "Scores":
         """Read the columns of a row; raises KeyError where there are none."""
-        file = pq.ParquetFile(path)
-        kept = [part for part in PARTS if f"{row}_{part}" in file.schema_arrow.names]
+        table = read_columns(path, {f"{row}_{part}" for part in PARTS}.__contains__)
+        kept = [part for part in PARTS if f"{row}_{part}" in table.column_names]
         if not set(PARTS[:3]) <= set(kept):
             raise KeyError(f"no logits of the row {row}")
-        table = file.read([f"{row}_{part}" for part in kept])
         return cls(**{part: _array(table[f"{row}_{part}"]) for part in kept})
+
+
+def read_columns(path: Path, wanted: Callable[[str], bool]) -> pa.Table:
+    """The wanted columns of predictions.parquet, which is a file or a folder of parts."""
+    first = min(path.glob("part-*"), default=path) if path.is_dir() else path
+    names = [name for name in pq.read_schema(first).names if wanted(name)]
+    if path.is_dir():
+        return pq.read_table(path, columns=names, partitioning=None, page_checksum_verification=True)  # type: ignore[arg-type]
+    with pq.ParquetFile(path, memory_map=False) as file:
+        return file.read(names)
 
 
 def _listed(values: np.ndarray) -> pa.Array:

@@ -186,4 +186,4 @@ def examples_of(scorer: Scorer, views: Float[Tensor, "n views dim"], labels: Int
 
 
 def _splits(support: LabelledImages, validation: LabelledImages) -> dict[str, list[str]]:
-    return {"train": support.ids, "val": validation.ids}
+    return {"train": list(support.ids), "val": list(validation.ids)}

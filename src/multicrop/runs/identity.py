@@ -68,7 +68,7 @@ def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[
     """Class names, content, ids, labels, domains and clusters; a stream has its ids and labels in its fingerprint."""
     listed = [images.ids, images.labels, images.domains] if images.indexed is True else []
     listed += [images.clusters] if images.indexed is True and images.clusters else []
-    return content_hash(images.fingerprint, json.dumps([list(class_names), *listed]))
+    return content_hash(images.fingerprint, json.dumps([list(class_names), *listed], default=lambda column: column.digest))
 
 
 def _component_hash(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:

@@ -29,9 +29,14 @@ def measures(logits: Float[Tensor, "images classes"], label: Int[Tensor, " image
         "accuracy": correct.double().mean(),
         "class_accuracy": class_accuracy(predicted, label, logits.shape[1]),
         "ece": calibration_error(confidence, correct),
-        "brier": (probability - one_hot(label, logits.shape[1])).square().sum(1).double().mean(),
+        "brier": brier_scores(logits, label).double().mean(),
     }
     return {name: float(value) for name, value in found.items()}
+
+
+def brier_scores(logits: Float[Tensor, "images classes"], label: Int[Tensor, " images"]) -> Float[Tensor, " images"]:
+    """The Brier score of each image, from 0 to 2: the squared distance of the probabilities to those of the label."""
+    return (logits.softmax(1) - one_hot(label, logits.shape[1])).square().sum(1)
 
 
 def class_accuracy(predicted: Int[Tensor, " images"], label: Int[Tensor, " images"], classes: int) -> Float[Tensor, ""]:

@@ -134,9 +134,9 @@ def _rows(predictor: Predictor, images: LabelledImages) -> Iterator[list[Predict
     for group in predictor.groups(images):
         logits = predictor.logits(group.views)
         yield [
-            _row(predictor, images.ids[index], group, row, logits[row])
+            _row(predictor, images.ids[int(index)], group, row, logits[row])
             if group.readable[row]
-            else Prediction(images.ids[index], error=reason(images, index) or "could not be read")
+            else Prediction(images.ids[int(index)], error=reason(images, index) or "could not be read")
             for row, index in enumerate(group.index.tolist())
         ]
 

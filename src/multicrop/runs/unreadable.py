@@ -23,7 +23,7 @@ def report_unreadable(bank: FeatureBank, on_unreadable: str) -> None:
     """
     images = bank.images
     if skipped := (~bank.readable).nonzero().squeeze(1).tolist():
-        reasons = [(images.ids[index], reason(images, index)) for index in skipped[:3]]
+        reasons = [(images.ids[int(index)], reason(images, index)) for index in skipped[:3]]
         named = "; ".join(f"{image_id} ({why})" if why else image_id for image_id, why in reasons)
         message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {named}"
         if on_unreadable == "raise":
