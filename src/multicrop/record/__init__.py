@@ -8,26 +8,20 @@ from multicrop.record.folder import (
     DATA,
     ENVIRONMENT,
     EXAMPLES,
-    FAILURE,
     FILES,
     FORMAT,
     IDENTITY,
-    KNOB,
-    METRICS,
     NOT_DECISIVE,
     PICTURE,
-    POINTER,
     PREDICTIONS,
     SPLITS,
     STREAM,
     Record,
-    failure,
     read_record,
-    resolved,
     stored_accuracy,
-    write_pointer,
     write_record,
 )
+from multicrop.record.jobs import FAILURE, KNOB, METRICS, POINTER, failure, resolved, write_pointer
 from multicrop.record.parts import PartFolder
 from multicrop.record.predictions import BESIDE, ROWS, Predictions, RecordError
 from multicrop.record.scores import MOST_CLASSES, TOP, Scores

@@ -7,14 +7,11 @@ hash per file), which is written last. A sweep job whose run was finished before
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import yaml
 
 from multicrop.files import (
     MANIFEST,
@@ -23,12 +20,11 @@ from multicrop.files import (
     atomic,
     damaged_files,
     naming,
-    read_facts,
     redacted,
-    write_facts,
     write_manifest,
     write_text,
 )
+from multicrop.record.jobs import KNOB, METRICS, POINTER, content, failure, resolved
 from multicrop.record.parts import PARTS, PartFolder
 from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged, read_scores
 from multicrop.record.protocol import protocol_of
@@ -37,11 +33,10 @@ from multicrop.record.scores import Scores
 FORMAT = 4  # of the folder; records of another format are refused
 # Parts of a configuration without effect on the numbers
 NOT_DECISIVE = ("paths", "logger", "trainer", "engine", "rerun", "record", "pictures", "examples", "logits")
-CONFIG, DATA, PREDICTIONS, ENVIRONMENT, METRICS = "config.yaml", "data.json", "predictions.parquet", "environment.json", "metrics.json"
+CONFIG, DATA, PREDICTIONS, ENVIRONMENT = "config.yaml", "data.json", "predictions.parquet", "environment.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 CHOSEN, ADAPTER, CHOICE, PARTED = "chosen.yaml", "adapter.safetensors", "choice.csv", f"{PREDICTIONS}/{PARTS}"
-IDENTITY, POINTER, FAILURE = "identity.json", "record.json", "failed.json"
-KNOB = "paths.output"  # names the folder of all records
+IDENTITY = "identity.json"
 OF_TASKS = (SPLITS, STREAM, CHOSEN, ADAPTER, CHOICE)
 FILES = (CONFIG, DATA, PREDICTIONS, PARTED, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
@@ -123,7 +118,7 @@ class Record:
 
     @cached_property
     def _decisive(self) -> dict:
-        return _content(path) if (path := self.folder / IDENTITY).is_file() else {}
+        return content(path) if (path := self.folder / IDENTITY).is_file() else {}
 
     @property
     def identity(self) -> Identity | None:
@@ -157,61 +152,25 @@ def read_record(folder: Path) -> Record:
         failed = failure(folder)
         unfinished = f"no {METRICS}, which a run writes last, and no {POINTER} to an earlier record; the run was killed or has not finished"
         raise RecordError(f"{folder}: {unfinished if failed is None else f'the run failed ({failed})'}")
-    rows = (metrics := _content(folder / METRICS)).get("rows")
+    rows = (metrics := content(folder / METRICS)).get("rows")
     if not isinstance(rows, dict) or not all(isinstance(rows.get(r), dict) and "accuracy" in rows[r] for r in ROWS):
         raise damaged(folder / METRICS, f"expected an accuracy for each of the rows {', '.join(ROWS)}")
     _check_format(folder, metrics)
     if missing := [name for name in (CONFIG, DATA, ENVIRONMENT, PREDICTIONS) if not (folder / name).exists()]:
         raise RecordError(f"{folder}: {', '.join(missing)} is missing from the record; run the experiment again")
     _check_manifest(folder)
-    config = _content(folder / CONFIG)
+    config = content(folder / CONFIG)
     if "name" not in (config.get("task") or {}):
         raise damaged(folder / CONFIG, "expected task.name")
-    return Record(folder, config, metrics, _content(folder / ENVIRONMENT), _content(folder / DATA))
+    return Record(folder, config, metrics, content(folder / ENVIRONMENT), content(folder / DATA))
 
 
 def stored_accuracy(folder: Path) -> float | None:
     """The accuracy of the final row in metrics.json, which is checked against the manifest; None if there is none."""
-    metrics = _content(folder / METRICS)
+    metrics = content(folder / METRICS)
     _check_format(folder, metrics)
     _check_manifest(folder, METRICS)
     return metrics.get("rows", {}).get("final", {}).get("accuracy")
-
-
-def failure(folder: Path) -> str | None:
-    """The error of a failed run; None if the folder holds none."""
-    return str(_content(folder / FAILURE).get("error", "unknown")) if (folder / FAILURE).is_file() else None
-
-
-def resolved(folder: Path) -> Path:
-    """The folder that a pointer names, or the folder itself; raises RecordError where the pointer is damaged or leads to no record."""
-    if not (folder / POINTER).is_file():
-        return folder
-    pointer = read_facts(folder / POINTER)
-    if pointer is None or pointer.get("job") != folder.resolve().name:
-        raise damaged(folder / POINTER, "its content does not match its checksum")
-    target = (folder / str(pointer["record"])).resolve()
-    if not (target / METRICS).is_file():
-        raise RecordError(f"{folder}: {POINTER} leads to {target}, which holds no {METRICS}; run the experiment again")
-    return target
-
-
-def write_pointer(folder: Path, record: Path) -> None:
-    """Write the path of the existing record into the folder of a skipped job, with a checksum that covers the job's name."""
-    with naming(folder / POINTER, KNOB):
-        write_facts(folder / POINTER, {"record": os.path.relpath(record, folder), "job": folder.resolve().name})
-
-
-def _content(path: Path) -> dict:
-    """The content of a JSON or YAML file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if path.suffix == ".yaml" else json.loads(text)  # noqa: S506
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise damaged(path, error) from error
-    if not isinstance(value, dict):
-        raise damaged(path, f"expected names with values, got {type(value).__name__}")
-    return value
 
 
 def _check_format(folder: Path, metrics: Mapping) -> None:
