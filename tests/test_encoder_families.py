@@ -421,15 +421,6 @@ def test_what_the_global_view_shows_is_where_its_pixels_come_from(encoder):
 
 
 class TestRefusals:
-    def test_naflex(self, tmp_path):
-        config = hf.Siglip2Config(
-            text_config=TEXT | {"hidden_size": 32, "num_attention_heads": 4},
-            vision_config={k: v for k, v in VISION.items() if k != "image_size"} | {"num_patches": 9},
-        )
-        hf.Siglip2Model(config).save_pretrained(tmp_path)
-        with refused("NaFlex", "model=siglip2_b16"):
-            load_encoder(path=str(tmp_path))
-
     def test_a_processor_whose_views_are_no_squares(self):
         with refused("squares", "CLIPImageProcessor", "change its preprocessor config"):
             pixel_spec(hf.CLIPImageProcessor(size={"height": 40, "width": 48}, do_center_crop=False))

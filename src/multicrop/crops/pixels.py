@@ -7,6 +7,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from multicrop.crops.native import packed
+
 
 @dataclass(frozen=True)
 class PixelSpec:
@@ -22,6 +24,11 @@ class PixelSpec:
         stretched_side: See `short_side`.
         crop_side: Side of crops, pixels, under `side`; None for `side`. A view of `side` then holds its crop in the top left corner, and
             zeros elsewhere.
+        centre: How half a pixel of the centre crop is rounded: ``"down"`` as transformers does, ``"even"`` as torchvision and open_clip.
+        fill: Grey level around an image whose longer side is resized to `side`, so that all of it is shown (open_clip's ``longest``); None
+            where nothing is padded.
+        buckets: Numbers of tokens that a view may have, for a NaFlex model, whose views are packed (`native`); None for views of one size.
+        patch: Side of a patch of a NaFlex model, pixels.
     """
 
     side: int
@@ -31,10 +38,16 @@ class PixelSpec:
     std: tuple[float, float, float]
     stretched_side: int | None = None
     crop_side: int | None = None
+    centre: str = "down"
+    fill: int | None = None
+    buckets: tuple[int, ...] | None = None
+    patch: int | None = None
 
 
 def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec) -> UInt8[Tensor, "channels side side"]:
     """The global view: the image as the model's own processor prepares it, without normalisation."""
+    if spec.buckets is not None:
+        return packed(image, spec.side, spec.patch, spec.buckets, spec.interpolation)
     from torchvision.transforms.v2 import InterpolationMode  # seconds of imports, which a bank at hand does not need
     from torchvision.transforms.v2 import functional as F
 
@@ -42,7 +55,10 @@ def global_pixels(image: UInt8[Tensor, "channels height width"], spec: PixelSpec
     height, width = image.shape[1:]
     rows, columns = _resized(height, width, spec)
     top, left = _corner(rows, columns, spec)
-    return F.crop(F.resize(image, [rows, columns], mode, antialias=True), top, left, spec.side, spec.side)
+    whole = F.resize(image, [rows, columns], mode, antialias=True)
+    if spec.fill is not None:
+        return pad(whole, (-left, spec.side - columns + left, -top, spec.side - rows + top), value=spec.fill)
+    return F.crop(whole, top, left, spec.side, spec.side)
 
 
 def shown(height: int, width: int, spec: PixelSpec) -> tuple[float, float, float, float]:
@@ -64,12 +80,17 @@ def shares_of_view(boxes: Float[Tensor, "*batch views 4"], spec: PixelSpec) -> F
 
 
 def _corner(rows: int, columns: int, spec: PixelSpec) -> tuple[int, int]:
-    """The top and left of the centre crop, rounded as transformers' image processors do (torchvision's center_crop may be 1 px off)."""
-    return int((rows - spec.side) / 2), int((columns - spec.side) / 2)
+    """The top and left of the centre crop; negative where the image is padded instead."""
+    if spec.fill is not None:
+        return -((spec.side - rows) // 2), -((spec.side - columns) // 2)
+    rounded = round if spec.centre == "even" else int
+    return rounded((rows - spec.side) / 2), rounded((columns - spec.side) / 2)
 
 
 def _resized(height: int, width: int, spec: PixelSpec) -> list[int]:
     """The height and width that the image is resized to before its centre crop."""
+    if spec.fill is not None:
+        return [round(length / (max(height, width) / spec.side)) for length in (height, width)]
     if spec.short_side is None:
         return [spec.stretched_side or spec.side] * 2
     short, long = min(height, width), int(spec.short_side * max(height, width) / min(height, width))
@@ -107,6 +128,8 @@ def crop_pixels(
 ) -> UInt8[Tensor, "3 side side"]:
     """One crop of `view_pixels`, at `side` of the specification."""
     crop = image[None, :, top:bottom, min(x1, x2) : max(x1, x2)]
+    if spec.buckets is not None:
+        return global_pixels(crop[0, :3].flip(-1) if x1 > x2 else crop[0, :3], spec)
     view = interpolate(crop, (spec.side, spec.side), mode=spec.interpolation, antialias=True)[
         0, :3
     ]  # what torchvision's resize calls, a tenth cheaper

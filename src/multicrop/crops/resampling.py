@@ -33,6 +33,8 @@ def device_view_pixels(
     """
     if spec.interpolation not in RADIUS:
         raise ValueError(f"crops are cut on the device for {' and '.join(RADIUS)}, not {spec.interpolation}; set trainer.cut=worker")
+    if spec.fill is not None or spec.buckets is not None:
+        raise ValueError("crops are cut on the device for models whose views are squares without padding; set trainer.cut=worker")
     if spec.crop_side is not None:
         whole, border = replace(spec, crop_side=None), spec.side - spec.crop_side
         small = device_view_pixels(image, boxes, replace(whole, side=spec.crop_side))[1:]

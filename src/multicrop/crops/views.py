@@ -48,8 +48,11 @@ def sufficient_side(policy: CropPolicy, spec: PixelSpec) -> int | None:
     """The shorter side of an image, pixels, from which every view is at least twice as large as the model reads it.
 
     There, decoding at a smaller scale changes views by less than two grey levels on average. None for a policy that draws crops without
-    stating their shortest side (`min_side`, a share of the shorter side of the image).
+    stating their shortest side (`min_side`, a share of the shorter side of the image), and for a NaFlex model, whose tokens follow the
+    pixels.
     """
+    if spec.buckets is not None:
+        return None
     whole = 2 * max(spec.side, spec.short_side or 0, spec.stretched_side or 0)
     if policy.looks_at == "tokens" or policy.n_crops == 0:
         return whole

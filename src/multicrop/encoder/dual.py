@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 import xxhash
@@ -10,20 +9,19 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multicrop.crops.native import grids_of
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration, calibration_views, check_calibration
 from multicrop.encoder.facts import architecture, feature_dim, scale_and_bias, views_in_cache
 from multicrop.encoder.fitting import fitted
 from multicrop.encoder.image_tower import check_crop_side, image_features, is_interpolated, pooled
+from multicrop.encoder.native_tokens import check_native, native_features
 from multicrop.encoder.openvino_tower import openvino_tower
 from multicrop.encoder.precisions import DTYPES, OPENVINO, check_precision
-from multicrop.encoder.text_rule import TextRule, make_causal, text_rule, tokenizer_facts
+from multicrop.encoder.text_rule import TextRule, Tokenizer, make_causal, text_rule, tokenizer_facts
 from multicrop.encoder.token_grid import check_token_grid, finished_crops
 from multicrop.files import content_hash
 from multicrop.text import TextBank, text_bank
-
-if TYPE_CHECKING:
-    import transformers  # seconds of imports, which a bank at hand does not need
 
 TEXT_BATCH = 256
 
@@ -35,7 +33,7 @@ class Encoder(nn.Module):
     logits alike, so no argmax or softmax depends on it, only sigmoid probabilities do.
 
     Args:
-        model: A transformers model with `get_image_features` and `get_text_features`.
+        model: A model with `get_image_features` and `get_text_features`, as transformers builds it.
         tokenizer: The tokenizer of the text tower.
         spec: Side, resizing, mean and standard deviation of the pixels (`pixel_spec`).
         name: The name of the model in records and messages.
@@ -57,7 +55,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        tokenizer: "transformers.PreTrainedTokenizerBase",
+        tokenizer: Tokenizer,
         spec: PixelSpec,
         *,
         name: str,
@@ -73,6 +71,8 @@ class Encoder(nn.Module):
         self.dim: int = feature_dim(model)
         self.rule: TextRule = text_rule(model, tokenizer, text_cleaning)
         make_causal(model)
+        if spec.buckets is not None:
+            check_native(name, precision, compile=compile, crop_side=spec.crop_side)
         if spec.crop_side is not None:
             check_crop_side(model, name, spec.side, spec.crop_side)
         self.model, self.tokenizer, self.spec, self.name, self.precision = model.eval(), tokenizer, spec, name, precision
@@ -86,7 +86,8 @@ class Encoder(nn.Module):
         self.calibration = calibration
         self._views = calibration_views(calibration(), spec) if calibration and precision == "int8_static" else None
         self._tower = openvino_tower(model, precision, self._views, self._normalised) if precision in OPENVINO else self._image_features
-        self.views_in_cache = sys.maxsize if precision in OPENVINO else views_in_cache(model, spec.side, self.dtype.itemsize)
+        whole = precision in OPENVINO or spec.buckets is not None  # batches are divided elsewhere
+        self.views_in_cache = sys.maxsize if whole else views_in_cache(model, spec.side, self.dtype.itemsize)
         if compile:
             self._tower = torch.compile(self._tower)
 
@@ -108,7 +109,7 @@ class Encoder(nn.Module):
         return digest.hexdigest()
 
     def encode_images(self, pixels: UInt8[Tensor, "*batch 3 side side"]) -> Float[Tensor, "*batch dim"]:
-        """Encode views of one side: the model's, or a smaller one with interpolated positions (`crop_side` of the specification).
+        """Encode views of one side: the model's, a smaller one with interpolated positions (`crop_side`), or that of packed views.
 
         Args:
             pixels: Views, 0 to 255, shape (..., 3, side, side).
@@ -119,7 +120,11 @@ class Encoder(nn.Module):
         Raises:
             ValueError: If the precision is fp16 and the pixels are on a CPU.
         """
-        features = self._tower(self._normalised(pixels.reshape(-1, *pixels.shape[-3:])))
+        views = pixels.reshape(-1, *pixels.shape[-3:])
+        if self.spec.buckets is None:
+            features = self._tower(self._normalised(views))
+        else:
+            features = native_features(self.model, self._normalised(views), grids_of(views, self.spec.patch), self.spec)
         return F.normalize(features.float(), dim=-1).reshape(*pixels.shape[:-3], -1)
 
     def encode_feature_crops(

@@ -18,9 +18,10 @@ INCIDENTAL = ("transformers_version", "dtype", "torch_dtype", "architectures", "
 
 
 def side_of(model: nn.Module) -> int | None:
-    """The side in pixels that the image tower needs; None where any works: networks of convolutions, and TIPSv2."""
+    """The side in pixels that the image tower needs; None where any works: networks of convolutions, TIPSv2, NaFlex."""
     vision = model.config.vision_config
-    side = vision.image_size if hasattr(vision, "patch_size") and vision.model_type != "tipsv2_vision_model" else None
+    fixed = hasattr(vision, "patch_size") and vision.model_type != "tipsv2_vision_model"
+    side = getattr(vision, "image_size", None) if fixed else None
     return side if side is None or isinstance(side, int) else side[0]
 
 
@@ -39,9 +40,14 @@ def views_in_cache(model: nn.Module, side: int, bytes_each: int) -> int:
     vision = model.config.vision_config
     patch, inner = getattr(vision, "patch_size", None), getattr(vision, "intermediate_size", None)
     width = inner or getattr(vision, "hidden_size", 0) * getattr(vision, "mlp_ratio", 0)
-    if not isinstance(patch, int) or not width:
-        return 8
-    return max(1, round(CACHE / ((side // patch) ** 2 * width * bytes_each)))
+    return views_of_tokens(model, (side // patch) ** 2, bytes_each) if isinstance(patch, int) and width else 8
+
+
+def views_of_tokens(model: nn.Module, tokens: int, bytes_each: int) -> int:
+    """Views of so many tokens whose widest activations fill CACHE."""
+    vision = model.config.vision_config
+    width = getattr(vision, "intermediate_size", None) or vision.hidden_size * vision.mlp_ratio
+    return max(1, round(CACHE / (tokens * width * bytes_each)))
 
 
 def scale_and_bias(model: nn.Module) -> tuple[float, float]:
@@ -85,12 +91,12 @@ def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | Non
         raise ValueError(f"the image processor makes {side} px views, the model needs {expected}; change its preprocessor config")
     if int(processor.resample) not in RESAMPLING:
         raise ValueError(f"resample is one of {RESAMPLING}, got {processor.resample}; change the preprocessor config")
-    mean, std = _normalisation(processor)
+    mean, std = normalisation(processor)
     stretch = None if stretched in (None, side) else stretched
     return PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
 
 
-def _normalisation(processor: "transformers.BaseImageProcessor") -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(processor: "transformers.BaseImageProcessor") -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in shares of white, such that (pixel / 255 - mean) / std is the processor's output.
 
     EfficientNet's processor (ALIGN) may take 1 off after rescaling, and may divide by its deviation once more (`include_top`).

@@ -19,11 +19,6 @@ def check_dual(model: nn.Module, path: str) -> None:
     """Raise ValueError unless the model has an image and a text tower of the form that `Encoder` reads."""
     if not all(hasattr(model, name) for name in DUAL):
         raise ValueError(f"{path} is a {type(model).__name__}, not a dual encoder with an image and a text tower; {INSTEAD}")
-    if model.config.model_type == "siglip2":
-        raise ValueError(
-            f"{path} is a NaFlex model: the number and shape of its patches follow each image, while views here are squares of one size. "
-            "Choose the fixed-resolution checkpoint of the same training, for instance model=siglip2_b16"
-        )
     lacking = [name for name in TOWERS if not hasattr(model, name)]
     lacking += [name for name in ("vision_config", "text_config") if not hasattr(model.config, name)]
     if lacking:

@@ -1,6 +1,6 @@
 """Loading a dual encoder from a folder or the HuggingFace hub, with an error that names what is wrong."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from multicrop.encoder.calibration import Calibration
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec, side_of
 from multicrop.encoder.families import check_complete, check_config, check_dual
+from multicrop.encoder.native_tokens import is_native, native_spec
 from multicrop.encoder.precisions import PRECISIONS
 from multicrop.encoder.text_rule import TEXT_CLEANINGS
 from multicrop.files.hub import hub_answers, local_files_only
@@ -32,12 +33,13 @@ def load_encoder(
     calibration: Calibration | None = None,
     text_cleaning: Annotated[str, OneOf(TEXT_CLEANINGS)] | None = None,
     crop_side: Count | None = None,
+    token_buckets: Sequence[Count] | None = None,
 ) -> Encoder:
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
-    Tested on CLIP (so MetaCLIP), MetaCLIP 2, SigLIP, SigLIP 2 of a fixed resolution, ALIGN, Chinese-CLIP, AltCLIP and
-    VisionTextDualEncoder; other checkpoints that transformers' AutoModel loads as two towers should work. Reads safetensors only and runs
-    no code of the checkpoint.
+    Tested on CLIP (so MetaCLIP), MetaCLIP 2, SigLIP, SigLIP 2 (of a fixed resolution and NaFlex), ALIGN, Chinese-CLIP, AltCLIP, AIMv2,
+    TIPSv2 and VisionTextDualEncoder; other checkpoints that transformers' AutoModel loads as two towers should work. Reads safetensors only
+    and runs no code of the checkpoint.
 
     Args:
         path: A folder, the id of a model on the hub, or ``tiny`` for the embedded model.
@@ -50,14 +52,15 @@ def load_encoder(
             open_clip. Other families take None alone.
         crop_side: Side of crops in pixels, under the model's and a multiple of its patches, through interpolated positions: 160 px take
             half the time of 224. None: the model's side.
+        token_buckets: Numbers of tokens that a view of a NaFlex model (SigLIP 2) may have: it gets the smallest that holds the patches its
+            own pixels fill, or the largest. None: 64, 100, 144, 196 and 256. For other families None alone.
 
     Returns:
         The encoder on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: If the checkpoint cannot be found, lacks weights, is not a dual encoder or is a NaFlex checkpoint of SigLIP 2, if the
-            precision cannot run on this machine, if int8_static comes without calibration, or text_cleaning or crop_side is not for
-            this model.
+        ValueError: If the checkpoint cannot be found, lacks weights or is not a dual encoder, if the precision cannot run on this machine,
+            if int8_static comes without calibration, or if text_cleaning, crop_side or token_buckets is not for this model.
     """
     from transformers import AutoImageProcessor, AutoTokenizer  # seconds of imports, which a bank at hand does not need
 
@@ -76,7 +79,13 @@ def load_encoder(
         )
     name = Path(path).name if Path(path).exists() else path
     knobs = {"precision": precision, "compile": compile, "calibration": calibration, "text_cleaning": text_cleaning}
-    return Encoder(model, tokenizer, replace(pixel_spec(processor, side_of(model)), crop_side=crop_side), name=name, **knobs)
+    if is_native(model):
+        spec = native_spec(processor, None if token_buckets is None else tuple(token_buckets))
+    elif token_buckets is None:
+        spec = pixel_spec(processor, side_of(model))
+    else:
+        raise ValueError(f"model.token_buckets is for NaFlex models (SigLIP 2), and {name} reads views of one size; set it to null")
+    return Encoder(model, tokenizer, replace(spec, crop_side=crop_side), name=name, **knobs)
 
 
 def load_model(path: str, revision: str | None = None, *, complete: bool = False, **knobs: str) -> nn.Module:

@@ -46,6 +46,8 @@ def _look(policy: CropPolicy, encoder: Encoder) -> "Look":
     if backbone := policy.knobs.get("backbone"):
         return _backbone(backbone)
     tower = getattr(encoder.model, "vision_model", None)
+    if encoder.spec.buckets is not None:
+        raise ValueError(f"crop=attention needs patches on one grid, and those of {encoder.name} follow each image; name {BACKBONE}")
     if tower is None:
         raise ValueError(f"crop=attention needs an image tower, and {encoder.name} has none here; name one, for instance {BACKBONE}")
     name = f"that of {encoder.name} (family {family_of(encoder.model)!r})"
@@ -92,7 +94,7 @@ class Attention:
     def _lacks(self) -> str:
         """What keeps the last attention of the tower from being read; empty where nothing does. It is tried on a black image."""
         if not hasattr(self.tower, "set_attn_implementation") or not isinstance(getattr(self.tower.config, "patch_size", None), int):
-            return "is convolutional, or groups its patches"
+            return "is convolutional, groups its patches, or is not one of transformers"
         self.tower.set_attn_implementation("eager")
         with torch.no_grad():
             weights = self._last_attention(torch.zeros(1, 3, self.spec.side, self.spec.side))

@@ -4,16 +4,26 @@ import html
 import json
 import string
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import transformers  # seconds of imports, which a bank at hand does not need
+from multicrop.encoder.open_clip_texts import OpenClipTokenizer
 
 UNMASKED = ("siglip_text_model", "siglip2_text_model")  # trained on texts padded to the context, without a mask, in lower case
 TEXT_CLEANINGS = ("lower", "canonical")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A tokenizer, as transformers has it (`PreTrainedTokenizerBase`)."""
+
+    model_max_length: int
+
+    def __call__(self, text: list[str], **knobs: Any) -> Any:
+        """The token ids of texts, as ``input_ids``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,18 +52,18 @@ class TextRule:
             return " ".join(plain.lower().split())
         return text.lower() if self.cleaning == "lower" else text
 
-    def lengths(self, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+    def lengths(self, tokenizer: Tokenizer, texts: list[str]) -> list[int]:
         """The number of tokens of each text."""
         return [len(ids) for ids in tokenizer([self.cleaned(text) for text in texts])["input_ids"]]
 
-    def tokens(self, tokenizer: "transformers.PreTrainedTokenizerBase", texts: list[str]) -> dict[str, Tensor]:
+    def tokens(self, tokenizer: Tokenizer, texts: list[str]) -> dict[str, Tensor]:
         """The arguments of the text tower for one batch."""
         if self.padded:
             return {"input_ids": tokenizer(texts, padding="max_length", max_length=self.context, return_tensors="pt")["input_ids"]}
         return dict(tokenizer(texts, padding=True, return_attention_mask=True, return_tensors="pt"))
 
 
-def text_rule(model: nn.Module, tokenizer: "transformers.PreTrainedTokenizerBase", cleaning: str | None = None) -> TextRule:
+def text_rule(model: nn.Module, tokenizer: Tokenizer, cleaning: str | None = None) -> TextRule:
     """The rule of this model: its context is the size of its position table, or the tokenizer's limit if that is smaller.
 
     Raises ValueError for a cleaning that is unknown, or not for this family.
@@ -83,8 +93,10 @@ def make_causal(model: nn.Module) -> None:
         model.text_model.set_attn_implementation("eager")
 
 
-def tokenizer_facts(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
+def tokenizer_facts(tokenizer: Tokenizer) -> str:
     """All that decides how a tokenizer cuts texts, as JSON, without padding and truncation, which calls change."""
+    if isinstance(tokenizer, OpenClipTokenizer):
+        return tokenizer.facts()
     if not hasattr(tokenizer, "backend_tokenizer"):
         return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs], sort_keys=True, default=str)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,0 +1,100 @@
+"""The study of cost: thresholds come from validation images, costs are counted as they are paid, the front holds what nothing beats."""
+
+import csv
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROOT, composed
+
+sys.path.insert(0, str(ROOT))
+from experiments.cost import cost, streams
+from experiments.cost.streams import Look, Measured, Plan
+
+PLAN = Plan((0, 1), 4, (("scenes", "noto-v1"),), ("random", "diverse"), (48,))
+SURE = np.linspace(0.05, 0.95, 40)
+
+
+def measured(right, share=1.0, sure=SURE):
+    """As many rows as `right`: which of 40 images are right with 0, 1, 2 and 4 crops."""
+    return Measured(np.stack([np.asarray(row, bool) for row in right]), sure, np.array([""] * len(sure)), share)
+
+
+def helped():
+    """Crops mend the half of the images of which the global view is least sure, and change nothing else."""
+    whole, crops = SURE > 0.5, np.ones(40, bool)
+    return measured([whole, whole, crops, crops])
+
+
+def test_the_chosen_threshold_spends_crops_where_they_help_and_nowhere_else():
+    limits = cost.thresholds([helped()], 3)
+    correct, share = cost.cascade(helped(), limits["chosen"], 3)
+    assert correct.all() and share == 0.5
+    assert [cost.cascade(helped(), limits[name], 3)[1] for name in ("25 %", "50 %", "75 %")] == pytest.approx([0.25, 0.5, 0.75])
+
+
+def test_no_crops_are_chosen_where_they_help_nobody():
+    whole = SURE > 0.5
+    limits = cost.thresholds([measured([whole] * 4)], 3)
+    assert cost.cascade(measured([whole] * 4), limits["chosen"], 3)[1] == 0
+
+
+def test_the_threshold_is_that_of_validation_and_the_accuracy_that_of_test():
+    test = measured([SURE < 0, SURE < 0, SURE < 0.2, SURE < 0.2])
+    rows = {(row.way, row.crops): row for row in cost.cascades("scenes", "noto-v1", [test, test], [helped(), helped()], PLAN.counts)}
+    row = rows["cascade, chosen", 4]
+    assert (row.calls, row.cost) == (3.0, 3.0) and row.top1 == pytest.approx((SURE < 0.2).mean())
+    assert row.over_chance == pytest.approx(0.5 * (SURE < 0.2).mean())  # a random half would have mended half of them
+    assert {crops for _, crops in rows} == {2, 4}
+
+
+def test_crops_at_a_smaller_side_cost_their_share():
+    vision = {"patch_size": 16, "image_size": 96, "hidden_size": 192, "intermediate_size": 768}
+    share = streams.forward_share(vision, 48)
+    assert share == pytest.approx(10 / 37, rel=0.03) and share < 10 / 37  # tokens, and attention that falls with their square
+    assert streams.forward_share(vision, None) == streams.forward_share(vision, 96) == 1
+    rows = cost.fixed("scenes", "noto-v1", Look("random", 48), [measured([SURE > 0] * 4, share)], PLAN.counts)
+    assert [(row.crops, row.calls) for row in rows] == [(1, 2), (2, 3), (4, 5)] and rows[2].cost == 1 + 4 * share
+    assert [row.way for row in cost.fixed("scenes", "v", Look("random"), [helped()], [1])] == ["global view", "random"]
+
+
+def row(way, crops, spent, right):
+    return cost.Row("scenes", "noto-v1", way, crops, spent, spent, np.asarray([right, right], bool))
+
+
+def test_the_front_and_the_crops_that_are_needed():
+    half, more, less = SURE > 0.5, SURE > 0.3, SURE > 0.6
+    rows = [row("global view", 0, 1, less), row("random", 4, 5, half), row("random", 8, 9, half), row("diverse", 2, 3, half)]
+    rows += [row("diverse", 1, 2, less), row("quasi_random", 4, 5, more)]
+    assert cost.front(rows) == {0, 3, 5}
+    base = cost.baseline_of(rows)
+    assert (base.way, base.crops) == ("random", 8)
+    clusters = np.array([""] * 40)
+    lines = cost.needed(rows, clusters, ("random", "diverse", "quasi_random"))
+    assert [line[2:4] for line in lines] == [["random", 4], ["diverse", 2], ["quasi_random", 4]]
+    assert cost.gain(rows[4], base, clusters).difference == pytest.approx(less.mean() - half.mean())
+
+
+def test_tables_and_picture_are_written_from_measurements(tmp_path):
+    for seed in PLAN.seeds:
+        for look in PLAN.looks:
+            for split in ("test", "validation"):
+                one = replace(helped(), share=0.3 if look.side else 1.0)
+                path = streams.file_of(tmp_path, "scenes", "noto-v1", split, look, seed)
+                np.savez(path, correct=one.correct, sure=one.sure, clusters=one.clusters, share=one.share)
+    cost.write(PLAN, tmp_path, tmp_path)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    chosen = next(row for row in rows if row["way"] == "cascade, chosen" and row["crops"] == "4")
+    assert (chosen["calls"], chosen["top1"], chosen["difference"], chosen["over_chance"]) == ("3.00", "100.00", "0.00", "25.00")
+    assert next(row for row in rows if row["way"] == "random, 48 px" and row["crops"] == "2")["cost"] == "1.60"
+    assert (tmp_path / "cost.png").stat().st_size > 5000 and "random,2," in (tmp_path / "needed.csv").read_text()
+
+
+@pytest.mark.parametrize(("data", "vendor"), Plan().streams)
+def test_every_measurement_of_the_plan_composes(data, vendor):
+    own = [f"dataset={data}", streams.VENDORS[data].format(vendor), streams.LEFT_OUT, "aggregator=dnd_fused", "split=validation"]
+    for look in Plan().looks:
+        cfg = composed(*own, f"crop={look.policy}", "crop.n_crops=32", *([] if look.side is None else [f"model.crop_side={look.side}"]))
+        assert cfg.crop.n_crops == 32 and cfg.dataset.leave_out == "noto"
