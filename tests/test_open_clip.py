@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from multicrop.adapters.clip_lora import ClipLora  # noqa: E402
 from multicrop.encoder import Encoder, with_encoder  # noqa: E402
 from multicrop.encoder.known import EncoderFacts  # noqa: E402
 from multicrop.encoder.open_clip_tower import load_open_clip  # noqa: E402
+from multicrop.model import MultiCropCLIP  # noqa: E402
 
 SIDE = 48
 TEXTS = ["A photo of a  cat.", "two dogs &amp; a hen_house", "a", "nine birds, or ten"]
@@ -204,6 +206,24 @@ def test_branches_of_training_are_merged(checkpoint):
     family, encoder, model = checkpoint.family, checkpoint.encoder, checkpoint.model
     parameters = [sum(value.numel() for value in tower.parameters()) for tower in (encoder.model.vision_model, model.visual)]
     assert (parameters[0] < parameters[1]) == (family == "mobileclip2")
+
+
+def test_through_openvino(checkpoint):
+    pytest.importorskip("openvino")
+    if checkpoint.family not in ("pe_core", "mobileclip2"):
+        pytest.skip("two towers that are built differently are enough")
+    pixels = torch.stack([global_pixels(to_tensor(photograph(*size)), checkpoint.encoder.spec) for size in SIZES])
+    with torch.inference_mode():
+        fast = load_open_clip(str(checkpoint.folder), precision="openvino_bf16").encode_images(pixels)
+        assert (fast * checkpoint.encoder.encode_images(pixels)).sum(-1).min() > 0.99
+
+
+def test_a_module_encodes_images_with_their_crops(vit):
+    encoder = load_open_clip(str(vit))
+    module = MultiCropCLIP(encoder, partial(crops.random, n_crops=2, min_side=0.5, max_side=0.9))
+    images = [photograph(*size) for size in SIZES[:2]]
+    pixels = torch.stack([global_pixels(to_tensor(image), encoder.spec) for image in images])
+    torch.testing.assert_close(module.views(images)[:, 0], encoder.encode_images(pixels), atol=1e-6, rtol=1e-5)
 
 
 def test_what_needs_transformers_towers_is_refused(checkpoint):

@@ -18,6 +18,11 @@ SOURCES = (
     "with the published tag whose pixels and activation the weights have"
 )
 
+PICKLE = (
+    ". A pickle is not opened, as it may run code: where you trust it, convert it once, "
+    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'open_clip_model.safetensors')"
+)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -57,7 +62,7 @@ def _of_file(name: str, file: Path, tag: str | None) -> Source:
     if config is None:
         raise ValueError(f"model.name is an architecture of open_clip where model.checkpoint is set, got {name!r}{_near(name)}")
     if file.suffix != ".safetensors" or not file.is_file():
-        raise ValueError(f"model.checkpoint is a file FILE.safetensors, got {file}{_of_pickle(file)}")
+        raise ValueError(f"model.checkpoint is a file FILE.safetensors, got {file}{PICKLE}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     facts = open_clip.get_pretrained_cfg(name, tag) if tag else {}
     if not facts:
@@ -91,7 +96,7 @@ def _of_folder(folder: Path, label: str) -> Source:
     found = named or sorted(folder.glob("*.safetensors"))
     if len(found) != 1 and not named:
         files = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".safetensors"))
-        raise ValueError(f"{label} needs its weights in {WEIGHTS[0]}, found {', '.join(files) or 'none'}{_of_pickle(*map(Path, files))}")
+        raise ValueError(f"{label} needs its weights in {WEIGHTS[0]}, found {', '.join(files) or 'none'}{PICKLE}")
     return Source(label, f"local-dir:{folder}", config, found[0], {key: pixels[key] for key in FACTS if key in pixels})
 
 
@@ -106,15 +111,6 @@ def _downloaded(repository: str, revision: str | None) -> Path:
         raise ValueError(
             f"the model {HUB}{repository} cannot be downloaded ({reason}). Check the name and the network, or {SOURCES}"
         ) from error
-
-
-def _of_pickle(*files: Path) -> str:
-    if not any(file.suffix in (".bin", ".pt", ".pth") for file in files):
-        return ""
-    return (
-        ". A pickle is not opened, as it may run code: where you trust it, convert it once, "
-        "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'open_clip_model.safetensors')"
-    )
 
 
 def _near(name: str) -> str:

@@ -99,12 +99,13 @@ class OpenClipDual(nn.Module):
         )
         if getattr(model, "logit_bias", None) is not None:
             self.logit_bias = model.logit_bias
+        layers = config["text_cfg"].get("layers", 12)  # open_clip's own default
         self.config = OpenClipConfig(
             model_type="open_clip",
             open_clip=config,
             projection_dim=config["embed_dim"],
             vision_config=SimpleNamespace(model_type="open_clip_vision", **_sizes(self.vision_model)),
-            text_config=SimpleNamespace(model_type="open_clip_text", max_position_embeddings=context, num_hidden_layers=1),
+            text_config=SimpleNamespace(model_type="open_clip_text", max_position_embeddings=context, num_hidden_layers=layers),
         )
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
@@ -129,11 +130,16 @@ def pixels_of(image_size: Sequence[int], source: Source) -> PixelSpec:
         side=height,
         short_side=height if mode == "shortest" else None,
         interpolation="bilinear" if interpolation == "bilinear" else "bicubic",  # its "random" is bicubic outside training
-        mean=tuple(map(float, facts["mean"])),
-        std=tuple(map(float, facts["std"])),
+        mean=_triple(facts["mean"]),
+        std=_triple(facts["std"]),
         centre="even",
         fill=int(facts.get("fill_color") or 0) if mode == "longest" else None,
     )
+
+
+def _triple(value: float | Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = value if isinstance(value, Sequence) else (value,) * 3
+    return float(red), float(green), float(blue)
 
 
 def _image_tower(model: nn.Module) -> nn.Module:
@@ -150,14 +156,15 @@ def _sizes(tower: nn.Module) -> dict[str, int]:
     """Patch size, width and number of layers of a vision transformer; the number of layers alone of another network."""
     trunk = getattr(tower, "trunk", None)
     if trunk is None and hasattr(tower, "patch_size"):
-        blocks, (patch, _) = tower.transformer.resblocks, tower.patch_size
+        blocks, (rows, _) = tower.transformer.resblocks, tower.grid_size
         inner = blocks[0].mlp.c_fc.out_features
     elif hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-        blocks, (patch, _) = trunk.blocks, trunk.patch_embed.patch_size
+        blocks, (rows, _) = trunk.blocks, trunk.patch_embed.grid_size
         inner = 4 * trunk.embed_dim
     else:
         return {"num_hidden_layers": 1}
-    return {"patch_size": patch, "image_size": tower.image_size[0], "intermediate_size": inner, "num_hidden_layers": len(blocks)}
+    side = tower.image_size[0]
+    return {"patch_size": side // rows, "image_size": side, "intermediate_size": inner, "num_hidden_layers": len(blocks)}
 
 
 def _check_shapes(model: nn.Module, source: Source) -> None:
