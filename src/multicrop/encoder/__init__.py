@@ -1,4 +1,4 @@
-"""The only room that knows transformers and OpenVINO: unit-norm features of pixels and prompts, and the scale of their cosines."""
+"""The only room that knows transformers, open_clip and OpenVINO: unit-norm features of pixels and prompts, and the scale of cosines."""
 
 from multicrop.encoder.clip_layers import CAUSAL_FAMILIES, pooled_alone
 from multicrop.encoder.dual import Encoder
