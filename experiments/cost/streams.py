@@ -1,8 +1,7 @@
 """What experiments/cost measures: which images are right with each way of looking, on test and on validation images of one stream."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from multicrop.config import register_resolvers
+from multicrop.features.identity import ViewRecipe
+from multicrop.files import atomic, content_hash
 from multicrop.runs.session import Session
 from multicrop.runs.settings import settings_of
 from multicrop.runs.sweep_cache import SweepCache
@@ -46,7 +47,7 @@ class Plan:
 
 
 SMALL = Plan((0, 1), 4, (("scenes", "noto-v1"), ("emoji", "noto-v1")), ("random", "diverse"), (48,))
-SMALL_DATA = {"scenes": ("dataset.test_images=2", "dataset.validation_images=1"), "emoji": ("dataset.group=faces",)}
+SMALL_DATA = {"scenes": ("dataset.n_classes=8", "dataset.test_images=2", "dataset.validation_images=1"), "emoji": ("dataset.unseen=true",)}
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,13 @@ def session_of(data: str, vendor: str, look: Look, seed: int, most: int, overrid
         return Session(settings_of(compose("config", [*own, *crops, *overrides])), cache)
 
 
+def identity_of(session: Session, counts: list[int]) -> str:
+    """A hash of all that decides a measurement, the code of its features included: with another one it is made anew."""
+    recipe, settings = ViewRecipe(session.lazy_encoder, session.sampler, session.settings["crop_seed"]), session.settings
+    bank = recipe.identity(session.scored_images, settings.compute.cut).key
+    return content_hash(bank, session.facts.tokens, session.aggregator.identity, settings.task["fusion_weight"], session.prompts, counts)
+
+
 @torch.inference_mode()
 def measure(session: Session, counts: list[int]) -> Measured:
     """Encode the images of the session's split, or open their bank, and score them with each number of crops."""
@@ -119,27 +127,24 @@ def measure_all(plan: Plan, folder: Path, small: bool) -> None:
     register_resolvers()
     folder.mkdir(parents=True, exist_ok=True)
     cache = SweepCache()
-    for path, made in _wanted(plan, folder, small, cache):
-        if path.is_file():
-            continue
-        found = made()
-        np.savez(path, correct=found.correct, sure=found.sure, clusters=found.clusters, share=found.share)
-        print(f"{path.stem}: {found.correct.shape[1]} images, {100 * found.correct[-1].mean():.1f} %", flush=True)
-
-
-def _wanted(plan: Plan, folder: Path, small: bool, cache: SweepCache) -> Iterator[tuple[Path, partial]]:
     for data, vendor in plan.streams:
         overrides = (*plan.overrides, *(SMALL_DATA[data] if small else ()))
-        for seed in plan.seeds:
-            for look in plan.looks:
-                yield file_of(folder, data, vendor, "test", look, seed), partial(_made, plan, data, vendor, look, seed, overrides, cache)
-            valid = (*overrides, "split=validation")
-            look = Look("random")
-            yield file_of(folder, data, vendor, "validation", look, seed), partial(_made, plan, data, vendor, look, seed, valid, cache)
+        wanted = [("test", look) for look in plan.looks] + [("validation", Look("random"))]
+        for seed, (split, look) in product(plan.seeds, wanted):
+            session = session_of(data, vendor, look, seed, plan.most, (*overrides, f"split={split}"), cache)
+            _keep(file_of(folder, data, vendor, split, look, seed), session, plan.counts)
 
 
-def _made(plan: Plan, data: str, vendor: str, look: Look, seed: int, overrides: tuple[str, ...], cache: SweepCache) -> Measured:
-    return measure(session_of(data, vendor, look, seed, plan.most, overrides, cache), plan.counts)
+def _keep(path: Path, session: Session, counts: list[int]) -> None:
+    identity = identity_of(session, counts)
+    if path.is_file():
+        with np.load(path) as stored:
+            if str(stored["identity"]) == identity:
+                return
+    found = measure(session, counts)
+    with atomic(path) as partial, partial.open("wb") as file:
+        np.savez(file, correct=found.correct, sure=found.sure, clusters=found.clusters, share=found.share, identity=identity)
+    print(f"{path.stem}: {found.correct.shape[1]} images, {100 * found.correct[-1].mean():.1f} %", flush=True)
 
 
 def file_of(folder: Path, data: str, vendor: str, split: str, look: Look, seed: int) -> Path:
