@@ -64,8 +64,8 @@ def load_open_clip(
         _check_shapes(model, source)
         open_clip.load_checkpoint(model, str(source.weights))
         text = source.config["text_cfg"]
-        local = {} if hub_answers() or not text.get("hf_tokenizer_name") else {"local_files_only": True}
-        own = open_clip.get_tokenizer(source.model, **local)
+        here = text.get("hf_tokenizer_name") and (source.model.startswith("local-dir:") or not hub_answers())
+        own = open_clip.get_tokenizer(source.model, **({"local_files_only": True} if here else {}))
     dual = OpenClipDual(model, source.config, own.context_length)
     kept = {key: text.get(key) for key in ("tokenizer_kwargs", "tokenizer_mode", "context_length")}
     tokenizer = OpenClipTokenizer(own, trims=dual.text_model.trims, facts=kept)
@@ -92,11 +92,8 @@ class OpenClipDual(nn.Module):
 
     def __init__(self, model: nn.Module, config: dict[str, Any], context: int) -> None:
         super().__init__()
-        self.vision_model, self.text_model, self.logit_scale = (
-            _image_tower(model),
-            OpenClipTexts(getattr(model, "text", model)),
-            model.logit_scale,
-        )
+        self.vision_model, self.text_model = _image_tower(model), OpenClipTexts(getattr(model, "text", model))
+        self.logit_scale = model.logit_scale
         if getattr(model, "logit_bias", None) is not None:
             self.logit_bias = model.logit_bias
         layers = config["text_cfg"].get("layers", 12)  # open_clip's own default
