@@ -60,7 +60,7 @@ def test_the_schema_is_what_the_signatures_say():
 
 @pytest.mark.parametrize(("group", "option"), [*OPTIONS, *(("experiment", study) for study in STUDIES)])
 def test_every_value_in_conf_fits(group, option):
-    needed = ["model.path=x"] if option in ("local", "imported") else []
+    needed = {"local": ["model.path=x"], "imported": ["model.path=x"], "open_clip": ["model.name=x"]}.get(option, [])
     check_values(composed(*needed, f"{group}={option}"))
 
 

@@ -125,7 +125,7 @@ def test_bf16_stays_close(encoder, folder):
 
 
 def test_the_ready_file_composes():
-    model = composed("model=siglip2_naflex_b16 model.token_buckets=[64,196]").model
+    model = composed("model=siglip2_naflex_b16", "model.token_buckets=[64,196]").model
     assert list(model.token_buckets) == [64, 196]
 
 

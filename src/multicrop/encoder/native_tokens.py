@@ -52,9 +52,10 @@ def native_features(
     places, features, smaller = [], [], 0
     for bucket in spec.buckets:
         chosen = ((counts > smaller) & (counts <= bucket)).nonzero()[:, 0]
-        smaller = bucket
-        on_cpu = values.device.type == "cpu"
-        for part in chosen.split(views_of_tokens(model, bucket, values.element_size()) if on_cpu else max(1, len(chosen))):
+        smaller, on_cpu = bucket, values.device.type == "cpu"
+        if not len(chosen):
+            continue
+        for part in chosen.split(views_of_tokens(model, bucket, values.element_size()) if on_cpu else len(chosen)):
             mask = torch.arange(bucket, device=values.device) < counts[part, None]
             tokens = slots[part, :bucket] * mask[..., None]
             output = model.get_image_features(pixel_values=tokens, pixel_attention_mask=mask.int(), spatial_shapes=grids[part])
