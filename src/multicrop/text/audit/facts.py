@@ -100,12 +100,13 @@ def _lexicon(name: str) -> Lexicon:
         for noun in nouns:
             stems = " ".join(map(stem, noun.split()))
             counts[stems] = (*counts.get(stems, ()), attribute)
-    colours = {stem(noun): part for part, nouns in own.get("colours", {}).items() for noun in nouns}
+    colours = {stem(noun): tuple(parts.split()) for parts, nouns in own.get("colours", {}).items() for noun in nouns}
     values = [
         (re.compile(rf"\b(?:{pattern})\b"), attribute, value)
         for attribute, patterns in own.get("values", {}).items()
         for value, pattern in patterns.items()
     ]
     families = {word: frozenset(families) for word, families in words["colours"].items()}
-    palette = tuple(own.get("colours", {})) if "other" in own.get("colours", {}) else ()
+    parts = {part for row in own.get("colours", {}) for part in row.split()}
+    palette = tuple(sorted(parts)) if "other" in parts else ()
     return Lexicon(counts, colours, palette, values, words["numbers"], families)
