@@ -9,7 +9,7 @@ from multicrop.text.audit.audit import stem
 from multicrop.text.joins import NOUNS_IN_ING, STOPS
 
 CUTS = STOPS - {"round"}  # "four round lamps"
-EDGE = "edge"  # of nouns such as "ring": the ring of an eye has another colour than the eye
+EDGE = ("edge",)  # of nouns such as "ring": the ring of an eye has another colour than the eye
 SCENERY = frozenset(["branch", "flowers", "foliage", "leaves", "log", "sea", "sky", "tubular", "water"])
 UNCOUNTED = frozenset(["half", "twenty"])  # "half a dozen", "twenty-two"
 EDGES = frozenset(
@@ -38,7 +38,7 @@ class Lexicon:
     """The words that state a value: nouns that are counted or coloured, and expressions of one value."""
 
     counts: dict[str, tuple[str, ...]]  # stem or stems of a noun: attributes
-    colours: dict[str, str]  # stem of a part: attribute
+    colours: dict[str, tuple[str, ...]]  # stem of a part: attributes
     palette: tuple[str, ...]  # the attributes that hold all colours of a class; empty where the table does not know them
     values: list[tuple[re.Pattern[str], str, str]]  # expression, attribute, value
     numbers: dict[str, str]
@@ -83,7 +83,7 @@ class Lexicon:
                     continue
                 named = [part for part in [*parts[end:], *reversed(parts[:start])] if part]
                 near = EDGE if EDGE in parts[end:] else next(iter(named), None)
-                known = (near,) if near and facts.get(near) and after not in EDGES else self.palette
+                known = near if near and any(map(facts.get, near)) and after not in EDGES else self.palette
                 if known:
                     yield Claim(known, frozenset().union(*(self.families[word] for _, word in run)), " ".join(segment))
 

@@ -7,7 +7,7 @@ alternatives), the words that state a value of an attribute (words.json), and th
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,7 +24,7 @@ TOLD_APART = 3  # phrases that must tell a confusable pair apart
 class FactTable:
     """The facts of every class of a description set, and the words that state them."""
 
-    facts: dict[str, Facts]
+    facts: Mapping[str, Facts]
     lexicon: Lexicon
     pairs: list[tuple[str, str]]
 
@@ -59,8 +59,8 @@ def load_fact_table(name: str) -> FactTable:
     if name not in with_facts():
         raise ValueError(f"the set {name!r} has no fact table; those of {', '.join(with_facts())} have one (add {FACTS / name}.csv)")
     rows = _rows(name)
-    every = rows.pop(EVERY, {})
-    facts = {key: every | {attribute: values for attribute, values in row.items() if values} for key, row in rows.items()}
+    every = dict(rows.pop(EVERY, {}))
+    facts = {key: {**every, **{attribute: values for attribute, values in row.items() if values}} for key, row in rows.items()}
     pairs = [(row["class"], row["other"]) for row in _table("pairs") if row["set"] == name]
     return FactTable(facts, _lexicon(name), pairs)
 
@@ -100,12 +100,13 @@ def _lexicon(name: str) -> Lexicon:
         for noun in nouns:
             stems = " ".join(map(stem, noun.split()))
             counts[stems] = (*counts.get(stems, ()), attribute)
-    colours = {stem(noun): part for part, nouns in own.get("colours", {}).items() for noun in nouns}
+    colours = {stem(noun): tuple(parts.split()) for parts, nouns in own.get("colours", {}).items() for noun in nouns}
     values = [
         (re.compile(rf"\b(?:{pattern})\b"), attribute, value)
         for attribute, patterns in own.get("values", {}).items()
         for value, pattern in patterns.items()
     ]
     families = {word: frozenset(families) for word, families in words["colours"].items()}
-    palette = tuple(own.get("colours", {})) if "other" in own.get("colours", {}) else ()
+    parts = {part for row in own.get("colours", {}) for part in row.split()}
+    palette = tuple(sorted(parts)) if "other" in parts else ()
     return Lexicon(counts, colours, palette, values, words["numbers"], families)
