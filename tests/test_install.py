@@ -95,3 +95,6 @@ class TestConfigDir:
     def test_a_folder_that_is_none(self):
         with refused("--config-dir /nowhere is not a folder"):
             check_overrides(["--config-dir", "/nowhere"], CONF)
+
+    def test_a_command_line_without_words_is_the_default_run(self):
+        check_overrides([], CONF)

@@ -1,6 +1,7 @@
 """The files of config groups: in conf/, and in a folder of the user's own that Hydra's --config-dir lays over it."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def own_folder(arguments: Sequence[str], conf: Path) -> Path | None:
     Raises:
         ValueError: If there is no such folder, or a file in it has the name of one in ``conf``, which Hydra would read instead.
     """
-    named = [value for word, value in zip(arguments, [*arguments[1:], ""], strict=True) if word in FLAGS]
+    named = [value for word, value in pairwise([*arguments, ""]) if word in FLAGS]
     named += [value for word in arguments for flag in FLAGS if (value := word.removeprefix(f"{flag}=")) != word]
     if not named:
         return None
