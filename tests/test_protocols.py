@@ -180,8 +180,8 @@ class TestRuns:
             session = self.session(tmp_path, cache, f"classes={classes}", "task.source=base", *SMALL)
             tasks[classes] = few_shot.build(session, **session.settings.task_knobs)
             keys[classes] = run_identity(session).parts
-            assert session.dataset.name == f"scenes-{classes}" and len(session.scorer.text.prompts) == 2
-        assert fits == ["scenes-base"] and tasks["new"].support["of"] == "scenes-base"
+            assert session.dataset.name == f"scenes-noto-v1-{classes}" and len(session.scorer.text.prompts) == 2
+        assert fits == ["scenes-noto-v1-base"] == [tasks["new"].support["of"]]
         assert torch.equal(tasks["new"].adapter.down, tasks["base"].adapter.down) and len(tasks["new"].scorer.text.prompts) == 2
         assert keys["base"]["data"] != keys["new"]["data"] and keys["base"]["adapter"] == keys["new"]["adapter"]
         whole = self.session(tmp_path, cache, "classes=all", *SMALL)
@@ -191,7 +191,7 @@ class TestRuns:
     def test_another_data_set_is_the_source(self, tmp_path):
         session = self.session(tmp_path, SweepCache(), "dataset=emoji", "task.source=scenes", "task.source_knobs={n_classes:3}")
         source = source_session(session, session.settings.task["source"])
-        assert source.dataset.name == "scenes" and len(source.dataset.class_names) == 3 and source.settings.task["source"] is None
+        assert source.dataset.name == "scenes-noto-v1" and len(source.dataset.class_names) == 3 and source.settings.task["source"] is None
         assert source.settings.config["crop"]["min_side"] == 0.35 != session.settings.config["crop"]["min_side"]
         assert source_session(source, None) is source
 

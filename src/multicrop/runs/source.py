@@ -39,5 +39,5 @@ def composed(cfg: DictConfig) -> Source:
             raise ValueError(f"task.source is base, new or a data set, got {name}; {hint}")
         node = copy.deepcopy(compose(f"dataset/{name}")["dataset"])
     whole = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
-    whole.dataset = OmegaConf.merge(node, cfg.task.source_knobs)
+    whole.dataset = OmegaConf.merge(node, cfg.task.source_knobs or {})
     return {"name": str(name), **{group: OmegaConf.to_container(whole[group], resolve=True) for group in GROUPS}}
