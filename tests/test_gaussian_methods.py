@@ -183,7 +183,7 @@ def onzeta_oracle(views, logits, text, *, proxy_rate, dual_rate, balance, weight
         p = torch.stack([row @ f / 0.04 for row in w]).softmax(0)
         b = weight * math.sqrt(i / length) if length else weight
         out.append((b * p + (1 - b) * q).log())
-        rho = torch.stack([(rho[c] - dual_rate / math.sqrt(i) * (q[c] - balance / CLASSES)).clamp_min(0) for c in range(CLASSES)])
+        rho = torch.stack([(rho[c] - dual_rate * CLASSES / math.sqrt(i) * (q[c] - balance / CLASSES)).clamp_min(0) for c in range(CLASSES)])
         for c in range(CLASSES):
             moved = w[c] - proxy_rate / (math.sqrt(i) * 0.04) * (p[c] - q[c]) * f
             w[c] = moved / moved.norm()
@@ -193,7 +193,7 @@ def onzeta_oracle(views, logits, text, *, proxy_rate, dual_rate, balance, weight
 @pytest.mark.parametrize("length", [IMAGES, None])
 def test_onzeta_is_its_two_online_steps_in_plain_loops(length, problem, scale):
     text, views, logits = problem
-    knobs = {"proxy_rate": 0.02, "dual_rate": 0.3, "balance": 0.9, "weight": 0.8}
+    knobs = {"proxy_rate": 0.02, "dual_rate": 0.075, "balance": 0.9, "weight": 0.8}
     expected, rho = onzeta_oracle(views, logits, text, length=length, **knobs)
     assert (rho > 0).any()
     method = OnZeta(text=text, logit_scale=scale, stream_length=length, **knobs)

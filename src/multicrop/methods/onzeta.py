@@ -19,20 +19,20 @@ SMALLEST = 1e-12  # probability
 class OnZeta(Method):
     """Compute log(b p + (1 - b) q), with q = softmax(logits + rho) and p = softmax(w f / temperature).
 
-    rho (C) starts from 0 and w (C, D) from the label prompts. After image i of N: rho = max(0, rho - (dual_rate / sqrt(i))
+    rho (C) starts from 0 and w (C, D) from the label prompts. After image i of N: rho = max(0, rho - (dual_rate C / sqrt(i))
     (q - balance / C)), the dual variables of "every class gets at least balance / C of the stream"; w moves by a cross-entropy step towards
     q of rate proxy_rate / sqrt(i), and every class of it is normalised. b = weight sqrt(i / N).
 
-    Source: OnZeta, ECCV 2024, after the authors' code. The defaults are theirs for ImageNet (1,000 classes, 50,000 images), where the first
-    image raises every other class by 0.02 nats; at 10 classes it is 2 nats, and the steps of w are large for short streams. Choose
-    `dual_rate` (0.02 C keeps the first figure) and `proxy_rate` on validation streams.
+    Source: OnZeta, ECCV 2024, after the authors' code. The defaults are theirs for ImageNet (1,000 classes, 50,000 images); their dual rate
+    of 20 is written per class here, so that the first image raises every other class by 0.02 nats whatever C is. The steps of w are too
+    large for short streams: choose `proxy_rate` on validation streams (method=onzeta_short has a smaller one).
 
     Args:
         text: Text bank of the run.
         logit_scale: Multiplier of cosine similarities.
         view_set: The views whose mean is f, ``"global"``, ``"all"`` or ``"crops"``.
         proxy_rate: Rate of the prototypes at the first image (c_w of the authors).
-        dual_rate: Rate of the dual variables at the first image (c_r of the authors), nats.
+        dual_rate: Rate of the dual variables at the first image, nats per class (c_r / C of the authors).
         balance: Least share of the stream that a class gets, in units of 1 / C.
         weight: Weight of the prototypes' probabilities at the end of the stream.
         temperature: Temperature of the softmax over cosine similarities to the prototypes, above 0.
@@ -51,7 +51,7 @@ class OnZeta(Method):
         logit_scale: float,
         view_set: KeyViews = "all",
         proxy_rate: Weight = 0.5,
-        dual_rate: Weight = 20.0,
+        dual_rate: Weight = 0.02,
         balance: Fraction = 1.0,
         weight: Fraction = 0.8,
         temperature: Positive = 0.04,
@@ -81,7 +81,7 @@ class OnZeta(Method):
         text = (logits + self.dual).softmax(0)
         proxy = (self.prototypes @ key / self.temperature).softmax(0)
         share = self.weight * math.sqrt(min(1.0, seen / self.stream_length) if self.stream_length else 1.0)
-        self.dual.sub_(self.dual_rate / math.sqrt(seen) * (text - self.balance / len(text))).clamp_min_(0)
+        self.dual.sub_(self.dual_rate * len(text) / math.sqrt(seen) * (text - self.balance / len(text))).clamp_min_(0)
         step = self.proxy_rate / (math.sqrt(seen) * self.temperature)
         self.prototypes.copy_(normalize(self.prototypes - step * torch.outer(proxy - text, key), dim=1))
         return (share * proxy + (1 - share) * text).clamp_min(SMALLEST).log()
