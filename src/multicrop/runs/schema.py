@@ -173,7 +173,9 @@ def schema_of(hint: Any) -> Schema:
 
 def _union(members: Sequence[Any]) -> Schema:
     some = [member for member in members if member is not type(None) and not (member is int and float in members)]
-    inner = schema_of(some[0]) if len(some) == 1 else {"type": "union", "choices": [schema_of(member) for member in some]}
+    found = [schema_of(member) for member in some]
+    choices = [one for place, one in enumerate(found) if one not in found[:place]]
+    inner = choices[0] if len(choices) == 1 else {"type": "union", "choices": choices}
     return {"type": "nullable", "schema": inner} if type(None) in members else inner
 
 
