@@ -9,5 +9,6 @@ VERSIONS: dict[str, int] = {}  # by the dotted path of a function or class of co
 def protocol_of(config: Mapping[str, Any]) -> dict[str, int]:
     """The version of every component that a configuration names, by its dotted path: data set, crop policy, model, method, ..."""
     targets = [node["_target_"] for node in config.values() if isinstance(node, Mapping) and "_target_" in node]
-    targets += [node["_target_"] for node in (config["task"].get("build"), *(config["task"].get("beside") or {}).values()) if node]
+    task = config.get("task") or {}
+    targets += [node["_target_"] for node in (task.get("build"), *(task.get("beside") or {}).values()) if node]
     return {target: VERSIONS.get(target, 1) for target in targets}
