@@ -38,7 +38,7 @@ EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv"
 CHOSEN, ADAPTER, CHOICE, PARTED = "chosen.yaml", "adapter.safetensors", "choice.csv", f"{PREDICTIONS}/{PARTS}"
 IDENTITY = "identity.json"
 OF_TASKS = (SPLITS, STREAM, CHOSEN, ADAPTER, CHOICE)
-FILES = (CONFIG, DATA, PREDICTIONS, PARTED, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
+FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
 def write_record(
@@ -73,7 +73,7 @@ def write_record(
     Raises:
         OSError: If a file cannot be written; the message names it.
     """
-    for name in (POINTER, *reversed(FILES)):  # a pointer leads elsewhere; the manifest before what it seals
+    for name in (POINTER, *reversed((PARTED, *FILES))):  # a pointer leads elsewhere; the manifest before what it seals
         if name != PICTURE and (folder / name).is_file():  # the picture was drawn before the record is written
             (folder / name).unlink()
     if isinstance(predictions, Predictions) and (folder / PREDICTIONS).is_dir():
@@ -94,7 +94,7 @@ def write_record(
             with atomic(folder / name) as partial:
                 partial.write_bytes(text)
     with naming(folder / MANIFEST, KNOB):
-        write_manifest(folder, [name for name in FILES[:-1] if (folder / name).is_file()])
+        write_manifest(folder, [name for name in (PARTED, *FILES[:-1]) if (folder / name).is_file()])
 
 
 @dataclass(frozen=True)

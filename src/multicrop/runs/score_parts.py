@@ -109,6 +109,7 @@ def _write(
     """Write the record."""
     settings, dataset = session.settings, session.dataset
     data = {"dataset": dataset.name, "split": settings["split"], "fingerprint": images.fingerprint, "class_names": dataset.class_names}
+    data |= {} if settings.limit is None else {"limit": settings.limit}
     model = model_facts(session.facts)
     known = {"config": settings.config, "environment": facts, "data": data, "identity": identity, "model": model}
     write_record(settings.output, metrics=metrics, predictions=parts, **known)
