@@ -388,7 +388,7 @@ class TestContentOfARecord:
         assert found.config == {"task": {"name": "tta"}, "key": "<WANDB_API_KEY>", "note": "Zürich"}
         assert (found.environment, found.data, found.model) == ({"argv": "<WANDB_API_KEY>"}, {"dataset": "zoo"}, {"name": "tiny"})
         assert read_record(folder).scores().top_classes.tolist() == [[1, 0], [2, 1]]
-        assert found.metrics == {"format": 4, "rows": {row: {"accuracy": 0.25} for row in ROWS}} and found.accuracy == 0.25
+        assert found.metrics == {"format": 4, "protocol": {}, "rows": {row: {"accuracy": 0.25} for row in ROWS}} and found.accuracy == 0.25
         assert found.identity == Identity(PARTS) and json.loads((folder / "identity.json").read_text())["key"] == Identity(PARTS).key
         assert json.loads((folder / "examples.json").read_text()) == [{"image_id": "a"}]
         assert all((folder / name).read_text() == f"text of {name}" for name in OF_TASKS)
