@@ -145,7 +145,7 @@ class TestHosts:
         scorer, examples = self.host(aggregator, generator)
         make = short(option)
         adapter = inject(make, text=scorer.text, logit_scale=10.0, score=scorer)
-        if aggregator == "vote" and option in ("taskres", "clip_adapter"):  # all that they learn goes through the aggregator
+        if aggregator == "vote" and option in ("taskres", "taskres_100", "clip_adapter"):  # all that they learn goes through the aggregator
             with refused("logits with a gradient", "vote counts votes", "tip_adapter"):
                 adapter.fit(examples, examples)
             return

@@ -176,6 +176,8 @@ def example(schema: Schema) -> Any:
     kind = schema["type"]
     if kind == "literal":
         return schema["expected"][0]
+    if kind == "union":
+        return example(schema["choices"][0])
     if kind == "int":
         return schema.get("ge", 0)
     if kind == "float":
