@@ -89,7 +89,7 @@ class ApeT(SelectedAdapter):
             )
         self.criterion, self.weights, self.channel_share = criterion, (similarity_weight, variance_weight), channel_share
         self.view_set, self.samples = view_set, samples
-        self.descent, self.decay = Descent(learning_rate, epochs, batch_size, seed), {"eps": eps, "weight_decay": weight_decay}
+        self.descent, self.decay = Descent(learning_rate, epochs, batch_size, seed), (eps, weight_decay)
         self.watched: Examples | None = None  # the validation images that choose the epoch
         self.searched = search is not None
         self.losses: list[float] = []
@@ -122,6 +122,7 @@ class ApeT(SelectedAdapter):
             return F.cross_entropy(text + self.knobs["alpha"] * cached, labels[batch])
 
         best, kept = -1.0, ()
+        eps, weight_decay = self.decay
 
         def watch() -> None:
             nonlocal best, kept
@@ -131,7 +132,7 @@ class ApeT(SelectedAdapter):
 
         self.losses = train(
             loss,
-            torch.optim.AdamW([residual, weights], lr=self.descent.learning_rate, fused=True, **self.decay),
+            torch.optim.AdamW([residual, weights], lr=self.descent.learning_rate, fused=True, eps=eps, weight_decay=weight_decay),
             n=len(labels),
             descent=self.descent,
             per_epoch=len(self.labels),

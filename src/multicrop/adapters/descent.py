@@ -101,8 +101,6 @@ class WholeEpochs:
 class DescentModule(L.LightningModule):
     """The tensors of an optimiser, and the loss of a batch of indices."""
 
-    automatic_optimization = False
-
     def __init__(
         self,
         loss: Callable[[Int[Tensor, " batch"]], Float[Tensor, ""]],
@@ -111,6 +109,7 @@ class DescentModule(L.LightningModule):
         after_epoch: Callable[[], None] | None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.loss, self.schedule, self.batches, self.after_epoch = loss, schedule, batches, after_epoch
         self.tensors = nn.ParameterList(p for group in schedule.optimizer.param_groups for p in group["params"])
         self.losses: list[float] = []

@@ -52,8 +52,9 @@ class HeldPlans:
         score = with_text(self.score, text)
         if self.every > 1 and self.aggregator is not None and isinstance(score, Scorer) and self._fits(views, text):
             score = with_aggregator(score, partial(self._transported, rows=rows, aggregator=self.aggregator))
-        purely_local = isinstance(score, Scorer) and score.fusion_weight == 1  # the global view's logits would be computed for nothing
-        return score.local_logits(views) if purely_local else score(views)
+        if isinstance(score, Scorer) and score.fusion_weight == 1:  # the global view's logits would be computed for nothing
+            return score.local_logits(views)
+        return score(views)
 
     def _fits(self, views: Views, text: TextBank) -> bool:
         return self.n * views.shape[1] * text.mask.numel() * 4 <= HELD_BYTES

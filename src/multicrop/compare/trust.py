@@ -29,7 +29,7 @@ def detection_scores(logits: Float[np.ndarray, "images classes"], *, logit_scale
     return {
         "msp": softmax(logits, axis=1).max(1),
         "max_logit": logits.max(1),
-        "energy": logsumexp(logits, axis=1),
+        "energy": np.asarray(logsumexp(logits, axis=1)),
         "mcm": softmax(logits / logit_scale, axis=1).max(1),
     }
 

@@ -40,4 +40,4 @@ def composed(cfg: DictConfig) -> Source:
         node = copy.deepcopy(compose(f"dataset/{name}")["dataset"])
     whole = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
     whole.dataset = OmegaConf.merge(node, cfg.task.source_knobs or {})
-    return {"name": str(name), **{group: OmegaConf.to_container(whole[group], resolve=True) for group in GROUPS}}
+    return {"name": str(name), **{group: OmegaConf.to_container(OmegaConf.select(whole, group), resolve=True) for group in GROUPS}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +32,9 @@ def source_session(session: Session, source: Source) -> Session:
     config = session.settings.config
     if source is None or source == config.get("classes"):
         return session
-    changed = {"classes": source} if isinstance(source, str) else {"classes": "all", **{group: source[group] for group in GROUPS}}
+    changed: dict[str, Any] = (
+        {"classes": source} if isinstance(source, str) else {"classes": "all", **{group: source[group] for group in GROUPS}}
+    )
     changed["task"] = {**config["task"], "source": None}
     session.cache = session.cache or SweepCache()  # so that both load one model
     return Session(replace(session.settings, config={**config, **changed}), session.cache)
