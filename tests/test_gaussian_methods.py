@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_text
+from conftest import composed, random_text
 from torch.nn.functional import normalize
 
 from multicrop.methods.dota import Dota
@@ -268,3 +268,20 @@ def test_stata_gives_small_batches_and_classes_without_images_their_text(problem
 def test_a_name_that_is_none_is_refused(kind, knob, message, generator):
     with pytest.raises(ValueError, match=message):
         kind(text=random_text(generator), logit_scale=1.0, **knob)
+
+
+@pytest.mark.parametrize(
+    ("option", "dataset", "expected"),
+    [
+        ("dota_authors", "imagenet_r", {"eta": 0.3, "rho": 0.0025, "epsilon": 1e-4}),
+        ("dota_authors", "eurosat", {"eta": 3.0, "rho": 0.05, "epsilon": 1e-4}),
+        ("dota_authors", "food101", {"eta": 0.1, "rho": 0.01, "epsilon": 4e-5}),
+        ("dota_authors", "scenes", {"eta": 0.3, "rho": 0.02, "epsilon": 1e-4}),
+        ("dpe_authors", "stanford_cars", {"alpha": 3.0, "beta": 7.0, "learning_rate": 1e-4, "alignment_weight": 1.5}),
+        ("dpe_authors", "imagenet", {"alpha": 6.0, "beta": 5.0, "learning_rate": 6e-4, "alignment_weight": 0.5}),
+        ("dpe_authors", "scenes", {"alpha": 6.0, "beta": 5.0, "learning_rate": 6e-4, "alignment_weight": 0.2}),
+    ],
+)
+def test_the_authors_values_follow_the_data_set(option, dataset, expected):
+    chosen = composed("task=tta", f"method={option}", f"dataset={dataset}").method
+    assert {knob: chosen[knob] for knob in expected} == expected

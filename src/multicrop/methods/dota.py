@@ -25,7 +25,7 @@ class Dota(Method):
     probability keep their covariance, which changes less than rounding does.
 
     Source: DOTA, NeurIPS 2025, after the authors' code, which computes in half precision. They set eta, rho and epsilon per data set
-    (conf/method/dota.yaml lists them) and mention no validation; one fixed setting is our choice. Their text logits are the mean of the
+    (method=dota_authors) and mention no validation; one fixed setting is our choice. Their text logits are the mean of the
     rows', here they are the aggregator's.
 
     The state has C D^2 numbers (1.05 GB for 1,000 classes and 512 dimensions), and an image costs C D^2 + D^3 operations.
