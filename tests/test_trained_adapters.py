@@ -236,7 +236,8 @@ TRAINED = [o for o in options("adapter") if "plan_epochs" in composed(f"adapter=
 def test_validation_images_do_not_train(option, problem):
     fitted = []
     for validation in (problem.validation, problem.support):
-        adapter = instantiate(composed(f"adapter={option}").adapter, epochs=3)(score=problem.score)
+        knobs = composed(f"adapter={option}").adapter
+        adapter = instantiate(knobs, **{"epochs" if "epochs" in knobs else "steps": 3})(score=problem.score)
         adapter.fit(problem.support, validation)
         fitted.append(adapter)
     assert same(*fitted)
