@@ -161,7 +161,9 @@ def test_a_named_sweep_says_its_command_and_every_value_of_it_exists(group, name
     assert EXPECTED.search(text) and re.search(r"^# Time: .*(second|minute)", text, re.M)
     sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
     swept = {key: value if re.search(r"[,(]", str(value)) else f"choice({value})" for key, value in sweeper["params"].items()}
-    check_overrides(["-m", f"{group}={name}", *(f"{key}={value}" for key, value in swept.items())], CONF)  # the sweeper sets one value per job as well
+    check_overrides(
+        ["-m", f"{group}={name}", *(f"{key}={value}" for key, value in swept.items())], CONF
+    )  # the sweeper sets one value per job as well
     jobs = sweeper.get("n_trials") or sweep.count_jobs([], sweeper["params"])
     assert f"{jobs} runs" in text, jobs
 

@@ -83,7 +83,15 @@ def record(folder, *, every=True):
     data = {"dataset": "zoo", "split": "test", "fingerprint": "f", "class_names": NAMES}
     numbers = {row: {"accuracy": 0.5, "views": 1} for row in rows}
     folder.mkdir()
-    write_record(folder, config={"task": {"name": "zero_shot"}}, metrics={"rows": numbers}, predictions=predictions, environment={}, data=data, examples=[])
+    write_record(
+        folder,
+        config={"task": {"name": "zero_shot"}},
+        metrics={"rows": numbers},
+        predictions=predictions,
+        environment={},
+        data=data,
+        examples=[],
+    )
     return logits, labels
 
 
