@@ -101,6 +101,7 @@ def _serve() -> dict:
 
 def _become(command: dict) -> None:
     """Run the command in this process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
     os.environ.clear()
     os.environ.update(command["env"])
     os.chdir(command["cwd"])

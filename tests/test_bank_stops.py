@@ -113,6 +113,15 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
+def test_an_ignored_signal_stays_ignored_and_the_other_one_stops(handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stopped, ended = stop(send(signal.SIGINT), send(signal.SIGTERM))
+        assert (stopped.number, ended) == (signal.SIGTERM, 1) and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("kind", ["train", "test", "predict"])
 def test_a_signal_in_a_loop_waits_for_the_end_of_the_batch(kind, handlers):
     callback = StopBetweenBatches()

@@ -49,16 +49,18 @@ def stop_on_signals() -> Iterator[None]:
     """End the block on SIGTERM or SIGINT: within `loop` or `StopBetweenBatches` at the end of the batch, else at once.
 
     A second signal ends it at once. Claims are released and half-written files removed on the way. The message names the command that goes
-    on. Where a launcher has handlers of its own, or outside the main thread, the block runs as it is.
+    on. A signal that is ignored, as SIGINT is in a background job of a script, stays ignored. Where a launcher has handlers of its own, or
+    outside the main thread, the block runs as it is.
 
     Raises:
         Stopped: If a signal came. Whatever else ends the block after a signal, such as workers that got it too, counts as the stop.
     """
-    if threading.current_thread() is not threading.main_thread() or any(signal.getsignal(n) != h for n, h in DEFAULTS.items()):
+    handled = {number: handler for number, handler in DEFAULTS.items() if signal.getsignal(number) != signal.SIG_IGN}
+    if threading.current_thread() is not threading.main_thread() or any(signal.getsignal(n) != h for n, h in handled.items()):
         yield
         return
     _REQUESTS.clear()
-    for number in DEFAULTS:
+    for number in handled:
         signal.signal(number, _REQUESTS.take)
     try:
         yield
@@ -70,7 +72,7 @@ def stop_on_signals() -> Iterator[None]:
         raise Stopped(number) from error
     finally:
         _REQUESTS.clear()
-        for number, handler in DEFAULTS.items():
+        for number, handler in handled.items():
             signal.signal(number, handler)
 
 
