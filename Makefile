@@ -11,8 +11,8 @@ help: ## list the targets
 setup:
 	@PYTHON="$(PYTHON)" sh tools/setup.sh $(VENV)
 
-run: setup ## install what is needed, then the main job on scenes by the near, the middle and the far vendor
-	$(RUN) run.py -m task=tta crop=random_k16 dataset.vendor=fluent-3d,noto-v1,streamline
+run: setup ## install what is needed, then the main job on 120 scenes by each of three vendors
+	$(RUN) run.py -m task=tta crop=random_k16 dataset.vendor=fluent-3d,noto-v1,streamline limit=120
 
 test: setup ## install what is needed, then all tests
 	$(RUN) -m pytest -n auto --dist worksteal
