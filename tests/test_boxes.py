@@ -65,6 +65,17 @@ def test_a_global_generator_is_refused(draw):
         check_policy(crops.as_policy(policy), PICTURE, "x", 0)
 
 
+def test_another_thread_may_draw_during_a_call():
+    others = iter([torch.rand])  # what another thread does during the first call
+
+    def policy(height, width, image_id, seed):
+        for draw in others:
+            draw(1)
+        return torch.tensor([[0.0, 0.0, 9.0, 10.0]])
+
+    check_policy(crops.as_policy(policy), PICTURE, "x", 0)
+
+
 def test_boxes_that_change_from_call_to_call_are_refused():
     calls = iter(range(1, 50))
     for draw in (lambda: next(calls), lambda: python_random.randint(1, 40), lambda: np.random.default_rng().integers(1, 40)):

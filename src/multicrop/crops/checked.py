@@ -1,5 +1,6 @@
 """The boxes of one image, checked before a bank is filled with them: whole pixels, inside the image, the same when drawn again."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor
 from multicrop.crops.policy import CropPolicy
 
 KEYED = "draw from multicrop.crops.crop_generator(seed, image_id, index), which every process, thread and order gives the same numbers"
+
+CALLS = 5  # of which another thread that draws, as a data loader does once, changes the shared generators in one
 
 
 def check_policy(policy: CropPolicy, pixels: Tensor, image_id: str, seed: int) -> None:
@@ -26,10 +29,9 @@ def check_policy(policy: CropPolicy, pixels: Tensor, image_id: str, seed: int) -
     """
     height, width = pixels.shape[1:]
     bound, name = policy.at(pixels[:3]), getattr(policy.function, "__name__", repr(policy.function))
-    before = _global_state()
-    boxes = bound(height, width, image_id, seed)
-    if not _same_state(before, _global_state()):
+    if _draws_globally(lambda: bound(height, width, image_id, seed)):
         raise ValueError(f"the crop policy {name} draws from the global generator of torch or numpy; {KEYED}")
+    boxes = bound(height, width, image_id, seed)
     if not isinstance(boxes, Tensor) or boxes.shape != (policy.n_crops, 4):
         got = f"shape {tuple(boxes.shape)}" if isinstance(boxes, Tensor) else type(boxes).__name__
         raise ValueError(f"the crop policy {name} gives a tensor (crops, 4) of as many crops for every image: {policy.n_crops}, got {got}")
@@ -41,6 +43,19 @@ def check_policy(policy: CropPolicy, pixels: Tensor, image_id: str, seed: int) -
             )
     if not torch.equal(boxes, bound(height, width, image_id, seed)):
         raise ValueError(f"the crop policy {name} draws other boxes when it is called again for the image {image_id}; {KEYED}")
+
+
+def _draws_globally(draw: Callable[[], object]) -> bool:
+    """Whether every call changes the generators that all code shares; another thread may change them during one of the calls."""
+    for number in range(CALLS):
+        if number:  # away from the state that a policy which seeds them leaves
+            torch.rand(())
+            np.random.rand()
+        before = _global_state()
+        draw()
+        if _same_state(before, _global_state()):
+            return False
+    return True
 
 
 def _fault(box: list[float], height: int, width: int) -> str | None:
