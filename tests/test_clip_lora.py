@@ -149,7 +149,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         die_after(4, patched)
         killed.fit(support, validation)
     seen = []
-    monkeypatch.setattr("multicrop.adapters.clip_lora.random_view", lambda *args: seen.append(args[1]) or random_view(*args))
+    monkeypatch.setattr("multicrop.adapters.support_pixels.random_view", lambda *args: seen.append(args[1]) or random_view(*args))
     torch.manual_seed(5)  # the state of the process does not matter
     assert resumed.fit(support, validation).fingerprint() == expected and resumed.losses == whole.losses
     assert len(seen) == 2 * 3 and resumed.checkpoint.exists()

@@ -12,7 +12,6 @@ from multicrop.adapters.ape import Ape
 from multicrop.adapters.base import Examples, pooled
 from multicrop.adapters.plans import HeldPlans
 from multicrop.adapters.selection import Search
-from multicrop.adapters.taskres import moved
 from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score, with_text
@@ -90,7 +89,7 @@ class ApeF(Ape):
 
         def loss(batch: Tensor) -> Tensor:
             keys = F.normalize(self.keys + residual[self.labels], dim=-1)
-            text = score(batch, support.views[batch], moved(self.text, self._padded(residual)))
+            text = score(batch, support.views[batch], self.text.moved(self._padded(residual)))
             extra = self.cached(queries[batch] @ keys.T, weights, beta, gamma)
             return F.cross_entropy(text + alpha * extra, support.labels[batch])
 
@@ -106,7 +105,7 @@ class ApeF(Ape):
 
         @cache
         def text(residual: float | int) -> Logits:
-            return with_text(self.score, moved(self.text, residual * self.step))(views) if residual else logits
+            return with_text(self.score, self.text.moved(residual * self.step))(views) if residual else logits
 
         return lambda residual, beta, gamma, alpha: text(residual) + alpha * cached(beta, gamma)
 

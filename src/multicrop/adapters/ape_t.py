@@ -17,7 +17,6 @@ from multicrop.adapters.training import Descent, train
 from multicrop.aggregators import Logits, Views, pools
 from multicrop.aggregators.score import Score, with_text
 from multicrop.config.ranges import Count, OneOf, Positive, Samples, Seed, Share, ViewSet, Weight
-from multicrop.text import TextBank
 
 CRITERIA = ("text", "text_and_images")
 
@@ -117,7 +116,7 @@ class ApeT(SelectedAdapter):
         def loss(batch: Tensor) -> Tensor:
             step, moved_keys, votes = state()
             views = queries[batch][:, None] if self.samples == "views" else support.views[batch]
-            text = with_text(self.score, shifted(self.text, step))(views)
+            text = with_text(self.score, self.text.moved(step, unit=False))(views)
             cached = by_class(affinity(queries[batch] @ moved_keys.T, self.knobs["beta"]) * votes, self.labels, len(residual))
             return F.cross_entropy(text + self.knobs["alpha"] * cached, labels[batch])
 
@@ -156,7 +155,7 @@ class ApeT(SelectedAdapter):
 
         @cache
         def text(residual: float | int) -> Logits:
-            return with_text(self.score, shifted(self.text, residual * self.step))(views) if residual else logits
+            return with_text(self.score, self.text.moved(residual * self.step, unit=False))(views) if residual else logits
 
         return lambda alpha, beta, residual: text(residual) + alpha * cached(beta)
 
@@ -169,8 +168,3 @@ class ApeT(SelectedAdapter):
 def affinity(similarity: Float[Tensor, "batch n"], beta: float | int) -> Float[Tensor, "batch n"]:
     """Return exp(-beta (1 - similarity))."""
     return torch.exp(-beta * (1 - similarity))
-
-
-def shifted(text: TextBank, step: Float[Tensor, "classes dim"]) -> TextBank:
-    """Return the text bank with each class's step added to all its prompts, which are not normalised again; padding stays 0."""
-    return TextBank((text.features + step[:, None]) * text.mask[..., None], text.mask, text.prompts)

@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from multicrop.adapters.base import Examples, class_sums, samples
 from multicrop.adapters.descent import descend
 from multicrop.adapters.selection import Search, SelectedAdapter
-from multicrop.adapters.taskres import moved
 from multicrop.adapters.training import Shuffled
 from multicrop.aggregators import Logits, Views, pools
 from multicrop.aggregators.score import Score, with_text
@@ -126,7 +125,7 @@ class Clap(SelectedAdapter):
         """Return the aggregator's logits with the changed prompts as a function of residual; `logits` are those of residual 0."""
 
         def scored(residual: float | int) -> Logits:
-            return with_text(self.score, moved(self.text, residual * self.step))(views) if residual else logits
+            return with_text(self.score, self.text.moved(residual * self.step))(views) if residual else logits
 
         return scored
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from multicrop.adapters.base import EncoderAdapter
 from multicrop.adapters.descent import descend
-from multicrop.adapters.support_pixels import Iterations, random_view, readable_support
+from multicrop.adapters.support_pixels import Iterations, SupportPixels
 from multicrop.adapters.tuned_encoder import LabelTexts, label_accuracy, rebuilt
 from multicrop.config.ranges import Accelerator, BelowOne, Count, Seed, Weight
 from multicrop.data.base import LabelledImages
@@ -99,19 +99,18 @@ class ClipLora(EncoderAdapter):
         return get_peft_model(model, self.lora)
 
     def _train(self, student: Encoder, support: LabelledImages) -> None:
-        support, readable, shots = readable_support(support)
-        batches = Iterations(len(readable), self.batch_size, self.seed)
+        images = SupportPixels.of(support)
+        batches = Iterations(len(images.readable), self.batch_size, self.seed)
         labels = LabelTexts(student, self.labels)
 
         def loss(batch: Tensor) -> Tensor:
             torch.manual_seed(batches.key)  # draws dropout
-            chosen = [readable[index] for index in batch.tolist()]
-            pixels = torch.stack([random_view(support, index, student.spec, batches.key) for index in chosen])
+            pixels, targets = images.views(batch, student.spec, batches.key)
             logits = self.logit_scale * student.encode_images(pixels.to(self.device)) @ labels.features(student).T
-            return F.cross_entropy(logits, torch.tensor([support.labels[index] for index in chosen], device=self.device))
+            return F.cross_entropy(logits, targets.to(self.device))
 
         optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=self.learning_rate)
-        count = self.iterations_per_shot * shots
+        count = self.iterations_per_shot * images.shots
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
         accelerator = "cpu" if self.device.type == "cpu" else "gpu"
         with pooled_alone(student.model):

@@ -1,11 +1,11 @@
 """Support images as pixels, for adapters that learn through the image tower: batches, opened images, random views."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -75,20 +75,42 @@ class OpenedImages:
         return image
 
 
-def readable_support(support: LabelledImages) -> tuple[LabelledImages, list[int], int]:
-    """Open the support images.
+@dataclass(frozen=True)
+class SupportPixels:
+    """The readable support images.
 
-    Returns:
-        The images, of which as many as fit stay in memory, the positions of the readable ones, and the shots of the largest class.
-
-    Raises:
-        ValueError: If no image is readable.
+    Attributes:
+        images: The support images, of which as many as fit stay in memory.
+        readable: Positions of the readable ones.
+        shots: Images of the largest class.
     """
-    support = replace(support, open=OpenedImages(support.open))
-    readable = [index for index in range(len(support)) if opened(support, index) is not None]
-    if not readable:
-        raise ValueError(f"no support image of {support.name} is readable; replace the files or choose another data set")
-    return support, readable, max(support.labels.count(label) for label in set(support.labels))
+
+    images: LabelledImages
+    readable: list[int]
+    shots: int
+
+    @classmethod
+    def of(cls, support: LabelledImages) -> "SupportPixels":
+        """Open the support images; raises ValueError if none is readable."""
+        images = replace(support, open=OpenedImages(support.open))
+        readable = [index for index in range(len(images)) if opened(images, index) is not None]
+        if not readable:
+            raise ValueError(f"no support image of {images.name} is readable; replace the files or choose another data set")
+        return cls(images, readable, max(images.labels.count(label) for label in set(images.labels)))
+
+    def views(
+        self, batch: Int[Tensor, " batch"], spec: PixelSpec, key: int
+    ) -> tuple[UInt8[Tensor, "batch 3 side side"], Int[Tensor, " batch"]]:
+        """Return a random view of each image of a batch, keyed by `key`, and their labels.
+
+        Args:
+            batch: Positions among the readable images.
+            spec: What the image tower expects of pixels.
+            key: Seed of the crops.
+        """
+        chosen = [self.readable[index] for index in batch.tolist()]
+        views = [random_view(self.images, index, spec, key) for index in chosen]
+        return torch.stack(views), torch.tensor([self.images.labels[index] for index in chosen])
 
 
 def random_view(images: LabelledImages, index: int, spec: PixelSpec, seed: int) -> UInt8[Tensor, "3 side side"]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,14 +90,9 @@ class TaskRes(SelectedAdapter):
 
     def moved_prompts(self, residual_scale: float | int) -> TextBank:
         """Return the prompts with the residual at this scale, unit-norm."""
-        return moved(self.text, residual_scale / self.text_norm * self.residual)
+        return self.text.moved(residual_scale / self.text_norm * self.residual)
 
 
 def published_epochs(shots: int) -> int:
     """Return the authors' number of epochs."""
     return 100 if shots < 8 else 200
-
-
-def moved(text: TextBank, step: Float[Tensor, "classes dim"]) -> TextBank:
-    """Return the text bank with each class's step added to all its prompts, unit-norm again; padding stays 0."""
-    return TextBank(F.normalize(text.features + step[:, None], dim=-1) * text.mask[..., None], text.mask, text.prompts)

@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -14,8 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from multicrop.adapters.base import EncoderAdapter
 from multicrop.adapters.descent import descend
-from multicrop.adapters.support_pixels import Passes, random_view, readable_support
-from multicrop.adapters.taskres import moved
+from multicrop.adapters.support_pixels import Passes, SupportPixels
 from multicrop.adapters.tuned_encoder import LabelTexts, linear_accuracy, rebuilt
 from multicrop.config.ranges import Accelerator, Count, Fraction, OneOf, Seed, Weight
 from multicrop.data.base import LabelledImages
@@ -85,9 +83,8 @@ class TwoStage(EncoderAdapter):
 
     def fit(self, support: LabelledImages, validation: LabelledImages) -> Encoder:
         """Train both stages and return the tuned encoder; the validation images only report, on their global views."""
-        images, readable, shots = readable_support(support)
-        pixels = SupportPixels(images, readable)
-        count = self.iterations_per_shot * shots
+        pixels = SupportPixels.of(support)
+        count = self.iterations_per_shot * pixels.shots
         first = int(self.first_stage * count)
         with torch.random.fork_rng(), torch.enable_grad():
             student = rebuilt(self.encoder, copy.deepcopy(self.encoder.model).float(), "fp32").to(self.device)
@@ -104,9 +101,9 @@ class TwoStage(EncoderAdapter):
         """Encode prompts with the tuned text tower; those of classes with a row are moved by its residual."""
         bank = encoder.encode_prompts(prompts)
         steps = [torch.zeros(self.step.shape[1]) if row is None else self.step[row] for row in rows]
-        return moved(bank, torch.stack(steps).to(bank.features))
+        return bank.moved(torch.stack(steps).to(bank.features))
 
-    def _tune(self, student: Encoder, support: "SupportPixels", count: int) -> list[float]:
+    def _tune(self, student: Encoder, support: SupportPixels, count: int) -> list[float]:
         """Train the layer normalisations; returns the losses."""
         tuned = [parameter for module in norms_of(student.model, self.norms, self.encoder.name) for parameter in module.parameters()]
         if not count:
@@ -119,7 +116,7 @@ class TwoStage(EncoderAdapter):
             return self._descend(student, support, tuned, lambda: texts.features(student), stage=1, count=count)
 
     def _classify(
-        self, student: Encoder, support: "SupportPixels", count: int
+        self, student: Encoder, support: SupportPixels, count: int
     ) -> tuple[Float[Tensor, "classes dim"], Float[Tensor, "classes dim"]]:
         """Train the classifier; returns the label features from which it starts, and its rows."""
         with torch.no_grad():
@@ -132,7 +129,7 @@ class TwoStage(EncoderAdapter):
     def _descend(
         self,
         student: Encoder,
-        support: "SupportPixels",
+        support: SupportPixels,
         tensors: list[nn.Parameter],
         weights: Callable[[], Float[Tensor, "classes dim"]],
         *,
@@ -143,7 +140,7 @@ class TwoStage(EncoderAdapter):
         batches = Passes(len(support.readable), self.batch_size, 2 * self.seed + stage)
 
         def loss(batch: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-            pixels, labels = support.views(batch, student, batches.key)
+            pixels, labels = support.views(batch, student.spec, batches.key)
             logits = self.logit_scale * student.encode_images(pixels.to(self.device)) @ weights().T
             return F.cross_entropy(logits, labels.to(self.device))
 
@@ -157,20 +154,6 @@ class TwoStage(EncoderAdapter):
             progress=self.progress,
             accelerator="cpu" if self.device.type == "cpu" else "gpu",
         )
-
-
-@dataclass(frozen=True)
-class SupportPixels:
-    """Readable support images, by their positions among all."""
-
-    images: LabelledImages
-    readable: list[int]
-
-    def views(self, batch: Int[Tensor, " batch"], encoder: Encoder, key: int) -> tuple[Tensor, Int[Tensor, " batch"]]:
-        """Return a random view of each image of a batch, keyed by `key`, and their labels."""
-        chosen = [self.readable[index] for index in batch.tolist()]
-        views = [random_view(self.images, index, encoder.spec, key) for index in chosen]
-        return torch.stack(views), torch.tensor([self.images.labels[index] for index in chosen])
 
 
 def norms_of(model: nn.Module, which: str, name: str) -> list[nn.LayerNorm]:

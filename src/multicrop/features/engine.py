@@ -68,9 +68,8 @@ class LocalEngine:
         self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
     ) -> None:
         """See ``Engine``."""
-        from multicrop.features.fill import (
-            encode_missing,  # Lightning and torchvision: seconds of imports that a bank at hand does not need
-        )
+        # Lightning and torchvision: seconds of imports that a bank at hand does not need
+        from multicrop.features.fill import encode_missing
         from multicrop.model import MultiCropCLIP
 
         module = MultiCropCLIP(recipe.encoder.load(), recipe.sampler, seed=recipe.seed)

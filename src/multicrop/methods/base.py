@@ -8,7 +8,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from multicrop.aggregators import Logits, Views, select_views
 from multicrop.aggregators.confidence import kept_views
@@ -111,16 +110,6 @@ def chosen_views(views: Views, view_set: str) -> Float[Tensor, "batch chosen dim
     if view_set not in ("global", "all", "crops"):
         raise ValueError(f"method.view_set is global, all or crops, got {view_set!r}")
     return views[:, :1] if view_set == "global" else select_views(views, view_set)
-
-
-def shifted(text: TextBank, shift: Float[Tensor, "classes dim"]) -> TextBank:
-    """The bank whose prompts are moved by one vector per class and normalised.
-
-    Args:
-        text: Text bank.
-        shift: What is added to every prompt of a class, shape (classes, dim).
-    """
-    return TextBank(normalize(text.features + shift[:, None], dim=-1) * text.mask[..., None], text.mask, text.prompts)
 
 
 def entropy(probability: Float[Tensor, "*batch classes"]) -> Float[Tensor, " *batch"]:

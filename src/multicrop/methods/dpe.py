@@ -13,7 +13,7 @@ from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
 from multicrop.aggregators.score import Score, with_text
 from multicrop.config.ranges import Count, Fraction, OneOf, Share, Weight
-from multicrop.methods.base import Method, by_confidence, learning, shifted
+from multicrop.methods.base import Method, by_confidence, learning
 from multicrop.methods.tda import SOURCES, SeenImage, insert
 from multicrop.text import TextBank
 
@@ -110,7 +110,7 @@ class Dpe(Method):
         return final
 
     def _text_logits(self, views: Float[Tensor, "views dim"], prototypes: Float[Tensor, "classes dim"]) -> Float[Tensor, " classes"]:
-        return with_text(self.score, shifted(self.text, prototypes - self.text.label))(views[None])[0]
+        return with_text(self.score, self.text.moved(prototypes - self.text.label))(views[None])[0]
 
     def _seen(self, views: Float[Tensor, "views dim"]) -> SeenImage:
         """The bare mean of the confident views, and the logits and probabilities that decide its place in the cache."""

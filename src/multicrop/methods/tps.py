@@ -12,7 +12,7 @@ from multicrop.aggregators.base import MAX_ELEMENTS, chunks, entropies
 from multicrop.aggregators.confidence import kept_views
 from multicrop.aggregators.score import Score, with_text
 from multicrop.config.ranges import Share, Weight
-from multicrop.methods.base import Method, shifted
+from multicrop.methods.base import Method
 from multicrop.text import TextBank
 
 EPSILON = 1e-8  # of AdamW
@@ -62,7 +62,7 @@ class Tps(Method):
             gradient = gradient.sum(1, keepdim=True).expand_as(gradient)
         shifts = -self.learning_rate * gradient / (gradient.abs() + EPSILON)
         images = zip(views, shifts, strict=True)
-        return torch.cat([with_text(self.score, shifted(self.text, shift))(image[None]) for image, shift in images])
+        return torch.cat([with_text(self.score, self.text.moved(shift))(image[None]) for image, shift in images])
 
     def _confident(self, views: Views) -> Float[Tensor, "batch kept dim"]:
         order = entropies(self.view_logits(views)).argsort(dim=1, stable=True)[:, : kept_views(views.shape[1], self.share)]

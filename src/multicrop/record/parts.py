@@ -95,9 +95,10 @@ class PartFolder:
 
     def total(self) -> Sums:
         """The sums of all parts; raises RecordError where some are missing."""
-        if lacking := self.missing():
+        found = [self.sums(index) for index in range(self.count)]
+        if lacking := [index for index, sums in enumerate(found) if sums is None]:
             raise RecordError(f"{self.path}: {len(lacking)} of {self.count} parts are missing or damaged, first {lacking[0]}; run it again")
-        return reduce(add, (Sums.from_facts(json.loads(self._sealed(index) or "")) for index in range(self.count)))
+        return reduce(add, (sums for sums in found if sums is not None))
 
     def write(self, path: Path) -> None:
         """Write the file that says that all parts are there, and remove files of parts of an earlier run.

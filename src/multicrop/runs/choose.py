@@ -82,7 +82,10 @@ def cross_fit(session: Session, images: LabelledImages) -> CrossFit | None:
     task = session.settings.task
     if task["labels"] == "none" or not task["adapters"]:
         return None
-    return CrossFit(session.dataset, images, shots=task["shots"], folds=task["folds"], seed=session.settings["seed"])
+    knobs = {"shots": task["shots"], "folds": task["folds"], "seed": session.settings["seed"]}
+    of_data = [session.settings.part(group).values for group in ("dataset", "corruption")]
+    key = [*of_data, session.settings.config.get("classes"), images.fingerprint, knobs]
+    return session.share("cross_fit", key, lambda: CrossFit(session.dataset, images, **knobs))
 
 
 def images_read(session: Session, **knobs: Any) -> tuple[LabelledImages, ...]:

@@ -166,7 +166,7 @@ def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results
         metrics=outcome.metrics,
         predictions=outcome.predictions,
         environment=outcome.environment,
-        data=results.data_of(session, bank),
+        data=results.data_of(session, bank.images),
         examples=outcome.examples,
         files=task.files(outcome.predictions),
         identity=identity,

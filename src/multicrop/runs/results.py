@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from multicrop.compare.statistics import compare
+from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.features import FeatureBank
 from multicrop.files import redacted
 from multicrop.record import PICTURE, Predictions
@@ -69,10 +70,10 @@ def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, s
     }
 
 
-def data_of(session: Session, bank: FeatureBank) -> dict[str, Any]:
+def data_of(session: Session, images: LabelledImages | StreamedImages) -> dict[str, Any]:
     """What was scored, for those who read the record without the data."""
     dataset, split = session.dataset, session.settings["split"]
-    facts = {"dataset": dataset.name, "split": split, "fingerprint": bank.images.fingerprint, "class_names": dataset.class_names}
+    facts = {"dataset": dataset.name, "split": split, "fingerprint": images.fingerprint, "class_names": dataset.class_names}
     return facts if session.settings.limit is None else facts | {"limit": session.settings.limit}
 
 

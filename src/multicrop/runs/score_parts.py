@@ -19,6 +19,7 @@ from multicrop.record import PREDICTIONS, PartFolder, Sums, write_record
 from multicrop.runs.environment import environment
 from multicrop.runs.identity import model_facts, run_identity
 from multicrop.runs.part_scorer import Known, PartScorer
+from multicrop.runs.results import data_of
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -107,12 +108,8 @@ def _write(
     session: Session, images: LabelledImages, parts: PartFolder, metrics: dict[str, Any], facts: dict[str, Any], identity: Identity
 ) -> None:
     """Write the record."""
-    settings, dataset = session.settings, session.dataset
-    data = {"dataset": dataset.name, "split": settings["split"], "fingerprint": images.fingerprint, "class_names": dataset.class_names}
-    data |= {} if settings.limit is None else {"limit": settings.limit}
-    model = model_facts(session.facts)
-    known = {"config": settings.config, "environment": facts, "data": data, "identity": identity, "model": model}
-    write_record(settings.output, metrics=metrics, predictions=parts, **known)
+    known = {"environment": facts, "data": data_of(session, images), "identity": identity, "model": model_facts(session.facts)}
+    write_record(session.settings.output, config=session.settings.config, metrics=metrics, predictions=parts, **known)
 
 
 def _show(session: Session, task: BankTask, metrics: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -89,6 +89,16 @@ class TextBank:
         """The label prompt of each class."""
         return self.features[:, 0]
 
+    def moved(self, step: Float[Tensor, "classes dim"], *, unit: bool = True) -> "TextBank":
+        """The bank with each class's step added to all its prompts; padding stays 0.
+
+        Args:
+            step: What is added, shape (classes, dim).
+            unit: Whether the sums are normalised again.
+        """
+        features = self.features + step[:, None]
+        return TextBank((normalize(features, dim=-1) if unit else features) * self.mask[..., None], self.mask, self.prompts)
+
     def with_class(self, position: int, prompts: "TextBank") -> "TextBank":
         """The bank with other prompts of one class.
 
