@@ -14,11 +14,18 @@ from multicrop.files import atomic
 from multicrop.record import METRICS
 
 POINTS = 100  # accuracies are printed in percent
+RANGES = {"fluent-3d": "near", "noto-v1": "middle", "streamline": "far"}  # of the test vendors from the training vendors
 
 
 def dataset_of(run: Run) -> str:
     """The option of the group `dataset`."""
     return run.choices["dataset"]
+
+
+def data_of(run: Run) -> str:
+    """Data set and how far its vendors are from the training vendors: `scenes, middle`, `emoji, near and middle`."""
+    vendors = run.config["dataset"].get("vendors") or [run.config["dataset"]["vendor"]]
+    return f"{dataset_of(run)}, {' and '.join(RANGES[vendor] for vendor in vendors)}"
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -39,9 +46,9 @@ def global_view(runs: Iterable[Run], setting: Callable[[Run], Hashable]) -> dict
     return _stacked(runs, setting, "global")
 
 
-def clusters_of(runs: Iterable[Run]) -> dict[str, Sequence[str]]:
+def clusters_of(runs: Iterable[Run], name: Callable[[Run], str] = dataset_of) -> dict[str, Sequence[str]]:
     """The cluster of each image, in the order of `by_setting`, for each data set; empty where the records have none."""
-    return {dataset_of(run): run.sorted_predictions.cluster for run in runs}
+    return {name(run): run.sorted_predictions.cluster for run in runs}
 
 
 def _stacked(runs: Iterable[Run], setting: Callable[[Run], Hashable], row: str) -> dict[Hashable, np.ndarray]:

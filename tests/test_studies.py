@@ -289,6 +289,7 @@ def few_shot_cell(folder, host, adapter, shots, seed, right):
         metrics={"selection": {"fit_seconds": shots}, "row_seconds": {"final": 0.5}},
         crop_seed=0,
         seed=seed,
+        dataset_config={"vendor": "noto-v1"},
         task={"shots": shots},
     )
 
@@ -303,7 +304,7 @@ def few_shot_tables(tmp_path, monkeypatch, folder):
 
 
 def test_the_few_shot_study_pairs_each_adapter_with_its_host_and_each_host_with_the_others(tmp_path, monkeypatch, capsys):
-    """Two adapters, three hosts, two numbers of shots, three seeds: the host alone has half right, `good` all with D&D."""
+    """Two adapters, four hosts, two numbers of shots, three seeds: the host alone has half right, `good` all with D&D."""
     cells = [
         (host, adapter, shots, seed) for host in few_shot.HOST_OF for adapter in ("good", "idle") for shots in (1, 4) for seed in (1, 2, 3)
     ]
@@ -311,15 +312,16 @@ def test_the_few_shot_study_pairs_each_adapter_with_its_host_and_each_host_with_
         right = [1, 1, 1, 1] if (host, adapter) == ("dnd", "good") else [1, 1, 0, 0]
         few_shot_cell(tmp_path / f"runs/{number}", host, adapter, *rest, right)
     results, comparisons = few_shot_tables(tmp_path, monkeypatch, "runs")
-    assert "scenes,dnd,good,4,100.00,0.00,100.00,3,4.00,0.50" in results and len(results.splitlines()) == 1 + 12 + 3
-    assert all(f"scenes,{host},none,0,50.00," in results for host in few_shot.HOSTS)
+    assert '"scenes, middle",dnd,good,4,100.00,0.00,100.00,3,4.00,0.50' in results and len(results.splitlines()) == 1 + 16 + 4
+    alone = [line for line in results.splitlines() if ",none,0,50.00," in line]  # of all seeds, which draw the crops too
+    assert len(alone) == 4 and all(line.split(",")[-3] == "3" for line in alone)
     others = ("the host alone", "good on global view", '"good on crops, mean"')
-    assert all(f"scenes,dnd,good,1,{other},50.00," in comparisons for other in others)
-    assert "scenes,crops,idle,4,the host alone,0.00,-61.50,61.50,1.0000,1.0000" in comparisons
+    assert all(f'"scenes, middle",dnd,good,1,{other},50.00,' in comparisons for other in others)
+    assert '"scenes, middle",crops,idle,4,the host alone,0.00,-61.50,61.50,1.0000,1.0000' in comparisons
     out = capsys.readouterr().out
-    assert (tmp_path / "study/adapters.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 |" in out
+    assert (tmp_path / "study/adapters.png").stat().st_size > 10_000 and "| no adapter | 50.0 | 50.0 | 50.0 | 50.0 |" in out
     same = r"\+0.0 \[-61.5, \+61.5\]"  # exact interval of four images
-    assert len(re.findall(rf"\| good \| {same} \| {same} \| \+50.0 \[.+?\] \| {same} \| \+50.0 \[.+?\] \|", out)) == 2
+    assert len(re.findall(rf"\| good \| {same} \| {same} \| \+50.0 \[.+?\] \| {same} \| {same} \| \+50.0 \[.+?\] \| {same} \|", out)) == 2
 
 
 def test_the_few_shot_study_grows_by_parts(tmp_path, monkeypatch, capsys):
@@ -339,4 +341,4 @@ def test_the_few_shot_study_grows_by_parts(tmp_path, monkeypatch, capsys):
     assert "2 cells from 6 records; kept 2 rows of results.csv and 3 of comparisons.csv" in capsys.readouterr().out
     few_shot_cell(tmp_path / "less/0", "dnd", "second", 1, 1, [1, 1, 1, 1])
     assert list(few_shot_tables(tmp_path, monkeypatch, "less")) == whole
-    assert "left out, for the tables have more seeds: ('scenes', 'dnd', 'second', 1)" in capsys.readouterr().err
+    assert "left out, for the tables have more seeds: ('scenes, middle', 'dnd', 'second', 1)" in capsys.readouterr().err

@@ -28,7 +28,11 @@ def record(folder, *, method, right, bare, seed=1, setting="dnd", dataset="scene
     folder.mkdir(parents=True)
     write_record(
         folder,
-        config={"corruption": corruption, "task": {"name": "tta", "order": "shuffled", "order_seed": seed}},
+        config={
+            "corruption": corruption,
+            "dataset": {"vendor": "noto-v1"},
+            "task": {"name": "tta", "order": "shuffled", "order_seed": seed},
+        },
         metrics={"rows": {row: {"accuracy": 0.5} for row in ROWS}, "views_per_image": views, "test": test, "stream": stream},
         predictions=Predictions(ids, np.zeros(len(ids), dtype=int), rows, [""] * len(ids)),
         environment={"choices": {"dataset": dataset, "experiment": f"tta/{setting}", "method": method}},
@@ -49,7 +53,7 @@ def test_a_stream_is_paired_by_image_and_its_orders_are_counted(tmp_path):
     (row,) = tta.rows_of(tta_records.read(tmp_path))
     assert row.gain.difference == pytest.approx(1 / 4) and row.gain.rescued == 1 and row.gain.lost == 0
     line = dict(zip(tta.HEADER, row.line(), strict=True))
-    assert (line["orders"], line["images"], line["bare"], line["top1"], line["state_bytes"]) == (2, 4, "50.00", "75.00", 2048)
+    assert (line["seeds"], line["images"], line["bare"], line["top1"], line["state_bytes"]) == (2, 4, "50.00", "75.00", 2048)
 
 
 def test_the_newest_of_a_seed_counts_and_other_images_are_refused(tmp_path):
@@ -72,11 +76,29 @@ def test_holm_corrects_within_a_stream_and_not_across(tmp_path):
             right = images([1] * 12 if method == "mta" else generator.integers(0, 2, 12).tolist())
             record(tmp_path / f"{kind}{method}", method=method, right=right, bare=bare, kind=kind)
     rows = tta.rows_of(tta_records.read(tmp_path))
-    assert [row.stream for row in rows] == ["scenes", "scenes", "scenes, fog 3", "scenes, fog 3"]
-    for stream in ("scenes", "scenes, fog 3"):
-        family = [row for row in rows if row.stream == stream]
+    assert [row.cell.stream for row in rows] == ["scenes, middle"] * 2 + ["scenes, middle, fog 3"] * 2
+    for stream in ("scenes, middle", "scenes, middle, fog 3"):
+        family = [row for row in rows if row.cell.stream == stream]
         assert [row.p_holm for row in family] == holm([row.gain.p_value for row in family])
-    assert rows[0].holds and "**+100.0**" in tta.overview(rows) and "| mta | 100.0 | +100.0 [" in tta.holding(rows)
+    assert rows[0].holds and "| mta | - | - | - | - | **+100.0** |" in tta.gains(rows)
+
+
+def test_dnd_is_compared_inside_each_host_over_the_seeds_that_both_settings_have(tmp_path):
+    """The global view of seed 3 has no partner, and a host without the global view is asked one question alone."""
+    for seed in (1, 2, 3):
+        right = images([1, 1, 0, 0] if seed < 3 else [1, 1, 1, 1])
+        record(tmp_path / f"{seed}g", method="tda", right=right, bare=right, seed=seed, setting="global_view", views=1)
+    for seed in (1, 2):
+        for setting in ("dnd", "crops_mean"):
+            right = images([1, 1, 1, 0] if setting == "dnd" else [0, 1, 0, 0])
+            record(tmp_path / f"{seed}{setting}", method="tda", right=right, bare=right, seed=seed, setting=setting)
+    record(tmp_path / "dmn", method="dmn", right=images([1, 0, 0, 0]), bare=right, setting="dnd")
+    rows = tta.rows_inside(tta_records.read(tmp_path))
+    assert [(row.cell.method, row.against, row.gain.difference) for row in rows] == [
+        ("tda", "global_view", pytest.approx(1 / 4)),
+        ("tda", "crops_mean", pytest.approx(2 / 4)),
+    ]
+    assert "| tda | - | - | - | - | +25.0 (0 better, 0 worse of 1) | +50.0 (0 better, 0 worse of 1) |" in tta.answer(rows)
 
 
 def test_the_study_writes_its_tables_and_pictures(tmp_path, monkeypatch, capsys):
@@ -88,9 +110,10 @@ def test_the_study_writes_its_tables_and_pictures(tmp_path, monkeypatch, capsys)
             record(folder, method=method, right=right, bare=bare, seed=seed, dataset=dataset, setting=setting, views=views)
     monkeypatch.setattr(sys, "argv", ["tta.py", str(tmp_path / "runs"), str(tmp_path)])
     tta.main()
-    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 12
-    assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("curves_scenes", "curves_emoji", "cost"))
-    assert "| ECE, D&D | 0.100 | 0.100 | 0.100 | - |" in capsys.readouterr().out
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 16
+    assert len((tmp_path / "inside.csv").read_text().splitlines()) == 1 + 12
+    assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("curves", "inside"))
+    assert "| tda | 0.100 | 0.100 | 0.100 |" in capsys.readouterr().out
 
 
 def test_the_sweeps_of_streams_hold_every_method_and_setting_of_the_study():

@@ -19,12 +19,18 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import Dots, accuracy, clusters_of, dataset_of, dot_plot, markdown, numbers, read_runs, write_csv
+from experiments.study import RANGES, Dots, accuracy, clusters_of, data_of, dot_plot, markdown, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
-HOST_OF = {"global": "global", "mean_feature": "crops", "dnd": "dnd"}  # aggregator -> host of conf/experiment/few_shot
-HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D"}
-COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#2a7f62"}
+HOST_OF = {
+    "global": "global",
+    "mean_feature": "crops",
+    "dnd": "dnd",
+    "dnd_fused": "dnd_fused",
+}  # aggregator -> host of conf/experiment/few_shot
+HOSTS = {"global": "global view", "crops": "crops, mean", "dnd": "D&D", "dnd_fused": "D&D fused"}
+COLOURS = {"global": "#8a8a94", "crops": "#d08a2e", "dnd": "#3d6fb6", "dnd_fused": "#2a7f62"}
+OTHERS = {"crops": ("global",), "dnd": ("crops", "global"), "dnd_fused": ("global",)}  # with which a host is compared
 RESAMPLES = 20_000  # the least p-value is then 0.0001: enough for Holm over eleven adapters
 ALONE = "none", 0  # adapter and shots of a host without an adapter
 RESULTS = "dataset", "host", "adapter", "shots", "top1", "low", "high", "seeds", "fit_seconds", "test_seconds"
@@ -42,7 +48,7 @@ def by_cell(runs: list[Run], row: str) -> dict[Cell, dict[int, np.ndarray]]:
 
 def cell(run: Run) -> Cell:
     """Where a run stands in the grid."""
-    return dataset_of(run), HOST_OF[run.choices["aggregator"]], run.choices["adapter"], run.config["task"]["shots"]
+    return data_of(run), HOST_OF[run.choices["aggregator"]], run.choices["adapter"], run.config["task"]["shots"]
 
 
 def paired(new: dict[int, np.ndarray], old: dict[int, np.ndarray], clusters: Sequence[str]) -> Comparison:
@@ -56,7 +62,7 @@ def gains(cells: dict[Cell, dict], hosts: dict[Cell, dict], clusters: dict[str, 
     found = {}
     for (dataset, host, adapter, shots), right in sorted(cells.items()):
         against = {"the host alone": hosts[dataset, host, adapter, shots]}
-        for other in {"crops": ("global",), "dnd": ("crops", "global")}.get(host, ()):
+        for other in OTHERS.get(host, ()):
             if old := cells.get((dataset, other, adapter, shots)):
                 against[f"{adapter} on {HOSTS[other]}"] = old
         for name, old in against.items():
@@ -80,17 +86,16 @@ def corrected(found: dict[tuple[Cell, str], list[str]]) -> dict[tuple[Cell, str]
 
 def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]) -> dict[Cell, list[str]]:
     """Top-1 with its interval, seeds, and the median seconds of a fit and of a test, for each cell and for each host alone."""
-    seconds, clusters = defaultdict(list), clusters_of(runs)
+    seconds, clusters = defaultdict(list), clusters_of(runs, data_of)
     for run in runs:
         seconds[cell(run)].append((run.metrics["selection"]["fit_seconds"], run.metrics["row_seconds"]["final"]))
     found = {}
     for key, right in cells.items():
         fit, test = np.median(seconds[key], axis=0)
         found[key] = [*numbers(accuracy(np.stack(list(right.values())), clusters[key[0]])), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
-    for (dataset, host, _, _), right in hosts.items():
-        alone = next(iter(right.values()))[None]  # no support, hence the same for all seeds
-        if (dataset, host, *ALONE) not in found:
-            found[dataset, host, *ALONE] = [*numbers(accuracy(alone, clusters[dataset])), "1", "0.00", "0.00"]
+    for (dataset, host, _, _), right in sorted(hosts.items(), key=lambda item: len(item[1])):  # the last has the most seeds
+        alone = np.stack(list(right.values()))  # a seed draws its crops
+        found[dataset, host, *ALONE] = [*numbers(accuracy(alone, clusters[dataset])), str(len(alone)), "0.00", "0.00"]
     return found
 
 
@@ -101,10 +106,12 @@ def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
 
 
 def draw(results: dict[Cell, list[str]], path: Path) -> None:
-    """Each adapter on the three hosts, best D&D first, one panel per data set, at the most shots that all of them have."""
-    most = {d: max(key[3] for key in results if key[0] == d) for d in ("scenes", "emoji") if any(key[0] == d and key[3] for key in results)}
-    shots = min(most.values())
-    panels = {dataset: _adapters(results, dataset, shots) for dataset in most}
+    """Each adapter on its hosts, best D&D first, one panel per data set, at the shots that most of them have."""
+    cells: dict[int, set[str]] = defaultdict(set)
+    for dataset, _, _, number in results:
+        cells[number] |= {dataset} if number else set()
+    shots = max(cells, key=lambda number: (len(cells[number]), number))
+    panels = {dataset: _adapters(results, dataset, shots) for dataset in sorted(cells[shots], key=_distance)}
     height = 0.42 * max(map(len, panels.values())) + 1.4
     figure = Figure(figsize=(6 * len(panels), height), layout="constrained")
     for axis, (dataset, adapters) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
@@ -114,6 +121,11 @@ def draw(results: dict[Cell, list[str]], path: Path) -> None:
     note = "dashed: the host without an adapter"
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, title=note, title_fontsize=9)
     save_figure(figure, path, dpi=130)
+
+
+def _distance(dataset: str) -> tuple:
+    """Scenes first, near before far."""
+    return not dataset.startswith("scenes"), *(name not in dataset for name in RANGES.values())
 
 
 def _adapters(results: dict[Cell, list[str]], dataset: str, shots: int) -> list[str]:
@@ -150,6 +162,7 @@ def added(found: dict[tuple[Cell, str], list[str]]) -> str:
     """What the adapter adds to its hosts, and crops and descriptions to the adapter, in one table a data set and number of shots."""
     questions = {f"to {title}": (host, "the host alone") for host, title in HOSTS.items()}
     questions |= {"crops to the global view": ("crops", HOSTS["global"]), "D&D to crops": ("dnd", HOSTS["crops"])}
+    questions |= {"D&D fused to the global view": ("dnd_fused", HOSTS["global"])}
     asked = {(key, against.split(" on ")[-1]): row for (key, against), row in found.items()}
     parts = []
     for dataset, shots in sorted({(key[0], key[3]) for key, _ in found}):
@@ -175,7 +188,8 @@ def main() -> None:
         print(f"left out, for the tables have more seeds: {', '.join(map(str, fewer))}", file=sys.stderr)
         cells = {key: right for key, right in cells.items() if key not in fewer}
     old_gains = {(key, against): row for key, (against, *row) in read_rows(OUTPUT / "comparisons.csv")}
-    new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts, clusters_of(runs))
+    new_results, new_gains = accuracies(runs, cells, hosts), gains(cells, hosts, clusters_of(runs, data_of))
+    new_results = {key: row for key, row in new_results.items() if int(row[3]) >= int(old_results.get(key, row)[3])}
     results, found = old_results | new_results, corrected(old_gains | new_gains)
     OUTPUT.mkdir(exist_ok=True)
     write_csv(OUTPUT / "results.csv", RESULTS, ([*key, *row] for key, row in sorted(results.items())))

@@ -5,21 +5,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from experiments.study import RANGES, data_of
 
 from multicrop.compare.run import read_run
 from multicrop.compare.statistics import Comparison, compare_runs
 from multicrop.record import METRICS
 
-SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D"}
-METHODS = ("tda", "dmn", "bca", "boost", "tent", "mta", "zero", "tpt", "c_tpt")
-VIEWS = {"global_view": 1, "crops_mean": 17, "dnd": 17}  # of the tables
+SETTINGS = {"global_view": "global view", "crops_mean": "crops, mean", "dnd": "D&D", "dnd_fused": "D&D fused"}
+ONLINE = ("tda", "tda_views", "dmn", "bca", "boost", "tent", "dota", "oga", "onzeta_short", "ecalp", "dpe", "stata")
+METHODS = (*ONLINE, "mta", "zero", "tps", "tpt", "c_tpt")
+HOSTS = ("none", *METHODS)
+VIEWS = {"global_view": 1, "crops_mean": 17, "dnd": 17, "dnd_fused": 17}  # of the tables
 RESAMPLES = 20_000  # the least p-value is then 0.0001
 
 
 class Cell(NamedTuple):
-    """What the orders of one row of a table have in common."""
+    """What the seeds of one row of a table have in common; data: `scenes, middle`, shift: `fog 3` or nothing."""
 
     data: str
+    shift: str
     order: str
     setting: str
     views: int
@@ -27,12 +31,17 @@ class Cell(NamedTuple):
 
     @property
     def tabled(self) -> bool:
-        return self.method in METHODS and self.views == VIEWS[self.setting]
+        return self.method in HOSTS and self.views == VIEWS[self.setting]
 
     @property
     def place(self) -> tuple:
-        shift = self.data.partition(", ")
-        return shift[0] != "scenes", self.order != "shuffled", shift[2], list(SETTINGS).index(self.setting), METHODS.index(self.method)
+        data = not self.data.startswith("scenes"), *(name not in self.data for name in RANGES.values())
+        return *data, self.order != "shuffled", self.order, self.shift, list(SETTINGS).index(self.setting), HOSTS.index(self.method)
+
+    @property
+    def stream(self) -> str:
+        """What all methods and settings of a stream have in common: `scenes, middle, fog 3`."""
+        return ", ".join(part for part in (self.data, self.shift, self.order) if part not in ("", "shuffled"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Stream:
         return value
 
 
-Runs = dict[int, Stream]  # by the seed of their order
+Runs = dict[int, Stream]  # by their seed, which draws crops and order
 
 
 def read(folder: Path) -> dict[Cell, Runs]:
@@ -82,24 +91,34 @@ def _read(folder: Path) -> tuple[Cell, int, Stream]:
     record = read_run(folder)
     config, choices, shown = record.config, record.choices, record.predictions
     kind = config["corruption"].get("kind")
-    data = choices["dataset"] + (f", {kind} {config['corruption']['severity']}" if kind else "")
+    shift = f"{kind} {config['corruption']['severity']}" if kind else ""
     setting = choices["experiment"].removeprefix("tta/")
-    cell = Cell(data, config["task"]["order"], setting, record.metrics["views_per_image"], choices["method"])
+    cell = Cell(data_of(record), shift, config["task"]["order"], setting, record.metrics["views_per_image"], choices["method"])
     stream = Stream(tuple(shown.image_id), shown.correct("final"), shown.correct("aggregated"), record.metrics, tuple(shown.cluster))
     return cell, config["task"]["order_seed"], stream
 
 
 def gain(runs: Runs) -> Comparison:
-    """The method against the bare aggregator on the same images and orders."""
-    final, bare = (np.stack([runs[seed].by_id(row) for seed in sorted(runs)]) for row in ("final", "bare"))
-    return compare_runs(final, bare, clusters=next(iter(runs.values())).clusters, resamples=RESAMPLES)
+    """The method against the bare aggregator on the same images, crops and orders."""
+    return _compared((runs, "final"), (runs, "bare"))
+
+
+def difference(runs: Runs, others: Runs) -> Comparison:
+    """A method in one setting against the same method in another, over the seeds that both have."""
+    return _compared((runs, "final"), (others, "final"))
+
+
+def _compared(*sides: tuple[Runs, str]) -> Comparison:
+    seeds = sorted(set.intersection(*(set(runs) for runs, _ in sides)))
+    new, old = (np.stack([runs[seed].by_id(row) for seed in seeds]) for runs, row in sides)
+    return compare_runs(new, old, clusters=sides[0][0][seeds[0]].clusters, resamples=RESAMPLES)
 
 
 def mean(runs: Runs, *path: str) -> float:
-    """The mean over orders of one number of metrics.json."""
+    """The mean over seeds of one number of metrics.json."""
     return float(np.mean([stream.number(*path) for stream in runs.values()]))
 
 
 def accuracy(runs: Runs, row: str = "final") -> list[float]:
-    """Of each order, 0-1."""
+    """Of each seed, 0-1."""
     return [float(getattr(stream, row).mean()) for stream in runs.values()]
