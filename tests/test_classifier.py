@@ -29,7 +29,7 @@ from multicrop.runs.few_shot import build
 
 CLASSES = {"lion": ["a mane", "golden yellow face"], "penguin": ["a white belly", "black wings"], "pig": ["pink skin", "a round snout"]}
 SMALL = {"model": "tiny", "crop": "random_k4", "aggregator": "dnd"}
-FEATURES = [name for name in options("adapter") if name not in ("clip_lora", "twostage")]
+FEATURES = [name for name in options("adapter") if name not in ("clip_lora", "prolip", "twostage")]
 CONFIG = """# @package _global_
 defaults:
   - override /dataset: folder
@@ -143,9 +143,10 @@ class TestFit:
         with pytest.raises(ValueError, match=message):
             Classifier(CLASSES, **SMALL).fit(drawings[:count], names)
 
-    def test_an_adapter_of_the_encoder_is_refused(self, drawings, labels):
+    @pytest.mark.parametrize("adapter", ["clip_lora", "prolip"])
+    def test_an_adapter_of_the_encoder_is_refused(self, adapter, drawings, labels):
         with pytest.raises(ValueError, match="changes the encoder"):
-            Classifier(CLASSES, adapter="clip_lora", **SMALL).fit(drawings, labels)
+            Classifier(CLASSES, adapter=adapter, **SMALL).fit(drawings, labels)
 
     def test_it_is_cloned_and_cross_validated_by_scikit_learn(self, drawings, labels):
         made = Classifier(CLASSES, validation_share=0, **SMALL)

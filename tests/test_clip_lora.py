@@ -180,11 +180,11 @@ def test_a_run_scores_what_the_tuned_encoder_sees_beside_what_the_old_one_saw(tm
         task.test_step((views[3:6], labels[3:6], indices[3:6]), 0)
     results = task.results()
     torch.testing.assert_close(results["aggregated"], session.scorer(views[3:6]))
-    seen, _ = task.tuned_bank.tensors()
+    seen, _ = task.bank.tensors()
     torch.testing.assert_close(results["final"], task.tuned_scorer(seen[3:6]))
     assert (seen - views).abs().max() > 1e-3 and (results["final"] - results["aggregated"]).abs().max() > 1e-2
     assert task.adapter.selection["fit_seconds"] > 0 and not list(tmp_path.rglob("*.ckpt"))
-    assert task.tuned_bank.manifest["identity"]["model"] != bank.manifest["identity"]["model"]
+    assert task.bank.manifest["identity"]["model"] != bank.manifest["identity"]["model"]
 
 
 def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path):
@@ -196,8 +196,8 @@ def test_a_sweep_over_aggregators_and_crops_fits_once(tmp_path):
     tasks = [build(session, shots=1, few_shot_file=None) for session in hosts]
     fits = [task.adapter for task in tasks]
     assert fits[0] is fits[1] and len({id(fit) for fit in fits}) == 3
-    assert len({task.tuned_bank.manifest["identity"]["model"] for task in tasks}) == 3
-    assert tasks[0].tuned_bank.tensors()[0].shape[1] == 5 and tasks[1].tuned_bank.tensors()[0].shape[1] == 1
+    assert len({task.bank.manifest["identity"]["model"] for task in tasks}) == 3
+    assert tasks[0].bank.tensors()[0].shape[1] == 5 and tasks[1].bank.tensors()[0].shape[1] == 1
 
 
 @pytest.mark.parametrize("aggregator", [o for o in options("aggregator") if not composed(f"aggregator={o}").aggregator.get("prune")])

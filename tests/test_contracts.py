@@ -233,7 +233,8 @@ class TestAdapters:
         scorer = Scorer(text, scale, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         logits = scorer(views)
         parts = [Examples(views[a:b], logits[a:b], labels[a:b]) for a, b in ((0, 16), (16, 32), (32, 96))]
-        adapter = inject(make, text=text, logit_scale=scale, score=scorer, encoder=tiny_encoder())
+        projection = torch.eye(views.shape[-1])
+        adapter = inject(make, text=text, logit_scale=scale, score=scorer, encoder=tiny_encoder(), projection=projection)
         adapter.fit(parts[0], parts[1])
         return adapter, parts[2]
 

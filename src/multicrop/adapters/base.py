@@ -56,6 +56,8 @@ class FewShotAdapter(ABC):
     Attributes:
         tunes_encoder: Whether `fit` learns from pixels and returns a changed encoder (`EncoderAdapter`) or from features (`Adapter`).
         needs_text_tower: Whether the constructor takes `encoder` and the fit needs gradients through its text tower.
+        reads_unprojected: Whether the views of fit and prediction are those before the visual projection, which the constructor takes as
+            `projection`; logits are the aggregator's of the projected views.
         selection: How the hyper-parameters were selected; set by `fit`.
         checkpoint: The file in which `fit` keeps its state, so that an interrupted fit resumes; None keeps none.
         progress: Whether `fit` shows a progress bar.
@@ -63,6 +65,7 @@ class FewShotAdapter(ABC):
 
     tunes_encoder: ClassVar[bool]
     needs_text_tower: ClassVar[bool] = False
+    reads_unprojected: ClassVar[bool] = False
     selection: Selection
     checkpoint: Path | None = None
     progress: bool = False

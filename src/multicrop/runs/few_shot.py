@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multicrop.adapters.base import Adapter, AnyAdapter, EncoderAdapter, Examples
+from multicrop.adapters.unprojected import unprojected
 from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Scorer, with_text
 from multicrop.config.ranges import Count, OneOf
@@ -39,14 +41,22 @@ class SupportedTask(BankTask):
         scorer: Class logits of views.
         adapter: The fitted adapter.
         splits: Ids of the support (``train``) and the validation images (``val``), for the record.
+        bank: The scored images as another encoder sees them, if the adapter reads those.
     """
 
     component = "adapter"
 
-    def __init__(self, scorer: Scorer, adapter: AnyAdapter, splits: dict[str, list[str]]) -> None:
+    def __init__(self, scorer: Scorer, adapter: AnyAdapter, splits: dict[str, list[str]], bank: FeatureBank | None = None) -> None:
         super().__init__(scorer)
-        self.adapter, self.splits = adapter, splits
+        self.adapter, self.splits, self.bank = adapter, splits, bank
+        self.row_of = {} if bank is None else {index: row for row, index in enumerate(bank.positions)}
         self.support: dict[str, Any] = {}  # `asked` images per class, how many there are `per_class`, and the data set that they are `of`
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Fetch the other encoder's views of the batch, then score it."""
+        if (bank := self.bank) is not None:
+            self.other_views = torch.stack([bank[self.row_of[index]][0] for index in batch[2].tolist()])
+        super().test_step(batch, batch_idx)
 
     def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
         """How the hyper-parameters were chosen, and the number of support images of each class."""
@@ -64,7 +74,7 @@ class FewShotTask(SupportedTask):
 
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
         """The adapter's logits."""
-        return self.adapter(views, aggregated)
+        return self.adapter(views if self.bank is None else self.other_views, aggregated)
 
 
 class TunedTask(SupportedTask):
@@ -79,18 +89,12 @@ class TunedTask(SupportedTask):
     """
 
     def __init__(self, scorer: Scorer, adapter: EncoderAdapter, splits: dict[str, list[str]], text: TextBank, bank: FeatureBank) -> None:
-        super().__init__(scorer, adapter, splits)
-        self.tuned_scorer, self.tuned_bank = with_text(scorer, text), bank
-        self.row_of = {index: row for row, index in enumerate(bank.positions)}
-
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Fetch the tuned encoder's views of the batch, then score it."""
-        self.tuned_views = torch.stack([self.tuned_bank[self.row_of[index]][0] for index in batch[2].tolist()])
-        super().test_step(batch, batch_idx)
+        super().__init__(scorer, adapter, splits, bank)
+        self.tuned_scorer = with_text(scorer, text)
 
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
         """The aggregator's logits of the tuned views against the tuned prompts."""
-        return self.tuned_scorer(self.tuned_views)
+        return self.tuned_scorer(self.other_views)
 
 
 @task_builder(groups=("adapter",), not_decisive=("few_shot_file", "source", "source_knobs"), images=support_and_validation)
@@ -127,12 +131,15 @@ def build(
     adapter: AnyAdapter = origin.inject(part.make())
     counts = per_class(images[0], origin.dataset.class_names)
     warn_of_few(counts, None if few_shot_file else shots)
+    if (adapter.tunes_encoder or adapter.reads_unprojected) and session.settings["bank"] == "off":
+        raise ValueError(f"{type(adapter).__name__} has a bank of its own for what another encoder sees; use bank=disk")
     if adapter.tunes_encoder is True:
         task: SupportedTask = _tuned(session, origin, adapter, *images)
     else:
         adapter = _fitted(origin, adapter, *images, shared=source is not None)
         adapter = adapter if origin is session else transferred(adapter, part, origin, session)
-        task = FewShotTask(session.scorer, adapter, _splits(*images))
+        bank = _before_projection(session).bank(session.scored_images) if adapter.reads_unprojected else None
+        task = FewShotTask(session.scorer, adapter, _splits(*images), bank)
     task.support = {"asked": None if few_shot_file else shots, "per_class": counts}
     task.support |= {} if source is None else {"of": origin.dataset.name}
     return task
@@ -144,7 +151,7 @@ def _fitted(session: Session, adapter: Adapter, support: LabelledImages, validat
 
     def fitted() -> Adapter:
         with torch.no_grad():
-            examples = [examples_of(session.scorer, *session.bank(images).tensors()) for images in (support, validation)]
+            examples = [_examples(session, images, before_projection=adapter.reads_unprojected) for images in (support, validation)]
         _fit(session, adapter, partial(adapter.fit, *examples), key)
         return adapter
 
@@ -156,8 +163,6 @@ def _tuned(session: Session, origin: Session, adapter: EncoderAdapter, support: 
 
     The fit reads neither crops nor aggregator nor scored classes, so that a sweep over these fits once.
     """
-    if session.settings["bank"] == "off":
-        raise ValueError("an adapter that changes the encoder has a bank of its own for what the changed one sees; use bank=disk")
     scorer = session.scorer
     key = run_identity(origin, *TUNING_PARTS).key_of(*TUNING_PARTS)
     fit = partial(adapter.fit, support, validation)
@@ -178,6 +183,18 @@ def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted], key: 
     learned = fit()
     adapter.selection["fit_seconds"] = time.perf_counter() - started
     return learned
+
+
+def _before_projection(session: Session) -> Session:
+    """The session whose views are those before the visual projection."""
+    encoder = session.encoder
+    return session.with_encoder(session.share("unprojected", session.facts.key, lambda: unprojected(encoder), of=encoder))
+
+
+def _examples(session: Session, images: LabelledImages, *, before_projection: bool) -> Examples:
+    """Labelled views with the scorer's logits, and the views before the visual projection in place of the others where asked."""
+    examples = examples_of(session.scorer, *session.bank(images).tensors())
+    return replace(examples, views=_before_projection(session).bank(images).tensors()[0]) if before_projection else examples
 
 
 def examples_of(scorer: Scorer, views: Float[Tensor, "n views dim"], labels: Int[Tensor, " n"]) -> Examples:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from multicrop.adapters.unprojected import visual_projection
 from multicrop.aggregators import Aggregator, as_aggregator
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer
@@ -148,8 +149,8 @@ class Session:
 
     def inject(self, part: Callable[..., Made]) -> Made:
         """What the constructor of an adapter or a method makes of the parts of the run that its parameters name."""
-        encoder = {"encoder": self.encoder} if "encoder" in inspect.signature(part).parameters else {}
-        return inject(part, **self.injectables, **encoder)
+        made = {"encoder": lambda: self.encoder, "projection": lambda: visual_projection(self.encoder)}
+        return inject(part, **self.injectables, **{name: made[name]() for name in inspect.signature(part).parameters if name in made})
 
     @property
     def injectables(self) -> dict[str, Any]:
@@ -163,8 +164,7 @@ class Session:
                 "aggregator.prune=true gives exact logits to the five best classes alone, and an adapter or method reads all of them: "
                 "use aggregator.prune=false, or task=zero_shot"
             )
-        scorer = self.scorer
-        return {"text": scorer.text, "logit_scale": scorer.logit_scale, "score": scorer}
+        return {"text": self.scorer.text, "logit_scale": self.scorer.logit_scale, "score": self.scorer}
 
     @property
     def scored_images(self) -> LabelledImages | StreamedImages:

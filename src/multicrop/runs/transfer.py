@@ -66,7 +66,7 @@ def transferred(adapter: Adapter, part: Part, source: Session, target: Session) 
         raise ValueError(
             f"{type(adapter).__name__} has a row per class, and no row for {len(lacking)} of the {len(rows)} classes of "
             f"{target.dataset.name}: it learned from {source.dataset.name}, which lacks {', '.join(lacking[:SHOWN])}. Choose an adapter "
-            "without rows of classes (adapter=rla, clip_adapter, coop or clip_lora), or task.source=null"
+            "without rows of classes (adapter=rla, prolip, clip_adapter, coop or clip_lora), or task.source=null"
         )
     return ClassRows(adapter, [row for row in rows if row is not None], score=target.scorer)
 
