@@ -1,4 +1,4 @@
-"""Shape checks on every function of the package, and small encoders and data that the tests share."""
+"""Shape checks on every module that names shapes, and small encoders and data that the tests share."""
 
 import copy
 import gc
@@ -6,10 +6,14 @@ import os
 import re
 import warnings
 from functools import cache
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("multicrop", "beartype.beartype")
+SOURCE = Path(__file__).parent.parent / "src"
+SHAPED = [path for path in (SOURCE / "multicrop").rglob("*.py") if "from jaxtyping import" in path.read_text()]
+# Checks on the other modules, which pyright reads, would be the larger half of their cost.
+install_import_hook([".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SHAPED], "beartype.beartype")
 
 import conf_files  # noqa: E402
 import matplotlib  # noqa: E402
@@ -37,11 +41,18 @@ torch.set_num_threads(1)
 os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # tests change HOME: without it the fonts are listed anew each time
 conf_files.read_once()
 gc.freeze()  # what is imported for all tests is not looked through again
+gc.set_threshold(50_000, 20, 20)  # a composition makes 100,000 objects
 
 
 def pytest_collection_modifyitems(items):
     """The slowest files first: of two workers, neither ends with a long test while the other has none left."""
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in SLOW)  # stable
+
+
+def pytest_collection_finish():
+    """Nor are the modules of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,7 +3,12 @@
 import ast
 import tomllib
 
+import pytest
+import torch
 from conftest import ROOT
+from jaxtyping import TypeCheckError
+
+from multicrop.transport import uniform_marginal
 
 PACKAGE = ROOT / "src" / "multicrop"
 LOOSE = {"__init__", "model"}
@@ -18,6 +23,11 @@ def modules():
 
 def test_no_module_lies_beside_the_rooms():
     assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
+
+
+def test_shapes_and_types_of_arrays_are_checked_in_the_tests():
+    with pytest.raises(TypeCheckError):
+        uniform_marginal(torch.ones(3))  # floats for a mask
 
 
 def test_the_configuration_stops_at_the_entries():

@@ -1,6 +1,7 @@
 """Traps in data: spellings that differ in case, keys that repeat, addresses that run commands, and folders whose names look like globs."""
 
 import json
+from itertools import product
 
 import forked
 import pytest
@@ -42,9 +43,10 @@ class TestShardAddresses:
         "ais://touch {place}",
     )
 
-    @pytest.mark.parametrize("streaming", [True, False])
-    @pytest.mark.parametrize("split", ["train", "test"])
-    @pytest.mark.parametrize("command", COMMANDS)
+    @pytest.mark.parametrize(
+        ("command", "split", "streaming"),
+        [*product(COMMANDS, ["test"], [True]), *product(COMMANDS[:1], ["train"], [True, False]), (COMMANDS[0], "test", False)],
+    )
     def test_one_that_runs_a_command_is_refused_before_anything_runs(self, command, split, streaming, tmp_path):
         names, place = write(tmp_path / "names.json", NAMES), tmp_path / "ran"
         words = make_shards(tmp_path / "data", numbers=True)

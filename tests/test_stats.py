@@ -73,7 +73,7 @@ def test_runs_that_differ_widen_the_interval():
 def test_the_interval_over_images_covers_the_truth_in_95_of_100_studies():
     truth, hits, studies = 0.4 * 0.3 - 0.6 * 0.1, 0, 600
     for study in range(studies):
-        got = stats.compare(*outcomes(study, 200), seed=study)
+        got = stats.compare(*outcomes(study, 200), seed=study, resamples=500)
         hits += got.low <= truth <= got.high
     assert 0.92 <= hits / studies <= 0.975
 
@@ -90,7 +90,7 @@ def test_the_interval_over_runs_and_images_covers_the_truth():
 
 
 def test_p_values_of_the_null_are_uniform_enough_and_holm_is_the_textbooks():
-    small = sum(stats.compare(*outcomes(s, 200, accuracy=0.5, rescue=0.2, loss=0.2)).p_value < 0.05 for s in range(400))
+    small = sum(stats.compare(*outcomes(s, 200, accuracy=0.5, rescue=0.2, loss=0.2), resamples=1).p_value < 0.05 for s in range(400))
     assert small / 400 <= 0.065
     p = [0.01, 0.04, 0.03, 0.005]
     ordered, worst, by_hand = sorted(range(4), key=p.__getitem__), 0.0, {}
@@ -191,7 +191,7 @@ def test_few_clusters_of_unlike_sizes_are_covered_too():
         rng = np.random.default_rng(study)
         rates = rng.beta(2, 2, len(sizes) + 1)
         correct = rng.random(len(clusters)) < np.repeat(rates, [*sizes, 10])
-        got = stats.compare(correct, np.zeros_like(correct), clusters=clusters, seed=study, resamples=1000)
+        got = stats.compare(correct, np.zeros_like(correct), clusters=clusters, seed=study, resamples=500)
         hits += got.low <= 0.5 <= got.high
     assert 0.92 <= hits / studies <= 0.98
 

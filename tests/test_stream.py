@@ -103,8 +103,10 @@ def killed(cfg, folder, batch, how):
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
-@pytest.mark.parametrize("how", ["exception", "kill"])
-@pytest.mark.parametrize("option", options("method"))
+ENDS = [*((option, "exception") for option in options("method")), ("tda", "kill"), ("bca", "kill"), ("tpt", "kill")]
+
+
+@pytest.mark.parametrize(("option", "how"), ENDS)
 def test_a_killed_run_goes_on_to_the_same_predictions_and_state(option, how, tmp_path):
     cfg = settings(option)
     whole, _, metrics = scored(cfg, tmp_path / "whole")

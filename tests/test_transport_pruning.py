@@ -51,7 +51,7 @@ def assert_certified(exact, pruned, scale):
 @pytest.mark.parametrize("twins", [False, True])
 @pytest.mark.parametrize(("view", "prompt"), list(itertools.product(marginals.MARGINALS, marginals.MARGINALS)))
 def test_prediction_and_five_best_are_those_of_solving_every_class(view, prompt, twins):
-    for seed, shape in enumerate([(24, 9, 3, 2), (24, 30, 6, 4), (24, 16, 1, 5), (24, 24, 7, 1)]):
+    for seed, shape in enumerate([(8, 9, 3, 2), (8, 30, 6, 4), (8, 16, 1, 5), (8, 24, 7, 1)]):
         images, classes, n_views, prompts = shape
         views, text = clustered(seed, images=images, classes=classes, views=n_views, prompts=prompts, twins=twins)
         knobs = {**KNOBS, "view_marginal": view, "prompt_marginal": prompt}
@@ -225,7 +225,7 @@ def test_any_chunk_size_gives_the_same_logits(choice):
     views, text = clustered(3, images=5, classes=7, views=4, prompts=3)
     aggregate = instantiate(without(composed(f"aggregator={option}", *change).aggregator, "facts"))
     whole = aggregate(views, text, 20.0)
-    for size in (1, 30, 100, 300):
+    for size in (1, 100):
         torch.testing.assert_close(aggregate(views, text, 20.0, max_elements=size), whole, atol=2e-5, rtol=0)
 
 
