@@ -47,8 +47,8 @@ def _legend(figure: Figure, note: str) -> None:
 
 
 def curves(found: dict[Cell, Runs], path: Path) -> None:
-    """Running accuracy of each online method less that of the bare aggregator, one row per stream without corruption: mean and range."""
-    shown = {c: runs for c, runs in found.items() if c.tabled and c.method in ONLINE and not c.shift}
+    """Running accuracy of each online method less that of the bare aggregator, one row per vendor of clean scenes: mean and range."""
+    shown = {c: runs for c, runs in found.items() if c.tabled and c.method in ONLINE and (c.shift, c.order) == ("", "shuffled")}
     streams = list(dict.fromkeys(c.stream for c in sorted(shown, key=lambda c: c.place)))
     figure = Figure(figsize=(13, 2.3 * len(streams) + 0.8), layout="constrained")
     axes = figure.subplots(len(streams), len(SETTINGS), squeeze=False)
@@ -69,7 +69,7 @@ def curves(found: dict[Cell, Runs], path: Path) -> None:
         axis.set_xlabel("images of the stream seen", fontsize=8)
     lines = {line.get_label(): line for axis in axes.flat for line in axis.lines if line.get_label() in METHODS}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=6, fontsize=8)
-    save_figure(figure, path, dpi=110)
+    save_figure(figure, path, dpi=80)
 
 
 def _curve(axis: Axes, method: str, runs: Runs) -> None:
