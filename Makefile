@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?=
 RUN := $(VENV)/bin/python
+export PYTHONDONTWRITEBYTECODE := # every process that the tests start would compile the package anew
 
 .PHONY: help setup run test lint storm mutation bench overview schema site pack restyle
 

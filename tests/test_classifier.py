@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, options, session_of
+from conftest import ROOT, composed, options, session_of
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -164,15 +164,9 @@ class TestFit:
 class TestSaved:
     @pytest.mark.parametrize("adapter", FEATURES)
     def test_a_fitted_adapter_is_read_with_the_same_logits(self, adapter, drawings, labels, tmp_path, monkeypatch):
-        few = {
-            "coop": ["epochs=1"],
-            "lp_pp": ["iterations=3"],
-            "taskres": ["epochs=1"],
-            "ape_f": ["epochs=1"],
-            "clip_adapter": ["epochs=1"],
-        }
+        few = [f"{knob}=2" for knob in ("epochs", "iterations", "steps") if knob in composed(f"adapter={adapter}").adapter]
         made = Classifier(CLASSES, adapter=adapter, validation_share=1 / 3, **SMALL)
-        _few_steps(monkeypatch, few.get(adapter, []))
+        _few_steps(monkeypatch, few)
         fitted = made.fit(drawings, labels)
         expected = fitted.decision_function(drawings)
         fitted.save(tmp_path)

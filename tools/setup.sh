@@ -21,7 +21,7 @@ free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1024)}')
 echo "setup: installing into $venv with $("$python" --version), once (a few minutes)"
 [ -x "$venv/bin/python" ] && suits "$venv/bin/python" || "$python" -m venv --clear "$venv"
 log=$venv/setup.log
-# Without bytecode, which Python writes for the fifth of the modules that are ever imported: all of it takes a minute or two.
+# Without bytecode, which Python writes for the fifth of the modules that are ever imported: all of it takes minutes.
 if ! "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]' >"$log" 2>&1; then
     tail -n 15 "$log" >&2
     if grep -qiE 'no space left' "$log"; then fail "the disk is full; free about 4 GB and call again"; fi
@@ -30,6 +30,10 @@ if ! "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check 
     fi
     fail "pip could not install the project; the whole log is $log"
 fi
-# pip compiles on one processor. Without bytecode each start takes 20 seconds where PYTHONDONTWRITEBYTECODE is set, as in many containers.
-"$venv/bin/python" -m compileall -q -j 0 -x '/(tests?|testing)/' "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >>"$log" 2>&1 || true
+# Without bytecode each start takes 20 seconds where PYTHONDONTWRITEBYTECODE is set, as in many containers. An import of what runs import writes it.
+PYTHONDONTWRITEBYTECODE= "$venv/bin/python" -c '
+import lightning.pytorch.loggers, matplotlib.pyplot, ot, peft, scipy.optimize, sklearn.linear_model, statsmodels.stats.multitest, wandb
+import multicrop.adapters.descent, multicrop.cli, multicrop.encoder.loading, multicrop.features.fill, multicrop.runs.experiment
+import torchvision.transforms.v2, transformers.models.clip.image_processing_clip, transformers.models.clip.modeling_clip
+' >>"$log" 2>&1 || true
 printf '%s' "$wanted" >"$stamp"
