@@ -23,7 +23,7 @@ def run_audit(options: argparse.Namespace) -> int:
     """Print the defects with counts, examples and remedies; the exit status is 1 if one is an error."""
     packaged = options.source in available() and not Path(options.source).is_file()
     source = load_description_set(options.source) if packaged else None
-    texts = ClassTexts(source.descriptions, source.classes) if source else read_texts(options.source, "describe audit")
+    texts = ClassTexts(source.descriptions, source.classes, source.global_texts) if source else read_texts(options.source, "describe audit")
     names, keys = _classes(options)
     if options.fix:
         texts = fix(texts, names, keys)
@@ -32,7 +32,7 @@ def run_audit(options: argparse.Namespace) -> int:
     counter = _token_counter(options.model) if options.model else _clip_counter()
     findings = check(texts, names, keys, **counter)
     if packaged or options.strict:
-        checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts)
+        checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts, texts.whole)
         findings += [*audit(checked), *fact_defects(checked)]
     _print(options, texts, findings)
     if not counter:
@@ -41,9 +41,10 @@ def run_audit(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, texts: ClassTexts, findings: Sequence[Finding]) -> None:
-    rows = [(texts.titles[key], row) for key, row in texts.texts.items()]
-    counts = [len(row) for _, row in rows]
-    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts, {min(counts)} to {max(counts)} per class")
+    rows = [(texts.titles[key], texts.row(key)) for key in texts.texts]
+    counts, whole = [len(row) for _, row in rows], sum(map(len, texts.whole.values()))
+    of_them = f", {whole} of them global" if whole else ""
+    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts{of_them}, {min(counts)} to {max(counts)} per class")
     print(f"leakage: {leakage(rows)}")
     print("\n".join(summary(findings, options.examples)) or "no defect found")
     errors = sum(finding.severity == "error" for finding in findings)
@@ -94,7 +95,8 @@ def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
         raise ValueError(f"--fix needs a file, got a packaged description set; to change a packaged set, copy its file from {FOLDER}")
     table = json.loads(source.read_bytes().decode("utf-8"))
     if isinstance(table.get("descriptions"), dict):
-        write_file(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
+        named, whole = {"names": texts.titles} if "names" in table else {}, {"global": texts.whole} if texts.whole else {}
+        write_file(out, table | named | {"descriptions": texts.texts} | whole)
     else:
         write_text(out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n")
 
