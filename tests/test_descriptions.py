@@ -65,7 +65,7 @@ class TestPackaged:
     def test_header_is_complete(self, name):
         table = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
         assert table["set"] == name
-        assert set(HEADER) <= set(table) <= {*HEADER, "names", "descriptions"}
+        assert set(HEADER) <= set(table) <= {*HEADER, "names", "descriptions", "global"}
         assert table["licence"] == "Apache-2.0"
 
     def test_class_list_and_its_order(self, name):
@@ -73,8 +73,8 @@ class TestPackaged:
         assert hashlib.sha256(lines.encode()).hexdigest() == CLASS_LISTS[name]
 
     def test_one_class_a_line(self, name):
-        lines = (FOLDER / f"{name}.json").read_text(encoding="utf-8").splitlines()
-        assert sum(line.rstrip(",").endswith("]") for line in lines) == len(load_description_set(name).classes)
+        lines, source = (FOLDER / f"{name}.json").read_text(encoding="utf-8").splitlines(), load_description_set(name)
+        assert sum(line.rstrip(",").endswith("]") for line in lines) == len(source.classes) + len(source.global_texts)
 
 
 def test_a_sound_bank_has_no_finding():
