@@ -13,6 +13,7 @@ from multicrop.cli import main
 from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, phrase_defects, stem
 from multicrop.text.audit.check import RULES, check, fix
 from multicrop.text.audit.leaks import Leakage, leak_of, leakage, masked
+from multicrop.text.audit.whole import global_defects
 from multicrop.text.descriptions import FOLDER, HEADER, DescriptionSet, available, load_description_set, phrases_for, read_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 from multicrop.text.joins import parsed
@@ -60,7 +61,8 @@ def test_the_expected_sets_are_packaged():
 @pytest.mark.parametrize("name", available())
 class TestPackaged:
     def test_audit_finds_no_error(self, name):
-        assert [finding for finding in audit(load_description_set(name)) if finding.severity == "error"] == []
+        source = load_description_set(name)
+        assert [finding for finding in (*audit(source), *global_defects(source)) if finding.severity == "error"] == []
 
     def test_header_is_complete(self, name):
         table = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

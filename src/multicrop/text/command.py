@@ -12,6 +12,7 @@ from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.facts import fact_defects
 from multicrop.text.audit.leaks import leakage
 from multicrop.text.audit.show import shown
+from multicrop.text.audit.whole import global_defects
 from multicrop.text.class_names import NameIndex
 from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
@@ -33,7 +34,7 @@ def run_audit(options: argparse.Namespace) -> int:
     findings = check(texts, names, keys, **counter)
     if packaged or options.strict:
         checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts, texts.whole)
-        findings += [*audit(checked), *fact_defects(checked)]
+        findings += [*audit(checked), *global_defects(checked), *fact_defects(checked)]
     _print(options, texts, findings)
     if not counter:
         print("tokens were not counted: pass --model FOLDER_OR_ID of the encoder, or install multicrop[descriptions] for CLIP's tokenizer")
