@@ -13,9 +13,10 @@ from refusals import refused
 from multicrop.data.embedded import whole
 from multicrop.runs import saved_classifier
 from multicrop.text import GlobalText, described, prompts_of, text_bank
-from multicrop.text.audit.audit import audit
 from multicrop.text.audit.check import check, fix
-from multicrop.text.descriptions import HEADER, DescriptionSet, available, load_description_set, read_description_set, with_global_texts
+from multicrop.text.audit.facts import fact_defects
+from multicrop.text.audit.whole import global_defects
+from multicrop.text.descriptions import HEADER, DescriptionSet, load_description_set, read_description_set, with_global_texts
 from multicrop.text.descriptions.files import ClassTexts, read_texts
 from multicrop.text.make.make import write_file
 
@@ -170,3 +171,43 @@ class TestEmbedded:
             {"name": "pear", "parts": ["lion shape", "brown stem"]},
         ]
         assert whole.of_scene(concepts) == "cartoons: black nose and brown stem"
+
+
+SETS = ["cifar10", "cub200", "dtd", "eurosat", "fgvc_aircraft", "flowers102", "food101", "oxford_pets", "stanford_cars"]
+SOUND = "a small bird on a low branch, seen from the side"
+
+
+class TestAudit:
+    def found(self, cat, dog="a large pet with a long muzzle on a lead in a park"):
+        source = DescriptionSet("mini", {"cat": "house cat", "dog": "dog"}, {}, {"cat": list(cat), "dog": [dog]})
+        return {(finding.key, finding.defect, finding.severity) for finding in global_defects(source)}
+
+    def test_the_packaged_sets_that_have_them(self):
+        assert with_global_texts() == SETS
+
+    def test_sound_texts(self):
+        assert self.found([SOUND]) == set() == self.found([SOUND, "a furry pet asleep on the arm of a sofa"])
+
+    @pytest.mark.parametrize(
+        ("texts", "defect"),
+        [
+            ([SOUND, SOUND + " here", SOUND + " there"], "count"),
+            ([], "count"),
+            (["a pet on a sofa"], "length"),
+            (["very " * 30 + SOUND], "length"),
+            ([SOUND + " of a cat"], "leakage"),
+            ([SOUND + " and no tail"], "negation"),
+            ([SOUND + ", often alone"], "banned"),
+        ],
+    )
+    def test_what_is_put_in_is_found(self, texts, defect):
+        assert self.found(texts) == {("cat", defect, "error")}
+
+    def test_two_classes_with_one_text(self):
+        assert self.found([SOUND], SOUND.upper()) == {("cat", "duplicate", "error"), ("dog", "duplicate", "error")}
+
+    def test_the_facts_of_the_class_are_checked(self):
+        source = load_description_set("fgvc_aircraft")
+        wrong = source.global_texts | {"A380": [GlobalText("a giant airliner with two engines under a huge wing")]}
+        bad = DescriptionSet(source.name, source.classes, source.descriptions, wrong)
+        assert ("A380", "contradicts_facts") in {(finding.key, finding.defect) for finding in fact_defects(bad)}
