@@ -1,4 +1,4 @@
-"""The steps of `multicrop describe audit|make|show`: find and repair defects, generate phrases, show classes side by side."""
+"""The steps of `multicrop describe audit|make|show|page`: find and repair defects, generate phrases, show classes side by side."""
 
 import argparse
 import difflib
@@ -11,13 +11,18 @@ from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.facts import fact_defects
 from multicrop.text.audit.leaks import leakage
+from multicrop.text.audit.margins import margins
+from multicrop.text.audit.page import page
 from multicrop.text.audit.show import shown
 from multicrop.text.audit.whole import global_defects
+from multicrop.text.bank import TextBank
 from multicrop.text.class_names import NameIndex
 from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 from multicrop.text.joins import stored
 from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_file
+
+EncodePrompts = Callable[[list[list[str]]], TextBank]
 
 
 def run_audit(options: argparse.Namespace) -> int:
@@ -131,11 +136,24 @@ def run_make(options: argparse.Namespace) -> int:
     return int(any(finding.severity == "error" for finding in findings))
 
 
-def run_show(options: argparse.Namespace) -> int:
-    """Print the phrases of a class, or of two classes side by side."""
+def run_show(options: argparse.Namespace, encode_prompts: EncodePrompts | None = None) -> int:
+    """Print the texts of a class, or of two classes side by side; with an encoder, the margin of each text under it."""
     source = load_description_set(options.set)
     index = NameIndex(source.classes)
-    print("\n".join(shown(source, *(_key(index, source, name) for name in (options.name, options.against) if name is not None))))
+    keys = [_key(index, source, name) for name in (options.name, options.against) if name is not None]
+    measured = None
+    if encode_prompts:
+        rivals = {key: [other for other in (keys if len(keys) > 1 else source.classes) if other != key] for key in keys}
+        measured = {key: margins(source, key, others, encode_prompts, options.template) for key, others in rivals.items()}
+        print(f"margin: similarity to the class's label prompt less the largest to {'the other' if len(keys) > 1 else 'another'}'s")
+    print("\n".join(shown(source, *keys, margins=measured)))
+    return 0
+
+
+def run_page(options: argparse.Namespace) -> int:
+    """Write a description set as one HTML page."""
+    write_text(Path(options.out), page(load_description_set(options.set)))
+    print(f"written: {options.out}")
     return 0
 
 

@@ -25,6 +25,10 @@ class DescriptionSet:
     descriptions: dict[str, list[str]]
     global_texts: dict[str, list[str]] = field(default_factory=dict)
 
+    def texts_of(self, key: str) -> list[str]:
+        """The phrases of a class, then its global texts."""
+        return [*self.descriptions[key], *self.global_texts.get(key, ())]
+
 
 def available() -> list[str]:
     """The names of the packaged description sets, sorted."""
