@@ -163,7 +163,7 @@ class TestEmbedded:
     def test_a_drawing_by_hand(self):
         concept = {"name": "black cat", "group": "animals", "parts": ["black fur", "cat whiskers", "tail of an unusually great length"]}
         assert whole.of_drawing(concept) == "a cartoon from nature on white, with black fur and tail of an unusually great length"
-        assert whole.of_drawing({**concept, "name": "cartoon"}) == " on white, with black fur and cat whiskers"
+        assert whole.of_drawing({**concept, "name": "nature"}) == "a cartoon on white, with black fur and cat whiskers"
 
     def test_a_scene_by_hand(self):
         concepts = [

@@ -17,7 +17,7 @@ MOST_WORDS = 4  # of a part, where the concept has a shorter one
 def of_drawing(concept: Mapping) -> GlobalText:
     """The kind of a drawing and its rarest parts: `a cartoon from nature on white, with ...`."""
     name = concept["name"]
-    kind = next(text for text in (KINDS[concept["group"]], PLAIN, "") if leak_of(text, name) is None)
+    kind = KINDS[concept["group"]] if leak_of(KINDS[concept["group"]], name) is None else PLAIN
     return GlobalText(f"{kind} on white, with {several(_telling(concept['parts'], name)[:MOST_PARTS])}")
 
 
