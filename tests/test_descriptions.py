@@ -367,8 +367,13 @@ class TestCommand:
         return done.value.code, printed.out + printed.err
 
     def test_a_packaged_bank_is_sound(self, capsys):
-        code, printed = self.run(capsys, "eurosat", "--dataset", "eurosat", "--model", "tiny")
-        assert code == 0 and "10 classes" in printed and "0 errors" in printed and "0 of" in printed and "not counted" not in printed
+        code, printed = self.run(capsys, "eurosat", "--dataset", "eurosat")
+        assert code == 0 and "10 classes, 108 texts, 10 of them global" in printed and "0 errors" in printed and "0 of 108" in printed
+
+    def test_global_texts_are_counted_in_the_tokens_of_the_encoder(self, capsys):
+        code, printed = self.run(capsys, "eurosat", "--model", "tiny", "--examples", "20")
+        too_long = next(line for line in printed.splitlines() if "too_long" in line)
+        assert code == 1 and "not counted" not in printed and "over 32" in too_long and "aerial view" in too_long
 
     def test_errors_give_status_1_and_fix_mends(self, tmp_path, capsys, monkeypatch):
         file, fixed = tmp_path / "own.json", tmp_path / "fixed.json"

@@ -29,7 +29,7 @@ TABLE = {"set": "x", "descriptions": LOCAL, "global": WHOLE}
 def file(tmp_path):
     def write(table=TABLE):
         (tmp_path / "own.json").write_text(json.dumps(table))
-        return str(tmp_path / "own.json")
+        return tmp_path / "own.json"
 
     return write
 
@@ -43,7 +43,7 @@ def bank(generator):
 
 class TestPrompts:
     def rows(self, file, **knobs):
-        return described(["cat", "dog"], {}, template="a {}", file=file, **knobs)
+        return described(["cat", "dog"], {}, template="a {}", file=str(file), **knobs)
 
     def test_without_being_asked_for_they_are_left_out(self, file):
         assert self.rows(file()) == [
