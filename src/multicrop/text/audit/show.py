@@ -25,7 +25,7 @@ def shown(source: DescriptionSet, key: str, other: str | None = None, *, margins
     """
     numbers = margins or {}
     if other is None:
-        texts = [f"  {_number(numbers.get(key), text)}  {_whole(text)}{text}" for text in source.texts_of(key)]
+        texts = [f"  {_number(numbers.get(key), text) or '  '}{_whole(text)}{text}" for text in source.texts_of(key)]
         return [source.classes[key], *texts, *_confused(source, key)]
     lines = [f"{source.name}: + the facts of the other class rule it out, ~ close to a phrase of the other class"]
     for one, rival in ((key, other), (other, key)):
