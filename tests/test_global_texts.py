@@ -64,7 +64,7 @@ class TestPrompts:
     @pytest.mark.parametrize(
         ("knobs", "words"),
         [
-            ({"description_set": "sun397"}, ["'sun397'", "none for 1 of 1 classes: abbey", "cub200"]),
+            ({"description_set": "sun397"}, ["the description set 'sun397' lacks them for 1 of 1 classes: abbey", "cub200"]),
             ({}, ["the data set's own descriptions", "aggregator.text_set=descriptions"]),
         ],
     )
@@ -74,7 +74,7 @@ class TestPrompts:
 
     def test_a_class_without_them_is_named(self, file):
         path = file({**TABLE, "global": {"dog": WHOLE["dog"]}})
-        with refused(f"'{path}'", "none for 1 of 2 classes: cat"):
+        with refused(f"'{path}'", "lacks them for 1 of 2 classes: cat"):
             self.rows(path, scope="both")
 
     def test_texts_of_the_whole_alone_are_no_local_ones(self, file):

@@ -63,8 +63,9 @@ def class_texts(
     if scope != "global":
         _all_have_some(class_names, local, unknown)
     if scope != "local":
-        _all_have_global(class_names, whole, file or description_set)
-    return [of_scope([*own, *more], scope) for own, more in zip(local, whole, strict=True)]
+        own = f"the description set {description_set!r}" if description_set else "the data set's own descriptions"
+        _all_have_global(class_names, whole, f"the file {file!r}" if file else own)
+    return [of_scope([*parts, *all_of_it], scope) for parts, all_of_it in zip(local, whole, strict=True)]
 
 
 def read_descriptions(file: str) -> dict[str, list[str]]:
@@ -162,13 +163,12 @@ def _all_have_some(class_names: Sequence[str], rows: Rows, unknown: Sequence[str
         )
 
 
-def _all_have_global(class_names: Sequence[str], rows: Rows, source: str | None) -> None:
+def _all_have_global(class_names: Sequence[str], rows: Rows, source: str) -> None:
     """Raise ValueError, with the name of the source, when classes have no global text."""
     missing = [name for name, row in zip(class_names, rows, strict=True) if not row]
     if missing:
-        named = f"the descriptions {source!r}" if source else "the data set's own descriptions"
         raise ValueError(
-            f"global texts are read (prompt.scope, which follows aggregator.text_set), but {named} have none for {len(missing)} of "
+            f"global texts are read (prompt.scope, which follows aggregator.text_set), but {source} lacks them for {len(missing)} of "
             f"{len(rows)} classes: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Read the local texts "
             '(aggregator.text_set=descriptions), add {"global": {class: [text, ...]}} to a file in the packaged format (docs/texts.md), or '
             f"use a set that has them: {', '.join(with_global_texts())}"
