@@ -65,7 +65,7 @@ class TestPrompts:
         ("knobs", "words"),
         [
             ({"description_set": "sun397"}, ["the description set 'sun397' lacks them for 1 of 1 classes: abbey", "cub200"]),
-            ({}, ["the data set's own descriptions", "aggregator.text_set=descriptions"]),
+            ({}, ["the data set itself lacks them", "aggregator.text_set=descriptions"]),
         ],
     )
     def test_a_source_without_them_is_named(self, knobs, words):

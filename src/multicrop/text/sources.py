@@ -63,9 +63,9 @@ def class_texts(
     if scope != "global":
         _all_have_some(class_names, local, unknown)
     if scope != "local":
-        own = f"the description set {description_set!r}" if description_set else "the data set's own descriptions"
+        own = f"the description set {description_set!r}" if description_set else "the data set itself"
         _all_have_global(class_names, whole, f"the file {file!r}" if file else own)
-    return [of_scope([*parts, *all_of_it], scope) for parts, all_of_it in zip(local, whole, strict=True)]
+    return [of_scope([*parts, *wholes], scope) for parts, wholes in zip(local, whole, strict=True)]
 
 
 def read_descriptions(file: str) -> dict[str, list[str]]:
