@@ -13,6 +13,7 @@ from multicrop.cli import main
 from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, phrase_defects, stem
 from multicrop.text.audit.check import RULES, check, fix
 from multicrop.text.audit.leaks import Leakage, leak_of, leakage, masked
+from multicrop.text.audit.whole import global_defects
 from multicrop.text.descriptions import FOLDER, HEADER, DescriptionSet, available, load_description_set, phrases_for, read_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 from multicrop.text.joins import parsed
@@ -60,12 +61,13 @@ def test_the_expected_sets_are_packaged():
 @pytest.mark.parametrize("name", available())
 class TestPackaged:
     def test_audit_finds_no_error(self, name):
-        assert [finding for finding in audit(load_description_set(name)) if finding.severity == "error"] == []
+        source = load_description_set(name)
+        assert [finding for finding in (*audit(source), *global_defects(source)) if finding.severity == "error"] == []
 
     def test_header_is_complete(self, name):
         table = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
         assert table["set"] == name
-        assert set(HEADER) <= set(table) <= {*HEADER, "names", "descriptions"}
+        assert set(HEADER) <= set(table) <= {*HEADER, "names", "descriptions", "global"}
         assert table["licence"] == "Apache-2.0"
 
     def test_class_list_and_its_order(self, name):
@@ -73,8 +75,8 @@ class TestPackaged:
         assert hashlib.sha256(lines.encode()).hexdigest() == CLASS_LISTS[name]
 
     def test_one_class_a_line(self, name):
-        lines = (FOLDER / f"{name}.json").read_text(encoding="utf-8").splitlines()
-        assert sum(line.rstrip(",").endswith("]") for line in lines) == len(load_description_set(name).classes)
+        lines, source = (FOLDER / f"{name}.json").read_text(encoding="utf-8").splitlines(), load_description_set(name)
+        assert sum(line.rstrip(",").endswith("]") for line in lines) == len(source.classes) + len(source.global_texts)
 
 
 def test_a_sound_bank_has_no_finding():
@@ -365,8 +367,13 @@ class TestCommand:
         return done.value.code, printed.out + printed.err
 
     def test_a_packaged_bank_is_sound(self, capsys):
-        code, printed = self.run(capsys, "eurosat", "--dataset", "eurosat", "--model", "tiny")
-        assert code == 0 and "10 classes" in printed and "0 errors" in printed and "0 of" in printed and "not counted" not in printed
+        code, printed = self.run(capsys, "eurosat", "--dataset", "eurosat")
+        assert code == 0 and "10 classes, 108 texts, 10 of them global" in printed and "0 errors" in printed and "0 of 108" in printed
+
+    def test_global_texts_are_counted_in_the_tokens_of_the_encoder(self, capsys):
+        code, printed = self.run(capsys, "eurosat", "--model", "tiny", "--examples", "20")
+        too_long = next(line for line in printed.splitlines() if "too_long" in line)
+        assert code == 1 and "not counted" not in printed and "over 32" in too_long and "aerial view" in too_long
 
     def test_errors_give_status_1_and_fix_mends(self, tmp_path, capsys, monkeypatch):
         file, fixed = tmp_path / "own.json", tmp_path / "fixed.json"

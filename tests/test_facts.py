@@ -1,17 +1,20 @@
-"""Fact tables: what phrases claim, what contradicts a table, the packaged tables, planted errors, and `multicrop describe show`."""
+"""Fact tables: what phrases claim, what contradicts a table, the packaged tables, planted errors, and `multicrop describe show|page`."""
 
 import csv
 import json
 import sys
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import pytest
 
 from multicrop.cli import main
 from multicrop.text.audit.facts import EVERY, FACTS, TOLD_APART, fact_defects, load_fact_table, with_facts
+from multicrop.text.audit.page import page
 from multicrop.text.audit.show import likeness
-from multicrop.text.descriptions import load_description_set
+from multicrop.text.descriptions import DescriptionSet, load_description_set
+from multicrop.text.joins import GlobalText
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments.descriptions import planted
@@ -178,6 +181,21 @@ class TestShow:
         code, printed = self.run(capsys, "oxford_pets", "birman", "--against", "ragdoll")
         assert code == 0 and "  + " not in printed
 
+    def test_global_texts_stand_last(self, capsys):
+        lines = self.run(capsys, "eurosat", "river")[1].splitlines()
+        assert lines[-1] == f"    whole: {load_description_set('eurosat').global_texts['River'][0]}"
+
+    def test_margins_are_those_of_the_encoder(self, capsys, encoder):
+        source = load_description_set("eurosat")
+        code, printed = self.run(capsys, "eurosat", "river", "--against", "forest", "--model", "tiny", "--template", "{}")
+        text, labels = source.descriptions["River"][0], encoder.encode_texts(["River", "Forest"])
+        own, other = (encoder.encode_texts([text]) @ labels.T)[0].tolist()
+        assert code == 0 and f"{own - other:+.3f}  {text}" in printed
+        others = encoder.encode_texts([name for name in source.classes if name != "River"])
+        nearest = float((encoder.encode_texts([text]) @ others.T).max())
+        alone = self.run(capsys, "eurosat", "river", "--model", "tiny", "--template", "{}")[1]
+        assert f"{own - nearest:+.3f}  {text}" in alone and "to another's" in alone
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
@@ -193,3 +211,22 @@ class TestShow:
     def test_likeness_is_of_content_words(self):
         assert likeness("a scaly-edged back", "back with scaly edges") == pytest.approx(3 / 4)
         assert likeness("long tail", "round eyes") == 0.0
+
+
+class TestPage:
+    def test_a_packaged_set(self, tmp_path, capsys):
+        with pytest.raises(SystemExit) as done:
+            main(["describe", "page", "fgvc_aircraft", "-o", str(tmp_path / "page.html")])
+        written, source = (tmp_path / "page.html").read_text(encoding="utf-8"), load_description_set("fgvc_aircraft")
+        assert done.value.code == 0 and "100 classes, 1009 local and 100 global texts" in written and "page.html" in capsys.readouterr().out
+        assert all(escape(text) in written for key in source.classes for text in source.texts_of(key))
+        assert '<p class="soft">confused with <a href="#c24">A319</a></p>' in written and '<li class="told">' in written
+        assert "<script" not in written and "http" not in written.replace("http-equiv", "")
+
+    def test_texts_are_escaped_and_findings_stand_beside_them(self):
+        bad = "<script>alert('a')</script> & no tail"
+        source = DescriptionSet("<b>mini", {"k1": "<i>cat", "k2": "dog"}, {"k1": [bad], "k2": ["nose"]}, {"k1": [GlobalText("<u>whole")]})
+        written = page(source)
+        assert not any(tag in written for tag in ("<script", "<i>", "<b>", "<u>")) and "&lt;script&gt;" in written
+        assert '<span class="note">negation no</span></li>' in written
+        assert '<h2>&lt;i&gt;cat <span class="soft">k1</span></h2>' in written and '<p class="whole">&lt;u&gt;whole' in written

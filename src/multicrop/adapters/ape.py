@@ -35,7 +35,7 @@ class Ape(SelectedAdapter):
         similarity_weight: w0.
         variance_weight: w1.
         channel_share: The share of the channels to keep, above 0 and at most 1.
-        text_set: The prompts whose mean is a class text, ``"label"``, ``"descriptions"`` or ``"all"``.
+        text_set: Prompts whose mean is a class text, ``"label"``, ``"descriptions"``, ``"local"``, ``"global"``, ``"both"`` or ``"all"``.
         view_set: The views whose mean is key and query, ``"all"`` or ``"crops"``.
         search: Values of alpha, beta and gamma to try, see `SelectedAdapter`.
         **knobs: alpha (weight of the cache logits), beta (decay of a key's affinity with its distance) and gamma (weight of KL).

@@ -47,7 +47,7 @@ class Clap(SelectedAdapter):
         constraint: lambda: ``"class"`` as above (CLAP), ``"balanced"`` 1, ``"corrected"`` lambda / mean lambda, ``"constant"`` the mean for
             all classes, ``"none"`` 0, which is the authors' zero-shot linear probe (ZS-LP).
         text_norm: Length of the text embeddings in training, which sets the scale of penalty and steps.
-        text_set: The prompts whose mean is w, ``"label"``, ``"descriptions"`` or ``"all"``.
+        text_set: The prompts whose mean is w, ``"label"``, ``"descriptions"``, ``"local"``, ``"global"``, ``"both"`` or ``"all"``.
         view_set: The views that are samples, ``"all"`` or ``"crops"``.
         samples: ``"views"``: a sample is a single view. ``"images"``: a pooled image.
         learning_rate: Learning rate of SGD after the first epoch.

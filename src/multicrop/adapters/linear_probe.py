@@ -13,7 +13,7 @@ from multicrop.aggregators import Logits, Views
 from multicrop.aggregators.score import Score
 from multicrop.config.ranges import Count, Fraction, OneOf, ViewSet, Weight
 
-SampleTexts = Annotated[str, OneOf(("none", "label", "descriptions", "all"))]
+SampleTexts = Annotated[str, OneOf(("none", "label", "descriptions", "local", "global", "both", "all"))]
 
 
 class LinearProbe(SelectedAdapter):

@@ -34,7 +34,7 @@ class Timo(SelectedAdapter):
 
     Args:
         score: The run's aggregator, fused with the global view.
-        text_set: The prompts T, ``"label"``, ``"descriptions"`` or ``"all"``.
+        text_set: The prompts T, ``"label"``, ``"descriptions"``, ``"local"``, ``"global"``, ``"both"`` or ``"all"``.
         view_set: The views that are samples, and whose mean is the query, ``"all"`` or ``"crops"``.
         samples: ``"views"``: a sample is a single view, in place of the authors' ten augmentations. ``"images"``: a pooled image.
         search: Values of gamma, prompt_share, guided and alpha to try, see `SelectedAdapter`.

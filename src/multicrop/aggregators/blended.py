@@ -100,7 +100,7 @@ def lazsl(
         alpha: Share of the crops' similarities in the blend, above 0 and at most 1.
         gamma: What a crop's similarity to the global view must exceed their mean by, cosine.
         epsilon: Entropic regularisation of the blended cost, in units of cosine distance.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         tolerance: Largest error of the crop marginal.
         max_iterations: Maximum number of Sinkhorn iterations.
         max_elements: Most similarities in memory at once; the solver keeps a few copies.

@@ -43,7 +43,7 @@ def vote(
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         keep: Share of the views that vote, above 0 and at most 1.
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
 
     Returns:
         Logarithm of each class's share of the votes, shape (batch, classes); its scale is not the cosine's. The winner of a tie has half
@@ -88,7 +88,7 @@ def entropy(
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         temperature: Temperature of the softmax over entropies, nats, above 0.
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
 
     Returns:
         Logits, shape (batch, classes).

@@ -41,7 +41,7 @@ def transport_plan(
         views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
         text: Text bank with all classes, because some marginals compare them.
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         view_marginal: Masses of the views: ``"uniform"``, ``"similarity"``, ``"entropy"`` or ``"best_match"`` (`marginals`).
         prompt_marginal: Masses of the prompts of each class, one of the same names.
         view_temperature: Temperature of the view marginal; None: that of its source.
@@ -103,7 +103,7 @@ def optimal_transport(
         text: Text bank; prompt 0 of each class is its label prompt.
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         view_marginal: Masses of the views: ``"uniform"``, ``"similarity"``, ``"entropy"`` or ``"best_match"`` (`marginals`).
         prompt_marginal: Masses of the prompts of each class, one of the same names.
         view_temperature: Temperature of the view marginal; None: that of its source.

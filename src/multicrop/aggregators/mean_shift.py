@@ -37,7 +37,7 @@ def mta(
         views: Unit-norm view features, shape (batch, views, dim); view 0 is the global view.
         text: Text bank; prompt 0 of each class is its label prompt.
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         neighbours: Share of the other views that sets a view's bandwidth, above 0 and at most 1.
         affinity_weight: Weight of the agreement between views in their inlierness.
         temperature: Temperature of the softmax over inlierness, above 0.

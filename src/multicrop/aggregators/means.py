@@ -42,7 +42,7 @@ def mean_feature(
         text: Text bank; prompt 0 of each class is its label prompt.
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
 
     Returns:
         Logits, shape (batch, classes).
@@ -67,7 +67,7 @@ def mean_similarity(
         text: Text bank; prompt 0 of each class is its label prompt.
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
 
     Returns:
         Logits, shape (batch, classes).
@@ -98,7 +98,7 @@ def max(
         text: Text bank; prompt 0 of each class is its label prompt.
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         each: ``"prompt"`` (best view of each prompt), ``"view"`` (best prompt of each view) or ``"both"``, their mean.
         max_elements: Most similarities in memory at once.
 
@@ -141,7 +141,7 @@ def topk(
         logit_scale: Multiplier of cosine similarities (100 for OpenAI CLIP).
         k: Pairs of a view and a prompt, 1 or more.
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         max_elements: Most similarities in memory at once.
 
     Returns:

@@ -30,7 +30,7 @@ def wca(
         log_image_scale: Logarithm of the scale of the crop weights.
         log_text_scale: Logarithm of the scale of the prompt weights.
         renormalise: Whether the two weighted sums are made unit norm, as in the authors' code; false: the double sum of their paper.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
 
     Returns:
         Logits, shape (batch, classes).
@@ -68,7 +68,7 @@ def soft_match(
         logit_scale: Not read: the temperature replaces it.
         temperature: Temperature of the softmax over similarities, above 0 (the authors': 0.03).
         view_set: ``"crops"`` (the global view is left out where there is any crop) or ``"all"``.
-        text_set: ``"label"``, ``"descriptions"`` or ``"all"`` prompts of each class.
+        text_set: Prompts of each class: ``"label"``, ``"descriptions"`` (or of these ``"local"``, ``"global"``, ``"both"``) or ``"all"``.
         max_elements: Most similarities in memory at once, but never fewer than those of one view to all prompts.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`multicrop describe audit|make|show`: audit descriptions of classes, generate them with a language model, or show them."""
+"""`multicrop describe audit|make|show|page`: audit descriptions of classes, generate them with a language model, or show them."""
 
 import argparse
 from collections.abc import Callable
@@ -7,9 +7,9 @@ HELP = "audit descriptions of classes, generate them with a language model, or s
 
 
 def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add the commands `describe audit`, `describe make` and `describe show`."""
+    """Add the commands `describe audit`, `describe make`, `describe show` and `describe page`."""
     parser = add_parser("describe", help=HELP, description=__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make|show")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="audit|make|show|page")
     audits = tasks.add_parser("audit", help="find defects of a description file or a packaged description set; exit status 1 on errors")
     audits.add_argument(
         "source",
@@ -43,11 +43,17 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     makes.add_argument("--keep-leaks", action="store_true", help="keep phrases that name their class")
     makes.add_argument("--force", action="store_true", help="overwrite an existing FILE.json")
     makes.set_defaults(run=run_make)
-    shows = tasks.add_parser("show", help="print the phrases of a class of a packaged description set, alone or beside another class")
+    shows = tasks.add_parser("show", help="print the texts of a class of a packaged description set, alone or beside another class")
     shows.add_argument("set", metavar="SET", help="name of a packaged description set: cub200, fgvc_aircraft, ...")
     shows.add_argument("name", metavar="CLASS", help="class name in any spelling, or stable key")
     shows.add_argument("--against", metavar="CLASS", help="a second class; phrases that tell the two apart are marked")
+    shows.add_argument("--model", metavar="FOLDER_OR_ID", help="print the margin of each text under this encoder (tiny: the embedded one)")
+    shows.add_argument("--template", default="a photo of a {}.", help="template of the label prompts (default: %(default)s)")
     shows.set_defaults(run=run_show)
+    pages = tasks.add_parser("page", help="write a packaged description set as one HTML page to read")
+    pages.add_argument("set", metavar="SET", help="name of a packaged description set: cub200, fgvc_aircraft, ...")
+    pages.add_argument("-o", "--out", required=True, metavar="PAGE.html", help="the page")
+    pages.set_defaults(run=run_page)
 
 
 def _add_classes(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -73,7 +79,18 @@ def run_make(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Print the phrases of one class or of two."""
+    """Print the texts of one class or of two."""
     from multicrop.text import command
 
-    return command.run_show(options)
+    if options.model is None:
+        return command.run_show(options)
+    from multicrop.encoder import load_encoder
+
+    return command.run_show(options, load_encoder(options.model).encode_prompts)
+
+
+def run_page(options: argparse.Namespace) -> int:
+    """Write the page of a description set."""
+    from multicrop.text import command
+
+    return command.run_page(options)

@@ -17,15 +17,16 @@ TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only on
 
 
 def register_resolvers() -> None:
-    """Register four resolvers for the files in conf/.
+    """Register five resolvers for the files in conf/.
 
     ``${package:NAME}`` is a file or folder of this package, ``${in_sweep:A,B}`` is A in a job of a sweep and B elsewhere,
     ``${either:A,B}`` is the first value that is not null, and ``${for_dataset:{NAME:A,...},B}`` is the value for the data set that the run
-    learns from or scores, B for one that is not listed.
+    learns from or scores, B for one that is not listed. ``${scope:A}`` is A where it is ``local``, ``global`` or ``both``, else ``local``.
     """
     OmegaConf.register_new_resolver("package", lambda name: str(PACKAGE / name), replace=True)
     OmegaConf.register_new_resolver("either", lambda *values: next((v for v in values if v is not None), None), replace=True)
     OmegaConf.register_new_resolver("for_dataset", _for_dataset, replace=True)
+    OmegaConf.register_new_resolver("scope", lambda texts: texts if texts in ("global", "both") else "local", replace=True)
     OmegaConf.register_new_resolver("in_sweep", lambda yes, no: yes if in_sweep() else no, replace=True)
 
 

@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 
 from multicrop.config.ranges import Fraction
 from multicrop.data.embedded.artwork import TRAINING_VENDORS, Drawing, Trained, training_drawings
-from multicrop.data.embedded.scenes import several
+from multicrop.data.embedded.whole import several
 from multicrop.files import content_hash
 from multicrop.pretrain.captions import concept_caption
 from multicrop.pretrain.compose import Composer

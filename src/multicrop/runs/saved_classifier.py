@@ -12,7 +12,7 @@ from torch import Tensor
 from multicrop.files import DamagedFileError, make_folder, naming, read_facts, read_sealed, write_facts, write_sealed, write_text
 from multicrop.record import CONFIG
 from multicrop.runs.predictor import Predictor
-from multicrop.text import Mean, members
+from multicrop.text import GlobalText, Mean, members
 
 FACTS, LEARNED, GIVEN = "classifier.json", "adapter.sealed", "given.yaml"
 FORMAT = 1
@@ -34,7 +34,8 @@ def write(folder: Path, params: Mapping[str, Any], predictor: Predictor) -> None
         predictor: What it made of them, and its fitted adapter.
     """
     adapter, prompts = predictor.adapter, [[[prompt, *members(prompt)] for prompt in row] for row in predictor.session.prompts]
-    made = {"classes": predictor.class_names, "prompts": prompts, "temperature": predictor.temperature}
+    whole = sorted({prompt for row in predictor.session.prompts for prompt in row if isinstance(prompt, GlobalText)})
+    made = {"classes": predictor.class_names, "prompts": prompts, "global": whole, "temperature": predictor.temperature}
     learned = None if adapter is None else (adapter.learned_tensors(), dict(adapter.selection["chosen"]))
     make_folder(folder, KNOB)
     config, params = params["config"], {**params, "config": None, "overrides": list(params["overrides"])}
@@ -72,9 +73,17 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], Learned | None]:
     if facts["format"] != FORMAT:
         raise ValueError(f"{folder / FACTS} has format {facts['format']}, this version reads {FORMAT}; save the classifier again")
     params, made, chosen = facts["params"], facts["made"], facts["chosen"]
-    made["prompts"] = [[shown if texts == [shown] else Mean(shown, texts) for shown, *texts in row] for row in made["prompts"]]
+    whole = set(made.pop("global", ()))
+    made["prompts"] = [[_prompt(shown, texts, whole) for shown, *texts in row] for row in made["prompts"]]
     if params["config"] is not None:
         params["config"] = folder / params["config"]
     if chosen is None:
         return params, made, None
     return params, made, (load(read_sealed(folder / LEARNED, LEARNED + json.dumps(chosen, sort_keys=True))), chosen)
+
+
+def _prompt(shown: str, texts: list[str], whole: set[str]) -> str:
+    """A prompt as it was: a mean, a global text, or a plain text."""
+    if texts != [shown]:
+        return Mean(shown, texts)
+    return GlobalText(shown) if shown in whole else shown

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from multicrop.text.bank import Mean, TextBank, members, text_bank
 from multicrop.text.controls import waffle
+from multicrop.text.joins import GlobalText
 from multicrop.text.prompts import described, mixed, prompts_of, sentences
 from multicrop.text.sources import read_descriptions
 from multicrop.text.templates import ensemble, fill, template
@@ -11,6 +12,7 @@ from multicrop.text.templates import ensemble, fill, template
 Prompts = Callable[..., list[list[str]]]
 
 __all__ = [
+    "GlobalText",
     "Mean",
     "Prompts",
     "TextBank",

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from multicrop.text.kinds import SCOPES, TEXT_SETS, selected
+
 UNIT_TOLERANCE = 0.01  # of norms; half precision rounds them by less
 LABELS_ALONE = "prompt=template aggregator=mean_feature aggregator.text_set=label"  # what needs no description, for messages
 
@@ -116,20 +118,23 @@ class TextBank:
         """Select label prompts or descriptions.
 
         Args:
-            texts: ``"label"``, ``"descriptions"`` or ``"all"``.
+            texts: ``"label"``, ``"descriptions"`` (all of them), ``"local"`` or ``"global"`` descriptions alone, ``"both"`` (descriptions,
+                where each class must have some of each kind) or ``"all"``.
 
         Returns:
             The bank of the selected prompts.
 
         Raises:
-            ValueError: If `texts` is none of these, or descriptions are selected and a class has none.
+            ValueError: If `texts` is none of these, or a class has no prompt of a kind that is selected.
         """
         if texts == "all":
             return self
         if texts == "label":
             return TextBank(self.features[:, :1], self.mask[:, :1], [row[:1] for row in self.prompts])
+        if texts in SCOPES:
+            return self._slots(selected(self.prompts, texts))
         if texts != "descriptions":
-            raise ValueError(f"texts is label, descriptions or all, got {texts!r}")
+            raise ValueError(f"texts is one of {', '.join(TEXT_SETS)}, got {texts!r}")
         bare = [row[0] for row in self.prompts if len(row) < 2]
         if bare:
             raise ValueError(
@@ -138,6 +143,15 @@ class TextBank:
                 "or let the aggregator read the label prompts (aggregator.text_set=label, or aggregator=global)"
             )
         return TextBank(self.features[:, 1:], self.mask[:, 1:], [row[1:] for row in self.prompts])
+
+    def _slots(self, slots: Sequence[Sequence[int]]) -> "TextBank":
+        """The bank of some prompts of each class."""
+        width = max(map(len, slots))
+        index = torch.tensor([[*row, *[0] * (width - len(row))] for row in slots], device=self.mask.device)
+        mask = torch.tensor([[place < len(row) for place in range(width)] for row in slots], device=self.mask.device)
+        features = self.features[torch.arange(len(slots), device=index.device)[:, None], index]
+        rows = [[prompts[slot] for slot in row] for prompts, row in zip(self.prompts, slots, strict=True)]
+        return TextBank(torch.where(mask[..., None], features, 0), mask, rows)
 
 
 def _check_shapes(features: tuple[int, ...], mask: tuple[int, ...], n_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""The steps of `multicrop describe audit|make|show`: find and repair defects, generate phrases, show classes side by side."""
+"""The steps of `multicrop describe audit|make|show|page`: find and repair defects, generate phrases, show classes side by side."""
 
 import argparse
 import difflib
@@ -11,19 +11,25 @@ from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.facts import fact_defects
 from multicrop.text.audit.leaks import leakage
+from multicrop.text.audit.margins import margins
+from multicrop.text.audit.page import page
 from multicrop.text.audit.show import shown
+from multicrop.text.audit.whole import global_defects
+from multicrop.text.bank import TextBank
 from multicrop.text.class_names import NameIndex
 from multicrop.text.descriptions import FOLDER, DescriptionSet, available, load_description_set
 from multicrop.text.descriptions.files import ClassTexts, read_classes, read_texts
 from multicrop.text.joins import stored
 from multicrop.text.make.make import QUESTIONS, Job, file_table, make, read_questions, write_file
 
+EncodePrompts = Callable[[list[list[str]]], TextBank]
+
 
 def run_audit(options: argparse.Namespace) -> int:
     """Print the defects with counts, examples and remedies; the exit status is 1 if one is an error."""
     packaged = options.source in available() and not Path(options.source).is_file()
     source = load_description_set(options.source) if packaged else None
-    texts = ClassTexts(source.descriptions, source.classes) if source else read_texts(options.source, "describe audit")
+    texts = ClassTexts(source.descriptions, source.classes, source.global_texts) if source else read_texts(options.source, "describe audit")
     names, keys = _classes(options)
     if options.fix:
         texts = fix(texts, names, keys)
@@ -32,8 +38,8 @@ def run_audit(options: argparse.Namespace) -> int:
     counter = _token_counter(options.model) if options.model else _clip_counter()
     findings = check(texts, names, keys, **counter)
     if packaged or options.strict:
-        checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts)
-        findings += [*audit(checked), *fact_defects(checked)]
+        checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts, texts.whole)
+        findings += [*audit(checked), *global_defects(checked), *fact_defects(checked)]
     _print(options, texts, findings)
     if not counter:
         print("tokens were not counted: pass --model FOLDER_OR_ID of the encoder, or install multicrop[descriptions] for CLIP's tokenizer")
@@ -41,9 +47,10 @@ def run_audit(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, texts: ClassTexts, findings: Sequence[Finding]) -> None:
-    rows = [(texts.titles[key], row) for key, row in texts.texts.items()]
-    counts = [len(row) for _, row in rows]
-    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts, {min(counts)} to {max(counts)} per class")
+    rows = [(texts.titles[key], texts.row(key)) for key in texts.texts]
+    counts, whole = [len(row) for _, row in rows], sum(map(len, texts.whole.values()))
+    of_them = f", {whole} of them global" if whole else ""
+    print(f"{options.source}: {len(rows)} classes, {sum(counts)} texts{of_them}, {min(counts)} to {max(counts)} per class")
     print(f"leakage: {leakage(rows)}")
     print("\n".join(summary(findings, options.examples)) or "no defect found")
     errors = sum(finding.severity == "error" for finding in findings)
@@ -94,7 +101,8 @@ def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
         raise ValueError(f"--fix needs a file, got a packaged description set; to change a packaged set, copy its file from {FOLDER}")
     table = json.loads(source.read_bytes().decode("utf-8"))
     if isinstance(table.get("descriptions"), dict):
-        write_file(out, table | ({"names": texts.titles} if "names" in table else {}) | {"descriptions": texts.texts})
+        named, whole = {"names": texts.titles} if "names" in table else {}, {"global": texts.whole} if texts.whole else {}
+        write_file(out, table | named | {"descriptions": texts.texts} | whole)
     else:
         write_text(out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n")
 
@@ -128,11 +136,24 @@ def run_make(options: argparse.Namespace) -> int:
     return int(any(finding.severity == "error" for finding in findings))
 
 
-def run_show(options: argparse.Namespace) -> int:
-    """Print the phrases of a class, or of two classes side by side."""
+def run_show(options: argparse.Namespace, encode_prompts: EncodePrompts | None = None) -> int:
+    """Print the texts of a class, or of two classes side by side; with an encoder, the margin of each text under it."""
     source = load_description_set(options.set)
     index = NameIndex(source.classes)
-    print("\n".join(shown(source, *(_key(index, source, name) for name in (options.name, options.against) if name is not None))))
+    keys = [_key(index, source, name) for name in (options.name, options.against) if name is not None]
+    measured = None
+    if encode_prompts:
+        rivals = {key: [other for other in (keys if len(keys) > 1 else source.classes) if other != key] for key in keys}
+        measured = {key: margins(source, key, others, encode_prompts, options.template) for key, others in rivals.items()}
+        print(f"margin: similarity to the class's label prompt less the largest to {'the other' if len(keys) > 1 else 'another'}'s")
+    print("\n".join(shown(source, *keys, margins=measured)))
+    return 0
+
+
+def run_page(options: argparse.Namespace) -> int:
+    """Write a description set as one HTML page."""
+    write_text(Path(options.out), page(load_description_set(options.set)))
+    print(f"written: {options.out}")
     return 0
 
 

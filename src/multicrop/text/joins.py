@@ -43,6 +43,10 @@ class Phrase(str):
         return str(self), self.join_word
 
 
+class GlobalText(str):
+    """A description of the whole (what it is, where, from which side); it follows a class name after a comma, whatever the join."""
+
+
 def parsed(stored: str) -> str:
     """A text of a file: `a|long tail` is the phrase `long tail` with the join word `a`; a text without a join word stays as it is."""
     join, bar, text = stored.partition("|")
@@ -63,7 +67,9 @@ def with_join(text: str) -> Phrase:
 
 
 def like(text: str, source: str) -> str:
-    """A changed spelling of `source`, with its join word."""
+    """A changed spelling of `source`, with its join word, and global where it is."""
+    if isinstance(source, GlobalText):
+        return GlobalText(text)
     return Phrase(text, source.join_word) if isinstance(source, Phrase) else text
 
 

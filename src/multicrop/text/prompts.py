@@ -3,9 +3,10 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 
-from multicrop.config.ranges import Count, Leak, Template
+from multicrop.config.ranges import Count, Leak, Scope, Template
 from multicrop.text.bank import LABELS_ALONE, members
-from multicrop.text.joins import joined
+from multicrop.text.joins import GlobalText, joined
+from multicrop.text.kinds import of_scope
 from multicrop.text.sources import class_texts, leak_handled
 from multicrop.text.templates import fill
 
@@ -25,6 +26,7 @@ def described(
     with_label: bool = True,
     leak: Leak = "keep",
     max_descriptions: Count | None = None,
+    scope: Scope = "local",
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """Make the label prompt and one prompt per description.
@@ -41,21 +43,24 @@ def described(
         extend: JSON file whose texts are added.
         with_label: False: descriptions stand alone, without the class name; the label prompt stays first.
         leak: ``"keep"``, ``"drop"`` or ``"mask"`` descriptions that hold the class name.
-        max_descriptions: Number of descriptions per class, the first of each list; None for all.
+        max_descriptions: Number of local descriptions per class, the first of each list; None for all.
+        scope: ``"local"`` (phrases about parts), ``"global"`` (texts about the whole, which follow the class name after a comma) or
+            ``"both"``.
         class_keys: Stable key of each class (ImageNet: the wnid).
 
     Returns:
         Prompts per class; the label prompt is first.
 
     Raises:
-        ValueError: If a source cannot be used, a class has no description, or an argument is out of range.
+        ValueError: If a source cannot be used, a class has no description of the scope, or an argument is out of range.
     """
     if max_descriptions is not None and max_descriptions < 1:
         raise ValueError(f"prompt.max_descriptions is 1 or more, or null for all; got {max_descriptions}. For none, use {LABELS_ALONE}")
-    rows = class_texts(class_names, descriptions, description_set=description_set, file=file, extend=extend, class_keys=class_keys)
+    sources = {"description_set": description_set, "file": file, "extend": extend}
+    rows = class_texts(class_names, descriptions, **sources, class_keys=class_keys, scope=scope)
     if leak != "keep" or not with_label or description_set or file or extend:
         rows = leak_handled(class_names, rows, leak, hidden=not with_label)
-    rows = [row[:max_descriptions] for row in rows]
+    rows = [[*of_scope(row, "local")[:max_descriptions], *of_scope(row, "global")] for row in rows]
     labels = [fill(template, name) for name in class_names]
     if not with_label:
         return [[label, *row] for label, row in zip(labels, rows, strict=True)]
@@ -151,7 +156,12 @@ def prompts_of(
 
 
 def joined_text(join: str, label: str, prompt: str, description: str) -> str:
-    """Put the description into `join`; raises ValueError if `join` has no `{description}` or a field other than the three."""
+    """Put the description into `join`; raises ValueError if `join` has no `{description}` or a field other than the three.
+
+    A global text names what the class is, as "which has" cannot, so it follows the class name after a comma.
+    """
+    if isinstance(description, GlobalText):
+        return GlobalText(f"{label}, {description}")
     if join == GRAMMAR:
         return joined(label, description)
     try:

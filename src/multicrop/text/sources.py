@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from multicrop.text.audit.check import RULES, check, grouped, summary
 from multicrop.text.audit.leaks import LEAK, dropped, leakage, masked
 from multicrop.text.bank import LABELS_ALONE
-from multicrop.text.descriptions import available, load_description_set
+from multicrop.text.descriptions import available, load_description_set, with_global_texts
 from multicrop.text.descriptions.files import ClassTexts, match, read_texts
 from multicrop.text.joins import like
+from multicrop.text.kinds import SCOPES, of_scope
 
 log = logging.getLogger(__name__)
 Rows = list[list[str]]
@@ -22,6 +23,7 @@ def class_texts(
     file: str | None = None,
     extend: str | None = None,
     class_keys: Sequence[str] | None = None,
+    scope: str = "local",
 ) -> Rows:
     """Collect the texts of each class.
 
@@ -32,13 +34,17 @@ def class_texts(
         file: JSON file that replaces both.
         extend: JSON file whose texts are added.
         class_keys: Stable key of each class; classes are matched by it, else by name.
+        scope: ``"local"`` (phrases about parts), ``"global"`` (texts about the whole) or ``"both"``.
 
     Returns:
-        Texts per class, in the order of `class_names`.
+        Texts per class, in the order of `class_names`; global texts are last.
 
     Raises:
-        ValueError: If a file fails its audit, the description set does not exist, or a class has no text.
+        ValueError: If a file fails its audit, the description set does not exist, a class has no text, or global texts are read and a
+            class has none.
     """
+    if scope not in SCOPES:
+        raise ValueError(f"prompt.scope is one of {', '.join(SCOPES)}, got {scope!r}")
     unknown: list[str] = []
     if file:
         rows = _file_rows(file, "prompt.file", class_names, class_keys, unknown)
@@ -47,14 +53,19 @@ def class_texts(
         unknown += sorted(set(descriptions) - set(class_names))
         if description_set:
             packaged = load_description_set(description_set)
-            texts = ClassTexts(packaged.descriptions, packaged.classes)
+            texts = ClassTexts(packaged.descriptions, packaged.classes, packaged.global_texts)
             keys = match(texts, class_names, class_keys)
-            rows = [texts.texts[key] if key is not None else row for key, row in zip(keys, rows, strict=True)]
+            rows = [texts.row(key) if key is not None else row for key, row in zip(keys, rows, strict=True)]
     if extend:
         more = _file_rows(extend, "prompt.extend", class_names, class_keys, unknown)
         rows = [list(dict.fromkeys([*row, *added])) for row, added in zip(rows, more, strict=True)]
-    _all_have_some(class_names, rows, unknown)
-    return rows
+    local, whole = ([of_scope(row, kind) for row in rows] for kind in ("local", "global"))
+    if scope != "global":
+        _all_have_some(class_names, local, unknown)
+    if scope != "local":
+        own = f"the description set {description_set!r}" if description_set else "the data set itself"
+        _all_have_global(class_names, whole, f"the file {file!r}" if file else own)
+    return [of_scope([*parts, *wholes], scope) for parts, wholes in zip(local, whole, strict=True)]
 
 
 def read_descriptions(file: str) -> dict[str, list[str]]:
@@ -136,7 +147,7 @@ def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Seq
         log.warning("%s=%s has warnings: %s (multicrop describe audit %s shows them)", knob, file, told, file)
     unknown += strange
     keys = match(texts, class_names, class_keys)
-    return [list(texts.texts[key]) if key is not None else [] for key in keys]
+    return [texts.row(key) if key is not None else [] for key in keys]
 
 
 def _all_have_some(class_names: Sequence[str], rows: Rows, unknown: Sequence[str]) -> None:
@@ -149,4 +160,16 @@ def _all_have_some(class_names: Sequence[str], rows: Rows, unknown: Sequence[str
             + (f"; the descriptions name {len(unknown)} other classes: {', '.join(unknown[:3])}" if unknown else "")
             + ". Add them to a JSON object {class: [phrase, ...]} and pass prompt.file=PATH (alone) or prompt.extend=PATH (on top), name a "
             f"packaged description set (prompt.description_set={'|'.join(available())}), or use the label prompts alone: {LABELS_ALONE}"
+        )
+
+
+def _all_have_global(class_names: Sequence[str], rows: Rows, source: str) -> None:
+    """Raise ValueError, with the name of the source, when classes have no global text."""
+    missing = [name for name, row in zip(class_names, rows, strict=True) if not row]
+    if missing:
+        raise ValueError(
+            f"global texts are read (prompt.scope, which follows aggregator.text_set), but {source} lacks them for {len(missing)} of "
+            f"{len(rows)} classes: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Read the local texts "
+            '(aggregator.text_set=descriptions), add {"global": {class: [text, ...]}} to a file in the packaged format (docs/texts.md), or '
+            f"use a set that has them: {', '.join(with_global_texts())}"
         )

@@ -9,6 +9,7 @@ from PIL import Image
 from multicrop.config.ranges import OneOf
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.embedded.artwork import Drawing, HeldOut, Trained, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
+from multicrop.data.embedded.whole import of_drawing
 from multicrop.files import content_hash
 
 GROUPS = ("all", "faces", "animals", "food")
@@ -58,7 +59,7 @@ def emoji(*, vendors: Sequence[HeldOut], group: Group, unseen: bool, leave_out: 
     return Dataset(
         name="emoji" + ("" if group == "all" else f"-{group}") + ("-unseen" if unseen else ""),
         class_names=[concept["name"] for concept in concepts],
-        descriptions={concept["name"]: concept["parts"] for concept in concepts},
+        descriptions={concept["name"]: [*concept["parts"], of_drawing(concept)] for concept in concepts},
         train=train,
         validation=split("emoji/validation", (leave_out,)) if leave_out else train.subset([]),
         test=split("emoji/test", tuple(vendors)),

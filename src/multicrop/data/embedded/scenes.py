@@ -12,6 +12,7 @@ from multicrop.config.ranges import Count, Natural, OneOf, Range, Seed
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.embedded import artwork
 from multicrop.data.embedded.artwork import Drawing, HeldOut, Trained, artwork_fingerprint, load_concepts, load_drawings, pool_vendors
+from multicrop.data.embedded.whole import of_scene, several
 from multicrop.files import content_hash
 
 SPLIT_KEYS = {"train": 1, "validation": 2, "test": 3}
@@ -22,11 +23,6 @@ Classes = Annotated[int, Interval(ge=2, le=10_000)]
 Objects = Annotated[int, Interval(ge=1, le=16)]
 Further = Annotated[int, Interval(ge=0, le=16)]
 Canvas = Annotated[int, Interval(ge=16, le=4096)]
-
-
-def several(names: list[str]) -> str:
-    """`a, b, c and d`: the class name of a scene."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def scene_classes(concepts: list[str], *, n_classes: int, family_size: int, n_objects: int, seed: int) -> list[list[str]]:
@@ -135,7 +131,7 @@ def scenes(
         leave_out: A training vendor that makes the validation images alone, and no training image; None makes both from all of them.
 
     Returns:
-        The data set; the descriptions of a class are the names of its objects.
+        The data set; the descriptions of a class are the names of its objects, and a global text of one part of each.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -150,7 +146,8 @@ def scenes(
             "scenes need n_objects >= 1, n_classes >= 2, family_size >= 1 and 0 < object_side[0] <= object_side[1] <= 1, got "
             f"{n_objects}, {n_classes}, {family_size} and {list(object_side)}"
         )
-    names = {c["concept"]: c["name"] for c in load_concepts() if not c["unseen"]}
+    concepts = {c["concept"]: c for c in load_concepts() if not c["unseen"]}
+    names = {key: c["name"] for key, c in concepts.items()}
     sources = {"train": pool, **{v: (v,) for v in (RELATED if vendor in RELATED else (vendor,))}}
     sources |= {leave_out: (leave_out,)} if leave_out else {}
     by_vendor = {v: _sprites(load_drawings(vs, unseen=False)) for v, vs in sources.items()}
@@ -173,10 +170,11 @@ def scenes(
         return LabelledImages(f"scenes/{name}", ids, labels, opener, fingerprint, clusters=clusters)
 
     class_names = [several([names[c] for c in members]) for members in classes]
+    texts = [[*(names[c] for c in members), of_scene([concepts[c] for c in members])] for members in classes]
     return Dataset(
         name=f"scenes-{vendor}",
         class_names=class_names,
-        descriptions={name: [names[c] for c in members] for name, members in zip(class_names, classes, strict=True)},
+        descriptions=dict(zip(class_names, texts, strict=True)),
         train=split("train", "train", train_images),
         validation=split("validation", leave_out or "train", validation_images),
         test=split("test", vendor, test_images),

@@ -68,7 +68,7 @@ def check(
     Returns:
         Defects; empty if there are none.
     """
-    used = texts.texts
+    used = {key: texts.row(key) for key in texts.texts}
     found = list(_class_defects(texts, class_names, class_keys)) if class_names is not None else []
     if class_names is None:
         found += [Finding(key, "", "no_texts") for key, row in used.items() if not row]
@@ -132,16 +132,19 @@ def fix(texts: ClassTexts, class_names: Sequence[str] | None = None, class_keys:
     """The texts without fixable defects: spaces and "_", repeated and empty texts, and class names that the list spells in another way."""
     keys = match(texts, class_names, class_keys) if class_names is not None else []
     spelled = {key: name for key, name in zip(keys, class_names or [], strict=True) if key is not None}
-    mended, titles = {}, {}
-    for key, row in texts.texts.items():
-        distinct: dict[str, str] = {}
-        for text in row:
-            if tidy := tidied(text):
-                distinct.setdefault(tidy.casefold(), like(tidy, text))
-        title = spelled.get(key, texts.titles[key])
-        renamed = title if texts.titles[key] == key else key
-        mended[renamed], titles[renamed] = list(distinct.values()), title
-    return ClassTexts(mended, titles)
+    titles = {key: spelled.get(key, title) for key, title in texts.titles.items()}
+    renamed = {key: titles[key] if title == key else key for key, title in texts.titles.items()}
+    mended, whole = ({renamed[key]: _distinct(row) for key, row in rows.items()} for rows in (texts.texts, texts.whole))
+    return ClassTexts(mended, {renamed[key]: titles[key] for key in texts.texts}, whole)
+
+
+def _distinct(row: Sequence[str]) -> list[str]:
+    """The texts without empty and repeated ones, each tidied."""
+    distinct: dict[str, str] = {}
+    for text in row:
+        if tidy := tidied(text):
+            distinct.setdefault(tidy.casefold(), like(tidy, text))
+    return list(distinct.values())
 
 
 def summary(findings: Sequence[Finding], examples: int = 2) -> list[str]:

@@ -70,8 +70,8 @@ def fact_defects(source: DescriptionSet) -> Iterator[Finding]:
     if source.name not in with_facts():
         return
     table = load_fact_table(source.name)
-    for key, phrases in source.descriptions.items():
-        for phrase in phrases:
+    for key in source.descriptions:
+        for phrase in source.texts_of(key):
             for claim in table.contradictions(phrase, key) if key in table.facts else []:
                 known = sorted({value for attribute in claim.attributes for value in table.facts[key].get(attribute, ())})
                 yield Finding(key, phrase, "contradicts_facts", f"{claim.words}: the facts have {' '.join(known)}")

@@ -1,12 +1,12 @@
-"""The packaged description sets: for each data set, phrases about the parts of every class that a crop can show."""
+"""The packaged description sets: for each data set, phrases about the parts of every class that a crop can show; some have global texts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from multicrop.files.reading import json_of
 from multicrop.text.class_names import NameIndex
-from multicrop.text.joins import parsed
+from multicrop.text.joins import GlobalText, parsed
 
 FOLDER = Path(__file__).parent
 HEADER = ("set", "classes_from", "author", "date", "licence", "how")
@@ -16,17 +16,28 @@ HEADER = ("set", "classes_from", "author", "date", "licence", "how")
 class DescriptionSet:
     """The phrases of every class of one data set, in the order of its class list.
 
-    `classes` maps a stable key to the class name; the two differ only where names repeat (ImageNet: the key is the wnid).
+    `classes` maps a stable key to the class name; the two differ only where names repeat (ImageNet: the key is the wnid). `global_texts`
+    are sentences about the whole, in the same order; empty where the set has none.
     """
 
     name: str
     classes: dict[str, str]
     descriptions: dict[str, list[str]]
+    global_texts: dict[str, list[str]] = field(default_factory=dict)
+
+    def texts_of(self, key: str) -> list[str]:
+        """The phrases of a class, then its global texts."""
+        return [*self.descriptions[key], *self.global_texts.get(key, ())]
 
 
 def available() -> list[str]:
     """The names of the packaged description sets, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def with_global_texts() -> list[str]:
+    """The names of the packaged description sets that have global texts, sorted."""
+    return [name for name in available() if load_description_set(name).global_texts]
 
 
 def load_description_set(name: str) -> DescriptionSet:
@@ -68,7 +79,7 @@ def read_description_set(path: Path) -> DescriptionSet:
     """Read a JSON file of the packaged format.
 
     Args:
-        path: File with the header fields, ``descriptions`` and, where class names repeat, ``names``.
+        path: File with the header fields, ``descriptions`` and, where class names repeat, ``names``; ``global`` has texts about the whole.
 
     Returns:
         The description set.
@@ -82,13 +93,17 @@ def read_description_set(path: Path) -> DescriptionSet:
     descriptions = table.get("descriptions")
     if not _is_phrases(descriptions):
         raise ValueError(f'{path} needs "descriptions": {{class: [phrase, ...]}} of non-empty texts; put the phrases of every class there')
+    whole = table.get("global", {})
+    if whole and not (_is_phrases(whole) and list(whole) == list(descriptions)):
+        raise ValueError(f'"global" of {path} should give each key of "descriptions" a list of texts, in the same order, or be left out')
     names = table.get("names", {key: key for key in descriptions})
     if not isinstance(names, dict) or list(names) != list(descriptions):
         raise ValueError(
             f'"names" of {path} should name each key of "descriptions" in the same order ({len(descriptions)} keys); '
             "leave it out where the keys are the class names"
         )
-    return DescriptionSet(table["set"], names, {key: [parsed(text) for text in row] for key, row in descriptions.items()})
+    local = {key: [parsed(text) for text in row] for key, row in descriptions.items()}
+    return DescriptionSet(table["set"], names, local, {key: list(map(GlobalText, row)) for key, row in whole.items()})
 
 
 def _read_object(path: Path) -> dict:

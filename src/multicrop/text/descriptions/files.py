@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from multicrop.files.reading import json_of
 from multicrop.text.class_names import NameIndex, spelled_alike
-from multicrop.text.joins import parsed
+from multicrop.text.joins import GlobalText, parsed
 
 SHAPE = "{class: [phrase, ...]}"
 ONE_KEY = 'Classes that share a name have a stable key each (ImageNet: the wnid) and "names": {key: class name}, as docs/texts.md shows'
@@ -15,10 +15,18 @@ ONE_KEY = 'Classes that share a name have a stable key each (ImageNet: the wnid)
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """The texts of every key of a file; `titles` gives the class name of each key (the key itself where no stable keys exist)."""
+    """The texts of every key of a file; `titles` gives the class name of each key (the key itself where no stable keys exist).
+
+    `texts` are local, phrases about parts; `whole` holds the global texts, of the keys that have some.
+    """
 
     texts: dict[str, list[str]]
     titles: dict[str, str]
+    whole: dict[str, list[str]] = field(default_factory=dict)
+
+    def row(self, key: str) -> list[str]:
+        """The texts of a key, the global ones last."""
+        return [*self.texts[key], *self.whole.get(key, ())]
 
 
 def read_texts(file: str | Path, knob: str = "prompt.file") -> ClassTexts:
@@ -56,19 +64,23 @@ def _class_texts(table: object, complaint: str) -> ClassTexts:
     """The texts of a parsed file; raises ValueError when it is of another shape."""
     if not isinstance(table, dict):
         raise ValueError(f"{complaint}; it holds a {type(table).__name__}")
-    titles = None
+    titles, whole = None, {}
     if isinstance(table.get("descriptions"), dict):
-        table, titles = table["descriptions"], table.get("names")
+        table, titles, whole = table["descriptions"], table.get("names"), table.get("global", {})
     if not table:
         raise ValueError(f"{complaint}; it has no class")
-    for name, row in table.items():
+    if not isinstance(whole, dict) or set(whole) - set(table):
+        strange = f"; got {', '.join(sorted(set(whole) - set(table))[:3])}" if isinstance(whole, dict) else ""
+        raise ValueError(f'{complaint}; its "global" must be an object {SHAPE} of keys of "descriptions"{strange}')
+    for name, row in (*table.items(), *whole.items()):
         if not isinstance(row, list) or not all(isinstance(text, str) for text in row):
             raise ValueError(f"{complaint}; that of {name!r} is {json.dumps(row, ensure_ascii=False)[:60]}")
     if titles is None:
         titles = {key: key for key in table}
     if not isinstance(titles, dict) or set(titles) != set(table) or not all(isinstance(title, str) for title in titles.values()):
         raise ValueError(f'{complaint}; its "names" must give each key of "descriptions" the class name, as text')
-    return ClassTexts({key: [parsed(text) for text in row] for key, row in table.items()}, {key: titles[key] for key in table})
+    local = {key: [parsed(text) for text in row] for key, row in table.items()}
+    return ClassTexts(local, {key: titles[key] for key in table}, {key: list(map(GlobalText, row)) for key, row in whole.items()})
 
 
 def _spelled_twice(titles: Mapping[str, str]) -> list[list[str]]:

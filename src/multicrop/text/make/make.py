@@ -139,10 +139,11 @@ def file_table(name: str, classes: Mapping[str, str], phrases: Mapping[str, list
 
 def write_file(path: Path, table: Mapping[str, object]) -> None:
     """Write a description file of the packaged format, one class per line, each phrase with its join word. The write is atomic."""
-    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table.items() if k != "descriptions"]
-    rows_of = {key: [stored(with_join(text)) for text in row] for key, row in table["descriptions"].items()}
-    rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in rows_of.items()]
-    lines.append('  "descriptions": {\n' + ",\n".join(rows) + "\n  }")
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table.items() if k not in ("descriptions", "global")]
+    rows_of = {"descriptions": {key: [stored(with_join(text)) for text in row] for key, row in table["descriptions"].items()}}
+    for name, classes in {**rows_of, **({"global": table["global"]} if "global" in table else {})}.items():
+        rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in classes.items()]
+        lines.append(f'  "{name}": {{\n' + ",\n".join(rows) + "\n  }")
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
