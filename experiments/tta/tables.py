@@ -144,7 +144,8 @@ def bare(rows: list[Row]) -> str:
     """Top-1 of the settings without a method on every stream, with the range over the seeds."""
     lines = []
     for stream in dict.fromkeys(row.cell.stream for row in rows if row.cell.order == "shuffled"):
-        own = {row.cell.setting: accuracy(row.runs, "bare") for row in rows if row.cell.stream == stream}
+        here = sorted((row for row in rows if row.cell.stream == stream), key=lambda row: len(row.runs))  # the last has the most seeds
+        own = {row.cell.setting: accuracy(row.runs, "bare") for row in here}
         lines.append([stream, *(_range(own[setting]) if setting in own else "-" for setting in SETTINGS)])
     return markdown(["stream", *SETTINGS.values()], lines)
 
@@ -186,18 +187,11 @@ def calibrations(rows: list[Row]) -> str:
 
 
 def costs(rows: list[Row]) -> str:
-    """The cost of a method beside the aggregator's: milliseconds per image under D&D and bytes of state."""
-    lines = []
-    for method in METHODS:
-        here = {
-            r.cell.data.split(",")[0]: r
-            for r in rows
-            if (r.cell.shift, r.cell.order, r.cell.setting, r.cell.method) == ("", "shuffled", "dnd", method)
-        }
-        spent = [f"{mean(here[d].runs, 'stream', 'ms_per_image', 'final'):.2f}" if d in here else "-" for d in ("scenes", "emoji")]
-        size = [f"{mean(here[d].runs, 'stream', 'state_bytes') / 1024:,.0f}" if d in here else "-" for d in ("scenes", "emoji")]
-        lines.append([method, *spent, *size])
-    return markdown(["method", "ms per image, scenes", "emoji", "state, KiB, scenes", "emoji"], lines)
+    """The cost of a method beside the aggregator's, on clean scenes of the middle vendor under D&D: time per image, state."""
+    here = {row.cell.method: row for row in rows if (row.cell.stream, row.cell.setting) == ("scenes, middle", "dnd")}
+    spent = {method: mean(row.runs, "stream", "ms_per_image", "final") for method, row in here.items()}
+    size = {method: mean(row.runs, "stream", "state_bytes") / 1024 for method, row in here.items()}
+    return markdown(["method", "ms per image", "state, KiB"], [[m, f"{spent[m]:.2f}", f"{size[m]:,.0f}"] for m in METHODS if m in here])
 
 
 def main() -> None:
