@@ -13,7 +13,7 @@ from multicrop.aggregators.base import entropies
 from multicrop.aggregators.confidence import kept_views
 from multicrop.config.ranges import Count, KeyViews, OneOf, Share, Weight
 from multicrop.methods.base import Method, chosen_views
-from multicrop.methods.tda import insert
+from multicrop.methods.queues import insert
 from multicrop.text import TextBank
 
 PSEUDO_LABELS = ("logits", "views")
