@@ -2,8 +2,8 @@
 
 import csv
 import io
-import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,11 +131,8 @@ def test_unknown_classes_need_all_logits():
 
 def recorded(folder, crop_seed, accuracy, measures, draw):
     """A run that kept measures of confidence."""
-    write(folder, accuracy=accuracy, draw=draw, knobs={"crop_seed": crop_seed})
-    path = folder / "metrics.json"
-    trusted = {"global": {"aurc": 0.3}, "final": measures}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"trust": trusted}))
-    return read_run(folder)
+    run, trusted = read_run(write(folder, accuracy=accuracy, draw=draw)), {"global": {"aurc": 0.3}, "final": measures}
+    return replace(run, config=run.config | {"crop_seed": crop_seed}, metrics=run.metrics | {"trust": trusted})
 
 
 def test_methods_have_means_of_their_runs_and_stability_over_crop_seeds(tmp_path):
@@ -161,8 +158,7 @@ def test_a_record_of_measures_is_not_measured_again(tmp_path):
 
 def test_halves_of_a_record_with_a_scale_have_mcm(tmp_path):
     logits, labels = record(tmp_path / "all")
-    path = tmp_path / "all" / "metrics.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"logit_scale": 2.0}))
-    found, half = trust_of(read_record(tmp_path / "all"), "final"), np.exp(logits[:, :2] / 2)
+    kept = read_record(tmp_path / "all")
+    found, half = trust_of(replace(kept, metrics=kept.metrics | {"logit_scale": 2.0}), "final"), np.exp(logits[:, :2] / 2)
     mcm = half.max(1) / half.sum(1)
     assert found["auroc_mcm"] == pytest.approx(roc_auc_score(labels < 2, mcm), abs=0.01)

@@ -1,6 +1,6 @@
 """Tables of measures of confidence: of single runs, and of the methods of a block with their stability over crop seeds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -71,7 +71,7 @@ def measures_of(entry: Entry) -> dict[str, float]:
     return means | stability(entry.runs)
 
 
-def stability(runs: Iterable[Run]) -> dict[str, float]:
+def stability(runs: Sequence[Run]) -> dict[str, float]:
     """How much the crop seed decides, over the pairs of runs that differ in nothing else; empty where there is no such pair.
 
     Args:
@@ -88,7 +88,7 @@ def stability(runs: Iterable[Run]) -> dict[str, float]:
     several = [(others, list(found.values())) for others, found in groups.items() if len(found) > 1]
     if not several:
         return {}
-    label = next(iter(runs)).sorted_predictions.label
+    label = runs[0].sorted_predictions.label
     same = [np.mean([(one == two).mean() for one, two in combinations(found, 2)]) for _, found in several]
     spread = [np.std([(one == label).mean() for one in found], ddof=1) for _, found in several]
     return {STABLE: float(np.mean(same)), SPREAD: float(np.mean(spread))}
