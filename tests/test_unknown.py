@@ -43,7 +43,7 @@ def test_the_other_half_of_the_classes_is_scored_against_the_names_of_the_first(
 
 def test_another_data_set_is_composed_with_its_knobs_and_decides_the_identity(tmp_path):
     plain, parts = session(tmp_path), session(tmp_path, "ood=emoji", "ood_knobs={group: faces}", "limit=6")
-    assert parts.settings["ood_knobs"]["group"] == "faces" and parts.settings["ood_knobs"]["name"] == "emoji"
+    assert parts.settings["ood_knobs"]["group"] == "faces" and parts.settings["ood_knobs"]["_target_"].endswith(".emoji")
     images = unknown_images(parts)
     assert len(images) == 6 and images.name.startswith("emoji")
     assert "unknown" not in run_identity(plain).parts and run_identity(parts).parts["unknown"]

@@ -16,7 +16,7 @@ from PIL import Image
 from multicrop.compare.details import group_accuracy
 from multicrop.compare.leaderboard import Block, Entry
 from multicrop.compare.tables import block_family, entry_values, leaderboard_table
-from multicrop.compare.trust_tables import measures_of
+from multicrop.compare.trust_tables import SHOWN, STABLE, measures_of
 
 MOST_PICTURES = 300  # distinct pictures in a page
 MOST_WITH_PICTURES = 40  # methods with pictures in a page, best first
@@ -31,13 +31,7 @@ SORTED_BY = {
 }
 FIRST = ("method", "top-1 %")
 SECONDS = "seconds"  # a column that the terminal's table lacks, as it does those of TRUST
-TRUST = {
-    "adaptive_ece": "adaptive ECE %",
-    "aurc": "AURC %",
-    "auroc_mcm": "AUROC (MCM) %",
-    "fpr95_mcm": "FPR95 (MCM) %",
-    "same_over_crop_seeds": "same over crop seeds %",
-}
+TRUST = {name: f"{SHOWN[name]} %" for name in ("adaptive_ece", "aurc", "auroc_mcm", "fpr95_mcm", STABLE)}
 
 
 def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURES) -> str:

@@ -1,6 +1,6 @@
 """Tables of measures of confidence: of single runs, and of the methods of a block with their stability over crop seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -14,11 +14,23 @@ from multicrop.record import Record
 
 CROP_SEED = SEEDS.index("crop_seed")
 STABLE, SPREAD = "same_over_crop_seeds", "spread_over_crop_seeds"
+SHOWN = {  # headings of what is printed; CSV has all measures
+    "accuracy": "top-1",
+    "adaptive_ece": "adaptive ECE",
+    "class_ece": "class ECE",
+    "aurc": "AURC",
+    "accuracy_at_0.8": "top-1 of 80 %",
+    "auroc_mcm": "AUROC (MCM)",
+    "fpr95_mcm": "FPR95 (MCM)",
+    "auroc_energy": "AUROC (energy)",
+    STABLE: "same over crop seeds",
+    SPREAD: "spread over crop seeds",
+}
 EXPLAINED = (
-    "accuracy_at_S: of the share S of the images with the highest confidence; aurc: mean error over all such shares; auroc and fpr95: of "
-    "unknown classes, which are those of ood, or the second half of the classes where a record keeps all logits"
+    "top-1 of 80 %: of the images with the highest confidence; AURC: mean error over all such shares; AUROC and FPR95: of unknown classes, "
+    "which are those of ood, or the second half of the classes where a record keeps all logits; --format csv has all measures"
 )
-STABILITY = "same_over_crop_seeds: images with the same prediction under two crop seeds, mean over pairs of runs; spread: of their accuracy"
+STABILITY = "same over crop seeds: images with the same prediction under two crop seeds, mean over pairs of runs; spread: of their accuracy"
 
 
 def trust_of(record: Record, row: str) -> dict[str, float]:
@@ -48,7 +60,7 @@ def trust_table(rows: Sequence[Mapping]) -> Table:
     Args:
         rows: Run, row and the measures of `trust_of`.
     """
-    columns = {"run": lambda r: str(r["run"]), "row": lambda r: str(r["row"]), **_percent(rows, ("run", "row"))}
+    columns = {"run": lambda r: str(r["run"]), "row": lambda r: str(r["row"]), **_percent(rows)}
     return Table("Trust measures, %", "trust", columns, rows, notes=(EXPLAINED,))
 
 
@@ -59,7 +71,7 @@ def methods_table(block: Block) -> Table:
         block: The block.
     """
     rows = [place(block) | {"method": entry.label, "runs": len(entry.runs), **measures_of(entry)} for entry in block.entries]
-    columns = {"method": lambda r: str(r["method"]), **_percent(rows, (*place(block), "method", "runs"))}
+    columns = {"method": lambda r: str(r["method"]), **_percent(rows)}
     notes = (EXPLAINED, *((STABILITY,) if any(STABLE in row for row in rows) else ()))
     return Table(f"Trust measures, %: {block.name}", "trust", columns, rows, notes=notes)
 
@@ -94,7 +106,7 @@ def stability(runs: Sequence[Run]) -> dict[str, float]:
     return {STABLE: float(np.mean(same)), SPREAD: float(np.mean(spread))}
 
 
-def _percent(rows: Sequence[Mapping], others: Sequence[str]) -> dict:
-    """A column of percent for each value of the rows that is a measure."""
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in others))
-    return {name: lambda r, name=name: f"{100 * r[name]:.1f}" if name in r else "" for name in names}
+def _percent(rows: Sequence[Mapping]) -> dict[str, Callable[[Mapping], str]]:
+    """A column of percent for each measure that is shown and that some row has."""
+    found = {name: heading for name, heading in SHOWN.items() if any(name in row for row in rows)}
+    return {heading: lambda r, name=name: f"{100 * r[name]:.1f}" if name in r else "" for name, heading in found.items()}
