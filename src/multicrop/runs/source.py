@@ -60,6 +60,6 @@ def _with_dataset(cfg: DictConfig, knob: str, name: str, knobs: Any) -> DictConf
             hint = f"did you mean {near[0]}?" if near else f"the data sets are {', '.join(options)}"
             raise ValueError(f"{knob} is base, new or a data set, got {name}; {hint}")
         node = copy.deepcopy(compose(f"dataset/{name}")["dataset"])
-    whole = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
+    whole: DictConfig = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
     whole.dataset = OmegaConf.merge(node, knobs or {})
     return whole
