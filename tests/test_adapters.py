@@ -128,6 +128,15 @@ class TestLpPp:
         with refused("adapter.products", "fp32, bf16", "'fp16'"):
             problem.fitted(LpPp, products="fp16", **knobs)
 
+    def test_patience_ends_the_descent_where_validation_accuracy_stays(self, problem):
+        knobs = {"alpha_gradient": "accumulated", "view_set": "all", "search": {"every": 1}}
+        whole, ended = (problem.fitted(LpPp, iterations=60, patience=patience, **knobs) for patience in (None, 7))
+        points = [point["accuracy"] for point in ended.selection["curve"]]
+        rose = points.index(max(points))
+        assert len(points) == 1 + rose + 7 < 61 == len(whole.selection["curve"])
+        same = problem.fitted(LpPp, iterations=rose + 7, **knobs)
+        assert same.selection == ended.selection and torch.equal(same.weight, ended.weight)
+
     def test_refuses_another_gradient(self, problem):
         with refused("alpha_gradient", "accumulated, current", "'zeroed'"):
             LpPp(score=problem.score, alpha_gradient="zeroed", iterations=3, view_set="all")

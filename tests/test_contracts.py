@@ -299,7 +299,8 @@ class TestMethods:
         if whole.transductive:  # images of a batch are adapted together
             assert not torch.allclose(expected, got, atol=1e-3)
             return
-        batched = not whole.state_dict() or option in ("dmn", "tent")  # their products over images round by the batch's shape
+        rounded = ("boost", "dmn", "tda", "tda_views", "tent")  # their products over images round by the batch's shape
+        batched = not whole.state_dict() or option in rounded
         torch.testing.assert_close(expected, got, atol=1e-5 if batched else 0, rtol=0)
 
     def test_state_resumes_in_mid_stream_and_reset_forgets(self, option):

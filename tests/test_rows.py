@@ -20,6 +20,7 @@ from multicrop.compare.collect import collect
 from multicrop.compare.leaderboard import blocks
 from multicrop.compare.page import page_data
 from multicrop.compare.statistics import compare
+from multicrop.compare.trust import adaptive_calibration_error
 from multicrop.files import write_manifest
 from multicrop.record import FILES, read_record
 from multicrop.runs import settings
@@ -106,6 +107,8 @@ def test_the_record_keeps_what_top_k_and_calibration_need(finished):
         assert np.array_equal(kept.top_classes[:, 0], scored.rows[row])
         assert np.array_equal((kept.top_classes == label).argmax(1), scored.ranks[row])
         assert kept.top_probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+        calibrated = adaptive_calibration_error(kept.top_probabilities[:, 0], scored.correct(row))
+        assert record.metrics["trust"][row]["adaptive_ece"] == pytest.approx(calibrated, abs=1e-5)
         assert kept.log_probabilities.dtype == np.float16
         whole = np.take_along_axis(kept.log_probabilities.astype(float), kept.top_classes, 1)
         assert np.exp(whole) == pytest.approx(kept.top_probabilities, abs=1e-3)

@@ -3,17 +3,22 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from records import NAMES
+from records import NAMES, write
 from sklearn.metrics import roc_auc_score, roc_curve
 from torchmetrics.classification import BinaryAUROC
 
 from multicrop.cli import main
 from multicrop.compare import trust
-from multicrop.record import Predictions, Scores, write_record
+from multicrop.compare.leaderboard import blocks
+from multicrop.compare.page import page_data
+from multicrop.compare.run import read_run
+from multicrop.compare.trust_tables import methods_table, stability, trust_of
+from multicrop.record import Predictions, Scores, read_record, write_record
 
 
 @pytest.fixture
@@ -70,6 +75,16 @@ def test_adaptive_calibration_error_is_the_mean_gap_of_equal_groups():
     assert trust.adaptive_calibration_error(np.array([0.8]), np.array([True])) == pytest.approx(0.2)
 
 
+def test_area_under_risk_coverage_is_the_mean_risk_of_all_coverages():
+    draw = np.random.default_rng(4)
+    confidence, correct = draw.random(40), draw.random(40) < 0.7
+    order = sorted(range(40), key=lambda i: -confidence[i])
+    risks = [sum(not correct[i] for i in order[:kept]) / kept for kept in range(1, 41)]
+    assert trust.area_under_risk_coverage(confidence, correct) == pytest.approx(sum(risks) / 40)
+    tied = trust.area_under_risk_coverage(np.array([0.9, 0.5, 0.5]), np.array([True, False, True]))
+    assert tied == pytest.approx((0 + 0.5 / 2 + 1 / 3) / 3)
+
+
 def record(folder, *, every=True):
     """A record of 80 images of 4 classes with logits."""
     draw = np.random.default_rng(5)
@@ -112,3 +127,38 @@ def test_the_command_prints_the_measures_of_records(tmp_path, capsys):
 def test_unknown_classes_need_all_logits():
     with pytest.raises(ValueError, match="logits=all"):
         trust.held_out(Scores(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1)), np.zeros(1, dtype=int))
+
+
+def recorded(folder, crop_seed, accuracy, measures, draw):
+    """A run that kept measures of confidence."""
+    run, trusted = read_run(write(folder, accuracy=accuracy, draw=draw)), {"global": {"aurc": 0.3}, "final": measures}
+    return replace(run, config=run.config | {"crop_seed": crop_seed}, metrics=run.metrics | {"trust": trusted})
+
+
+def test_methods_have_means_of_their_runs_and_stability_over_crop_seeds(tmp_path):
+    first, second = {"aurc": 0.2, "auroc_mcm": 0.8}, {"aurc": 0.1, "auroc_mcm": 0.7, "class_ece": 0.5}
+    runs = [recorded(tmp_path / str(seed), seed, 0.7, own, draw=seed) for seed, own in enumerate((first, second))]
+    found = {row["method"]: row for row in methods_table(blocks(runs, "global")[0]).rows}
+    (method,) = (row for name, row in found.items() if "dnd" in name)
+    one, two = (run.sorted_predictions.rows["final"] for run in runs)
+    right = [run.sorted_predictions.correct().mean() for run in runs]
+    assert method["aurc"] == pytest.approx(0.15) and method["auroc_mcm"] == pytest.approx(0.75) and "class_ece" not in method
+    assert method["same_over_crop_seeds"] == pytest.approx((one == two).mean()) and 0 < (one == two).mean() < 1
+    assert method["spread_over_crop_seeds"] == pytest.approx(np.std(right, ddof=1))
+    assert found["global view"]["aurc"] == 0.3 and found["global view"]["same_over_crop_seeds"] == 1
+    assert stability(runs[:1]) == {} and stability([runs[0], runs[0]]) == {}
+    cells = [entry["cells"] for entry in page_data(blocks(runs, "global"), "global", 0)["entries"]]
+    assert {"AURC %": "15.0", "AUROC (MCM) %": "75.0"}.items() <= next(line for line in cells if "dnd" in line["method"]).items()
+
+
+def test_a_record_of_measures_is_not_measured_again(tmp_path):
+    run = recorded(tmp_path / "run", 0, 0.7, {"aurc": 0.2, "auroc_mcm": 0.8}, draw=0)
+    assert trust_of(run, "final") == {"accuracy": run.predictions.accuracy(), "aurc": 0.2, "auroc_mcm": 0.8}
+
+
+def test_halves_of_a_record_with_a_scale_have_mcm(tmp_path):
+    logits, labels = record(tmp_path / "all")
+    kept = read_record(tmp_path / "all")
+    found, half = trust_of(replace(kept, metrics=kept.metrics | {"logit_scale": 2.0}), "final"), np.exp(logits[:, :2] / 2)
+    mcm = half.max(1) / half.sum(1)
+    assert found["auroc_mcm"] == pytest.approx(roc_auc_score(labels < 2, mcm), abs=0.01)

@@ -39,6 +39,8 @@ class LpPp(Adapter):
         view_set: The views whose mean is the feature of an image, ``"all"`` or ``"crops"``.
         products: ``"fp32"`` or ``"bf16"``, the precision of the two matrix products of an iteration; weights, momentum, softmax and
             validation are always fp32.
+        patience: Iterations without a higher validation accuracy after which the descent ends; None: all iterations (the authors'). Not
+            read without `search`.
         search: ``{"every": n}`` evaluates the validation images every n iterations; without it the last iteration is kept.
 
     Raises:
@@ -57,6 +59,7 @@ class LpPp(Adapter):
         iterations: Count,
         view_set: ViewSet,
         products: Annotated[str, OneOf(tuple(PRODUCTS))] = "fp32",
+        patience: Count | None = None,
         search: Mapping[str, Count] | None = None,
     ) -> None:
         super().__init__(text=score.text, logit_scale=score.logit_scale, score=score)
@@ -69,7 +72,7 @@ class LpPp(Adapter):
         if products not in PRODUCTS:
             raise ValueError(f"adapter.products is one of {', '.join(PRODUCTS)}, got {products!r}")
         self.alpha_gradient, self.iterations, self.view_set, self.products = alpha_gradient, iterations, view_set, PRODUCTS[products]
-        self.every, self.fixed = every, not search
+        self.every, self.fixed, self.patience = every, not search, patience or iterations
         self.losses: list[float] = []
         for name in ("weight", "bias", "alpha"):
             self.register_buffer(name, torch.zeros(0))
@@ -79,13 +82,16 @@ class LpPp(Adapter):
         f, t = self._inputs(support.views, support.logits)
         f_val, t_val = self._inputs(validation.views, validation.logits)
         text_alone = {"iteration": 0, "accuracy": accuracy(validation.logits, validation.labels)}
-        kept, chosen, curve = self._zero_shot(f, t), text_alone, [] if self.fixed else [text_alone]
+        kept, chosen, curve, rose = self._zero_shot(f, t), text_alone, [] if self.fixed else [text_alone], 0
         for iteration, state in enumerate(self._descend(f, t, support.labels), 1):
             if iteration % self.every and iteration < self.iterations:
                 continue
             curve.append({"iteration": iteration, "accuracy": accuracy(_logits(f_val, t_val, state), validation.labels)})
             if self.fixed or curve[-1]["accuracy"] >= chosen["accuracy"]:
+                rose = iteration if curve[-1]["accuracy"] > chosen["accuracy"] else rose
                 kept, chosen = [x.clone() for x in state], curve[-1]
+            if not self.fixed and iteration - rose >= self.patience:
+                break
         self.weight, self.bias, self.alpha = kept
         how = "fixed" if self.fixed else "validation"
         self.selection = {"how": how, "images": len(validation.labels), "chosen": chosen, "curve": curve}

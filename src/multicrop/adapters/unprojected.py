@@ -38,10 +38,8 @@ def unprojected(encoder: Encoder) -> Encoder:
     name, weight = _ends_with(encoder)
     shared = {id(value): value for value in (*encoder.model.parameters(), *encoder.model.buffers())}
     model = copy.deepcopy(encoder.model, shared)
-    if name == "proj":
-        model.vision_model.proj = None
-    else:
-        model.visual_projection = nn.Identity()
+    holder, last = (model.vision_model, None) if name == "proj" else (model, nn.Identity())
+    setattr(holder, name, last)
     found = rebuilt(encoder, model, encoder.precision)
     found.dim = weight.shape[1]
     return found

@@ -26,6 +26,9 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         action="store_true",
         help="add two tables over pairs of methods: agreement, and images that only one classifies correctly",
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="add a table of calibration, selective accuracy, unknown classes and stability over crop seeds"
+    )
     parser.add_argument("--published", action="store_true", help="add a table of published numbers of the same settings beside these runs")
     parser.add_argument(
         "--protocol", help="instead, the tables of a protocol of few-shot papers: base_to_new, all_shots, cross_dataset, ..."
@@ -109,6 +112,10 @@ def _tables(block: "Block", options: argparse.Namespace, baseline: str) -> "list
     hidden = len(block.entries) - len(shown.entries)
     notes = (*block.notes, *((f"{hidden} more methods; --top 0 shows all",) if hidden else ()))
     made = [tables.leaderboard_table(replace(shown, notes=notes), baseline)]
+    if options.trust:
+        from multicrop.compare.trust_tables import methods_table
+
+        made.append(methods_table(shown))
     if options.by:
         parts_of = {"class": details.by_class, "domain": details.by_domain}[options.by]
         made += [tables.parts_table(block, e.label, options.by, parts_of(e), baseline) for e in shown.entries if e.comparison]

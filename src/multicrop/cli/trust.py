@@ -19,7 +19,7 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table; returns the exit status."""
     from multicrop.compare import render
-    from multicrop.compare.trust import trust_of, trust_table
+    from multicrop.compare.trust_tables import trust_of, trust_table
     from multicrop.record import read_record
 
     rows = []

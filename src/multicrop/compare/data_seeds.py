@@ -75,4 +75,14 @@ def _pool(group: Sequence[Run]) -> Sequence[Run]:
     }
     config = {**first.config, "dataset": {**first.config["dataset"], DATA_SEED.split(".")[1]: ", ".join(seeds)}}
     metrics = {**first.metrics, "row_seconds": {row: sum(time[row] for time in times) for row in times[0] if all(row in t for t in times)}}
+    metrics |= {"trust": _mean_trust([run.metrics.get("trust", {}) for run in found])}
     return [PooledRun(first.folder, config, metrics, first.environment, data, tuple(found))]
+
+
+def _mean_trust(parts: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """The measures of confidence of each row that all parts have, means over the parts."""
+    rows = {row: [part[row] for part in parts] for row in parts[0] if all(row in part for part in parts)}
+    return {
+        row: {name: float(np.mean([one[name] for one in found])) for name in found[0] if all(name in one for one in found)}
+        for row, found in rows.items()
+    }

@@ -16,6 +16,7 @@ from PIL import Image
 from multicrop.compare.details import group_accuracy
 from multicrop.compare.leaderboard import Block, Entry
 from multicrop.compare.tables import block_family, entry_values, leaderboard_table
+from multicrop.compare.trust_tables import SHOWN, STABLE, measures_of
 
 MOST_PICTURES = 300  # distinct pictures in a page
 MOST_WITH_PICTURES = 40  # methods with pictures in a page, best first
@@ -29,7 +30,8 @@ SORTED_BY = {
     "views": "encoder_calls",
 }
 FIRST = ("method", "top-1 %")
-SECONDS = "seconds"  # the one column that the terminal's table lacks
+SECONDS = "seconds"  # a column that the terminal's table lacks, as it does those of TRUST
+TRUST = {name: f"{SHOWN[name]} %" for name in ("adaptive_ece", "aurc", "auroc_mcm", "fpr95_mcm", STABLE)}
 
 
 def page(blocks: Sequence[Block], *, baseline: str, pictures: int = MOST_PICTURES) -> str:
@@ -91,7 +93,8 @@ def _cells(block: Block, baseline: str) -> list[dict[str, str]]:
     rows = [dict(zip(named, line, strict=True)) for line in table.cells()]
     seconds = ["" if np.isnan(entry.seconds) else f"{entry.seconds:.2f}" for entry in block.entries]
     ordered = [*first, *(name for name in named if name not in first)]
-    return [{name: row[name] for name in ordered} | {SECONDS: spent} for row, spent in zip(rows, seconds, strict=True)]
+    trust = [{TRUST[name]: f"{100 * v:.1f}" for name, v in measures_of(entry).items() if name in TRUST} for entry in block.entries]
+    return [{name: row[name] for name in ordered} | {SECONDS: spent} | own for row, spent, own in zip(rows, seconds, trust, strict=True)]
 
 
 def _entry(entry: Entry) -> dict:

@@ -12,7 +12,7 @@ from multicrop.config import parts_of
 from multicrop.record import EXAMPLES, NOT_DECISIVE, Predictions, Record, read_record
 
 DATA_SEED = "dataset.dataset_seed"  # draws the images; runs that differ in it are pooled (`data_seeds.pooled`)
-OTHER_ROWS = ("task.beside.", "aggregator.facts.")  # knobs of further aggregators
+OTHER_ROWS = ("task.beside.", "aggregator.facts.", "ood_knobs.")  # knobs of further aggregators, and of the data set that ood names
 SEEDS = ("seed", "crop_seed", "task.order_seed", DATA_SEED)  # runs that differ only in these are runs of one method
 
 
@@ -31,7 +31,7 @@ class Run(Record):
         """The values of the configuration that decide the run's numbers, by dotted name, without seeds equal to the run's own."""
         leaves = list(_leaves({k: v for k, v in self.config.items() if k not in NOT_DECISIVE}))
         follows = {name for name, value in leaves if name.endswith(".seed") and value == self.config.get("seed")}
-        follows |= {"limit"} if self.config.get("limit") is None else set()  # older records have no such knob
+        follows |= {name for name in ("limit", "ood") if self.config.get(name) is None}  # older records have no such knobs
         return {name: value for name, value in leaves if name not in follows and not f"{name}.".startswith(OTHER_ROWS)}
 
     @cached_property

@@ -1,13 +1,10 @@
-"""How far a run's confidence can be trusted: calibration over equal groups, accuracy on the most confident images, unknown classes."""
-
-from collections.abc import Mapping, Sequence
+"""Measures of confidence: calibration over equal groups, accuracy on the most confident images, detection of unknown classes."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp, softmax
 
-from multicrop.compare.tables import Table
-from multicrop.record import Record, Scores
+from multicrop.record import Scores
 
 Numbers = Float[np.ndarray, " images"]
 KEPT = 0.95  # of the images of known classes, at the threshold of FPR95
@@ -32,6 +29,21 @@ def detection_scores(logits: Float[np.ndarray, "images classes"], *, logit_scale
         "energy": np.asarray(logsumexp(logits, axis=1)),
         "mcm": softmax(logits / logit_scale, axis=1).max(1),
     }
+
+
+def detection_measures(
+    known: Float[np.ndarray, "known classes"], unknown: Float[np.ndarray, "unknown classes"], *, logit_scale: float | None = None
+) -> dict[str, float]:
+    """AUROC and FPR95 of each of the scores of `detection_scores`, as ``auroc_NAME`` and ``fpr95_NAME``.
+
+    Args:
+        known: Logits of images of known classes.
+        unknown: Logits of images of unknown classes.
+        logit_scale: Multiplier of cosine similarities in the logits; None leaves ``mcm`` out.
+    """
+    own, other = (detection_scores(logits, logit_scale=logit_scale or 1.0) for logits in (known, unknown))
+    names = [name for name in own if name != "mcm" or logit_scale]
+    return {f"{measure.__name__}_{name}": measure(own[name], other[name]) for name in names for measure in (auroc, fpr95)}
 
 
 def auroc(known: Float[np.ndarray, " known"], unknown: Float[np.ndarray, " unknown"]) -> float:
@@ -78,6 +90,20 @@ def selective_accuracy(confidence: Numbers, correct: Bool[np.ndarray, " images"]
     return float((correct[above].sum() + (kept - above.sum()) * correct[at].mean()) / kept)
 
 
+def area_under_risk_coverage(confidence: Numbers, correct: Bool[np.ndarray, " images"]) -> float:
+    """The mean, over all coverages, of the error on the images with the highest confidence; 0 is best, a random order gives the error.
+
+    Images of equal confidence count with their mean error. Source: Geifman et al., ICLR 2019 (AURC).
+
+    Args:
+        confidence: Confidence of each prediction.
+        correct: Whether it is right.
+    """
+    _, group, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    errors = np.repeat(np.bincount(group, weights=~correct) / counts, counts)
+    return float((errors.cumsum() / np.arange(1, len(errors) + 1)).mean())
+
+
 def adaptive_calibration_error(confidence: Numbers, correct: Bool[np.ndarray, " images"], groups: int = GROUPS) -> float:
     """Expected calibration error over groups of equal size instead of bins of equal width (Nixon et al., CVPR workshops 2019).
 
@@ -90,6 +116,17 @@ def adaptive_calibration_error(confidence: Numbers, correct: Bool[np.ndarray, " 
     parts = [part for part in np.array_split(order, groups) if len(part)]
     gaps = [len(part) * abs(correct[part].mean() - confidence[part].mean()) for part in parts]
     return float(sum(gaps) / len(confidence))
+
+
+def confidence_measures(confidence: Numbers, correct: Bool[np.ndarray, " images"]) -> dict[str, float]:
+    """Adaptive calibration error, area under the risk-coverage curve, and selective accuracy at each of COVERAGES.
+
+    Args:
+        confidence: Probability of the predicted class.
+        correct: Whether the prediction is right.
+    """
+    found = {"adaptive_ece": adaptive_calibration_error(confidence, correct), "aurc": area_under_risk_coverage(confidence, correct)}
+    return found | {f"accuracy_at_{coverage}": selective_accuracy(confidence, correct, coverage) for coverage in COVERAGES}
 
 
 def held_out(scores: Scores, labels: Int[np.ndarray, " images"]) -> tuple[Float[np.ndarray, "images known"], Bool[np.ndarray, " images"]]:
@@ -107,37 +144,3 @@ def held_out(scores: Scores, labels: Int[np.ndarray, " images"]) -> tuple[Float[
     n_known = -(-scores.log_probabilities.shape[1] // 2)
     logits = scores.log_probabilities.astype(np.float64) + scores.log_sum_exp[:, None]
     return logits[:, :n_known], labels < n_known
-
-
-def trust_of(record: Record, row: str) -> dict[str, float]:
-    """The trust measures of one row of a record: calibration, selective accuracy and, where all logits are kept, held-out classes.
-
-    Args:
-        record: A record that keeps logits of the row.
-        row: The row.
-    """
-    scores, predictions = record.scores(row), record.predictions
-    confidence, correct = scores.top_probabilities[:, 0].astype(np.float64), predictions.correct(row)
-    found = {"accuracy": float(correct.mean()), "adaptive_ece": adaptive_calibration_error(confidence, correct)}
-    found |= {f"accuracy_at_{coverage}": selective_accuracy(confidence, correct, coverage) for coverage in COVERAGES}
-    if scores.log_probabilities is not None:
-        logits, known = held_out(scores, predictions.label)
-        for name, values in detection_scores(logits).items() if known.any() and not known.all() else ():
-            if name != "mcm":  # a record does not keep the logit scale
-                found |= {f"auroc_{name}": auroc(values[known], values[~known]), f"fpr95_{name}": fpr95(values[known], values[~known])}
-    return found
-
-
-def trust_table(rows: Sequence[Mapping]) -> Table:
-    """The table of trust measures; missing fields are empty.
-
-    Args:
-        rows: Run, row and the measures of `trust_of`.
-    """
-    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("run", "row")))
-    columns = {"run": lambda r: str(r["run"]), "row": lambda r: str(r["row"])}
-    columns |= {name: lambda r, name=name: f"{100 * r[name]:.1f}" if name in r else "" for name in names}
-    notes = (
-        "accuracy_at_S: of the share S of the images with the highest confidence; auroc and fpr95: the second half of the classes unknown",
-    )
-    return Table("Trust measures, %", "trust", columns, rows, notes=notes)

@@ -51,7 +51,9 @@ class BoostAdapter(Tda):
         super().__init__(text=text, logit_scale=logit_scale, view_set=view_set, renormalise=renormalise, **cache)
         self.boosters, self.share, self.extra = boosters, share, extra
 
-    def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
+    def _positive(
+        self, affinity: Float[Tensor, "classes slots"], key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]
+    ) -> Float[Tensor, " classes"]:
         views = chosen_views(views[None], self.boosters)[0]
         views, logits = self.confident_views(views, self.share)
         own = F.one_hot(logits.argmax(-1), logits.shape[-1]).T.bool()
@@ -59,6 +61,6 @@ class BoostAdapter(Tda):
         own_affinity = torch.exp(-self.positive["beta"] * (1 - views @ key)) * own
 
         entropies = torch.cat([self.positive_entropy, own_entropy], 1)
-        affinity = torch.cat([self._affinity("positive", key), own_affinity], 1)
+        affinity = torch.cat([affinity, own_affinity], 1)
         best = entropies.argsort(dim=1, stable=True)[:, : self.positive["size"] + self.extra]
         return affinity.gather(1, best).sum(1)

@@ -1,7 +1,7 @@
 """DPE (NeurIPS 2024): text prototypes that evolve over the stream, and image prototypes from a cache, both refined for each image."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +14,20 @@ from multicrop.aggregators.confidence import kept_views
 from multicrop.aggregators.score import Score, with_text
 from multicrop.config.ranges import Count, Fraction, OneOf, Share, Weight
 from multicrop.methods.base import Method, by_confidence, learning
-from multicrop.methods.tda import SOURCES, SeenImage, insert
+from multicrop.methods.queues import insert
+from multicrop.methods.tda import SOURCES
 from multicrop.text import TextBank
 
 CONTRAST = 0.01  # temperature between image and text prototypes
 EPSILON = 1e-3  # of AdamW
+
+
+class SeenImage(NamedTuple):
+    """What the method reads of an image: its key, its text logits, and its probabilities."""
+
+    key: Float[Tensor, " dim"]
+    logits: Float[Tensor, " classes"]
+    probability: Float[Tensor, " classes"]
 
 
 class Dpe(Method):

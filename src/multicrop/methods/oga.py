@@ -10,7 +10,7 @@ from torch import Tensor
 from multicrop.aggregators import Logits, Views, pools
 from multicrop.config.ranges import Count, KeyViews, OneOf, Weight
 from multicrop.methods.base import Method, chosen_views
-from multicrop.methods.tda import insert
+from multicrop.methods.queues import insert
 from multicrop.text import TextBank
 
 MEANS = ("slots", "filled")

@@ -10,9 +10,11 @@ from torch import Tensor
 from multicrop.aggregators import Logits, Views, pools
 from multicrop.config.ranges import Count, Fraction, KeyViews, OneOf, Share, Weight
 from multicrop.methods.base import Method, chosen_views, entropy
+from multicrop.methods.queues import Affinities
 from multicrop.text import TextBank
 
 SOURCES = ("logits", "views")
+GROUP = 32  # images whose affinities to the caches are computed together
 
 
 class Cache(TypedDict):
@@ -35,12 +37,12 @@ POSITIVE: Cache = {"size": 3, "alpha": 2.0, "beta": 5.0}
 NEGATIVE: UncertainCache = {"size": 2, "alpha": 0.117, "beta": 1.0, "entropy_low": 0.2885, "entropy_high": 0.7213, "mask_low": 0.03}
 
 
-class SeenImage(NamedTuple):
-    """What the caches read of an image: its key, its text logits, and the probabilities that entropy and mask come from."""
+class SeenImages(NamedTuple):
+    """What the caches read of images: their keys, their text logits, and the probabilities that entropy and mask come from."""
 
-    key: Float[Tensor, " dim"]
-    logits: Float[Tensor, " classes"]
-    probability: Float[Tensor, " classes"]
+    keys: Float[Tensor, "batch dim"]
+    logits: Logits
+    probability: Float[Tensor, "batch classes"]
 
 
 class Tda(Method):
@@ -108,63 +110,48 @@ class Tda(Method):
 
     def forward(self, views: Views, logits: Logits) -> Logits:
         """Insert each image into the caches, then score it."""
-        chosen = chosen_views(views, self.view_set)
-        keys = pools.mean(chosen) if self.renormalise else chosen.mean(1)
-        return torch.stack([self._one(*image) for image in zip(views, keys, logits, strict=True)])
+        return torch.cat([self._group(*part) for part in zip(views.split(GROUP), logits.split(GROUP), strict=True)])
 
-    def _one(
-        self, views: Float[Tensor, "views dim"], key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]
+    def _group(self, views: Views, logits: Logits) -> Logits:
+        """Score images whose affinities to the caches are computed together; an insertion changes what later ones read of its entry."""
+        seen = self._seen(views, logits)
+        positive, negative = (
+            Affinities(getattr(self, f"{sign}_keys"), getattr(self, f"{sign}_entropy"), seen.keys, getattr(self, sign)["beta"])
+            for sign in ("positive", "negative")
+        )
+        nats, masks, confident = entropy(seen.probability), [], []
+        shares = (nats / math.log(max(2, logits.shape[1]))).tolist()
+        for image, label in enumerate(seen.logits.argmax(1).tolist()):
+            positive.insert(image, label, nats[image])
+            bounds = self.negative["entropy_low"], self.negative["entropy_high"]
+            if bounds[0] < shares[image] < bounds[1] and negative.insert(image, label, nats[image]):
+                probability = seen.probability[image]
+                masks.append((probability > self.negative["mask_low"]) & (probability < 1))
+            confident.append(self._positive(positive.of(image), seen.keys[image], views[image]))
+        against = self._negative(negative, masks)
+        return seen.logits + self.positive["alpha"] * torch.stack(confident) - self.negative["alpha"] * against
+
+    def _seen(self, views: Views, logits: Logits) -> SeenImages:
+        if self.pseudo_label == "logits":
+            chosen = chosen_views(views, self.view_set)
+            return SeenImages(pools.mean(chosen) if self.renormalise else chosen.mean(1), logits, logits.softmax(1))
+        kept = [self.confident_views(own, self.share) for own in views]
+        means = [(one.features.mean(0), one.logits.mean(0), one.logits.softmax(1).mean(0)) for one in kept]
+        return SeenImages(*(torch.stack(values) for values in zip(*means, strict=True)))
+
+    def _positive(
+        self, affinity: Float[Tensor, "classes slots"], key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]
     ) -> Float[Tensor, " classes"]:
-        image = SeenImage(key, logits, logits.softmax(0)) if self.pseudo_label == "logits" else self._seen_by_views(views)
-        self._insert_image(image)
-        negative = torch.einsum("cs,csk->k", self._affinity("negative", image.key), self.negative_mask)
-        return image.logits + self.positive["alpha"] * self._positive(image.key, views) - self.negative["alpha"] * negative
+        """The sum of an image's affinities to the confident entries of each class."""
+        return affinity.sum(1)
 
-    def _seen_by_views(self, views: Float[Tensor, "views dim"]) -> SeenImage:
-        """Key and logits as means over the confident views, and the mean of their probabilities."""
-        kept = self.confident_views(views, self.share)
-        return SeenImage(kept.features.mean(0), kept.logits.mean(0), kept.logits.softmax(1).mean(0))
-
-    def _positive(self, key: Float[Tensor, " dim"], views: Float[Tensor, "views dim"]) -> Float[Tensor, " classes"]:
-        """The sum of the affinities to the confident entries of each class."""
-        return self._affinity("positive", key).sum(1)
-
-    def _insert_image(self, image: SeenImage) -> None:
-        """Insert the image into the positive cache, and into the negative one if its entropy lies between the bounds."""
-        key, probability = image.key, image.probability
-        nats, label = entropy(probability), int(image.logits.argmax())
-        share = float(nats) / math.log(len(probability)) if len(probability) > 1 else 0.0
-        insert(self.positive_keys[label], self.positive_entropy[label], key, nats)
-        if self.negative["entropy_low"] < share < self.negative["entropy_high"]:
-            slot = insert(self.negative_keys[label], self.negative_entropy[label], key, nats)
-            if slot is not None:
-                self.negative_mask[label, slot] = ((probability > self.negative["mask_low"]) & (probability < 1)).float()
-
-    def _affinity(self, sign: str, key: Float[Tensor, " dim"]) -> Float[Tensor, "classes slots"]:
-        """exp(-beta (1 - cos)) to every cached key; zero for empty slots."""
-        cosine = getattr(self, f"{sign}_keys") @ key
-        filled = getattr(self, f"{sign}_entropy").isfinite()
-        beta = getattr(self, sign)["beta"]
-        return torch.exp(-beta * (1 - cosine)) * filled
-
-
-def insert(
-    keys: Float[Tensor, "slots dim"], entropies: Float[Tensor, " slots"], key: Float[Tensor, " dim"], nats: Float[Tensor, ""]
-) -> int | None:
-    """Insert a key into the queue of one class in place of the entry with the highest entropy, if its own is strictly lower.
-
-    Args:
-        keys: Stored keys, shape (slots, dim); changed in place.
-        entropies: Their entropies, shape (slots,), infinite for empty slots; changed in place.
-        key: The new key, shape (dim,).
-        nats: Its entropy in nats.
-
-    Returns:
-        The slot that the key took, or None.
-    """
-    slot = int(entropies.argmax())
-    if not nats < entropies[slot]:
-        return None
-    entropies[slot] = nats
-    keys[slot] = key
-    return slot
+    def _negative(self, read: Affinities, masks: list[Tensor]) -> Float[Tensor, "batch classes"]:
+        """The affinities to the uncertain entries, summed over the entries that mask a class; the masks of new entries are stored."""
+        stored = self.negative_mask.flatten(0, 1)
+        if not masks:
+            return read.affinity @ stored
+        new, own = torch.stack(masks).to(stored), read.of_insertions()
+        result = read.affinity @ stored + own @ new
+        for place, mask in zip(read.places, new, strict=True):
+            stored[place] = mask
+        return result

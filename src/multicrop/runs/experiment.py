@@ -27,6 +27,7 @@ from multicrop.runs.settings import Settings, settings_of
 from multicrop.runs.stream_saves import StreamSaves
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.task import BankTask
+from multicrop.runs.unknown import score_unknown
 from multicrop.runs.unreadable import report_unreadable
 from multicrop.show import terminal
 
@@ -88,6 +89,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
     with logger_of(settings) as logger:
         seconds = _score(task, bank, settings, saves)
         report_unreadable(bank, settings["on_unreadable"])
+        task.unknown = score_unknown(session, task)
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
         facts |= {"choices": settings.choices}
         outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)

@@ -48,9 +48,17 @@ class SupportedTask(BankTask):
 
     def __init__(self, scorer: Scorer, adapter: AnyAdapter, splits: dict[str, list[str]], bank: FeatureBank | None = None) -> None:
         super().__init__(scorer)
-        self.adapter, self.splits, self.bank = adapter, splits, bank
-        self.row_of = {} if bank is None else {index: row for row, index in enumerate(bank.positions)}
+        self.adapter, self.splits = adapter, splits
+        self.bank_of: Callable[[LabelledImages], FeatureBank] | None = None  # the bank of other images
+        self._see(bank)
         self.support: dict[str, Any] = {}  # `asked` images per class, how many there are `per_class`, and the data set that they are `of`
+
+    def _see(self, bank: FeatureBank | None) -> None:
+        self.bank, self.row_of = bank, {} if bank is None else {index: row for row, index in enumerate(bank.positions)}
+
+    def read(self, images: LabelledImages) -> None:
+        """Open the bank of these images as the other encoder sees them."""
+        self._see(self.bank_of(images) if self.bank_of else None)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Fetch the other encoder's views of the batch, then score it."""
@@ -138,8 +146,9 @@ def build(
     else:
         adapter = _fitted(origin, adapter, *images, shared=source is not None)
         adapter = adapter if origin is session else transferred(adapter, part, origin, session)
-        bank = _before_projection(session).bank(session.scored_images) if adapter.reads_unprojected else None
-        task = FewShotTask(session.scorer, adapter, _splits(*images), bank)
+        bank_of = _before_projection(session).bank if adapter.reads_unprojected else None
+        task = FewShotTask(session.scorer, adapter, _splits(*images), bank_of(session.scored_images) if bank_of else None)
+        task.bank_of = bank_of
     task.support = {"asked": None if few_shot_file else shots, "per_class": counts}
     task.support |= {} if source is None else {"of": origin.dataset.name}
     return task
@@ -172,7 +181,9 @@ def _tuned(session: Session, origin: Session, adapter: EncoderAdapter, support: 
     if adapter.checkpoint:
         adapter.checkpoint.unlink(missing_ok=True)
     text = adapter.encode_prompts(encoder, scorer.text.prompts, class_rows(origin.dataset, session.dataset))
-    return TunedTask(scorer, adapter, _splits(support, validation), text, bank)
+    task = TunedTask(scorer, adapter, _splits(support, validation), text, bank)
+    task.bank_of = changed.bank
+    return task
 
 
 def _fit(session: Session, adapter: AnyAdapter, fit: Callable[[], Fitted], key: str) -> Fitted:

@@ -15,6 +15,7 @@ from multicrop.runs.session import Session
 from multicrop.runs.sources import sources_of
 from multicrop.runs.task import Reads, reads_of
 from multicrop.runs.transfer import source_session
+from multicrop.runs.unknown import unknown_images
 from multicrop.text import members
 
 CODE_GROUPS = ("dataset", "corruption", "model", "prompt", "task")  # what these make is in the parts; their own code is in `code`
@@ -49,6 +50,7 @@ def run_identity(session: Session, *names: str) -> Identity:
     }
     parts |= {group: partial(_component_hash, settings.part(group).values, sources[group]) for group in groups[1:]}
     parts |= {"support": partial(_support_hash, session, reads.images)} if reads.images else {}
+    parts |= {"unknown": lambda: _unknown_hash(session)} if settings.config.get("ood") else {}
     parts |= {"beside": partial(_beside_hash, session)} if settings.beside else {}
     return Identity({name: make() for name, make in parts.items() if not names or name in names})
 
@@ -69,6 +71,12 @@ def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[
     listed = [images.ids, images.labels, images.domains] if images.indexed is True else []
     listed += [images.clusters] if images.indexed is True and images.clusters else []
     return content_hash(images.fingerprint, json.dumps([list(class_names), *listed], default=lambda column: column.digest))
+
+
+def _unknown_hash(session: Session) -> str:
+    """The images of unknown classes."""
+    images = unknown_images(session)
+    return "" if images is None else content_hash(images.fingerprint, json.dumps(images.ids, default=lambda column: column.digest))
 
 
 def _component_hash(values: Mapping[str, Any], sources: Mapping[str, str]) -> str:

@@ -56,6 +56,8 @@ def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, s
     return {
         "rows": row_metrics(predictions, task.views_read(bank.n_views)),
         "test": task.measured,
+        "trust": task.trust,
+        "logit_scale": task.scorer.logit_scale,
         "images": len(bank),
         "skipped_images": int((~bank.readable).sum()),
         "views_per_image": bank.n_views,
@@ -66,6 +68,7 @@ def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, s
         "scoring_seconds": scoring_seconds,
         "row_seconds": task.seconds,
         "spared_seconds": task.spared,
+        **task.unknown,
         **task.recorded(predictions, n_views=bank.n_views, resumed=resumed),
     }
 
@@ -114,7 +117,8 @@ def summary_of(metrics: dict[str, Any]) -> dict[str, float]:
     """The metrics that W&B shows for a run, flat."""
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     final = metrics["rows"]["final"]
-    return metrics["test"] | numbers | {f"test/vs_global/{name}": final[name] for name in ("difference", "low", "high", "p_value")}
+    trust = {f"trust/{name}": value for name, value in metrics["trust"]["final"].items()}
+    return metrics["test"] | trust | numbers | {f"test/vs_global/{name}": final[name] for name in ("difference", "low", "high", "p_value")}
 
 
 def logged_config(settings: Settings) -> dict[str, Any]:

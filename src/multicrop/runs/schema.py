@@ -31,6 +31,8 @@ class RunKnobs(TypedDict):
     seed: Seed
     crop_seed: Seed
     classes: Literal["all", "base", "new"]
+    ood: str | None
+    ood_knobs: Mapping[str, Any] | None
     split: Literal["test", "validation"]
     bank: Literal["disk", "off"]
     on_unreadable: Literal["skip", "raise"]

@@ -71,6 +71,8 @@ def checked(images: LabelledImages | StreamedImages, task: BankTask, settings: S
         raise ValueError(
             "task=score reads the shards of a bank: use bank=disk, dataset.streaming=false, and engine=ray in place of trainer.devices"
         )
+    if settings.config.get("ood") is not None:
+        raise ValueError("task=score keeps sums of predictions alone, and images of unknown classes need all scores: use task=zero_shot")
     if task.state is not None or task.save_every is not None:
         raise ValueError("task=score treats each image by itself, and this task learns from the stream of images: use task=tta")
     return images

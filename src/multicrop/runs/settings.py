@@ -149,6 +149,8 @@ def values_of(cfg: DictConfig) -> dict[str, Any]:
         config["task"]["beside"] = beside.composed(cfg, config[beside.GROUP])
     if config["task"].get("source"):
         config["task"]["source"] = source.composed(cfg)
+    if (unknown := source.unknown_dataset(cfg)) is not None:
+        config["ood_knobs"] = unknown
     return config
 
 

@@ -20,7 +20,7 @@ from multicrop.data.base import LabelledImages
 from multicrop.features import FeatureBank
 from multicrop.record import BESIDE, ROWS, Predictions
 from multicrop.runs.kept_logits import ranks, scores
-from multicrop.runs.measures import measures
+from multicrop.runs.measures import measures, trust_measures
 
 Builder = TypeVar("Builder", bound=Callable[..., "BankTask"])
 
@@ -84,6 +84,8 @@ class BankTask(nn.Module):
         self.beside: dict[str, Scorer] = {}  # by row
         self.collected: dict[str, list[Tensor]] = {}
         self.measured: dict[str, float] = {}
+        self.trust: dict[str, dict[str, float]] = {}  # by row
+        self.unknown: dict[str, Any] = {}  # which images of unknown classes `trust` counts
         self.seconds: dict[str, float] = dict.fromkeys(ROWS, 0.0)
 
     def show_beside(self, scorers: Mapping[str, Scorer]) -> None:
@@ -110,6 +112,9 @@ class BankTask(nn.Module):
     @abstractmethod
     def final_logits(self, views: Views, aggregated: Logits) -> Logits:
         """The logits that the task predicts with, shape (batch, classes)."""
+
+    def read(self, images: LabelledImages) -> None:
+        """Prepare for images other than the scored ones, before their batches come."""
 
     @property
     def state(self) -> nn.Module | None:
@@ -156,10 +161,11 @@ class BankTask(nn.Module):
             self.collected.setdefault(name, []).append(values.cpu())
 
     def measure(self) -> None:
-        """Measure the final row as test/*, the other rows as test/<row>/*."""
+        """Measure the final row as test/*, the other rows as test/<row>/*, and the confidence of each row."""
         found = self.results()
         prefixes = {row: "test/" if row == "final" else f"test/{row}/" for row in self.rows}
         self.measured = {f"{prefixes[row]}{name}": v for row in self.rows for name, v in measures(found[row], found["label"]).items()}
+        self.trust = {row: trust_measures(found[row], found["label"]) for row in self.rows}
 
     def results(self) -> dict[str, Tensor]:
         """What was tested, in the order of the stream: label, index, and the logits of each row."""

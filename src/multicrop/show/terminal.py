@@ -62,6 +62,9 @@ def show_run(
         f"({metrics['encode_seconds']:.1f} s); scoring {metrics['scoring_seconds']:.1f} s; "
         f"total {facts['seconds']:.1f} s, peak memory {facts['peak_memory_bytes'] / 2**30:.2f} GiB"
     )
+    if ood := metrics.get("ood"):
+        detected = ", ".join(f"{100 * metrics['trust'][row]['auroc_mcm']:.1f} by {label}" for row, label in labels.items())
+        console.print(f"unknown classes ({ood['images']:,} images of {ood['name']}), AUROC of maximum concept matching: {detected}")
     console.print(f"record: {record}", soft_wrap=True, markup=False)
     if picture:
         console.print(f"picture: {picture}", soft_wrap=True, markup=False)

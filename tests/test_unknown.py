@@ -1,0 +1,84 @@
+"""Images of unknown classes (ood): which they are, that they are scored after the stream, and what is measured."""
+
+import json
+
+import pytest
+import torch
+from conftest import session_of
+from hydra.utils import instantiate
+from refusals import refused
+from sklearn.metrics import roc_auc_score
+
+from multicrop.runs.identity import run_identity
+from multicrop.runs.scoring import score, stream
+from multicrop.runs.unknown import score_unknown, unknown_images
+
+SMALL = [f"dataset.{knob}" for knob in ("n_classes=4", "family_size=2", "test_images=2", "train_images=2", "validation_images=1")]
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory):
+    """A cache of banks that the tests share."""
+    return tmp_path_factory.mktemp("banks")
+
+
+def session(banks, *overrides):
+    return session_of("trainer.progress=false", f"paths.cache={banks}", "crop=random_k4", *SMALL, *overrides)
+
+
+def scored(parts):
+    task = instantiate(parts.settings.task["build"])(parts, **parts.settings.task_knobs)
+    score(task, stream(task, parts.bank(parts.scored_images), 64))
+    return task
+
+
+def test_the_other_half_of_the_classes_is_scored_against_the_names_of_the_first(banks):
+    parts = session(banks, "classes=base", "ood=new")
+    images = unknown_images(parts)
+    assert len(images) == len(parts.scored_images) == 4 and not set(images.ids) & set(parts.scored_images.ids)
+    task = scored(parts)
+    known, before = task.results(), json.dumps(task.trust)
+    found = score_unknown(parts, task)
+    assert found == {"ood": {"name": "new", "images": 4}} and task.results()["final"].equal(known["final"])
+    unknown = parts.scorer(parts.bank(images).tensors()[0])
+    both = torch.cat([known["final"], unknown]) / parts.scorer.logit_scale
+    expected = roc_auc_score([1] * 4 + [0] * 4, both.double().softmax(1).max(1).values)
+    assert task.trust["final"]["auroc_mcm"] == pytest.approx(expected) and "auroc" not in before
+    assert set(task.trust["global"]) >= {"fpr95_energy", "auroc_max_logit", "class_ece", "adaptive_ece", "aurc", "accuracy_at_0.5"}
+
+
+def test_another_data_set_is_composed_with_its_knobs_and_decides_the_identity(banks):
+    plain, parts = session(banks), session(banks, "ood=emoji", "ood_knobs={group: faces}", "limit=6")
+    assert parts.settings["ood_knobs"]["group"] == "faces" and parts.settings["ood_knobs"]["_target_"].endswith(".emoji")
+    images = unknown_images(parts)
+    assert len(images) == 6 and images.name.startswith("emoji")
+    assert "unknown" not in run_identity(plain).parts and run_identity(parts).parts["unknown"]
+    assert unknown_images(plain) is None and score_unknown(plain, scored(plain)) == {}
+
+
+def test_a_method_that_adapts_goes_on_from_the_state_of_its_stream(banks):
+    parts = session(banks, "classes=base", "ood=new", "task=tta", "method=tda")
+    task = scored(parts)
+    kept = {name: value.clone() for name, value in task.state.state_dict().items()}
+    score_unknown(parts, task)
+    assert any(not torch.equal(value, task.state.state_dict()[name]) for name, value in kept.items())
+
+
+def test_an_adapter_with_a_bank_of_its_own_sees_the_unknown_images_there(banks):
+    learn = ["task=few_shot", "task.shots=1", "adapter=prolip", "adapter.steps=1", "adapter.search=null"]
+    parts = session(banks, "classes=base", "ood=new", *learn)
+    task = scored(parts)
+    score_unknown(parts, task)
+    assert task.bank.images.ids == unknown_images(parts).ids and 0 <= task.trust["final"]["auroc_mcm"] <= 1
+
+
+def test_what_cannot_be_unknown_is_refused(banks):
+    with refused("ood=new is a half of the classes", "classes=base ood=new"):
+        unknown_images(session(banks, "ood=new"))
+    with refused("every class of ood=scenes is a class of"):
+        same = {"ood_knobs": {**session(banks).settings["dataset"]}}
+        parts = session(banks)
+        parts.settings.config.update(ood="scenes", **same)
+        unknown_images(parts)
+    with refused("ood is base, new or a data set, got emojis", "did you mean emoji?"):
+        session(banks, "ood=emojis")
