@@ -1,4 +1,4 @@
-"""Memory of the command at 1 and 10 million images: tables of images, task=score, and an engine that writes features without an encoder."""
+"""Memory at 1 and 10 million images: listing, task=encode, task=score, compare --parts; an engine writes features without an encoder."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,12 +24,10 @@ MILLION, CLASSES, DIM = 1_000_000, 10, 128  # DIM: features of the embedded mode
 ROWS, SHARD = 2**16, 2**16  # rows per row group, images per shard
 GIB = 2**30
 KNOBS = [
-    "task=score",
     "dataset=parquet",
     "crop=global",
     "aggregator=global",
     "prompt=template",
-    "logger=none",
     f"trainer.shard_images={SHARD}",
 ]
 KNOBS += ["logger=none", "trainer.batch_size=4096", "trainer.threads=1", "trainer.progress=false", "examples=0", "pictures=0"]
@@ -57,48 +56,92 @@ def tables(folder: Path, images: int) -> None:
         pq.write_table(pa.table(columns), folder / f"{first:09d}.parquet", row_group_size=ROWS)
 
 
-def score(top: Path) -> None:
-    """The run, in a process of its own: prints its peak memory in bytes, and its seconds."""
-    from multicrop.runs.score_parts import evaluate
+def settings_in(top: Path, task: str):
+    """The settings of a task whose bank is filled without an encoder."""
     from multicrop.runs.settings import settings_of
 
-    started = time.perf_counter()
     register_resolvers()
+    torch.set_num_threads(1)
     places = [f"dataset.test={top}/tables", f"dataset.class_names={top}/names.json", f"paths.cache={top}/banks", f"paths.output={top}/runs"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        settings = settings_of(compose("config", overrides=[*KNOBS, *places]))
-    torch.set_num_threads(1)
+        settings = settings_of(compose("config", overrides=[f"task={task}", *KNOBS, *places]))
     settings.config["engine"] = {"_target_": "bench_scale.StubEngine"}
-    evaluate(settings)
+    return settings
+
+
+def list_images(top: Path) -> None:
+    """Read the tables: labels, classes, identity of the data."""
+    from multicrop.data.overview import overview
+    from multicrop.runs.session import Session
+
+    session = Session(settings_in(top, "score"))
+    print(*overview(session.dataset), session.dataset.test.fingerprint, sep="\n", file=sys.stderr)
+
+
+def encode(top: Path) -> None:
+    """Fill the bank and verify it."""
+    from multicrop.runs import experiment
+
+    experiment.encode(settings_in(top, "encode"))
+
+
+def score(top: Path) -> None:
+    """Score the bank, which is there."""
+    from multicrop.runs.score_parts import evaluate
+
+    evaluate(settings_in(top, "score"))
+
+
+def compare(top: Path) -> None:
+    """Compare two rows of the run."""
+    from multicrop.cli import main
+
+    with suppress(SystemExit):
+        main(["compare", f"{top}/runs", "--parts", "--baseline", "crops_mean"])
+
+
+STEPS = {"list": list_images, "encode": encode, "score": score, "compare --parts": compare}
+
+
+def step(name: str, top: Path) -> None:
+    """One step, in a process of its own: prints its peak memory in bytes, and its seconds."""
+    started = time.perf_counter()
+    STEPS[name](top)
     print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.perf_counter() - started]))
 
 
-def measured(images: int) -> tuple[float, float]:
-    """Peak memory in GiB and seconds of a run with so many images."""
+def measured(images: int) -> dict[str, tuple[float, float]]:
+    """Peak memory in GiB and seconds of each step with so many images."""
+    found = {}
     with tempfile.TemporaryDirectory() as top:
         subprocess.run([sys.executable, __file__, "tables", top, str(images)], check=True)
         Path(top, "names.json").write_text(json.dumps([f"class {i}" for i in range(CLASSES)]))
-        done = subprocess.run([sys.executable, __file__, "score", top], check=True, stdout=subprocess.PIPE, env=os.environ)
-        peak, seconds = json.loads(done.stdout.splitlines()[-1])
-    return peak / GIB, seconds
+        for name in STEPS:
+            done = subprocess.run([sys.executable, __file__, name, top], check=True, stdout=subprocess.PIPE, env=os.environ)
+            peak, seconds = json.loads(done.stdout.splitlines()[-1])
+            found[name] = peak / GIB, seconds
+    return found
 
 
 def memory(millions: int) -> list[Row]:
-    """Peak memory of the command in GiB, and against that at 1 million images."""
+    """Peak memory of each step in GiB, and against that at 1 million images."""
     found = {images: measured(images) for images in dict.fromkeys((MILLION, millions * MILLION))}
-    peak, seconds = found[millions * MILLION]
-    rows = [Row(f"GiB at {millions} million images", peak, peak, peak, mark=1.0, at_most=True, note=f"{seconds:.0f} s, 1 thread")]
-    if millions > 1:
-        ratio = peak / found[MILLION][0]
-        rows.append(Row(f"{millions} million images / 1 million", ratio, ratio, ratio, mark=1.2, at_most=True, note="peak memory"))
+    rows = []
+    for name, (peak, seconds) in found[millions * MILLION].items():
+        rows.append(
+            Row(f"{name}: GiB", peak, peak, peak, mark=1.0, at_most=True, note=f"{millions} million images, {seconds:.0f} s, 1 thread")
+        )
+        if millions > 1:
+            ratio = peak / found[MILLION][name][0]
+            rows.append(Row(f"{name}: against 1 million", ratio, ratio, ratio, mark=1.2, at_most=True, note="peak memory"))
     return rows
 
 
-TITLE = "peak memory of task=score on Parquet tables, features without an encoder"
+TITLE = "peak memory of each step on Parquet tables, features without an encoder"
 PARTS = {"million": lambda: memory(1), "ten_million": lambda: memory(10)}
 
 if __name__ == "__main__":
     if sys.argv[1] == "tables":
         tables(Path(sys.argv[2], "tables"), int(sys.argv[3]))
     else:
-        score(Path(sys.argv[2]))
+        step(sys.argv[1], Path(sys.argv[2]))

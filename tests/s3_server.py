@@ -1,4 +1,4 @@
-"""An S3 server for the tests: buckets in memory, conditional puts, copies, listings in pages, bulk deletes, and 503 on demand."""
+"""An S3 server for the tests: buckets in memory, conditional puts, copies, ranges, listings in pages, bulk deletes, and 503 on demand."""
 
 import hashlib
 import threading
@@ -98,7 +98,12 @@ class Handler(BaseHTTPRequestHandler):
             if key not in objects:
                 return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             content, written = objects[key]
-            return self.answer(200, content, ETag=tag(content), Last_Modified=formatdate(written, usegmt=True))
+            facts = {"ETag": tag(content), "Last_Modified": formatdate(written, usegmt=True)}
+            if (asked := self.headers.get("Range")) is None:
+                return self.answer(200, content, **facts)
+            start, end = (int(place) for place in asked.removeprefix("bytes=").split("-"))
+            part = content[start : end + 1]
+            return self.answer(206, part, Content_Range=f"bytes {start}-{start + len(part) - 1}/{len(content)}", **facts)
 
     def put(self, objects: Bucket, key: str, body: bytes) -> None:
         if self.headers.get("If-None-Match") == "*" and key in objects:

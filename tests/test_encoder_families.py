@@ -477,6 +477,14 @@ class TestPrecision:
         with refused("crop=feature", precision, "model.precision=bf16"):
             fast.check_feature_crops()
 
+    def test_openvino_in_fp32_gives_the_features_of_torch_and_is_another_encoder(self, encoder, images):
+        pytest.importorskip("openvino")
+        fast = load_encoder(path=str(TINY), precision="openvino_fp32")
+        pixels = torch.stack([global_pixels(to_tensor(image), encoder.spec) for image in images])
+        with torch.inference_mode():
+            torch.testing.assert_close(fast.encode_images(pixels), encoder.encode_images(pixels), atol=1e-5, rtol=0)
+        assert fast.fingerprint() != encoder.fingerprint()
+
     def test_openvino_may_be_let_go_by_any_thread(self):
         pytest.importorskip("openvino")
         pytest.importorskip("nncf")

@@ -180,6 +180,27 @@ class TestSiglipTexts:
             encoder_of(siglip, text_cleaning="upper")
 
 
+class TestRegister:
+    def saved(self, tmp_path):
+        for part in tipsv2():
+            part.save_pretrained(tmp_path)
+        return str(tmp_path)
+
+    def test_an_image_of_tipsv2_may_be_its_register(self, tmp_path):
+        folder = self.saved(tmp_path)
+        one, same, other = (load_encoder(folder, **{"global_token": token}) for token in (None, "class", "register"))
+        pixels = torch.randint(0, 256, (3, 3, one.spec.side, one.spec.side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            tokens = one.model.vision_model(pixel_values=pixels / 255).last_hidden_state
+            for encoder, token in ((one, 0), (other, 1)):
+                torch.testing.assert_close(encoder.encode_images(pixels), F.normalize(tokens[:, token], dim=-1), atol=1e-5, rtol=0)
+        assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+
+    def test_another_family_has_none(self):
+        with refused("model.global_token=register", "TIPSv2", "'clip'"):
+            load_encoder("tiny", **{"global_token": "register"})
+
+
 def test_the_padding_of_a_batch_does_not_reach_the_mean_of_tipsv2():
     """It masks its padding; without the mask its pooled mean would depend on the batch."""
     encoder = encoder_of(tipsv2)

@@ -1,21 +1,36 @@
 """paths.cache in object storage: an S3 server on the loopback, and the same on file://."""
 
+import json
+import pickle
+import tarfile
 from dataclasses import replace
 from functools import partial
 
+import pyarrow as pa
 import pytest
 import torch
 from conftest import composed, pictures
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from pyarrow import parquet as pq
 from refusals import refused
 from s3_server import serving
+from small_copies import NAMES, make_shards, make_tables
 
 from multicrop import crops
 from multicrop.cli import main
-from multicrop.data.images import open_image
+from multicrop.compare.collect import collect
+from multicrop.compare.parts import compare_parts
+from multicrop.config import on_disk, without
+from multicrop.data.contents import keep_index_in
+from multicrop.data.images import ImageError, open_image
+from multicrop.data.sources.shard_urls import streamed
 from multicrop.features import feature_bank
 from multicrop.features.remote import RemoteBanks, RemoteShardFolder
 from multicrop.files import Objects, ObjectStoreError
+from multicrop.record import PartFolder, RecordError, parts_at
 from multicrop.runs import experiment
+from multicrop.runs.settings import settings_of
 
 pytest.importorskip("obstore", reason="the extra objects is not installed: pip install -c constraints.txt -e '.[objects]'")
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.4, max_side=0.8)
@@ -198,3 +213,160 @@ def test_a_place_that_cannot_be_used_is_named(server):
         Objects("s3://no-such-bucket").create("name", b"content")
     with refused("s3://, gs://, az://, file://", "got http://"):
         Objects("http://host/banks")
+
+
+def put_folder(folder, url):
+    """The address of a copy of a folder."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            assert Objects(url).create(str(path.relative_to(folder)), path.read_bytes())
+    return url
+
+
+def loaded(*words):
+    try:
+        return instantiate(without(composed(*words).dataset, "facts"))
+    except InstantiationException as error:
+        raise error.__cause__ from None
+
+
+def empty_tar(folder):
+    folder.mkdir()
+    tarfile.open(folder / "none.tar", "w").close()
+    return folder
+
+
+FORMS = {
+    "bytes": lambda root: make_tables(root, hashes=False),
+    "locations": lambda root: make_tables(root, held=False, hashes=False),
+    "hashes": lambda root: make_tables(root, held=False),
+    "tar": make_shards,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_data_in_a_bucket_are_those_of_a_folder(form, url, tmp_path):
+    words = FORMS[form](tmp_path / "data")
+    top = put_folder(tmp_path / "data", url)
+    there = [word.replace(f"{tmp_path}/data", top) for word in words]
+    for split in ("train", "test"):
+        one, other = (getattr(loaded(*some), split) for some in (words, there))
+        assert list(one.ids) == list(other.ids) and list(one.labels) == list(other.labels) and one.fingerprint == other.fingerprint
+        copy = pickle.loads(pickle.dumps(other))  # noqa: S301
+        assert [copy.open(i).tobytes() for i in range(len(one))] == [one.open(i).tobytes() for i in range(len(one))]
+
+
+def test_locations_of_a_table_may_be_addresses_and_an_object_that_changed_is_hashed_again(url, tmp_path):
+    words = make_tables(tmp_path / "data", held=False, hashes=False)
+    put_folder(tmp_path / "data" / "images", url)
+    for path in (tmp_path / "data" / "tables").glob("*.parquet"):
+        rows = pq.read_table(path).to_pydict()
+        pq.write_table(pa.table(rows | {"location": [f"{url}/{place.rpartition('/')[2]}" for place in rows["location"]]}), path)
+    keep_index_in(tmp_path / "index")
+    images = loaded(*words).test
+    before = images.fingerprint
+    assert images.open(0).size
+    place = pq.read_table(sorted((tmp_path / "data" / "tables").glob("test-*"))[0])["location"][0].as_py().rpartition("/")[2]
+    Objects(url).delete([place])
+    with pytest.raises(FileNotFoundError, match=place):
+        images.open(0)
+    Objects(url).create(place, b"other")
+    changed = loaded(*words).test
+    assert changed.fingerprint != before
+    with pytest.raises(ImageError, match=place):
+        changed.open(0)
+
+
+def test_an_error_of_the_storage_is_no_fault_of_an_image(server, tmp_path):
+    server.buckets[bucket := f"bucket-{len(server.buckets)}"] = {}
+    words = make_tables(tmp_path / "data", held=False, hashes=False)
+    top = put_folder(tmp_path / "data", f"s3://{bucket}/data")
+    there = [word.replace(f"{tmp_path}/data", top) for word in words]
+    images = loaded(*there).test
+    server.buckets.pop(bucket)
+    with refused(f"s3://{bucket}", "Check the bucket", error=ObjectStoreError):
+        images.open(0)
+
+
+def test_shards_of_a_bucket_are_read_as_a_stream(url, tmp_path):
+    make_shards(tmp_path / "data")
+    (tmp_path / "names.json").write_text(json.dumps(NAMES))
+    top = put_folder(tmp_path / "data", url)
+    words = ["dataset=webdataset", "dataset.streaming=true", f"dataset.class_names={tmp_path}/names.json"]
+    streams = [loaded(*words, f'dataset.test="{place}/test-*.tar"').test for place in (tmp_path / "data", top)]
+    one, other = ([(name, label, image.tobytes()) for name, label, image in stream] for stream in streams)
+    assert one == other and len(one) > 4
+    with refused("do not exist", "dataset.test"):
+        loaded(*words, f'dataset.test="{top}/train.tar"')
+    with refused("hold no samples"):
+        list(streamed([f"{put_folder(empty_tar(tmp_path / 'empty'), url + '/empty')}/none.tar"]))
+
+
+SMALL = ["dataset.n_classes=4", "dataset.test_images=5", "dataset.train_images=1", "dataset.validation_images=1", "crop=random_k4"]
+SMALL += ["aggregator=max", "trainer.shard_images=8", "trainer.progress=false", "examples=0", "pictures=0", "logger=none"]
+
+
+def test_records_are_put_in_a_bucket_and_compared_from_there(url, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MULTICROP_LOCAL", str(tmp_path / "copies"))
+    words = [*SMALL, f"paths.cache={tmp_path}/banks", f"paths.local={tmp_path}/local"]
+    for name in ("score", "zero_shot"):
+        run = [f"task={name}", *words]
+        assert experiment.run(composed(*run, f"paths.output={url}/{name}")) == experiment.run(
+            composed(*run, f"paths.output={tmp_path}/disk/{name}")
+        )
+    here = tmp_path / "disk" / "score" / "predictions.parquet"
+    there = Objects(url).below("score", "predictions.parquet")
+    assert {f.name: there.read(f.name) for f in there.list()} == {p.name: p.read_bytes() for p in here.iterdir()}
+    listed = {found.name: found.modified for found in Objects(url).below("score").list()}
+    assert listed["manifest.json"] == max(listed.values()) and "config.yaml" in listed
+    assert not list((tmp_path / "local").rglob("part-*"))
+    assert all(HIDDEN.encode() not in (Objects(url).read(found.name) or b"") for found in Objects(url).list())
+
+    copied, problems = collect([url])
+    same = collect([tmp_path / "disk"])[0]
+    assert not problems and sorted(r.metrics["images"] for r in copied) == sorted(r.metrics["images"] for r in same)
+    assert [r.sorted_predictions.correct().tolist() for r in copied] == [r.sorted_predictions.correct().tolist() for r in same]
+    expected = compare_parts(PartFolder.read(here), PartFolder.read(here), baseline_row="global")
+    assert compare_parts(parts_at(f"{url}/score"), PartFolder.read(here), baseline_row="global") == expected
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", f"{url}/score", "--parts", "--baseline", "global"])
+    assert ended.value.code == 0 and f"{expected.rescued}/{expected.lost}" in capsys.readouterr().out
+    with refused("holds a finished record", "hydra.run.dir"):
+        experiment.run(composed("task=score", *words, f"paths.output={url}/score"))
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_parts_in_the_bucket(url, tmp_path):
+    words = ["task=score", *SMALL, f"paths.cache={tmp_path}/banks", f"paths.output={url}"]
+    experiment.run(composed(*words, f"paths.local={tmp_path}/one"))
+    parts, whole = Objects(url).below("predictions.parquet"), {found.name: Objects(url).read(found.name) for found in Objects(url).list()}
+    names = sorted(found.name for found in parts.list() if found.name.startswith("part-"))
+    assert len(names) == 3
+    Objects(url).delete(["manifest.json", "metrics.json"])
+    parts.delete(names[:2])
+    assert parts.create(names[1], b"damaged") and parts.create("part-0000009.parquet", b"of an earlier run")
+    kept = {found.name: found.modified for found in parts.list()}[names[2]]
+    experiment.run(composed(*words, f"paths.local={tmp_path}/another_machine"))
+    again = {found.name: Objects(url).read(found.name) for found in Objects(url).list()}
+    assert set(again) == set(whole)
+    assert all(again[f"predictions.parquet/{name}"] == whole[f"predictions.parquet/{name}"] for name in names)
+    assert {found.name: found.modified for found in parts.list()}[names[2]] == kept
+    parts.delete(names[:1])
+    with refused("1 of 3 parts are missing", error=RecordError):
+        parts_at(url).total()
+
+
+def test_a_place_of_records_with_credentials_is_refused_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match="holds credentials") as told:
+        experiment.run(composed(*SMALL, f"paths.output=s3://someone:{HIDDEN}@bucket/runs"))
+    assert HIDDEN not in str(told.value) and not list(tmp_path.iterdir())
+    assert on_disk("file:///a/b/", ".cache/local") == ".cache/local/outputs/file/a/b" and on_disk("outputs", "x") == "outputs"
+
+
+def test_records_lie_below_the_place_as_their_folders_do(tmp_path):
+    settings = settings_of(composed(*SMALL, "paths.output=s3://bucket/runs", f"paths.local={tmp_path}"))
+    top = settings.outputs
+    assert top == tmp_path / "outputs" / "s3" / "bucket" / "runs" and settings.record_place.url == "s3://bucket/runs"
+    assert replace(settings, output=top / "2026-01-01" / "12").record_place.url == "s3://bucket/runs/2026-01-01/12"
+    assert replace(settings, output=tmp_path / "large").record_place.url == "s3://bucket/runs/large"
+    assert settings_of(composed(*SMALL)).record_place is None

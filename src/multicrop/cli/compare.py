@@ -84,15 +84,15 @@ def by_parts(options: argparse.Namespace) -> int:
 
     from multicrop.compare.command import is_row
     from multicrop.compare.parts import compare_parts
-    from multicrop.record import PREDICTIONS, PartFolder
+    from multicrop.record import parts_at
 
     table = Table(title=f"against {options.baseline}, top-1 %", title_justify="left")
     for column in ("run", "accuracy", "difference", "95 %", "rescued/lost", "p"):
         table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for place in options.runs:
-        parts = PartFolder.read(Path(place) / PREDICTIONS)
+        parts = parts_at(place)
         own = {"baseline_row": options.baseline} if is_row(options) else {}
-        found = compare_parts(parts, parts if own else PartFolder.read(Path(options.baseline) / PREDICTIONS), **own)
+        found = compare_parts(parts, parts if own else parts_at(options.baseline), **own)
         final = parts.total()
         accuracy, interval = final.rows["final"].measures(final.images)["accuracy"], f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
         cells = f"{100 * accuracy:.2f}", f"{100 * found.difference:+.2f}", interval, f"{found.rescued}/{found.lost}", f"{found.p_value:.2g}"

@@ -12,7 +12,7 @@ from multicrop.record import ROWS
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both commands."""
-    parser.add_argument("runs", nargs="+", help="folders of records, globs of such folders, or the folder of a sweep")
+    parser.add_argument("runs", nargs="+", help="folders of records, globs of such folders, the folder of a sweep, or s3://...")
     parser.add_argument(
         "--baseline",
         default="global",

@@ -17,17 +17,37 @@ TASK_OF = {"adapter": "few_shot", "method": "tta"}  # config groups that only on
 
 
 def register_resolvers() -> None:
-    """Register five resolvers for the files in conf/.
+    """Register six resolvers for the files in conf/.
 
     ``${package:NAME}`` is a file or folder of this package, ``${in_sweep:A,B}`` is A in a job of a sweep and B elsewhere,
     ``${either:A,B}`` is the first value that is not null, and ``${for_dataset:{NAME:A,...},B}`` is the value for the data set that the run
     learns from or scores, B for one that is not listed. ``${scope:A}`` is A where it is ``local``, ``global`` or ``both``, else ``local``.
+    ``${on_disk:PLACE,LOCAL}`` is the folder of the runs whose records are put there.
     """
     OmegaConf.register_new_resolver("package", lambda name: str(PACKAGE / name), replace=True)
     OmegaConf.register_new_resolver("either", lambda *values: next((v for v in values if v is not None), None), replace=True)
+    OmegaConf.register_new_resolver("on_disk", on_disk, replace=True)
     OmegaConf.register_new_resolver("for_dataset", _for_dataset, replace=True)
     OmegaConf.register_new_resolver("scope", lambda texts: texts if texts in ("global", "both") else "local", replace=True)
     OmegaConf.register_new_resolver("in_sweep", lambda yes, no: yes if in_sweep() else no, replace=True)
+
+
+def on_disk(place: str, local: str) -> str:
+    """The folder in which runs write their records.
+
+    Args:
+        place: ``paths.output``: a folder, or an address in object storage.
+        local: ``paths.local``, in which the records of an address are written before they are put there.
+
+    Raises:
+        ValueError: If an address holds credentials, which would become names of folders.
+    """
+    scheme, mark, rest = place.partition("://")
+    if not mark:
+        return place
+    if "@" in rest or "?" in rest:
+        raise ValueError(f"paths.output={scheme}://... holds credentials, which records and logs would keep: set them in the environment")
+    return str(Path(local, "outputs", scheme, rest.strip("/")))
 
 
 def _for_dataset(values: Mapping[str, object], default: object, *, _root_: DictConfig) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import xxhash
 
-from multicrop.files import atomic, content_hash, retrying
+from multicrop.files import File, RemoteFile, atomic, content_hash, is_url, retrying
 
 BLOCK = 1 << 20  # bytes read at once
 PART = 64  # files per task of a thread
@@ -49,7 +49,7 @@ class FileContents:
 
     name: str
     ids: Sequence[str]
-    paths: Sequence[Path]
+    paths: Sequence[File]
     more: str = ""
     per_image: bool = True
 
@@ -66,7 +66,7 @@ class FileContents:
         return replace(self, ids=[self.ids[i] for i in indices], paths=[self.paths[i] for i in indices])
 
 
-def digests(name: str, paths: Sequence[Path]) -> list[str]:
+def digests(name: str, paths: Sequence[File]) -> list[str]:
     """A hash of the bytes of each file.
 
     The index knows a file by path, size, times of modification and of change, and inode. Where any differs, the file is read again. A file
@@ -104,13 +104,17 @@ def _looked_up(place: str, known: Entry | None) -> Entry:
 def _hashed(place: str) -> Entry:
     """State and hash of a file; not settled where it was changed a moment ago or while it was read."""
     digest, before, now = xxhash.xxh3_128(), _state(place), time.time()
-    with open(place, "rb", buffering=0) as stream:  # noqa: PTH123 places are texts, of which a large data set has a million
+    # places are texts, of which a large data set has a million
+    with RemoteFile(place).open() if is_url(place) else open(place, "rb", buffering=0) as stream:  # noqa: PTH123
         while block := stream.read(BLOCK):
             digest.update(block)
     return before, digest.hexdigest(), before == _state(place) and now - max(before[1:3]) / 1e9 > SETTLED_SECONDS
 
 
 def _state(place: str) -> State:
+    if is_url(place):
+        facts = RemoteFile(place).facts
+        return facts.size, int(facts.modified * 1e9), 0, 0
     found = Path(place).stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
@@ -127,7 +131,7 @@ class Index:
     @classmethod
     def beside(cls, folder: Path, name: str, places: Sequence[str]) -> "Index":
         """The index of a data set, by its name and the folder of its files."""
-        top = os.path.commonpath([str(Path(place).parent) for place in places])
+        top = os.path.commonpath([str(Path("/", place).parent) for place in places])  # an address begins as no path does
         return cls(folder / f"{name.replace('/', '-')}-{content_hash(name, top)[:12]}.index")
 
     def read(self) -> dict[str, Entry]:

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         spec: Side, resizing, mean and standard deviation of the pixels (`pixel_spec`).
         name: The name of the model in records and messages.
         precision: Precision of the image tower, whose weights are cast once: fp32, bf16, fp16 (GPU only), or through OpenVINO (CPU only)
-            openvino_bf16, int8 and int8_static.
+            openvino_fp32, openvino_bf16, int8 and int8_static.
         compile: Whether to compile the image tower by torch.compile.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone.
         text_cleaning: What SigLIP does to texts: ``"lower"`` or ``"canonical"`` (`TextRule`); None for other families.

@@ -9,10 +9,34 @@ from torch import Tensor, nn
 from multicrop.encoder.facts import side_of
 from multicrop.encoder.families import family_of
 
+GLOBAL_TOKEN = "global_token"  # noqa: S105 an entry of a vision tower's configuration
+GLOBAL_TOKENS = ("class", "register")
+
 
 def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"], *, interpolated: bool) -> Float[Tensor, "views dim"]:
     """Features, not normalised, of normalised pixels, by the library's own forward pass; `interpolated`: of another side than its own."""
+    if reads_register(model):
+        return model.vision_model(pixel_values=values).last_hidden_state[:, 1]
     return pooled(model.get_image_features(pixel_values=values, **({"interpolate_pos_encoding": True} if interpolated else {})))
+
+
+def use_register(model: nn.Module, name: str) -> None:
+    """Let the feature of an image be the register of TIPSv2's tower, its second global token; raises ValueError for another tower.
+
+    Its configuration says so, and with it the identity of the encoder.
+    """
+    vision = model.config.vision_config
+    if vision.model_type != "tipsv2_vision_model" or not vision.num_register_tokens:
+        raise ValueError(
+            f"model.global_token=register is for TIPSv2, whose register was trained on captions, and {name} is of the family "
+            f"{family_of(model)!r}: set it to null"
+        )
+    setattr(vision, GLOBAL_TOKEN, "register")
+
+
+def reads_register(model: nn.Module) -> bool:
+    """Whether the feature of an image is the register of its tower."""
+    return getattr(getattr(model.config, "vision_config", None), GLOBAL_TOKEN, None) == "register"
 
 
 def is_interpolated(model: nn.Module, side: int) -> bool:

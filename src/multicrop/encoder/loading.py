@@ -16,6 +16,7 @@ from multicrop.encoder.calibration import Calibration
 from multicrop.encoder.dual import Encoder
 from multicrop.encoder.facts import pixel_spec, side_of
 from multicrop.encoder.families import check_complete, check_config, check_dual
+from multicrop.encoder.image_tower import GLOBAL_TOKENS, use_register
 from multicrop.encoder.native_tokens import is_native, native_spec
 from multicrop.encoder.precisions import PRECISIONS
 from multicrop.encoder.text_rule import TEXT_CLEANINGS
@@ -34,6 +35,7 @@ def load_encoder(
     text_cleaning: Annotated[str, OneOf(TEXT_CLEANINGS)] | None = None,
     crop_side: Count | None = None,
     token_buckets: Sequence[Count] | None = None,
+    global_token: Annotated[str, OneOf(GLOBAL_TOKENS)] | None = None,
 ) -> Encoder:
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
@@ -43,7 +45,7 @@ def load_encoder(
 
     Args:
         path: A folder, the id of a model on the hub, or ``tiny`` for the embedded model.
-        precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_bf16, int8 or int8_static (CPU).
+        precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_fp32, openvino_bf16, int8 or int8_static (CPU).
         compile: Whether to compile the image tower by torch.compile.
         revision: The commit, branch or tag of a model on the hub.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone, for instance
@@ -54,13 +56,16 @@ def load_encoder(
             half the time of 224. None: the model's side.
         token_buckets: Numbers of tokens that a view of a NaFlex model (SigLIP 2) may have: it gets the smallest that holds the patches its
             own pixels fill, or the largest. None: 64, 100, 144, 196 and 256. For other families None alone.
+        global_token: The feature of an image of TIPSv2: its ``class`` token (the default), trained on alt texts of the web, or its
+            ``register``, trained on captions that a model wrote. For other families None or ``class``.
 
     Returns:
         The encoder on the CPU, in evaluation mode.
 
     Raises:
         ValueError: If the checkpoint cannot be found, lacks weights or is not a dual encoder, if the precision cannot run on this machine,
-            if int8_static comes without calibration, or if text_cleaning, crop_side or token_buckets is not for this model.
+            if int8_static comes without calibration, or if text_cleaning, crop_side,
+            token_buckets or global_token is not for this model.
     """
     from transformers import AutoImageProcessor, AutoTokenizer  # seconds of imports, which a bank at hand does not need
 
@@ -78,6 +83,8 @@ def load_encoder(
             f"{path} has weights but no usable tokenizer ({len(tokenizer)} tokens); add its tokenizer files, for instance tokenizer.json"
         )
     name = Path(path).name if Path(path).exists() else path
+    if global_token == "register":  # noqa: S105
+        use_register(model, name)
     knobs = {"precision": precision, "compile": compile, "calibration": calibration, "text_cleaning": text_cleaning}
     if is_native(model):
         spec = native_spec(processor, None if token_buckets is None else tuple(token_buckets))

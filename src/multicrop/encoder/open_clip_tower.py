@@ -43,7 +43,7 @@ def load_open_clip(
         checkpoint: A safetensors file with the weights of the architecture.
         tag: The published tag of the architecture whose pixels and activation the checkpoint has.
         revision: The commit, branch or tag of a model on the hub.
-        precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_bf16, int8 or int8_static (CPU).
+        precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_fp32, openvino_bf16, int8 or int8_static (CPU).
         compile: Whether to compile the image tower by torch.compile.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone.
 

@@ -1,4 +1,4 @@
-"""The image tower through OpenVINO on a CPU: in bf16, or with int8 weights and activations quantised dynamically or by fixed ranges."""
+"""The image tower through OpenVINO on a CPU: in fp32 or bf16, or with int8 weights and activations of dynamic or fixed ranges."""
 
 import gc
 import io
@@ -27,10 +27,10 @@ def openvino_tower(
     """A function from normalised pixels (n,3,side,side) on the CPU to features (n,dim), converted at the first call of each side; without
     gradients.
 
-    `openvino_bf16` computes in bf16 where the CPU can. `int8` keeps every linear weight in int8 (symmetric, one scale per channel, by
-    nncf) and quantises activations dynamically, in groups of GROUP. `int8_static` fixes the scale of each activation beforehand on `views`
-    (images,views,3,side,side; uint8, which `normalised` turns into the tower's pixels): the fastest, and as good as these images are
-    similar to those to be encoded. Raises ValueError when the extra is not installed.
+    `openvino_fp32` computes in fp32, `openvino_bf16` in bf16 where the CPU can. `int8` keeps every linear weight in int8 (symmetric, one
+    scale per channel, by nncf) and quantises activations dynamically, in groups of GROUP. `int8_static` fixes the scale of each activation
+    beforehand on `views` (images,views,3,side,side; uint8, which `normalised` turns into the tower's pixels): the fastest, and as good as
+    these images are similar to those to be encoded. Raises ValueError when the extra is not installed.
     """
     wanted = ("openvino", "nncf") if precision in NNCF else ("openvino",)
     if missing := [name for name in wanted if not _installed(name)]:
@@ -77,11 +77,12 @@ def _compiled(model: nn.Module, side: int, precision: str, views: Tensor | None,
     with torch.inference_mode(False), torch.no_grad():
         converted = openvino.convert_model(_Tower(model, side), example_input=torch.zeros(2, 3, side, side))
     converted.reshape([-1, 3, side, side])
-    knobs = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    hint = "bf16" if precision == "openvino_bf16" else "f32"
+    knobs = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if precision in NNCF:
         converted = _quantised(converted, views, normalised)
         gc.collect()  # deletes nncf's cores on the thread that made them, see _core
-        knobs |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if views is None else "0"}
+        knobs |= {"DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if views is None else "0"}
     return core.compile_model(converted, "CPU", knobs)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the image tower's weights
-OPENVINO = ("openvino_bf16", "int8", "int8_static")
+OPENVINO = ("openvino_fp32", "openvino_bf16", "int8", "int8_static")
 PRECISIONS = (*DTYPES, *OPENVINO)
 
 

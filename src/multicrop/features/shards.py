@@ -102,6 +102,23 @@ class ShardFolder:
         whole = [shard for shard in shards if shard is not None]
         return whole if len(whole) == self.count else None
 
+    def unreadable(self) -> list[int] | None:
+        """The images of a complete bank that could not be read; shards are verified one by one, and none stays in memory.
+
+        None where shards were damaged: they are set aside, and the bank is to be filled again.
+        """
+        found, damaged = [], []
+        for index in range(self.count):
+            if (tensors := self.read(index)) is None:
+                damaged.append(index)
+            else:
+                found += [self.rows(index)[place] for place in (tensors["readable"] == 0).nonzero().squeeze(1).tolist()]
+        for index in damaged:
+            self.discard(index)
+        if damaged:
+            self.reopen()
+        return None if damaged else found
+
     def discard(self, index: int) -> None:
         """Set a damaged shard aside, with a warning, so that it is encoded again."""
         set_aside(self.shard(index), "fails its checksum and is made again", KNOB)

@@ -13,6 +13,7 @@ from multicrop.files.access import (
 )
 from multicrop.files.identity import Identity, content_hash, file_hash
 from multicrop.files.objects import Objects, ObjectStoreError, StoredObject, is_url
+from multicrop.files.remote_file import File, RemoteFile, file_at, files_at
 from multicrop.files.seals import (
     MANIFEST,
     DamagedFileError,
@@ -32,17 +33,21 @@ __all__ = [
     "SECRET",
     "SHORTEST",
     "DamagedFileError",
+    "File",
     "Identity",
     "ObjectStoreError",
     "Objects",
     "PersistentError",
+    "RemoteFile",
     "StoredObject",
     "as_yaml",
     "atomic",
     "content_hash",
     "damaged_files",
     "facts_in",
+    "file_at",
     "file_hash",
+    "files_at",
     "is_passing",
     "is_url",
     "make_folder",

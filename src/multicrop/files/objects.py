@@ -39,7 +39,7 @@ class Objects:
     """The objects below a URL; credentials come from the environment alone (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
 
     Args:
-        url: ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://account/container/prefix`` or ``file:///folder``.
+        url: ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix`` (account: AZURE_STORAGE_ACCOUNT_NAME) or ``file:///folder``.
 
     Raises:
         ValueError: If the URL has another scheme, or holds credentials.
@@ -92,14 +92,28 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def has(self, name: str) -> bool:
-        """Whether there is an object of this name."""
+    def part(self, name: str, start: int, end: int) -> bytes:
+        """The bytes of an object from `start` to `end`, which is not included.
+
+        Raises:
+            FileNotFoundError: If there is no such object.
+            ObjectStoreError: If it cannot be read.
+        """
+        with self._store(name) as store:
+            return bytes(store.get_range(name, start=start, end=end))
+
+    def facts(self, name: str) -> StoredObject | None:
+        """Size and time of an object; None where there is none."""
         try:
             with self._store(name) as store:
-                store.head(name)
+                found = store.head(name)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return StoredObject(name, found["size"], found["last_modified"].timestamp())
+
+    def has(self, name: str) -> bool:
+        """Whether there is an object of this name."""
+        return self.facts(name) is not None
 
     def list(self, prefix: str | None = None) -> Iterator[StoredObject]:
         """All objects below a name, read page by page."""

@@ -24,6 +24,7 @@ from multicrop.record.folder import (
 from multicrop.record.jobs import FAILURE, KNOB, METRICS, POINTER, failure, resolved, write_pointer
 from multicrop.record.parts import PartFolder
 from multicrop.record.predictions import BESIDE, ROWS, Predictions, RecordError
+from multicrop.record.remote import RemotePartFolder, check_free, fetched, parts_at, put_record
 from multicrop.record.scores import MOST_CLASSES, TOP, Scores
 from multicrop.record.sums import Confusion, RowSums, Sums
 
@@ -56,10 +57,15 @@ __all__ = [
     "Predictions",
     "Record",
     "RecordError",
+    "RemotePartFolder",
     "RowSums",
     "Scores",
     "Sums",
+    "check_free",
     "failure",
+    "fetched",
+    "parts_at",
+    "put_record",
     "read_record",
     "resolved",
     "stored_accuracy",

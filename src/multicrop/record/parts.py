@@ -1,17 +1,17 @@
 """Predictions of a large run: a folder of Parquet files, one per shard of the bank, each with its sums."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import add
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from multicrop.files import atomic, content_hash, read_facts, write_facts
+from multicrop.files import ObjectStoreError, atomic, content_hash, read_facts, write_facts
 from multicrop.record.predictions import PREDICTION, Predictions, RecordError, damaged
 from multicrop.record.sums import Confusion, Sums
 
@@ -51,7 +51,7 @@ class PartFolder:
 
     def missing(self) -> list[int]:
         """The parts that are not there, are damaged or have another key."""
-        return [index for index in range(self.count) if self._sealed(index) is None]
+        return [index for index, sealed in enumerate(self.seals()) if sealed is None]
 
     def put(
         self,
@@ -76,17 +76,31 @@ class PartFolder:
         for row in found.rows:
             columns |= {f"{row}{CONFIDENCE}": confidence[row].astype(np.float32), f"{row}{BRIER}": brier[row].astype(np.float32)}
         table = pa.table(columns).replace_schema_metadata({SUMS: sums, MEANING: meaning, CHECKSUM: content_hash(sums, meaning)})
-        with atomic(self.part(index)) as partial:
-            pq.write_table(table, partial, write_page_checksum=True)
+        self.keep(index, table)
+
+    def keep(self, index: int, table: pa.Table) -> None:
+        """Write the file of one part."""
+        with atomic(self.part(index)) as path:
+            pq.write_table(table, path, write_page_checksum=True)
+
+    def opened(self, index: int, *, whole: bool) -> Path | BinaryIO:
+        """What pyarrow reads of one part; `whole`: more than its footer."""
+        return self.part(index)
 
     def sums(self, index: int) -> Sums | None:
         """The sums of one part; None where it is missing, damaged or another run's."""
-        return None if (text := self._sealed(index)) is None else Sums.from_facts(json.loads(text))
+        return None if (text := self.sealed(index)) is None else Sums.from_facts(json.loads(text))
 
-    def _sealed(self, index: int) -> str | None:
+    def seals(self) -> Iterator[str | None]:
+        """The sums of each part as they are written; None where it is missing, damaged or another run's."""
+        return map(self.sealed, range(self.count))
+
+    def sealed(self, index: int) -> str | None:
         """The sums of one part as they are written."""
         try:
-            facts = pq.read_schema(self.part(index)).metadata or {}
+            facts = pq.read_schema(self.opened(index, whole=False)).metadata or {}
+        except ObjectStoreError:
+            raise
         except (OSError, pa.ArrowException):
             return None
         text, meaning = (facts.get(name, b"").decode("utf-8", "replace") for name in (SUMS, MEANING))
@@ -95,10 +109,18 @@ class PartFolder:
 
     def total(self) -> Sums:
         """The sums of all parts; raises RecordError where some are missing."""
-        found = [self.sums(index) for index in range(self.count)]
-        if lacking := [index for index, sums in enumerate(found) if sums is None]:
-            raise RecordError(f"{self.path}: {len(lacking)} of {self.count} parts are missing or damaged, first {lacking[0]}; run it again")
-        return reduce(add, (sums for sums in found if sums is not None))
+        lacking: list[int] = []
+        total: Sums | None = None
+        for index, text in enumerate(self.seals()):
+            if text is None:
+                lacking.append(index)
+            else:
+                own = Sums.from_facts(json.loads(text))
+                total = own if total is None else total + own
+        if lacking or total is None:
+            first = min(lacking, default=0)
+            raise RecordError(f"{self.path}: {len(lacking)} of {self.count} parts are missing or damaged, first {first}; run it again")
+        return total
 
     def write(self, path: Path) -> None:
         """Write the file that says that all parts are there, and remove files of parts of an earlier run.
@@ -107,9 +129,13 @@ class PartFolder:
             path: This folder.
         """
         facts = {"key": self.key, "images": self.images, "part_images": self.size, "sums": asdict(self.total())}
-        for stale in set(path.glob("part-*")) - {self.part(index) for index in range(self.count)}:
-            stale.unlink()
+        self.remove_stale()
         write_facts(path / PARTS, facts)
+
+    def remove_stale(self) -> None:
+        """Remove files of parts of an earlier run."""
+        for stale in set(self.path.glob("part-*")) - {self.part(index) for index in range(self.count)}:
+            stale.unlink()
 
     @classmethod
     def read(cls, path: Path) -> "PartFolder":
@@ -119,21 +145,27 @@ class PartFolder:
             raise damaged(path / PARTS, "it is missing, or its content does not match its checksum")
         return cls(path, facts["key"], facts["images"], facts["part_images"])
 
-    def confusion(self, row: str, classes: int) -> Confusion:
-        """The confusion counts of a row."""
-        counts = Confusion(classes)
-        for table in self.tables("label", f"{row}{PREDICTION}"):
-            counts.add(table["label"].to_numpy(), table[f"{row}{PREDICTION}"].to_numpy())
+    def confusions(self, rows: Sequence[str], classes: int) -> dict[str, Confusion]:
+        """The confusion counts of some rows, from one reading."""
+        counts = {row: Confusion(classes) for row in rows}
+        for table in self.tables("label", *(f"{row}{PREDICTION}" for row in rows)):
+            for row, own in counts.items():
+                own.add(table["label"].to_numpy(), table[f"{row}{PREDICTION}"].to_numpy())
         return counts
 
     def tables(self, *columns: str) -> Iterator[pa.Table]:
         """Some columns, part after part; raises RecordError for a part that is missing or damaged."""
-        for index in range(self.count):
-            try:
-                with pq.ParquetFile(self.part(index), page_checksum_verification=True) as file:
-                    yield file.read(list(columns))
-            except (OSError, KeyError, pa.ArrowException) as error:
-                raise damaged(self.part(index), error) from error
+        return map(partial(self.table, columns=columns), range(self.count))
+
+    def table(self, index: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one part; raises RecordError if it is missing or damaged."""
+        try:
+            with pq.ParquetFile(self.opened(index, whole=True), page_checksum_verification=True) as file:
+                return file.read(list(columns))
+        except ObjectStoreError:
+            raise
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise damaged(self.part(index), error) from error
 
     def _meaning(self, index: int) -> str:
         rows = self.rows(index)

@@ -12,13 +12,15 @@ from omegaconf import DictConfig
 
 from multicrop.compare.published import published_figures
 from multicrop.config import check_parts, check_values, threads_of_job
+from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.data.limit import limited
 from multicrop.data.overview import overview
-from multicrop.features import FeatureBank, local_rank
+from multicrop.features import FeatureBank, check_storage, count_views, local_rank
 from multicrop.files import Identity, content_hash, make_folder
-from multicrop.record import Record, write_record
+from multicrop.record import Record, check_free, put_record, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
+from multicrop.runs.fill import fill_and_verify
 from multicrop.runs.identity import model_facts, run_identity
 from multicrop.runs.loggers import log_outcome, logger_of
 from multicrop.runs.scoring import score, stream
@@ -55,7 +57,13 @@ def run(cfg: DictConfig, cache: SweepCache | None = None) -> float:
     settings = settings_of(cfg)
     check_parts(cfg, settings.choices)
     entry: Callable[[Settings, SweepCache | None], float] = instantiate(settings.task["run"])
-    return entry(settings, cache)
+    if (place := settings.record_place) is None:
+        return entry(settings, cache)
+    check_free(place)
+    found = entry(settings, cache)
+    if local_rank() == 0 and put_record(settings.output, place):
+        terminal.show_lines([f"record: {place.url}"])
+    return found
 
 
 def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callable[[Session], BankTask] | None = None) -> float:
@@ -118,11 +126,22 @@ def encode(settings: Settings, cache: SweepCache | None = None) -> float:
     if local_rank() == 0:
         _show_data(session)
     for images in [split_of(session.dataset, split, among=SPLITS) for split in settings.task["splits"]]:  # all before one is encoded
-        bank = session.bank(limited(images, settings.limit))
-        found += len(bank)
-        if local_rank() == 0:
-            terminal.show_encoded(bank.images.name, len(bank), bank.n_views, None if bank.reused else bank.cost.crops_per_second)
+        found += _encoded(session, limited(images, settings.limit))
     return float(found)
+
+
+def _encoded(session: Session, images: LabelledImages | StreamedImages) -> int:
+    """The number of images of a bank that is filled; the bank of all images of a split is not opened, since it may be large."""
+    if images.indexed is True and images.parent is None and session.settings["bank"] == "disk":
+        check_storage(images, storage="disk", cut=session.settings.compute.cut)
+        bank, count = fill_and_verify(session, images)
+        views, rate = count_views(session.sampler), bank.crops_per_second
+    else:
+        opened = session.bank(images)
+        count, views, rate = len(opened), opened.n_views, None if opened.reused else opened.cost.crops_per_second
+    if local_rank() == 0:
+        terminal.show_encoded(images.name, count, views, rate)
+    return count
 
 
 def _show_data(session: Session) -> None:

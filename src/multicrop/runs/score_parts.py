@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from hydra.utils import instantiate
@@ -11,12 +11,10 @@ from multicrop.compare.parts import compare_parts
 from multicrop.compare.statistics import compare_counts
 from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.features import ShardFolder, count_views
-from multicrop.features.base import EncodeSettings
-from multicrop.features.disk import filled
-from multicrop.features.identity import ViewRecipe
 from multicrop.files import Identity, content_hash, make_folder
-from multicrop.record import PREDICTIONS, PartFolder, Sums, write_record
+from multicrop.record import PREDICTIONS, PartFolder, RemotePartFolder, Sums, write_record
 from multicrop.runs.environment import environment
+from multicrop.runs.fill import fill
 from multicrop.runs.identity import model_facts, run_identity
 from multicrop.runs.part_scorer import Known, PartScorer
 from multicrop.runs.results import data_of
@@ -50,7 +48,8 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
     task: BankTask = instantiate(settings.task["build"])(session, **settings.task_knobs)
     task.show_beside(session.beside)
     images, compute = checked(session.scored_images, task, settings), settings.compute
-    bank, reused = _bank(session, images)
+    filled = fill(session, images)
+    bank, reused = filled.folder, filled.reused
     identity, ready = run_identity(session), time.perf_counter()
     parts = _parts(settings, identity, bank)
     scorer = PartScorer(task, Known.of(images), bank, parts, count_views(session.sampler), compute.batch_size, settings.all_logits)
@@ -78,15 +77,6 @@ def checked(images: LabelledImages | StreamedImages, task: BankTask, settings: S
     return images
 
 
-def _bank(session: Session, images: LabelledImages) -> tuple[ShardFolder, bool]:
-    """The bank of the images, filled where it is not, and whether it was complete before."""
-    settings, compute = session.settings, session.settings.compute
-    recipe = ViewRecipe(session.lazy_encoder, session.sampler, settings["crop_seed"])
-    how = EncodeSettings(compute.num_workers, compute.accelerator, compute.devices, compute.cut, compute.progress)
-    bank, reused = filled(images, recipe, settings.banks, how, shard_images=compute.shard_images, engine=settings.engine)
-    return replace(bank, path=bank.path.absolute()), reused
-
-
 def _parts(settings: Settings, identity: Identity, bank: ShardFolder) -> PartFolder:
     """The predictions of the run, of which an earlier process may have written some."""
     path = settings.output.absolute() / PREDICTIONS
@@ -94,6 +84,8 @@ def _parts(settings: Settings, identity: Identity, bank: ShardFolder) -> PartFol
         path.unlink()
     make_folder(path, "paths.output")
     key = content_hash(identity.key, bank.key, settings.compute.batch_size, settings.all_logits)
+    if (place := settings.record_place) is not None:
+        return RemotePartFolder(path, key, bank.images, bank.size, objects=place.below(PREDICTIONS))
     return PartFolder(path, key, bank.images, bank.size)
 
 
@@ -126,13 +118,13 @@ def _show(session: Session, task: BankTask, metrics: dict[str, Any], facts: dict
 def metrics_of(scorer: PartScorer, sums: Sums, classes: int) -> dict[str, Any]:
     """The numbers of a run from the sums of its parts."""
     task, n_views = scorer.task, scorer.n_views
-    rows, test, views = {}, {}, task.views_read(n_views)
+    rows, test, views, confusions = {}, {}, task.views_read(n_views), scorer.parts.confusions(list(sums.rows), classes)
     for row, own in sums.rows.items():
         measured = own.measures(sums.images)
         rows[row] = {"accuracy": measured["accuracy"], "top5": measured.pop("top5"), "views": views[row]}
         compared = compare_parts(scorer.parts, scorer.parts, row=row, baseline_row="global") if scorer.known.clusters else None
         rows[row] |= asdict(compared or compare_counts(own.rescued, own.lost, sums.images))
-        measured["class_accuracy"] = scorer.parts.confusion(row, classes).class_accuracy()
+        measured["class_accuracy"] = confusions[row].class_accuracy()
         test |= {f"test/{name}" if row == "final" else f"test/{row}/{name}": value for name, value in measured.items()}
     counts = {"images": sums.images, "skipped_images": sums.unreadable, "views_per_image": n_views, "parts": scorer.parts.count}
     calls = {"encoder_calls": sums.images * n_views, "row_seconds": task.seconds, "spared_seconds": task.spared}

@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from multicrop.config import CONF, check_overrides, check_values, choices, in_sweep, register_experiments, register_resolvers
+from multicrop.config import CONF, check_overrides, check_values, choices, in_sweep, on_disk, register_experiments, register_resolvers
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
-from multicrop.files import is_url
+from multicrop.files import Objects, is_url
 from multicrop.record import CONFIG
 from multicrop.runs import beside, source
 
@@ -93,6 +93,16 @@ class Settings:
         return RemoteBanks(paths["cache"], self.cache, int(paths["local_gb"] * 1e9))
 
     @property
+    def record_place(self) -> Objects | None:
+        """Where the record of the run is put in object storage: below ``paths.output`` as its folder is below that of all runs, or by the
+        name of a folder elsewhere (``hydra.run.dir``). None where it stays in ``output``.
+        """
+        if not is_url(url := self.config["paths"]["output"]):
+            return None
+        own, top = self.output.absolute(), self.outputs.absolute()
+        return Objects(url).below(*(own.relative_to(top).parts if own.is_relative_to(top) else (own.name,)))
+
+    @property
     def engine(self) -> "Engine":
         """What encodes the missing shards of banks: this process, or a Ray cluster."""
         from multicrop.features.engine import local
@@ -138,7 +148,7 @@ class Settings:
 
 def settings_of(cfg: DictConfig) -> Settings:
     """The plain values of a composed configuration."""
-    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path(cfg.paths.output)
+    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path(on_disk(cfg.paths.output, cfg.paths.local))
     return settings_from(values_of(cfg), choices=choices(), output=output, in_sweep=in_sweep())
 
 
@@ -158,7 +168,9 @@ def settings_from(config: dict[str, Any], *, choices: dict[str, str], output: Pa
     """The settings of a resolved configuration, whose run has this folder."""
     known = Compute.__dataclass_fields__
     compute = Compute(**{name: value for name, value in config["trainer"].items() if name in known})
-    return Settings(config, choices or _targets(config), output, Path(config["paths"]["output"]), in_sweep, compute)
+    paths = config["paths"]
+    outputs = Path(on_disk(paths["output"], paths.get("local", "")))
+    return Settings(config, choices or _targets(config), output, outputs, in_sweep, compute)
 
 
 def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Settings:

@@ -15,9 +15,9 @@ from multicrop.data.classes import ClassList, check_labels
 from multicrop.data.contents import FileContents
 from multicrop.data.images import ImageError, open_image
 from multicrop.data.sources.labels import text_labels
-from multicrop.data.sources.parquet_columns import Column, RowNumbers, Tables
+from multicrop.data.sources.parquet_columns import Column, RowNumbers, Tables, readable
 from multicrop.data.sources.parquet_contents import ListedContents, repeated
-from multicrop.files import content_hash
+from multicrop.files import File, ObjectStoreError, content_hash, file_at, files_at, is_url
 
 IMAGE, HASH, CLUSTER = ("location", "bytes", "image"), "hash", "cluster"  # columns that are found by these names
 KINDS = {32: "md5", 40: "sha1", 64: "sha256"}  # of hashes, by their digits
@@ -49,7 +49,7 @@ def parquet(
     classes: str | None,
     aliases: Mapping[str, str] | None,
 ) -> Dataset:
-    """Read images that Parquet tables list or hold, a row group at a time.
+    """Read images that Parquet tables list or hold, a row group at a time, from disk or from object storage (``s3://bucket/tables``).
 
     Labels are class names, or numbers that `class_names` or a packaged list in label order names. Ids, labels and clusters of the images
     are read from the tables where they are needed, so that memory does not grow with the number of images.
@@ -58,7 +58,7 @@ def parquet(
         train: The tables of training images: a file, a glob, or a folder of .parquet files; or None.
         validation: The tables of validation images, or None.
         test: The tables of test images.
-        root: The folder that locations are relative to; None: that of the table.
+        root: The folder that locations are relative to; None: that of the table. A location may be an address in object storage.
         image_column: The column of images: texts are paths of files, bytes are encoded images, and so are structures with a field `bytes`
             or `path`. None: `location`, `bytes` or `image`, the first that there is.
         label_column: The column of labels.
@@ -92,13 +92,12 @@ def parquet(
 
 def _tables(place: str, wanted: tuple[str | None, ...]) -> tuple[Tables, Names]:
     """The tables of a split and their columns."""
-    top = Path(place).expanduser()
-    globbed = any(mark in top.name for mark in "*?[") and not top.exists()
-    files = sorted(top.rglob("*.parquet") if top.is_dir() else top.parent.glob(top.name) if globbed else [top])
-    if not files or not files[0].is_file():
+    if not (files := files_at(place, inside="*.parquet")):
         raise ValueError(f"{place} is not found: no .parquet file is there. Correct dataset.test, dataset.train or dataset.validation")
     try:
-        schema = pq.read_schema(files[0])
+        schema = pq.read_schema(readable(files[0]))
+    except ObjectStoreError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{files[0]} cannot be read as Parquet ({error}); name .parquet files that are complete") from error
     image, label, own_id, own_hash, cluster = wanted
@@ -145,10 +144,10 @@ class _Labelled:
 class _Place:
     """The file of a location."""
 
-    root: Path
+    root: File
 
-    def __call__(self, location: str) -> Path:
-        return self.root / Path(location).expanduser()
+    def __call__(self, location: str) -> File:
+        return file_at(location) if is_url(location) else self.root / Path(location).expanduser()
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class _Cells:
         if not isinstance(value, str | bytes):
             raise ImageError(f"row {index} has no image but {type(value).__name__}; remove the row or set dataset.image_column")
         if self.names.hash is None:
-            return open_image(self.place(value)) if isinstance(value, str) else open_bytes(value, f"row {index}")
+            return _opened(self.place(value)) if isinstance(value, str) else open_bytes(value, f"row {index}")
         name = value if isinstance(value, str) else f"row {index}"
         data = self.place(value).read_bytes() if isinstance(value, str) else value
         own = str(self.tables.cell(index, self.names.hash)).lower()
@@ -177,9 +176,14 @@ class _Cells:
         return open_bytes(data, name)
 
 
+def _opened(file: File) -> Image.Image:
+    """The image of a file; an object is read first, so that an error of the storage is no fault of the image."""
+    return open_image(file) if isinstance(file, Path) else open_bytes(file.read_bytes(), file.url)
+
+
 def _images(name: str, tables: Tables, names: Names, root: str | None, label_of: dict[str, int]) -> LabelledImages:
     """One split."""
-    place = _Place(Path(root).expanduser() if root else tables.files[0].parent)
+    place = _Place(file_at(root) if root else tables.files[0].parent)
     ids = Column(tables, names.id, str) if names.id else RowNumbers(tables)
     more, files = content_hash(names.image, names.id), [file.name for file in tables.files]
     if names.hash:

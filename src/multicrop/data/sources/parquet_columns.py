@@ -7,13 +7,13 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import pyarrow as pa
 import xxhash
 from pyarrow import parquet as pq
 
-from multicrop.files import retrying
+from multicrop.files import File, ObjectStoreError, retrying
 
 LARGEST = 2**31  # bytes of one column of a row group, which is in memory while its rows are read
 _LOCK = Lock()  # of several threads that ask for one row group, one reads it
@@ -29,17 +29,19 @@ class Tables:
         starts: The first row of each row group, and the number of all rows.
     """
 
-    files: list[Path]
+    files: list[File]
     groups: list[tuple[int, int]]
     starts: list[int]
 
     @classmethod
-    def of(cls, files: Sequence[Path], columns: Sequence[str]) -> "Tables":
+    def of(cls, files: Sequence[File], columns: Sequence[str]) -> "Tables":
         """Read the footers of files; raises ValueError if one is no Parquet file, or a row group is too large to be read."""
         groups, counts = [], [0]
         for number, file in enumerate(files):
             try:
-                facts = retrying(lambda file=file: pq.read_metadata(file), file)
+                facts = retrying(lambda file=file: pq.read_metadata(readable(file)), file)
+            except ObjectStoreError:
+                raise
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file} cannot be read as Parquet ({error}); name .parquet files that are complete") from error
             if lacking := [column for column in columns if column not in facts.schema.to_arrow_schema().names]:
@@ -75,9 +77,14 @@ class Tables:
         return self.read(group, column, large=large)[row - self.starts[group]].as_py()
 
 
-def _read(file: Path, place: int, column: str) -> pa.Array:
+def readable(file: File) -> Path | BinaryIO:
+    """What pyarrow reads: a path, or a reader that requests the parts of an object which pyarrow asks for."""
+    return file if isinstance(file, Path) else file.open(buffering=0)
+
+
+def _read(file: File, place: int, column: str) -> pa.Array:
     def once() -> pa.ChunkedArray:
-        with pq.ParquetFile(file) as opened:
+        with pq.ParquetFile(readable(file)) as opened:
             return opened.read_row_group(place, columns=[column])[column]
 
     values = retrying(once, file).combine_chunks()

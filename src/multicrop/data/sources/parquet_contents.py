@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from multicrop.data.contents import FileContents, digests
 from multicrop.data.sources.parquet_columns import Column, Tables
-from multicrop.files import content_hash
+from multicrop.files import File, content_hash, file_at
 
 HASHES = 2**23  # of ids in memory at once
 
@@ -29,7 +28,7 @@ class ListedContents(FileContents):
 
     listed: Column
     hashes: Column | None = None
-    place: Callable[[str], Path] = Path
+    place: Callable[[str], File] = file_at
     column: str = ""
 
     @cached_property

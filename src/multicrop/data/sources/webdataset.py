@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import webdataset
 from PIL import Image
 
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages, assemble, open_bytes
 from multicrop.data.classes import ClassList, check_labels, numbered_classes
 from multicrop.data.contents import FileContents
 from multicrop.data.sources.labels import read_cluster, read_label, text_labels
-from multicrop.data.sources.shard_urls import shard_urls
-from multicrop.files import content_hash
+from multicrop.data.sources.shard_urls import shard_urls, streamed
+from multicrop.files import File, ObjectStoreError, RemoteFile, content_hash, file_at
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
 ONE_IMAGE = "a key stands for one image with one label: give each sample its own key, or remove the copy"
@@ -36,14 +35,21 @@ class Sample:
 class _Members:
     """Opens sample i from its tar file; every call opens the file anew, so threads and processes share no state."""
 
-    shards: list[Path]
+    shards: list[File]
     places: list[tuple[int, int, int, str]]  # (shard, offset, bytes, id)
 
     def __call__(self, index: int) -> Image.Image:
         shard, offset, size, key = self.places[index]
-        with self.shards[shard].open("rb") as stream:
-            stream.seek(offset)
-            return open_bytes(stream.read(size), f"{key} in {self.shards[shard].name}")
+        return open_bytes(_part(self.shards[shard], offset, size), f"{key} in {self.shards[shard].name}")
+
+
+def _part(file: File, offset: int, size: int) -> bytes:
+    """Some bytes of a shard."""
+    if isinstance(file, RemoteFile):
+        return file.objects.part(file.key, offset, offset + size)
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(size)
 
 
 def shards(
@@ -59,10 +65,10 @@ def shards(
     aliases: Mapping[str, str] | None,
     cluster_field: str | None = None,
 ) -> Dataset:
-    """Read tar shards, indexed or as a stream.
+    """Read tar shards, indexed or as a stream, from disk or from object storage (``s3://bucket/shards/test-{000..007}.tar``).
 
     A sample is an image (`KEY.jpg`, .png, ...) and a label: the text of `KEY.cls`, or the `label_field` of `KEY.json` if `label_key` is
-    json. Labels are class names, or numbers that `class_names` names. Local shards are indexed in one pass over their headers.
+    json. Labels are class names, or numbers that `class_names` names. Shards are indexed in one pass over their headers.
 
     Args:
         train: The shards of training images as a path with braces or a glob (`data/train-{000..007}.tar`), or None.
@@ -94,7 +100,7 @@ def shards(
         raise ValueError("the images of a stream have no clusters; pass dataset.streaming=false or dataset.cluster_field=null")
     if streaming:
         return _streamed(name, urls["test"], (label_key, label_field), class_names, classes)
-    given = {split: [Path(url) for url in listed] for split, listed in urls.items()}
+    given = {split: [file_at(url) for url in listed] for split, listed in urls.items()}
     samples = {
         split: [s for i, path in enumerate(paths) for s in _index(path, i, label_key, label_field, cluster_field)]
         for split, paths in given.items()
@@ -105,13 +111,13 @@ def shards(
     return assemble(name, names, splits)
 
 
-def _index(path: Path, shard: int, label_key: str, label_field: str | None, cluster_field: str | None) -> Iterator[Sample]:
+def _index(path: File, shard: int, label_key: str, label_field: str | None, cluster_field: str | None) -> Iterator[Sample]:
     """The samples of one shard, in its order."""
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, str] = {}
     clusters: dict[str, str] = {}
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with path.open(**({"mode": "rb"} if isinstance(path, Path) else {})) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 key, _, ending = member.name.partition(".") if "/" not in member.name else _split(member.name)
                 if member.isreg() and ending.lower() in IMAGE_KEYS:
@@ -122,6 +128,8 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None, clus
                         labels[_new(key, labels, place)] = read_label(data, label_key, label_field, place)
                     if cluster_field and ending == "json":
                         clusters[key] = read_cluster(data, cluster_field, place)
+    except ObjectStoreError:
+        raise
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(
             f"{path} is not a complete, uncompressed tar file ({error}); download it again, or unpack .tar.gz to .tar"
@@ -133,8 +141,9 @@ def _index(path: Path, shard: int, label_key: str, label_field: str | None, clus
             + (f"; without the other: {', '.join(lone)}" if lone else "")
             + f". Each sample needs an image (.{', .'.join(IMAGE_KEYS[:3])}) and a .{label_key}; name another key with dataset.label_key"
         )
+    end = path.stat().st_size if isinstance(path, Path) else path.facts.size
     for key, member in images.items():
-        if member.offset_data + member.size > path.stat().st_size:
+        if member.offset_data + member.size > end:
             raise ValueError(f"{path} ends in the middle of {member.name}; the file is torn, download it again")
         yield Sample(shard, member.offset_data, member.size, key, labels[key], clusters.get(key, ""))
 
@@ -152,7 +161,7 @@ def _split(name: str) -> tuple[str, str, str]:
     return f"{folder}/{stem}", dot, ending
 
 
-def _images(name: str, paths: list[Path], samples: list[Sample], label_of: dict[str, int]) -> LabelledImages:
+def _images(name: str, paths: list[File], samples: list[Sample], label_of: dict[str, int]) -> LabelledImages:
     """One split; the fingerprint covers the name and the bytes of each shard."""
     places = [(s.shard, s.offset, s.size, s.key) for s in samples]
     ids = [s.key for s in samples]
@@ -186,8 +195,7 @@ class _Source:
     def __call__(self, part: int, parts: int) -> Iterator[tuple[str, int, Callable[[], Image.Image]]]:
         urls, whole = self.urls, len(self.urls) >= parts
         row = self.names.index("dataset.class_names") | {str(i): i for i in range(len(self.names.names))}
-        stream = webdataset.WebDataset(urls[part::parts] if whole else urls, shardshuffle=False, nodesplitter=None, workersplitter=None)
-        for number, sample in enumerate(stream):
+        for number, sample in enumerate(streamed(urls[part::parts] if whole else urls)):
             if whole or number % parts == part:
                 name = sample["__key__"]
                 keys = [key for key in IMAGE_KEYS if key in sample]
