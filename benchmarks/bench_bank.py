@@ -212,6 +212,16 @@ def crop_side() -> list[Row]:
     return [ratio(f"ViT-B/16 {precision}: crops at 224 px / at {s} px", times["224"], times[s], mark=marks.get(s)) for s in ("160", "112")]
 
 
+def openvino() -> list[Row]:
+    """Time of one image's 17 views through torch, in its best parts / through OpenVINO, ViT-B/32 in fp32."""
+    if not _available("openvino_fp32"):
+        return []
+    pixels = torch.randint(0, 255, (CROPS + 1, 3, 224, 224), dtype=torch.uint8)
+    encoders = {precision: vit_b32(precision) for precision in ("fp32", "openvino_fp32")}
+    times = in_turn({p: partial(bare, e, pixels, min(e.views_in_cache, len(pixels))) for p, e in encoders.items()}, rounds=5)
+    return [ratio("ViT-B/32 fp32: torch / OpenVINO", times["fp32"], times["openvino_fp32"], mark=1.1)]
+
+
 def scaled_jpeg() -> list[Row]:
     """Decoding and cutting of a photograph of 4000 x 3000 at full size / at the scale that suffices (1/2), one core."""
     threads = torch.get_num_threads()
@@ -360,6 +370,7 @@ PARTS = {
     "texts": texts,
     "features": features,
     "crop_side": crop_side,
+    "openvino": openvino,
     "scaled_jpeg": scaled_jpeg,
     "memory": memory,
     "contents": hashes,

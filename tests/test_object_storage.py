@@ -326,6 +326,7 @@ def test_records_are_put_in_a_bucket_and_compared_from_there(url, tmp_path, caps
     same = collect([tmp_path / "disk"])[0]
     assert not problems and sorted(r.metrics["images"] for r in copied) == sorted(r.metrics["images"] for r in same)
     assert [r.sorted_predictions.correct().tolist() for r in copied] == [r.sorted_predictions.correct().tolist() for r in same]
+    assert pickle.loads(pickle.dumps(parts_at(f"{url}/score"))).total() == PartFolder.read(here).total()  # noqa: S301
     expected = compare_parts(PartFolder.read(here), PartFolder.read(here), baseline_row="global")
     assert compare_parts(parts_at(f"{url}/score"), PartFolder.read(here), baseline_row="global") == expected
     with pytest.raises(SystemExit) as ended:
