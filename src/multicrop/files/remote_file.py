@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import urlsplit
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from multicrop.files.objects import Objects, StoredObject, is_url
 
@@ -38,13 +38,13 @@ class RemoteFile:
     @property
     def objects(self) -> Objects:
         """The objects of its bucket, so that a process has one client per bucket."""
-        parts = urlsplit(self.url)
-        return Objects(f"{parts.scheme}://{parts.netloc}{'/' if parts.scheme == 'file' else ''}")
+        scheme, _, rest = self.url.partition("://")
+        return Objects(f"{scheme}://{rest.partition('/')[0]}{'/' if scheme == 'file' else ''}")
 
     @property
     def key(self) -> str:
         """Its name in its bucket."""
-        return urlsplit(self.url).path.strip("/")
+        return self.url.partition("://")[2].partition("/")[2].strip("/")
 
     def __str__(self) -> str:
         return self.url
@@ -73,17 +73,18 @@ class RemoteFile:
             raise FileNotFoundError(f"{self.url} does not exist")
         return content
 
-    def open(self, buffering: int = BLOCK) -> BinaryIO:
+    def open(self, mode: Literal["rb"] = "rb", buffering: int = BLOCK) -> io.IOBase:
         """Open it for reading at any place.
 
         Args:
+            mode: As for a path.
             buffering: Bytes per request at least; 0: each reading is a request of its own.
 
         Returns:
             The reader; raises FileNotFoundError where there is no such file.
         """
         raw = _Ranges(self.objects, self.key, self.facts.size)
-        return io.BufferedReader(raw, buffering) if buffering else raw  # type: ignore[return-value]
+        return io.BufferedReader(raw, buffering) if buffering else raw
 
 
 class _Ranges(io.RawIOBase):
@@ -121,7 +122,10 @@ File = Path | RemoteFile
 
 def file_at(place: str | Path) -> File:
     """The file of a path or an address; raises ValueError where an address has an unknown scheme or holds credentials."""
-    return RemoteFile(Objects(str(place)).url) if is_url(place) else Path(place).expanduser()
+    if not is_url(place):
+        return Path(place).expanduser()
+    url = Objects(str(place)).url
+    return Path(unquote(urlsplit(url).path)) if url.startswith("file:") else RemoteFile(url)
 
 
 def files_at(place: str, *, inside: str) -> Sequence[File]:
@@ -134,15 +138,13 @@ def files_at(place: str, *, inside: str) -> Sequence[File]:
     Returns:
         The files, sorted; none where nothing is there.
     """
-    if not is_url(place):
-        top = Path(place).expanduser()
+    if isinstance(top := file_at(place), Path):
         globbed = any(mark in top.name for mark in MARKS) and not top.exists()
         found = top.rglob(inside) if top.is_dir() else top.parent.glob(top.name) if globbed else [top] if top.is_file() else []
         return sorted(found)
-    one = RemoteFile(place)
-    if any(mark in one.name for mark in MARKS):
-        return _listed(one.parent, lambda name: "/" not in name and fnmatchcase(name, one.name))
-    return [one] if one.is_file() else _listed(one, lambda name: fnmatchcase(name.rpartition("/")[2], inside))
+    if any(mark in top.name for mark in MARKS):
+        return _listed(top.parent, lambda name: "/" not in name and fnmatchcase(name, top.name))
+    return [top] if top.is_file() else _listed(top, lambda name: fnmatchcase(name.rpartition("/")[2], inside))
 
 
 def _listed(folder: RemoteFile, wanted: Callable[[str], bool]) -> list[RemoteFile]:

@@ -1,11 +1,11 @@
 """Predictions of a large run: a folder of Parquet files, one per shard of the bank, each with its sums."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +83,7 @@ class PartFolder:
         with atomic(self.part(index)) as path:
             pq.write_table(table, path, write_page_checksum=True)
 
-    def opened(self, index: int, *, whole: bool) -> Path | BinaryIO:
+    def opened(self, index: int, *, whole: bool) -> Path | io.IOBase:
         """What pyarrow reads of one part; `whole`: more than its footer."""
         return self.part(index)
 

@@ -7,14 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multicrop.files import MANIFEST, Objects, ObjectStoreError, RemoteFile, atomic, content_hash, facts_in, is_url, read_facts
 from multicrop.record.folder import PREDICTIONS
-from multicrop.record.jobs import POINTER
 from multicrop.record.parts import PARTS, PartFolder
 from multicrop.record.predictions import damaged
 
@@ -36,7 +35,7 @@ class RemotePartFolder(PartFolder):
             self.objects.delete([name])
             self.objects.create(name, stream.getvalue())
 
-    def opened(self, index: int, *, whole: bool) -> BinaryIO:
+    def opened(self, index: int, *, whole: bool) -> io.IOBase:
         """One part: all of it in one request, or only what is read."""
         file = RemoteFile(f"{self.objects.url}/{self.part(index).name}")
         return io.BytesIO(file.read_bytes()) if whole else file.open(buffering=0)
@@ -85,25 +84,24 @@ def check_free(objects: Objects) -> None:
 
 
 def put_record(folder: Path, objects: Objects) -> bool:
-    """Put the record of a run, or the pointer of a skipped job, into object storage; the manifest is put last.
+    """Put the record of a run into object storage; the manifest is put last.
 
     Args:
         folder: The folder of the run.
         objects: The place of the record.
 
     Returns:
-        Whether there was one.
+        Whether the folder has a record; it has none where a run fills banks alone, or a job of a sweep is skipped.
 
     Raises:
         ValueError: If the place holds a finished record.
         ObjectStoreError: If a file cannot be put; the record stays in the folder.
     """
-    names = [*sorted((read_facts(folder / MANIFEST) or {}).get("files", [])), MANIFEST] if (folder / MANIFEST).is_file() else [POINTER]
-    if not (folder / names[-1]).is_file():
+    if (facts := read_facts(folder / MANIFEST)) is None:
         return False
     check_free(objects)
     try:
-        for name in names:
+        for name in (*sorted(facts["files"]), MANIFEST):
             content = (folder / name).read_bytes()
             if not objects.create(name, content):  # of a run that was stopped while it put its record
                 objects.delete([name])

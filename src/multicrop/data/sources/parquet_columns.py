@@ -1,5 +1,6 @@
 """Columns of Parquet tables that are read a row group at a time, so that memory does not grow with the number of rows."""
 
+import io
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import pyarrow as pa
 import xxhash
@@ -77,7 +78,7 @@ class Tables:
         return self.read(group, column, large=large)[row - self.starts[group]].as_py()
 
 
-def readable(file: File) -> Path | BinaryIO:
+def readable(file: File) -> Path | io.IOBase:
     """What pyarrow reads: a path, or a reader that requests the parts of an object which pyarrow asks for."""
     return file if isinstance(file, Path) else file.open(buffering=0)
 

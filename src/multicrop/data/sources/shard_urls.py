@@ -73,8 +73,8 @@ def streamed(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
 def _opened(urls: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Each shard as a stream; the library would start a command for those of object storage."""
     for url in urls:
-        if STORED.fullmatch(url):
-            with RemoteFile(url).open(buffering=STREAM) as stream:
+        if STORED.fullmatch(url) and isinstance(file := file_at(url), RemoteFile):
+            with file.open(buffering=STREAM) as stream:
                 yield {"url": url, "stream": stream}
         else:
             yield from url_opener([{"url": url}])

@@ -117,7 +117,7 @@ def _index(path: File, shard: int, label_key: str, label_field: str | None, clus
     labels: dict[str, str] = {}
     clusters: dict[str, str] = {}
     try:
-        with path.open(**({"mode": "rb"} if isinstance(path, Path) else {})) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 key, _, ending = member.name.partition(".") if "/" not in member.name else _split(member.name)
                 if member.isreg() and ending.lower() in IMAGE_KEYS:
