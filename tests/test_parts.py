@@ -17,6 +17,7 @@ from small_copies import make_tables
 from multicrop.cli import main
 from multicrop.compare.parts import PairSums, compare_parts, poisson_weights
 from multicrop.compare.statistics import compare, compare_counts
+from multicrop.features import DiskBank
 from multicrop.files import PersistentError
 from multicrop.record import Confusion, PartFolder, Predictions, RecordError, Sums, read_record
 from multicrop.record.sums import fixed_sum
@@ -236,6 +237,25 @@ class TestRuns:
         assert final[0]["clusters"] == final[1]["clusters"] == 4 and final[0]["rescued"] == final[1]["rescued"]
         with refused("1 of 6 images", "on_unreadable=skip"):
             experiment.run(composed("task=score", *words, "on_unreadable=raise", f"paths.output={tmp_path}/raise"))
+
+    def test_banks_are_filled_and_verified_without_being_opened(self, tmp_path, monkeypatch, capsys, caplog):
+        monkeypatch.setattr(DiskBank, "__init__", lambda *args, **kwargs: pytest.fail("a bank was opened"))
+        words = [*make_tables(tmp_path / "data", hashes=False), "task=encode", "crop=random_k1", "trainer.progress=false"]
+        words += ["trainer.shard_images=4", f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/out"]
+        path = tmp_path / "data" / "tables" / "test-1.parquet"
+        table = pq.read_table(path).to_pydict()
+        pq.write_table(pa.table(table | {"bytes": [b"broken", *table["bytes"][1:]]}), path)
+        assert experiment.run(composed(*words)) == 5 and "1 of 6 images" in caplog.text and "encoded at" in capsys.readouterr().out
+        shard = sorted((tmp_path / "banks").rglob("shard-00001.safetensors"))[0]
+        content = shard.read_bytes()
+        assert experiment.run(composed(*words)) == 5 and "found in the cache" in capsys.readouterr().out
+        shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert experiment.run(composed(*words)) == 5 and shard.read_bytes() == content and "encoded at" in capsys.readouterr().out
+        assert shard.with_name(f"{shard.name}.damaged").is_file()
+        with refused("1 of 6 images", "on_unreadable=skip"):
+            experiment.run(composed(*words, "on_unreadable=raise"))
+        with refused("on_unreadable is one of", "'never'"):
+            experiment.run(composed(*words, "on_unreadable=never"))
 
     @pytest.mark.parametrize("word", ["bank=off", "trainer.devices=2"])
     def test_what_cannot_be_scored_by_shards_is_refused(self, runs, tmp_path, word):

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from multicrop.config import on_disk, threads_of_job
+from multicrop.config import threads_of_job
 from multicrop.files import as_yaml, write_text
 from multicrop.record import Record
 from multicrop.runs import experiment, finished_runs
 from multicrop.runs.job_folder import clear_failure
 from multicrop.runs.session import Session
-from multicrop.runs.settings import settings_from, values_of
+from multicrop.runs.settings import outputs_of, settings_from, values_of
 from multicrop.runs.sweep import views_stopped_by_signals
 from multicrop.runs.sweep_cache import process_cache
 
@@ -32,7 +32,7 @@ def finished_record(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -
         The record; None where the run is not finished, or the job fails before it could know, so that it is started and says so.
     """
     with views_stopped_by_signals(), suppress(Exception):  # the job that is started meets an error too, and reports it
-        if cfg.task.run._target_ != ENTRY or not finished_runs.any_below(Path(on_disk(cfg.paths.output, cfg.paths.local))):
+        if cfg.task.run._target_ != ENTRY or not finished_runs.any_below(outputs_of(cfg)):
             return None
         torch.set_num_threads(cfg.trainer.threads or threads_of_job(torch.get_num_threads()))
         settings = settings_from(values_of(cfg), choices=dict(choices), output=folder, in_sweep=True)

@@ -148,8 +148,14 @@ class Settings:
 
 def settings_of(cfg: DictConfig) -> Settings:
     """The plain values of a composed configuration."""
-    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else Path(on_disk(cfg.paths.output, cfg.paths.local))
-    return settings_from(values_of(cfg), choices=choices(), output=output, in_sweep=in_sweep())
+    config = values_of(cfg)
+    output = Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else outputs_of(config)
+    return settings_from(config, choices=choices(), output=output, in_sweep=in_sweep())
+
+
+def outputs_of(config: Mapping[str, Any] | DictConfig) -> Path:
+    """The folder on this machine in which the runs of a configuration write their records."""
+    return Path(on_disk(config["paths"]["output"], config["paths"].get("local", "")))  # an older record has no such folder
 
 
 def values_of(cfg: DictConfig) -> dict[str, Any]:
@@ -168,9 +174,7 @@ def settings_from(config: dict[str, Any], *, choices: dict[str, str], output: Pa
     """The settings of a resolved configuration, whose run has this folder."""
     known = Compute.__dataclass_fields__
     compute = Compute(**{name: value for name, value in config["trainer"].items() if name in known})
-    paths = config["paths"]
-    outputs = Path(on_disk(paths["output"], paths.get("local", "")))
-    return Settings(config, choices or _targets(config), output, outputs, in_sweep, compute)
+    return Settings(config, choices or _targets(config), output, outputs_of(config), in_sweep, compute)
 
 
 def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Settings:
