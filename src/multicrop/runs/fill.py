@@ -8,7 +8,7 @@ from multicrop.features.base import EncodeSettings
 from multicrop.features.disk import filled
 from multicrop.features.identity import ViewRecipe
 from multicrop.runs.session import Session
-from multicrop.runs.unreadable import report_skipped
+from multicrop.runs.unreadable import check_on_unreadable, report_skipped
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def fill_and_verify(session: Session, images: LabelledImages) -> tuple[Filled, i
     Raises:
         ValueError: If no image can be read, or one cannot and ``on_unreadable=raise``.
     """
+    check_on_unreadable(session.settings["on_unreadable"])
     bank = fill(session, images)
     while (skipped := bank.folder.unreadable()) is None:
         bank = fill(session, images)

@@ -25,7 +25,7 @@ from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.known import encoder_facts, encoder_maker, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
-from multicrop.runs.unreadable import ON_UNREADABLE, report_unreadable
+from multicrop.runs.unreadable import check_on_unreadable, report_unreadable
 from multicrop.text import TextBank, prompts_of
 
 SCORED = ("test", "validation")  # the splits whose images can be scored
@@ -177,8 +177,7 @@ class Session:
         Raises:
             ValueError: If no image can be read, or one cannot and ``on_unreadable=raise``.
         """
-        if self.settings["on_unreadable"] not in ON_UNREADABLE:
-            raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {self.settings['on_unreadable']!r}")
+        check_on_unreadable(self.settings["on_unreadable"])
         storage, compute = self.settings["bank"], self.settings.compute
         check_storage(images, storage=storage, cut=compute.cut)
         how = {

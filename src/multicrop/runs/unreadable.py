@@ -33,10 +33,14 @@ def report_unreadable(bank: FeatureBank, on_unreadable: str) -> None:
         raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
 
 
-def report_skipped(images: LabelledImages, skipped: Sequence[int], on_unreadable: str) -> None:
-    """Log the images of a bank that could not be read; raises ValueError as `report_unreadable` does."""
+def check_on_unreadable(on_unreadable: str) -> None:
+    """Raise ValueError for a value that the knob does not have."""
     if on_unreadable not in ON_UNREADABLE:
         raise ValueError(f"on_unreadable is one of {', '.join(ON_UNREADABLE)}, got {on_unreadable!r}")
+
+
+def report_skipped(images: LabelledImages, skipped: Sequence[int], on_unreadable: str) -> None:
+    """Log the images of a bank that could not be read; raises ValueError as `report_unreadable` does."""
     _report(images, skipped, on_unreadable)
     if len(skipped) == len(images):
         raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
