@@ -17,11 +17,12 @@ Bucket = dict[str, tuple[bytes, float]]  # content and time by key
 
 @dataclass
 class State:
-    """What the server holds: buckets, objects per page of a listing, answers of 503 that are still to come, and requests by method."""
+    """What the server holds: buckets, objects per page of a listing, answers of 503 to come, whether all is forbidden, and requests."""
 
     page: int
     buckets: dict[str, Bucket] = field(default_factory=dict)
     overloaded: int = 0
+    forbidden: bool = False
     requests: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -77,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             if self.state.overloaded:
                 self.state.overloaded -= 1
                 return self.answer(503)
+            if self.state.forbidden:
+                return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
             if self.command == "PUT" and not key:
                 self.state.buckets[bucket] = {}
                 return self.answer(200)

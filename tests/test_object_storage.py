@@ -277,13 +277,13 @@ def test_locations_of_a_table_may_be_addresses_and_an_object_that_changed_is_has
         changed.open(0)
 
 
-def test_an_error_of_the_storage_is_no_fault_of_an_image(server, tmp_path):
+def test_an_error_of_the_storage_is_no_fault_of_an_image(server, tmp_path, monkeypatch):
     server.buckets[bucket := f"bucket-{len(server.buckets)}"] = {}
     words = make_tables(tmp_path / "data", held=False, hashes=False)
     top = put_folder(tmp_path / "data", f"s3://{bucket}/data")
     there = [word.replace(f"{tmp_path}/data", top) for word in words]
     images = loaded(*there).test
-    server.buckets.pop(bucket)
+    monkeypatch.setattr(server, "forbidden", True)
     with refused(f"s3://{bucket}", "Check the bucket", error=ObjectStoreError):
         images.open(0)
 
