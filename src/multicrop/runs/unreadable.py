@@ -46,7 +46,7 @@ def report_skipped(images: LabelledImages, skipped: Sequence[int], on_unreadable
         raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
 
 
-def _report(images: LabelledImages | StreamedImages, skipped: Sequence[int], on_unreadable: str) -> None:
+def _report(images: LabelledImages, skipped: Sequence[int], on_unreadable: str) -> None:
     """Log images that cannot be read, with the reasons of three; raises ValueError if ``on_unreadable=raise``."""
     if not skipped:
         return
