@@ -49,7 +49,7 @@ class DataImages:
         for images, places in self._places:
             content = images.content
             if isinstance(content, FileContents) and content.per_image:
-                same = (index for index in self._by_size(images).get(path.stat().st_size, []) if _same_bytes(content.paths[index], path))
+                same = (index for index, own in self._by_size(images).get(path.stat().st_size, []) if _same_bytes(own, path))
             else:
                 same = (index for image_id, index in places.items() if _file_name(image_id) == path.stem and _same(images, index, path))
             if (index := next(same, None)) is not None:
@@ -61,15 +61,16 @@ class DataImages:
         return [(images, {image_id: index for index, image_id in enumerate(images.ids)}) for images in self.splits]
 
     @cached_property
-    def _sizes(self) -> dict[int, dict[int, list[int]]]:
+    def _sizes(self) -> dict[int, dict[int, list[tuple[int, Path]]]]:
         return {}
 
-    def _by_size(self, images: LabelledImages) -> dict[int, list[int]]:
-        """The images whose files have a size, so that few files are read."""
+    def _by_size(self, images: LabelledImages) -> dict[int, list[tuple[int, Path]]]:
+        """The images whose local files have a size, so that few files are read."""
         found = self._sizes.setdefault(id(images), {})
         if not found and isinstance(images.content, FileContents):
             for index, path in enumerate(images.content.paths):
-                found.setdefault(path.stat().st_size if path.is_file() else -1, []).append(index)
+                if isinstance(path, Path):
+                    found.setdefault(path.stat().st_size if path.is_file() else -1, []).append((index, path))
         return found
 
     def _asked(self, images: LabelledImages, index: int) -> Asked:
