@@ -1,6 +1,5 @@
 """Shape checks on every module that names shapes, and small encoders and data that the tests share."""
 
-import copy
 import gc
 import os
 import re
@@ -20,17 +19,19 @@ import matplotlib  # noqa: E402
 import psutil  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from hydra import compose, initialize_config_dir  # noqa: E402
 from pictures import pictures as pictures  # noqa: E402
-from transformers import CLIPConfig, CLIPModel  # noqa: E402
 
 from multicrop.data.embedded import artwork  # noqa: E402
 
 artwork.load_drawings = cache(artwork.load_drawings)  # decoded once per process: seconds for each data set otherwise
 
-from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
-from multicrop.encoder import Encoder, load_encoder  # noqa: E402
-from multicrop.text import TextBank  # noqa: E402
+from multicrop.config import PACKAGE  # noqa: E402
+from multicrop.contracts.options import composed as composed  # noqa: E402
+from multicrop.contracts.problems import random_encoder as random_encoder  # noqa: E402
+from multicrop.contracts.problems import random_text as random_text  # noqa: E402
+from multicrop.contracts.problems import tiny_encoder as tiny_encoder  # noqa: E402
+from multicrop.contracts.problems import unit as unit  # noqa: E402
+from multicrop.encoder import load_encoder as load_encoder  # noqa: E402
 
 ROOT = PACKAGE.parent.parent
 CONF = ROOT / "conf"
@@ -69,18 +70,6 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def composed(*overrides: str):
-    """The configuration of a run, as Hydra composes it, without an output folder; each combination is composed once."""
-    return copy.deepcopy(_composed(overrides))
-
-
-@cache
-def _composed(overrides: tuple[str, ...]):
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=["logger=none", *overrides])
-
-
 def session_of(*overrides):
     """The parts of a run, as these overrides configure it."""
     from multicrop.runs.session import Session
@@ -89,43 +78,11 @@ def session_of(*overrides):
     return Session(settings_of(composed(*overrides)))
 
 
-@cache
-def tiny_encoder() -> Encoder:
-    return load_encoder("tiny")
-
-
 @pytest.fixture(scope="session")
 def encoder():
     return tiny_encoder()
 
 
-@cache
-def random_encoder(dim: int = 16) -> Encoder:
-    """A CLIP of random weights with features of `dim`, and the embedded tokenizer."""
-    tiny = tiny_encoder()
-    settings = tiny.model.config.to_dict() | {"projection_dim": dim}
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "projection_dim": dim}
-    for tower in ("text_config", "vision_config"):
-        settings[tower] = settings[tower] | small
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIPModel(CLIPConfig(**settings))
-    return Encoder(model, tiny.tokenizer, tiny.spec, name="random")
-
-
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(7)
-
-
-def unit(*shape, generator):
-    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
-
-
-def random_text(generator, *, classes=5, prompts=4, dim=16) -> TextBank:
-    """A ragged text bank: class c has 2 to `prompts` prompts."""
-    counts = [2 + c % (prompts - 1) for c in range(classes)]
-    features, mask = torch.zeros(classes, max(counts), dim), torch.zeros(classes, max(counts), dtype=torch.bool)
-    for c, count in enumerate(counts):
-        features[c, :count], mask[c, :count] = unit(count, dim, generator=generator), True
-    return TextBank(features, mask, [[f"class {c} text {m}" for m in range(count)] for c, count in enumerate(counts)])

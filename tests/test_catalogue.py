@@ -19,7 +19,7 @@ def shown(capsys, *words):
     return ended.value.code, said.out, said.err
 
 
-@pytest.mark.parametrize("kind", ["models", "datasets", "crops", "aggregators", "adapters", "methods", "sweeps", "tasks"])
+@pytest.mark.parametrize("kind", ["models", "datasets", "crops", "aggregators", "adapters", "methods", "sweeps", "protocols", "tasks"])
 def test_ls_has_a_line_per_option(kind, capsys):
     code, out, _ = shown(capsys, "ls", kind)
     lines = out.splitlines()
@@ -34,7 +34,16 @@ def test_a_line_says_source_and_cost():
     assert line["tip_adapter_f"].source == "Zhang et al., ECCV 2022" and line["tip_adapter_f"].cost == "20 epochs of training"
     assert "2.7 GB" in line["fgvc_aircraft"].source and line["scenes"].source == "in the package"
     assert line["crops"].cost.startswith("79 seconds of processor time") and "Expected" not in line["crops"].cost
+    models = {option.name: option.training for option in options_of("model")}
+    assert models["tiny_plain"].startswith("trained on noto, twemoji") and models["clip_vit_b16"] == "training data not published"
     assert line["csv"].summary.startswith("Images listed in CSV") and line["imagenet"].summary.endswith("1.28 million training images")
+
+
+@pytest.mark.parametrize("group", ["protocol", "sweep"])
+def test_protocols_and_sweeps_name_their_source_and_their_cost(group):
+    options = {option.name: option for option in options_of(group)}
+    assert all(option.source and option.cost and "Source" not in option.about for option in options.values())
+    assert options.get("coop11", options.get("all_shots")).source == "Zhou et al. (CoOp), IJCV 2022"
 
 
 def test_every_component_of_the_package_has_a_docstring():

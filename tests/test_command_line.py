@@ -22,6 +22,7 @@ COMMANDS = (
         "describe",
         "explore",
         "export",
+        "import",
         "ls",
         "predict",
         "published",

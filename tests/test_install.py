@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import CONF, ROOT
 from refusals import refused
+from test_entry_points import install_example
 
 from multicrop.config import check_overrides
 from multicrop.runs import identity
@@ -75,6 +76,17 @@ def test_multicrop_run_from_a_wheel_in_an_empty_folder_with_a_crop_policy_of_the
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["crop"]["_target_"] == "my_crops.left_half"
     assert json.loads((metrics.parent / "environment.json").read_text())["argv"][0].startswith(str(installed))
     assert (own / ".cache" / "banks").is_dir() and not list(Path(installed, "multicrop", "repository").glob("outputs"))
+
+
+def test_the_contract_tests_run_from_a_wheel_on_a_component_of_ones_own_and_on_that_of_a_package(installed, own):
+    (own / "site").mkdir()
+    install_example(own / "site")
+    env = os.environ | {"PYTHONPATH": f"{installed}{os.pathsep}{own / 'site'}", "MULTICROP_CONFIG_DIR": "own"}
+    words = ["--pyargs", "multicrop.contracts", "-k", "left_half or right_half", "-v", "-p", "no:cacheprovider"]
+    done = subprocess.run([Path(sys.executable).with_name("pytest"), *words], cwd=own, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"test_same_key_same_boxes[{name}] PASSED" in done.stdout for name in ("left_half", "right_half"))
+    assert "6 passed, 2 skipped" in done.stdout
 
 
 class TestConfigDir:

@@ -24,6 +24,7 @@ CATALOGUE = {
     "models": "Models",
     "datasets": "Data sets",
     "sweeps": "Sweeps",
+    "protocols": "Protocols",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
@@ -163,7 +164,7 @@ def _code(text: str) -> str:
 
 def _prose(text: str) -> str:
     """Text whose marks are shown as they are; labelled lines are paragraphs."""
-    return re.sub(r"\n(?=(?:Command|Expected|Time):)", "\n\n", _plain(text))
+    return re.sub(r"\n(?=(?:Source|Command|Expected|Time):)", "\n\n", _plain(text))
 
 
 def _cell(text: str) -> str:

@@ -17,7 +17,7 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("exported"), metavar="FOLDER", help="the folder to write (default: exported)"
     )
-    parser.add_argument("--organization", default="unknown", help="who ran them, for Every Eval Ever")
+    parser.add_argument("--organization", default="unknown", help="who ran them, which multicrop import reads (default: unknown)")
     parser.set_defaults(run=run)
 
 

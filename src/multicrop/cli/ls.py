@@ -39,6 +39,6 @@ def run(options: argparse.Namespace) -> int:
     listed = options_of(KINDS[options.kind], folder_of(options))
     width = max(len(option.name) for option in listed)
     for option in listed:
-        more = "; ".join(filter(None, (option.source, option.cost)))
+        more = "; ".join(filter(None, (option.source, option.cost, option.training, option.package)))
         print(f"{option.name:<{width}}  {option.summary}{f' [{more}]' if more else ''}")
     return 0

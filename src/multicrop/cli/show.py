@@ -20,13 +20,11 @@ def run(options: argparse.Namespace) -> int:
     """Print all options of this name."""
     import json
 
-    from multicrop.config import ROOT
     from multicrop.runs.catalogue import found
 
     for option in found(options.name, folder_of(options)):
-        path = option.path.relative_to(ROOT) if option.path.is_relative_to(ROOT) else option.path
-        print(f"{option.group}={option.name} ({path})\n\n{option.head}\n")
-        facts = {"source": option.source, "cost": option.cost, "code": option.target}
+        print(f"{option.group}={option.name} ({option.place})\n\n{option.head}\n")
+        facts = {"source": option.source, "cost": option.cost, "training data": option.training, "code": option.target}
         print("\n".join(f"{name}: {value}" for name, value in facts.items() if value))
         for knob in option.knobs:
             more = "; ".join(filter(None, (knob.words, knob.comment)))

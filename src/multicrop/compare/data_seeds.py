@@ -69,7 +69,7 @@ def _pool(group: Sequence[Run]) -> Sequence[Run]:
     data = {
         "dataset": f"{first.dataset}, {len(found)} data seeds",
         "split": first.data.get("split"),
-        "limit": first.data.get("limit"),
+        **{name: first.data.get(name) for name in ("limit", "training_data", "seen")},
         "fingerprint": content_hash(*(str(run.data.get("fingerprint")) for run in found)),
         "class_names": [f"{name} (data seed {seed})" for seed, run in zip(seeds, found, strict=True) for name in run.class_names],
     }

@@ -8,15 +8,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from multicrop.compare.run import Run
+from multicrop.compare.run import SEEDS, Run
 from multicrop.files import make_folder, write_text
 from multicrop.record import METRICS
 
 SCHEMA = "0.2.1"
 DETAILS = ("top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters")
+INSTANCE = ("domain", "cluster", "label_number", "prediction_number", "rank")
 SETTING = (
     *("task", "crop", "aggregator", "adapter", "method", "prompt", "corruption", "experiment", "seed", "crop_seed", "limit"),
-    *("identity", "protocol_version", "git_revision"),
+    *(SEEDS[2:]),
+    *("dataset_option", "model_option", "fingerprint", "configuration"),
+    *("training_data", "seen_in_training", "identity", "protocol_version", "git_revision"),
 )
 
 
@@ -106,7 +109,7 @@ class Evaluation:
             "messages": None,
             "answer_attribution": [answer | {"extraction_method": "class of the highest logit"}],
             "evaluation": {"score": float(line["correct"]), "is_correct": line["correct"]},
-            "metadata": {name: line[name] for name in ("domain", "cluster") if line[name]},
+            "metadata": _texts({name: line[name] for name in INSTANCE if line[name] != ""}),
         }
 
 

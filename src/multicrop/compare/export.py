@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from multicrop.compare import every_eval_ever
 from multicrop.compare.run import SEEDS, Run
-from multicrop.files import atomic, make_folder, write_text
+from multicrop.files import atomic, content_hash, make_folder, write_text
 
 GROUPS = ("task", "crop", "aggregator", "adapter", "method", "prompt", "corruption", "experiment")
 MEASURED = ("accuracy", "top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters")
@@ -42,16 +42,22 @@ def run_lines(run: Run, name: str) -> list[dict[str, Any]]:
         "run": name,
         "dataset": run.dataset,
         "split": run.data.get("split"),
+        "fingerprint": run.data.get("fingerprint"),
         "limit": run.data.get("limit"),
         "images": len(run.predictions),
         "classes": len(run.class_names),
         **{group: options.get(group) for group in GROUPS},
+        "dataset_option": options.get("dataset"),
+        "model_option": options.get("model"),
         "model": model.get("name") or options.get("model"),
         "weights": model.get("weights"),
+        "training_data": _listed(run.data.get("training_data")),
+        "seen_in_training": _listed(run.data.get("seen")),
         **dict(zip(SEEDS, run.seeds, strict=True)),
     }
     facts = {
         "identity": run.identity.key if run.identity else None,
+        "configuration": content_hash(run.method),
         "protocol_version": json.dumps(run.protocol, sort_keys=True),
         "git_revision": run.environment.get("git_revision"),
         "command": " ".join(run.environment.get("argv", [])),
@@ -78,6 +84,8 @@ def image_lines(run: Run, name: str) -> Iterator[dict[str, Any]]:
                 "cluster": scored.cluster[place] if scored.cluster else "",
                 "label": names[int(scored.label[place])],
                 "prediction": names[int(predicted[place])],
+                "label_number": int(scored.label[place]),
+                "prediction_number": int(predicted[place]),
                 "correct": bool(predicted[place] == scored.label[place]),
                 "rank": int(scored.ranks[row][place]) if row in scored.ranks else None,
             }
@@ -90,7 +98,7 @@ def export(runs: Sequence[Run], folder: Path, form: str, *, organization: str = 
         runs: Finished runs.
         folder: The folder to write to.
         form: A name in ``FORMATS``.
-        organization: Who ran them, for Every Eval Ever.
+        organization: Who ran them.
 
     Returns:
         The files.
@@ -99,21 +107,27 @@ def export(runs: Sequence[Run], folder: Path, form: str, *, organization: str = 
     return FORMATS[form](runs, folder, organization)
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _listed(names: str | Sequence[str] | None) -> str | None:
+    """Names in one cell."""
+    return names if isinstance(names, str) or names is None else ", ".join(names)
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
     """The path of each run's folder below what all have in common."""
     folders = [run.folder.resolve() for run in runs]
     shared = os.path.commonpath([folder.parent for folder in folders])
     return [folder.relative_to(shared).as_posix() for folder in folders]
 
 
-def _tables(runs: Sequence[Run]) -> Mapping[str, list[dict[str, Any]]]:
-    named = list(zip(runs, _names(runs), strict=True))
-    return {made: [line for run, name in named for line in lines(run, name)] for made, lines in ((RUNS, run_lines), (IMAGES, image_lines))}
+def _tables(runs: Sequence[Run], organization: str) -> Mapping[str, list[dict[str, Any]]]:
+    named = list(zip(runs, names_of(runs), strict=True))
+    whole = [line | {"by": organization} for run, name in named for line in run_lines(run, name)]
+    return {RUNS: whole, IMAGES: [line for run, name in named for line in image_lines(run, name)]}
 
 
-def _csv(runs: Sequence[Run], folder: Path, _: str) -> list[Path]:
+def _csv(runs: Sequence[Run], folder: Path, organization: str) -> list[Path]:
     """runs.csv and images.csv."""
-    for name, lines in _tables(runs).items():
+    for name, lines in _tables(runs, organization).items():
         with atomic(folder / f"{name}.csv") as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(lines[0]))
             writer.writeheader()
@@ -121,9 +135,9 @@ def _csv(runs: Sequence[Run], folder: Path, _: str) -> list[Path]:
     return [folder / f"{name}.csv" for name in (RUNS, IMAGES)]
 
 
-def _hub(runs: Sequence[Run], folder: Path, _: str) -> list[Path]:
+def _hub(runs: Sequence[Run], folder: Path, organization: str) -> list[Path]:
     """runs.parquet, images.parquet and the card that says which is which."""
-    for name, lines in _tables(runs).items():
+    for name, lines in _tables(runs, organization).items():
         with atomic(folder / f"{name}.parquet") as partial:
             pq.write_table(pa.Table.from_pylist(lines), partial)
     write_text(folder / "README.md", CARD)
@@ -133,7 +147,7 @@ def _hub(runs: Sequence[Run], folder: Path, _: str) -> list[Path]:
 def _every_eval_ever(runs: Sequence[Run], folder: Path, organization: str) -> list[Path]:
     """A JSON file per run, and a JSONL file of its images."""
     written = []
-    for run, name in zip(runs, _names(runs), strict=True):
+    for run, name in zip(runs, names_of(runs), strict=True):
         whole = every_eval_ever.Evaluation(run, run_lines(run, name), name, organization)
         written += whole.write(folder, image_lines(run, name))
     return written

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from multicrop.files import MANIFEST
-from multicrop.record import Record
+from multicrop.record import Record, training_words
 
 
 def differing_parts(records: Sequence[Record]) -> list[str]:
@@ -41,6 +41,8 @@ def shown_record(record: Record) -> list[str]:
         classes, limit = len(data.get("class_names") or []), f", limit={found}" if (found := data.get("limit")) else ""
         images = record.metrics.get("images")
         shown.append(f"  data       {data.get('dataset')} ({data.get('split')}{limit}): {images} images, {classes} classes")
+    if words := training_words(data, str(model.get("name", "the model"))):
+        shown.append(f"  training   {words}")
     if counts := list((record.metrics.get("support") or {}).get("per_class", {}).values()):
         asked = record.metrics["support"]["asked"]
         spread = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{counts[0]}"

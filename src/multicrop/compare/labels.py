@@ -9,6 +9,7 @@ from multicrop.compare.run import SEEDS, Run
 def varying(runs: Sequence[Run]) -> list[str]:
     """The knobs in which these runs differ, without seeds and knobs that follow from the options; of knobs that vary together the first."""
     chosen = {k for k in runs[0].choices if len({run.choices.get(k) for run in runs}) > 1}
+    runs = [run for run in runs if not run.imported]  # exports name options and seeds, and no other knobs
     kept: dict[tuple, str] = {}
     for name in dict.fromkeys(name for run in runs for name in run.knobs):
         top = "aggregator" if name == "task.fusion_weight" else name.split(".")[0]  # which the aggregator's file sets
@@ -24,6 +25,7 @@ def varying(runs: Sequence[Run]) -> list[str]:
 def label(run: Run, knobs: Sequence[str], groups: Sequence[str]) -> str:
     """The label of a method in tables: its name, and the groups and knobs that vary."""
     extra = [f"{name.rsplit('.', 1)[-1]}={run.knobs[name]}" for name in knobs if name in run.knobs]
+    extra += [f"imported from {run.imported['by']}"] if run.imported else []
     return ", ".join([run.name, *(run.choices.get(g, "?") for g in groups), *extra])
 
 
@@ -35,7 +37,12 @@ def labels(methods: Sequence[Sequence[Run]], group: Sequence[Run]) -> list[str]:
         places = [i for i, runs in enumerate(methods) if is_baseline(runs) and runs[0].choices["aggregator"] == row]
         for place, name in zip(places, _baseline_labels([methods[i][0] for i in places]), strict=True):
             found[place] = name
-    return found
+    return [_told_apart(name, runs[-1]) if found.count(name) > 1 else name for name, runs in zip(found, methods, strict=True)]
+
+
+def _told_apart(name: str, run: Run) -> str:
+    """The label of an imported method whose options are those of another one."""
+    return f"{name}, configuration {str(run.imported.get('configuration'))[:6]}" if run.imported else name
 
 
 def _baseline_labels(runs: Sequence[Run]) -> list[str]:

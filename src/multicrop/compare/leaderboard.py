@@ -128,6 +128,7 @@ def _notes(group: Sequence[Run], others: int) -> list[str]:
         notes.append(f"{others} other run(s) scored other images or labels and are not paired with these")
     if differing := differing_parts(group):
         notes.append(f"the identities of these runs differ in: {', '.join(differing)}")
+    notes += dict.fromkeys(run.training_note for run in group if run.training_note)
     return notes
 
 

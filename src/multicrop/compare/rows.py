@@ -53,7 +53,7 @@ class RowRun(Run):
         groups = ("model", "crop") if self.row == "crops_mean" else ("model",)
         decisive = {name: value for name, value in self.knobs.items() if name.partition(".")[0] in groups}
         predicted = hash(self.source.sorted_predictions.rows["global"].tobytes())
-        return f"{self.row} {predicted} {json.dumps(decisive, sort_keys=True, default=str)}"
+        return f"{self.row} {predicted} {json.dumps(decisive, sort_keys=True, default=str)} {self.imported.get('by', '')}"
 
     @property
     def name(self) -> str:

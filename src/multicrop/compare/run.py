@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from multicrop.config import parts_of
-from multicrop.record import EXAMPLES, NOT_DECISIVE, Predictions, Record, read_record
+from multicrop.record import EXAMPLES, NOT_DECISIVE, Predictions, Record, read_record, training_words
 
 DATA_SEED = "dataset.dataset_seed"  # draws the images; runs that differ in it are pooled (`data_seeds.pooled`)
-OTHER_ROWS = ("task.beside.", "aggregator.facts.", "ood_knobs.")  # knobs of further aggregators, and of the data set that ood names
+# Knobs of other rows, of the data set that ood names, and of the record alone
+NO_KNOBS = ("task.beside.", "aggregator.facts.", "ood_knobs.", "model.facts.training_data.", "dataset.facts.origin.")
 SEEDS = ("seed", "crop_seed", "task.order_seed", DATA_SEED)  # runs that differ only in these are runs of one method
 
 
@@ -32,7 +34,7 @@ class Run(Record):
         leaves = list(_leaves({k: v for k, v in self.config.items() if k not in NOT_DECISIVE}))
         follows = {name for name, value in leaves if name.endswith(".seed") and value == self.config.get("seed")}
         follows |= {name for name in ("limit", "ood") if self.config.get(name) is None}  # older records have no such knobs
-        return {name: value for name, value in leaves if name not in follows and not f"{name}.".startswith(OTHER_ROWS)}
+        return {name: value for name, value in leaves if name not in follows and not f"{name}.".startswith(NO_KNOBS)}
 
     @cached_property
     def seeds(self) -> tuple:
@@ -94,6 +96,22 @@ class Run(Record):
     def dataset(self) -> str:
         """The name of the data set."""
         return self.data.get("dataset") or self.choices.get("dataset", "unknown")
+
+    @property
+    def imported(self) -> dict[str, Any]:
+        """Who ran an imported record, and what it was imported from; empty for one's own."""
+        return self.environment.get("imported") or {}
+
+    @property
+    def origin(self) -> str:
+        """Who ran it on which revision: `alice, 1a2b3c4`."""
+        revision = str(self.environment.get("git_revision") or "")[:7]
+        return ", ".join(filter(None, [self.imported.get("by", "own"), revision]))
+
+    @property
+    def training_note(self) -> str:
+        """What the reader has to know of the training data of the model; empty where there is nothing."""
+        return training_words(self.data, str(self.model.get("name") or self.choices.get("model", "the model")))
 
     @property
     def domains(self) -> list[str]:

@@ -57,9 +57,15 @@ def leaderboard_table(block: Block, baseline: str) -> Table:
         "p (Holm)": lambda r: probability(r["p_holm"]),
         "rescued / lost": lambda r: "" if r["rescued"] is None else f"{r['rescued']}/{r['lost']}",
         "views": lambda r: f"{r['encoder_calls']}{' *' if r['on_front'] else '  '}",
+        **({"run by": lambda r: r["run_by"]} if any(run.imported for e in block.entries for run in e.runs) else {}),
     }
-    rows = [place(block) | entry_values(entry) | {"tests": block.tests} for entry in block.entries]
+    rows = [place(block) | entry_values(entry) | {"tests": block.tests, "run_by": _run_by(entry)} for entry in block.entries]
     return Table(block.name, "methods", columns, rows, block_family(block, baseline), block.notes)
+
+
+def _run_by(entry: Entry) -> str:
+    """Who ran a method on which revision: `alice, 1a2b3c4`."""
+    return "; ".join(dict.fromkeys(run.origin for run in entry.runs))
 
 
 def place(block: Block) -> dict:

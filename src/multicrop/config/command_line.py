@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from multicrop.config.entry_points import components
 from multicrop.config.experiments import registered_options
 from multicrop.config.job import TASK_OF
 from multicrop.config.knobs import check_values
@@ -87,7 +88,8 @@ def _may_lack(chosen: Iterable[str], folders: tuple[Path, ...]) -> bool:
     """Whether options need more than a place in conf/: a task that reads them, a GPU, a value."""
     for group, option in (choice.split("=", 1) for choice in chosen):
         file = option_files(group, folders).get(option)
-        if group in (*TASK_OF, "trainer", *SWEEPS) or (file is not None and "???" in file.read_text(encoding="utf-8")):
+        incomplete = "???" in file.read_text(encoding="utf-8") if file else option in components(group)
+        if group in (*TASK_OF, "trainer", *SWEEPS) or incomplete:
             return True
     return False
 
@@ -150,7 +152,7 @@ def _with(cfg: DictConfig, overrides: list[Override]) -> DictConfig:
 def _check_options(override: Override, folders: tuple[Path, ...]) -> str:
     """Check that all values of a group override exist; returns the first."""
     options = list(option_files(override.key_or_group, folders))
-    options += registered_options(override.key_or_group)
+    options += [*registered_options(override.key_or_group), *components(override.key_or_group)]
     wanted = override.value()
     if isinstance(wanted, Glob):
         values = wanted.filter([option for option in options if "/" not in option])  # Hydra's glob does not match subfolders

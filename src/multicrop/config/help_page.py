@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from multicrop.config.entry_points import components
+
 
 def help_page(conf: Path) -> str:
     """The text that Hydra prints for ``--help``, made in a tenth of the time.
@@ -16,11 +18,12 @@ def help_page(conf: Path) -> str:
         conf: Folder of the configuration.
 
     Returns:
-        The template ``help.template`` of ``conf/hydra/default.yaml``, with the groups and their options.
+        The template ``help.template`` of ``conf/hydra/default.yaml``, with the groups and their options, also those of installed packages.
     """
     groups = {}
     for file in sorted(conf.glob("*/**/*.yaml")):
         groups.setdefault(file.parent.relative_to(conf).as_posix(), []).append(file.stem)
+    groups = {group: sorted([*names, *components(group)]) for group, names in groups.items()}
     lines = [f"{name}: {', '.join(groups[name])}\n" for name in sorted(groups) if name.split("/")[0] != "hydra"]
     template = OmegaConf.load(conf / "hydra" / "default.yaml").help.template
     return string.Template(template).substitute(APP_CONFIG_GROUPS="".join(lines))

@@ -68,7 +68,7 @@ def schemas_of(cfg: DictConfig) -> Iterator[tuple[str, Schema]]:
     """The schema of each knob of a composed configuration, by the knob's name.
 
     Raises:
-        ValueError: If a part is given a knob that it does not have.
+        ValueError: If a part is given a knob that it does not have, or one outside this package lacks a value.
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     for place, node in _nodes("", raw):
@@ -80,6 +80,8 @@ def schemas_of(cfg: DictConfig) -> Iterator[tuple[str, Schema]]:
         prefix = f"{place}." if place else ""
         yield from ((f"{prefix}{key}", known[key]) for key in node if key in known)
         for key, value in node.items():
+            if target and key not in known and value == "???":
+                raise ValueError(f"{prefix}{key} has no value, and this choice needs one. Write {prefix}{key}=VALUE")
             if target in _schemas()["targets"] and key not in known and key not in NO_ARGUMENTS and not isinstance(value, dict):
                 raise ValueError(f"{prefix}{key} is no knob of {place} here; its knobs are {', '.join(sorted(known)) or 'none'}. Remove it")
 
@@ -96,11 +98,11 @@ def _value(cfg: DictConfig, name: str) -> tuple[bool, Any]:
     """Whether a knob has a value outside a Hydra job, and the value; raises ValueError where it must be set."""
     try:
         value = OmegaConf.select(cfg, name, throw_on_missing=True)
+        return True, OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig | ListConfig) else value
     except MissingMandatoryValue:
         raise ValueError(f"{name} has no value, and this choice needs one. Write {name}=PATH") from None
     except OmegaConfBaseException:  # refers to the job, which has not begun
         return False, None
-    return True, OmegaConf.to_container(value, resolve=True) if isinstance(value, DictConfig | ListConfig) else value
 
 
 def _problem(value: Any, schema: Schema) -> tuple[tuple[str | int, ...], Any, Schema] | None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from multicrop.config import PACKAGE
+from multicrop.config.entry_points import component_packages
 from multicrop.files import content_hash
 
-ELSEWHERE = (str(Path(__file__).parent.parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib"))  # the last may hold the others
 PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...))
 
 
@@ -17,7 +19,7 @@ def code_hash(function: Callable[..., Any]) -> str:
 
     Bytecode, unlike source, is what this process runs, even if the file has been edited since it was imported, and every function has it.
     Another version of Python gives another hash. Functions of this package, whose files a bank's identity holds, and of installed libraries
-    are left out.
+    that declare no component are left out.
 
     Args:
         function: A crop function.
@@ -51,7 +53,7 @@ def _parts(value: Any, seen: set[int]) -> Iterator[str]:
 
 def _of_function(function: FunctionType, seen: set[int]) -> Iterator[str]:
     """The code of a function, its defaults, its closure, and what it names among the globals; of a library's wrapper what it wraps."""
-    if function.__code__.co_filename.startswith(ELSEWHERE):
+    if _is_elsewhere(Path(function.__code__.co_filename)):
         if wrapped := getattr(function, "__wrapped__", None):
             yield from _parts(wrapped, seen)
         return
@@ -65,6 +67,14 @@ def _of_function(function: FunctionType, seen: set[int]) -> Iterator[str]:
         if isinstance(named, ModuleType):
             for member in (vars(named).get(name) for name in names):
                 yield from _parts(member, seen) if isinstance(member, FunctionType) else ()
+
+
+def _is_elsewhere(file: Path) -> bool:
+    """Whether a file is one of this package, of Python, or of an installed package that declares no component."""
+    if file.is_relative_to(PACKAGE):
+        return True
+    place = next((place for place in LIBRARIES if file.is_relative_to(place)), None)
+    return place is not None and Path(file.relative_to(place).parts[0]).stem not in component_packages()
 
 
 def _content(cell: Any) -> Any:

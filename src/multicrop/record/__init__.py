@@ -27,6 +27,7 @@ from multicrop.record.predictions import BESIDE, ROWS, Predictions, RecordError
 from multicrop.record.remote import RemotePartFolder, check_free, fetched, parts_at, put_record
 from multicrop.record.scores import MOST_CLASSES, TOP, Scores
 from multicrop.record.sums import Confusion, RowSums, Sums
+from multicrop.record.training_data import training_facts, training_words
 
 __all__ = [
     "ADAPTER",
@@ -69,6 +70,8 @@ __all__ = [
     "read_record",
     "resolved",
     "stored_accuracy",
+    "training_facts",
+    "training_words",
     "write_pointer",
     "write_record",
 ]

@@ -10,11 +10,12 @@ from typing import Any
 
 from hydra.utils import get_object, instantiate
 
-from multicrop.config import CONF, PACKAGE
+from multicrop.config import CONF, PACKAGE, ROOT
+from multicrop.config.entry_points import Component, components
 from multicrop.config.knobs import words_of
 from multicrop.config.options import bases_of, groups_in, option_content, option_files
 
-LABELS = ("Command", "Expected", "Time")  # of lines in the head of a file
+LABELS = ("Command", "Source", "Expected", "Time")  # of lines in the head of a file
 SENTENCE = re.compile(r"(?<=[^A-Z])\.\s+(?=[A-Z0-9])")
 KINDS = {f"{group}s": group for group in sorted(groups_in([CONF]) - {"hydra"})}
 
@@ -45,6 +46,16 @@ class Option:
         return "\n".join(line.removeprefix("#").strip() for line in lines[:end] if not line.startswith("# @package"))
 
     @property
+    def place(self) -> str:
+        """Where the option is: its file, below the repository where it lies there."""
+        return str(self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path)
+
+    @property
+    def package(self) -> str:
+        """The installed package that declares it; empty for a file."""
+        return ""
+
+    @property
     def about(self) -> str:
         """What the head says before its command, in one line."""
         return " ".join(self.head[: _start(self.head, LABELS)].split())
@@ -72,7 +83,9 @@ class Option:
 
     @property
     def source(self) -> str:
-        """Where it comes from: the paper that the docstring names, where a data set is found, the hub id of a model."""
+        """Where it comes from: the paper that head or docstring names, where a data set is found, the hub id of a model."""
+        if text := self._labelled("Source"):
+            return text
         if self.group == "dataset":
             return self.values.get("source") or ("in the package" if ".embedded." in self.target else "")
         if self.group == "model":
@@ -86,11 +99,16 @@ class Option:
         """What it costs, as far as its file says: views per image, passes of training, time of a sweep."""
         if self.group == "crop":
             return f"{(count := views_of(self.values))} view{'s' if count > 1 else ''} per image"
-        if "Time:" in self.head:
-            text = self.head.split("Time:", 1)[1]
-            return " ".join(text[: _start(text, LABELS)].split()).rstrip(".")
+        if text := self._labelled("Time"):
+            return text
         named = {"epochs": "epochs of training", "steps": "steps per image"}
         return ", ".join(f"{self.values[knob]} {words}" for knob, words in named.items() if isinstance(self.values.get(knob), int))
+
+    @property
+    def training(self) -> str:
+        """What a model was trained on, in words; empty where its file states nothing."""
+        stated = (self.values.get("facts") or {}).get("training_data")
+        return f"trained on {', '.join(stated)}" if isinstance(stated, list) else f"training data {stated}" if stated else ""
 
     @property
     def knobs(self) -> list[Knob]:
@@ -99,6 +117,11 @@ class Option:
         shown = {name: value for name, value in self.values.items() if not name.startswith("_") and name != "source"}
         comments = self._comments()
         return [Knob(f"{self.group}.{name}", value, words.get(name, ""), comments.get(name, "")) for name, value in shown.items()]
+
+    def _labelled(self, label: str) -> str:
+        """What the head says behind a label, in one line."""
+        _, mark, text = f"\n{self.head}".partition(f"\n{label}:")
+        return " ".join(text[: _start(text, LABELS)].split()).rstrip(".") if mark else ""
 
     def _comments(self) -> dict[str, str]:
         """The comment behind each entry, also of the options of its group that the file begins from."""
@@ -109,9 +132,41 @@ class Option:
         return found | dict(re.findall(r"^(\w+):[^#\n]*# (.*)$", text, re.MULTILINE))
 
 
+@dataclass(frozen=True)
+class Declared(Option):
+    """An option that an installed package declares as an entry point; its head is the first paragraph of the docstring."""
+
+    component: Component
+
+    @property
+    def place(self) -> str:
+        """The package and the entry point."""
+        return f"{self.package}, {self.component.entry.value}"
+
+    @property
+    def package(self) -> str:
+        """The installed package that declares it."""
+        return self.component.package
+
+    @cached_property
+    def head(self) -> str:
+        """The first paragraph of the docstring."""
+        return self.docstring.split("\n\n", 1)[0]
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The target, its knobs and facts."""
+        return self.component.content
+
+    def _comments(self) -> dict[str, str]:
+        return {}
+
+
 def options_of(group: str, own: Path | None = None) -> list[Option]:
-    """The options of a config group, with those of a configuration folder of the user's own, sorted by name."""
-    return [Option(group, name, path) for name, path in option_files(group, [CONF, *([own] if own else [])]).items()]
+    """The options of a config group, with those of installed packages and of a configuration folder of the user's own, sorted by name."""
+    files = [Option(group, name, path) for name, path in option_files(group, [CONF, *([own] if own else [])]).items()]
+    declared = [Declared(group, name, CONF, component) for name, component in components(group).items()]
+    return sorted([*files, *declared], key=lambda option: option.name)
 
 
 def found(name: str, own: Path | None = None) -> list[Option]:

@@ -17,7 +17,7 @@ from multicrop.data.limit import limited
 from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, check_storage, count_views, local_rank
 from multicrop.files import Identity, content_hash, make_folder
-from multicrop.record import Record, check_free, put_record, write_record
+from multicrop.record import Record, check_free, put_record, training_words, write_record
 from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
 from multicrop.runs.fill import fill_and_verify
@@ -203,5 +203,6 @@ def _show(session: Session, task: BankTask, bank: FeatureBank, outcome: results.
     title = f"{settings.task['name']} on {dataset.name} ({settings['split']}{limit}): {size}, top-1 %"
     labels = terminal.row_labels(settings.choices, task.component, bank.n_views, list(settings.beside))
     terminal.show_run(title, labels, outcome.metrics, outcome.environment, settings.output, outcome.picture)
+    terminal.show_lines(list(filter(None, [training_words(results.data_of(session, bank.images), session.facts.name)])))
     chosen = settings.choices
     terminal.show_published(published_figures(chosen.get("experiment"), chosen.get("dataset", ""), chosen.get("model", "")))

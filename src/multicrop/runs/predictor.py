@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multicrop.adapters.base import Adapter, AnyAdapter
 from multicrop.config import CONF
+from multicrop.config.entry_points import components
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.data.pictures import as_images
 from multicrop.encoder.precisions import DTYPES
@@ -114,7 +115,7 @@ def classifier_settings(
     """
     chosen = [] if config is not None else ["dataset=folder"]
     if model:
-        named = (CONF / "model" / f"{model}.yaml").is_file()
+        named = (CONF / "model" / f"{model}.yaml").is_file() or model in components("model")
         path = Path(model).expanduser()
         chosen += [f"model={model}"] if named else ["model=local", f"model.path={path if path.exists() else model}"]
     chosen += [f"{group}={name}" for group, name in (("crop", crop), ("aggregator", aggregator)) if name]

@@ -9,7 +9,7 @@ from multicrop.compare.statistics import compare
 from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.features import FeatureBank
 from multicrop.files import redacted
-from multicrop.record import PICTURE, Predictions
+from multicrop.record import PICTURE, Predictions, training_facts
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.runs.task import BankTask
@@ -75,9 +75,11 @@ def metrics_of(task: BankTask, bank: FeatureBank, predictions: Predictions, *, s
 
 def data_of(session: Session, images: LabelledImages | StreamedImages) -> dict[str, Any]:
     """What was scored, for those who read the record without the data."""
-    dataset, split = session.dataset, session.settings["split"]
+    dataset, settings = session.dataset, session.settings
+    split, names = settings["split"], [dataset.name, settings.choices.get("dataset", "")]
     facts = {"dataset": dataset.name, "split": split, "fingerprint": images.fingerprint, "class_names": dataset.class_names}
-    return facts if session.settings.limit is None else facts | {"limit": session.settings.limit}
+    facts |= training_facts(settings.config, split=split, names=names)
+    return facts if settings.limit is None else facts | {"limit": settings.limit}
 
 
 def scored_images(session: Session, bank: FeatureBank, task: BankTask) -> ScoredImages:

@@ -65,7 +65,7 @@ class TaskKnobs(TypedDict):
 
 
 class Facts(TypedDict):
-    """What a data set, a model or an aggregator says to other parts of a run."""
+    """What a data set, a model or an aggregator says to other parts of a run, and to its record."""
 
     crop_side: Range
     description_prompt: str | None
@@ -73,6 +73,8 @@ class Facts(TypedDict):
     description_set: str | None
     fusion_weight: Fraction
     beside: list[str]
+    training_data: list[str] | Literal["not published"] | None
+    origin: dict[str, Any]
 
 
 SECTIONS: dict[str, Any] = {

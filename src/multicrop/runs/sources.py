@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra.utils import get_object
 
 from multicrop.config import PACKAGE
+from multicrop.config.entry_points import component_packages
 from multicrop.files import file_hash
 
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
@@ -22,8 +23,8 @@ def sources_of(values: object) -> dict[str, str]:
         values: A node of the configuration; every ``_target_`` below it counts.
 
     Returns:
-        A hash of the file per module: the modules of the targets, and the modules of the user's own that these import. Modules of this
-        package are left out, and so are installed ones that are no target.
+        A hash of the file per module: the modules of the targets, and the modules that these import of the user's own or of installed
+        packages that declare components. Modules of this package are left out, and so are other installed ones that are no target.
     """
     found: dict[str, str] = {}
     for target in _targets(values):
@@ -42,9 +43,10 @@ def _targets(node: object) -> Iterator[str]:
 
 
 def _add(name: str, found: dict[str, str], *, installed: bool = False) -> None:
-    """Add a module, and those that it imports, except this package's and, unless asked for, installed ones."""
+    """Add a module, and those that it imports, except this package's and, unless asked for, installed ones without components."""
     path = _file(name)
-    if name in found or path is None or (not installed and any(path.is_relative_to(place) for place in INSTALLED)):
+    own = installed or name.partition(".")[0] in component_packages()
+    if name in found or path is None or (not own and any(path.is_relative_to(place) for place in INSTALLED)):
         return
     found[name] = file_hash(path)
     if path.suffix == ".py":

@@ -78,7 +78,8 @@ def show_published(figures: Sequence[Figure]) -> None:
 
 def show_lines(lines: Sequence[str]) -> None:
     """Print lines as they are."""
-    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+    if lines:
+        console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
 def show_encoded(name: str, images: int, views: int, crops_per_second: float | None) -> None:

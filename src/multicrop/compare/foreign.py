@@ -1,0 +1,175 @@
+"""Results that others exported (`multicrop export`) as records, which `compare` and `report` read beside one's own and mark as imported."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multicrop.compare.collect import collect
+from multicrop.compare.export import GROUPS, MEASURED, image_lines, names_of, run_lines
+from multicrop.compare.foreign_files import read_lines
+from multicrop.compare.run import SEEDS
+from multicrop.files import make_folder
+from multicrop.record import ROWS, Predictions, write_record
+
+UNKNOWN = "unknown"
+TOLERANCE = 1e-6  # of accuracies, which files write as decimals
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """One run of somebody else.
+
+    Attributes:
+        name: What names it among the runs of its source.
+        by: Who ran it.
+        source: The file or folder that was imported.
+        lines: One line per row, as `export.run_lines` makes them.
+        images: One line per row and image, as `export.image_lines` makes them.
+    """
+
+    name: str
+    by: str
+    source: str
+    lines: Sequence[Mapping[str, Any]]
+    images: Sequence[Mapping[str, Any]]
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """A line with what all rows share."""
+        return self.lines[0]
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The class names in the order of the labels; sorted where the export has no numbers of classes."""
+        pairs = {(one[f"{kind}_number"], one[kind]) for one in self.images for kind in ("label", "prediction")}
+        if any(number is None for number, _ in pairs):
+            return sorted({name for _, name in pairs})
+        known = dict(pairs)
+        count = max(self.first.get("classes") or 0, 1 + max(known))
+        return [known.get(number, f"class {number}") for number in range(count)]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The predictions of the rows that every record has.
+
+        Raises:
+            ValueError: If a row is missing, rows have other images, or the accuracy of a row is not what its line states.
+        """
+        places = {name: number for number, name in enumerate(self.class_names)}
+        by_row = {row: {one["image_id"]: one for one in self.images if one["row"] == row} for row in ROWS}
+        reference = by_row["final"]
+        if wrong := [row for row, found in by_row.items() if not found or found.keys() != reference.keys()]:
+            raise ValueError(f"{self.source}: the run {self.name} lacks images of the rows {', '.join(wrong)}; export it again")
+        ids = list(reference)
+        number = {row: np.array([places[found[name]["prediction"]] for name in ids]) for row, found in by_row.items()}
+        label = np.array([places[reference[name]["label"]] for name in ids])
+        facts = {kind: [reference[name].get(kind) or "" for name in ids] for kind in ("domain", "cluster")}
+        ranked = [row for row, found in by_row.items() if all(one.get("rank") is not None for one in found.values())]
+        ranks = {row: np.array([by_row[row][name]["rank"] for name in ids]) for row in ranked}
+        made = Predictions(ids, label, number, facts["domain"], facts["cluster"] if any(facts["cluster"]) else (), ranks)
+        self._check(made)
+        return made
+
+    def _check(self, made: Predictions) -> None:
+        for row, numbers in self._rows.items():
+            if abs(numbers["accuracy"] - made.accuracy(row)) > TOLERANCE:
+                raise ValueError(
+                    f"{self.source}: the run {self.name} states an accuracy of {numbers['accuracy']:.4f} in the row {row}, and its images "
+                    f"give {made.accuracy(row):.4f}; the files were changed or are of two exports"
+                )
+
+    @property
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        return {line["row"]: {name: line.get(name) for name in MEASURED} for line in self.lines if line["row"] in ROWS}
+
+    def write(self, folder: Path) -> Path:
+        """Write the run as a record below a folder; returns the folder of the record."""
+        first, scored = self.first, self.predictions
+        place = folder / _plain(self.by) / "/".join(map(_plain, self.name.split("/")))
+        make_folder(place, "-o")
+        marked = {"by": self.by, "configuration": first.get("configuration")}
+        views = max(int(numbers["views"] or 1) for numbers in self._rows.values())
+        metrics = {"rows": self._rows, "images": len(scored), "views_per_image": views}
+        data = {name: first.get(name) for name in ("dataset", "split", "fingerprint", "limit")}
+        write_record(
+            place,
+            config=self._config | {"imported": marked},
+            metrics=metrics | {"protocol": json.loads(first.get("protocol_version") or "{}")},
+            predictions=scored,
+            environment={
+                "choices": self._choices,
+                "argv": str(first.get("command") or "").split(),
+                "git_revision": first.get("git_revision"),
+                "imported": marked | {"from": self.source, "identity": first.get("identity")},
+            },
+            data=data | {"class_names": self.class_names} | _training(first),
+        )
+        return place
+
+    @property
+    def _choices(self) -> dict[str, str]:
+        named = {"dataset": self.first.get("dataset_option"), "model": self.first.get("model_option")}
+        return {group: str(option) for group, option in {**{g: self.first.get(g) for g in GROUPS}, **named}.items() if option}
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        """What the export says of the configuration: options, seeds, split."""
+        config: dict[str, Any] = {group: {"option": option} for group, option in self._choices.items()}
+        config |= {name: self.first.get(name) for name in ("split", "limit")}
+        config["task"] = {"name": self.first["task"]}
+        for name in SEEDS:
+            *group, knob = name.split(".")
+            if (seed := self.first.get(name)) is not None:
+                (config.setdefault(group[0], {}) if group else config)[knob] = seed
+        return config
+
+
+def import_runs(place: Path, folder: Path, *, by: str | None = None) -> list[Path]:
+    """Write the runs of somebody else as records.
+
+    Args:
+        place: A file or folder that ``multicrop export`` wrote in any of its formats, or a folder of records.
+        folder: The folder to write to; each run has a folder below that of who ran it.
+        by: Who ran them; None: who the export names.
+
+    Returns:
+        The folders of the records.
+
+    Raises:
+        ValueError: If there is no such file, it is no export, or a run in it is incomplete.
+    """
+    found = list(_runs(place))
+    for one in found:  # before one is written
+        _ = one.predictions
+    return [replace(one, by=by or one.by).write(folder) for one in found]
+
+
+def _runs(place: Path) -> Iterable[Foreign]:
+    if not place.exists():
+        raise ValueError(f"{place} does not exist; pass a file or folder that multicrop export wrote, or a folder of records")
+    read = read_lines(place)
+    if read is None:
+        runs, _ = collect([place])
+        for run, name in zip(runs, names_of(runs), strict=True):
+            yield Foreign(name, run.imported.get("by", UNKNOWN), str(place), run_lines(run, name), list(image_lines(run, name)))
+        return
+    for name in dict.fromkeys(line["run"] for line in read.runs):
+        lines = [line for line in read.runs if line["run"] == name]
+        yield Foreign(name, lines[0].get("by") or UNKNOWN, str(place), lines, [one for one in read.images if one["run"] == name])
+
+
+def _training(line: Mapping[str, Any]) -> dict[str, Any]:
+    stated, seen = line.get("training_data"), line.get("seen_in_training")
+    named = stated.split(", ") if isinstance(stated, str) and stated != "not published" else stated
+    return {"training_data": named, "seen": seen.split(", ") if seen else []}
+
+
+def _plain(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^\w.=,+-]+", "_", name).strip(".") or UNKNOWN
