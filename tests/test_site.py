@@ -26,7 +26,7 @@ def text_of(source):
 def test_the_menu_has_every_page_once():
     listed = re.findall(r"^ +- .*: (\S+\.md)$", text_of("mkdocs.yml"), re.MULTILINE)
     reference = [f"reference/{kind}.md" for kind in site.CATALOGUE]
-    assert sorted(listed) == sorted([*map(site.site_place, SOURCES), *reference])
+    assert sorted(listed) == sorted([*map(site.site_place, SOURCES), *site.NOTEBOOKS.values(), *reference])
 
 
 @pytest.mark.parametrize("source", SOURCES)

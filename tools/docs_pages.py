@@ -1,5 +1,6 @@
 """A hook of mkdocs: the README and the studies as pages, pages of all options made from conf/ and docstrings, and links between them."""
 
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 PAGES |= {
     f"experiments/{path.parent.name}/README.md": f"studies/{path.parent.name}.md" for path in sorted(ROOT.glob("experiments/*/README.md"))
 }
+NOTEBOOKS = {"docs/notebook.ipynb": "notebook.md"}
 ASSETS = (".png", ".csv", ".html")  # beside the studies
 CATALOGUE = {
     "crops": "Crop policies",
@@ -40,6 +42,9 @@ def on_files(files: Any, config: Any) -> Any:
 
     for source, place in PAGES.items():
         files.append(File.generated(config, place, content=(ROOT / source).read_text(encoding="utf-8")))
+    for source, place in NOTEBOOKS.items():
+        files.remove(files.get_file_from_path(source.removeprefix("docs/")))
+        files.append(File.generated(config, place, content=notebook_page(ROOT / source)))
     for kind, title in CATALOGUE.items():
         files.append(File.generated(config, f"reference/{kind}.md", content=catalogue_page(kind, title)))
     for path in linked_files():
@@ -106,6 +111,17 @@ def linked_files() -> list[str]:
             targets = [_resolved(link[3], source)[0] for link in LINK.finditer(part)] if prose else []
             found |= dict.fromkeys(path for path in targets if path and (place := site_place(path)) and not place.endswith(".md"))
     return list(found)
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook as a page: its texts, its code, and what the code printed."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        if printed := "".join(text for output in cell.get("outputs", []) for text in output["text"]).rstrip():
+            parts.append(f"```text\n{printed}\n```")
+    return "\n\n".join([*parts, ""])
 
 
 def _resolved(target: str, source: str) -> tuple[str | None, str]:
