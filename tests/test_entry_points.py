@@ -46,6 +46,7 @@ def site(tmp_path, monkeypatch):
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit of the same second and length would not be read
     monkeypatch.setattr(code, "LIBRARIES", (folder, *code.LIBRARIES))
     monkeypatch.setattr(sources, "INSTALLED", (folder, *sources.INSTALLED))
     before = set(sys.modules)

@@ -98,7 +98,11 @@ def test_every_adapter_and_method_runs_on_them_or_says_what_it_lacks(kind, scene
     session = session_of(*scenes[1])
     for option in options(kind):
         make = instantiate(without(composed(f"{kind}={option}")[kind], "search"))
-        if "encoder" not in inspect.signature(make).parameters:
+        needed = inspect.signature(make).parameters
+        if "projection" in needed:
+            with refused("adapter=prolip", "outside"):
+                session.inject(make)
+        elif "encoder" not in needed:
             assert session.inject(make) is not None
         elif make.func is ClipLora:
             with refused("adapter=clip_lora", "not here"):

@@ -237,7 +237,9 @@ def test_validation_images_do_not_train(option, problem):
     fitted = []
     for validation in (problem.validation, problem.support):
         knobs = composed(f"adapter={option}").adapter
-        adapter = instantiate(knobs, **{"epochs" if "epochs" in knobs else "steps": 3})(score=problem.score)
+        make = instantiate(knobs, **{"epochs" if "epochs" in knobs else "steps": 3})
+        projection = {"projection": torch.eye(problem.support.views.shape[-1])} if make.func.reads_unprojected else {}
+        adapter = make(score=problem.score, **projection)
         adapter.fit(problem.support, validation)
         fitted.append(adapter)
     assert same(*fitted)

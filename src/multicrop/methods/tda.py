@@ -120,7 +120,7 @@ class Tda(Method):
             for sign in ("positive", "negative")
         )
         nats, masks, confident = entropy(seen.probability), [], []
-        shares = (nats / math.log(max(2, logits.shape[1]))).tolist()
+        shares = (nats.double() / math.log(max(2, logits.shape[1]))).tolist()
         for image, label in enumerate(seen.logits.argmax(1).tolist()):
             positive.insert(image, label, nats[image])
             bounds = self.negative["entropy_low"], self.negative["entropy_high"]
