@@ -1,9 +1,12 @@
-"""What test labels would have chosen, and what each criterion without labels chooses: python experiments/choose/oracle.py OVERRIDE ...
+"""What test labels would have chosen, and what each criterion without labels chooses.
+
+Command: python experiments/choose/oracle.py [--output FILE] OVERRIDE ...
 
 Scores all settings of task=choose on the test images of one stream, such as `dataset=scenes corruption=common corruption.kind=fog`, and
-writes the stream's lines of oracle.csv. The oracle reads the labels that it is scored on: it is a bound, not a method.
+writes the stream's lines of oracle.csv, or FILE. The oracle reads the labels that it is scored on: it is a bound, not a method.
 """
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -42,18 +45,21 @@ def lines_of(stream: str, scored: Scored, gate: float) -> list[list[object]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    knobs, overrides = parser.parse_known_args()
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", ["task=choose", "task.labels=none", "logger=none", *sys.argv[1:]])
+        cfg = compose("config", ["task=choose", "task.labels=none", "logger=none", *overrides])
     settings = settings_of(cfg)
     session = Session(settings, SweepCache())
     (images,) = choose.images_to_choose_on(session, **settings.task_knobs)
     lines = lines_of(stream_of(session.dataset.name, settings.config), choose.search(session, images, Budget()), settings.task["gate"])
     kept: list[list[str]] = []
-    if OUTPUT.is_file():
-        with OUTPUT.open(newline="", encoding="utf-8") as file:
+    if knobs.output.is_file():
+        with knobs.output.open(newline="", encoding="utf-8") as file:
             kept = [row for row in list(csv.reader(file))[1:] if row[0] != lines[0][0]]
-    write_csv(OUTPUT, HEADER, sorted([*kept, *lines], key=lambda row: row[0]))
+    write_csv(knobs.output, HEADER, sorted([*kept, *lines], key=lambda row: row[0]))
     print(markdown(HEADER, lines))
 
 

@@ -1,4 +1,4 @@
-"""The table of the study from its records: python experiments/choose/tables.py [FOLDER]. Writes results.csv and prints it."""
+"""The table of the study from its records: python experiments/choose/tables.py [FOLDER [FILE]]. Writes FILE (results.csv), prints it."""
 
 import sys
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "outputs" / "choose"
     newest = {(line[0], line[1]): line for line in (line_of(run) for run in read_runs(folder) if "choice" in run.metrics)}
     lines = [newest[key] for key in sorted(newest)]
-    write_csv(OUTPUT, HEADER, lines)
+    write_csv(Path(sys.argv[2]) if len(sys.argv) > 2 else OUTPUT, HEADER, lines)
     print(markdown(HEADER, lines))
 
 
