@@ -256,6 +256,18 @@ def test_the_choice_pools_data_seeds_and_reads_validation_images_alone(tmp_path)
         choose.table(study.read_runs(tmp_path))
 
 
+def test_a_choice_is_over_the_drawings_of_all_vendors_that_were_left_out_in_turn(tmp_path):
+    for number, (vendor, side, right) in enumerate([("noto", 0.5, 1), ("twemoji", 0.5, 1), ("noto", 0.7, 1), ("twemoji", 0.7, 0)]):
+        data = {"leave_out": vendor, "facts": {"description_prompt": "{description}"}}
+        config = {"crop": {"min_side": side, "max_side": 0.9}, "task": {"name": "zero_shot"}, "crop_seed": 0}
+        ids = [f"{vendor}/{name}" for name in "abcd"]
+        folder = tmp_path / str(number)
+        record(folder, right=[1, right, 0, 0], base=[1, 0, 0, 0], ids=ids, split="validation", dataset_config=data, **config)
+    half, most = choose.table(study.read_runs(tmp_path), choose.CHOICES["emoji_facts"])
+    assert half[:5] == [0.5, 0.9, "{description}", "50.00", "25.00"] and half[7:] == [8, "", "yes"]
+    assert most[:5] == [0.7, 0.9, "{description}", "37.50", "12.50"] and most[7:] == [8, "", ""]
+
+
 def test_the_committed_choice_is_what_the_preset_says():
     rows = [line.split(",") for line in (ROOT / "experiments/diagnosis/choice.csv").read_text().splitlines()]
     (chosen,) = [dict(zip(rows[0], row, strict=True)) for row in rows[1:] if row[-1] == "yes"]
