@@ -263,6 +263,12 @@ class TestTables:
         row = table.rows[-1]
         assert row["average"] == pytest.approx((row["park"] + row["sea"]) / 2) and row["zoo"] > 0.8
 
+    def test_vendors_are_all_targets(self, tmp_path):
+        (table,) = protocol_tables([few(tmp_path, 0.5, dataset="park"), few(tmp_path, 0.7, dataset="sea")], "vendors")
+        assert list(table.columns)[1:4] == ["park", "sea", "average"] and table.title == "vendors, top-1 %"
+        row = table.rows[-1]
+        assert row["average"] == pytest.approx((row["park"] + row["sea"]) / 2)
+
     def test_a_missing_half_leaves_its_cells_empty(self, tmp_path):
         (table,) = protocol_tables([few(tmp_path, 0.9, classes="base")], "base_to_new")
         assert table.rows[-1]["new"] is table.rows[-1]["harmonic"] is None and table.cells()[-1][2:4] == ["", ""]

@@ -80,7 +80,8 @@ def protocol_tables(runs: Sequence[Run], protocol: str) -> list[Table]:
     if protocol == "all_shots":
         own = [run for run in few_shot if run.config.get("classes", "all") == "all" and run.shots]
         return _split_tables(_scores(own, protocol, lambda run: str(run.shots)), _curves)
-    return [_transfer(_scores(few_shot, protocol, lambda _: "accuracy"), _sources(few_shot), protocol)]
+    sources = [] if protocol == "vendors" else _sources(few_shot)  # which learn from the training vendors in each column
+    return [_transfer(_scores(few_shot, protocol, lambda _: "accuracy"), sources, protocol)]
 
 
 def harmonic(base: float | None, new: float | None) -> float | None:
@@ -169,8 +170,8 @@ def _transfer(scores: Scores, sources: Sequence[str], protocol: str) -> Table:
         average = scores.average(method, "accuracy", targets) if targets else None
         rows.append({**_row(scores, method, "all", scores.data), **each, "average": average})
     heads = {**{f"{name} (source)": _percent(name) for name in first}, **{name: _percent(name) for name in targets}}
-    title = f"{protocol.replace('_', ' ')} from {', '.join(sources)}, top-1 %"
-    columns = {**_first(), **heads, "average of targets": _percent("average"), **_last()}
+    title = f"{protocol.replace('_', ' ')}{' from ' if sources else ''}{', '.join(sources)}, top-1 %"
+    columns = {**_first(), **heads, "average of targets" if sources else "average": _percent("average"), **_last()}
     return Table(title, protocol, columns, rows, notes=_notes(rows))
 
 
