@@ -28,6 +28,11 @@ def data_of(run: Run) -> str:
     return f"{dataset_of(run)}, {' and '.join(RANGES[vendor] for vendor in vendors)}"
 
 
+def distance(data: str) -> tuple[bool, ...]:
+    """Sorts the names of `data_of`: scenes first, near before far."""
+    return not data.startswith("scenes"), *(name not in data for name in RANGES.values())
+
+
 def read_runs(folder: Path) -> list[Run]:
     """Every finished run below the folder, oldest first; raises SystemExit when there is none."""
     found = [read_run(path.parent) for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)]

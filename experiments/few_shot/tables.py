@@ -19,7 +19,7 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import RANGES, Dots, accuracy, clusters_of, data_of, dot_plot, markdown, numbers, read_runs, write_csv
+from experiments.study import Dots, accuracy, clusters_of, data_of, distance, dot_plot, markdown, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 HOST_OF = {
@@ -111,7 +111,7 @@ def draw(results: dict[Cell, list[str]], path: Path) -> None:
     for dataset, _, _, number in results:
         cells[number] |= {dataset} if number else set()
     shots = max(cells, key=lambda number: (len(cells[number]), number))
-    panels = {dataset: _adapters(results, dataset, shots) for dataset in sorted(cells[shots], key=_distance)}
+    panels = {dataset: _adapters(results, dataset, shots) for dataset in sorted(cells[shots], key=distance)}
     height = 0.42 * max(map(len, panels.values())) + 1.4
     figure = Figure(figsize=(6 * len(panels), height), layout="constrained")
     for axis, (dataset, adapters) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
@@ -121,11 +121,6 @@ def draw(results: dict[Cell, list[str]], path: Path) -> None:
     note = "dashed: the host without an adapter"
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, title=note, title_fontsize=9)
     save_figure(figure, path, dpi=130)
-
-
-def _distance(dataset: str) -> tuple:
-    """Scenes first, near before far."""
-    return not dataset.startswith("scenes"), *(name not in dataset for name in RANGES.values())
 
 
 def _adapters(results: dict[Cell, list[str]], dataset: str, shots: int) -> list[str]:

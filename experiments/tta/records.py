@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from experiments.study import RANGES, data_of
+from experiments.study import data_of, distance
 
 from multicrop.compare.run import read_run
 from multicrop.compare.statistics import Comparison, compare_runs
@@ -35,8 +35,14 @@ class Cell(NamedTuple):
 
     @property
     def place(self) -> tuple:
-        data = not self.data.startswith("scenes"), *(name not in self.data for name in RANGES.values())
-        return *data, self.order != "shuffled", self.order, self.shift, list(SETTINGS).index(self.setting), HOSTS.index(self.method)
+        return (
+            *distance(self.data),
+            self.order != "shuffled",
+            self.order,
+            self.shift,
+            list(SETTINGS).index(self.setting),
+            HOSTS.index(self.method),
+        )
 
     @property
     def stream(self) -> str:

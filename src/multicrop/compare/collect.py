@@ -1,11 +1,11 @@
 """Find records below folders, with the reason for each folder whose record cannot be read."""
 
 import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from multicrop.compare.run import Run, read_run
+from multicrop.config import local_folder
 from multicrop.files import is_url
 from multicrop.record import CONFIG, ENVIRONMENT, FAILURE, METRICS, POINTER, RecordError, fetched
 
@@ -15,7 +15,7 @@ def collect(places: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
 
     Args:
         places: Folders of records or of sweeps, globs of such folders, or addresses in object storage, whose records are copied into the
-            folder MULTICROP_LOCAL (default: ``.cache/local``).
+            folder ``paths.local`` (MULTICROP_LOCAL).
 
     Returns:
         The runs, and one message per folder whose record cannot be read.
@@ -48,7 +48,7 @@ def _matches(place: Path) -> list[Path]:
 
 def _folders(place: str) -> list[Path]:
     """The folders at or below a place that have a record, or the files of an unfinished one."""
-    matched = [fetched(place, Path(os.environ.get("MULTICROP_LOCAL", ".cache/local")))] if is_url(place) else _matches(Path(place))
+    matched = [fetched(place, local_folder())] if is_url(place) else _matches(Path(place))
     if not matched or not all(path.exists() for path in matched):
         raise ValueError(f"{place} does not exist; pass folders of records, globs of them, or the folder of a sweep")
     found: list[Path] = []

@@ -32,6 +32,11 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("in_sweep", lambda yes, no: yes if in_sweep() else no, replace=True)
 
 
+def local_folder() -> Path:
+    """The folder of local copies, ``paths.local``, where no run is configured."""
+    return Path(OmegaConf.load(CONF / "config.yaml").paths.local)
+
+
 def on_disk(place: str, local: str) -> str:
     """The folder in which runs write their records.
 

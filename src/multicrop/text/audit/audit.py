@@ -95,9 +95,9 @@ def class_defects(key: str, phrases: list[str]) -> Iterator[Finding]:
             yield Finding(key, phrase, "duplicate" if exact else "near_duplicate", earlier[0])
 
 
-def phrase_defects(phrase: str, name: str) -> Iterator[tuple[str, str]]:
-    """The (defect, detail) of one phrase of the class called `name`."""
-    if len(words(phrase)) not in WORDS:
+def phrase_defects(phrase: str, name: str, length: range = WORDS) -> Iterator[tuple[str, str]]:
+    """The (defect, detail) of one text of the class called `name`, which should have so many words."""
+    if len(words(phrase)) not in length:
         yield "length", f"{len(words(phrase))} words"
     yield from name_defects(phrase, name)
     for defect, pattern in (("negation", NEGATION), ("banned", BANNED), ("privative", PRIVATIVE)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from multicrop.text.audit.audit import BANNED, NEGATION, PRIVATIVE, Finding, name_defects, shared, words
+from multicrop.text.audit.audit import Finding, phrase_defects, shared
 from multicrop.text.descriptions import DescriptionSet
 
 TEXTS = range(1, 3)  # per class
@@ -23,16 +23,6 @@ def global_defects(source: DescriptionSet) -> Iterator[Finding]:
         if len(texts) not in TEXTS:
             yield Finding(key, "", "count", f"{len(texts)} global texts")
         for text in texts:
-            yield from (Finding(key, text, *defect) for defect in _text_defects(text, source.classes[key]))
+            yield from (Finding(key, text, *defect) for defect in phrase_defects(text, source.classes[key], WORDS))
     for uses in shared(DescriptionSet(source.name, source.classes, source.global_texts), str.casefold):
         yield from (Finding(key, text, "duplicate", f"in {len(uses)} classes") for key, text in uses)
-
-
-def _text_defects(text: str, name: str) -> Iterator[tuple[str, str]]:
-    """The (defect, detail) of one global text of the class called `name`."""
-    if len(words(text)) not in WORDS:
-        yield "length", f"{len(words(text))} words"
-    yield from name_defects(text, name)
-    for defect, pattern in (("negation", NEGATION), ("banned", BANNED), ("privative", PRIVATIVE)):
-        if found := pattern.search(text.lower()):
-            yield defect, found.group()
