@@ -1,7 +1,7 @@
 """The gate against harm: its threshold chosen on validation streams, and tested on streams that took no part.
 
-    python experiments/choose/gate.py measure DATASET VENDOR KIND SEVERITY [FOLDER]    # one stream: logits and entropies, into FOLDER
-    python experiments/choose/gate.py table [FOLDER]                                  # writes gate.csv and prints it
+    python experiments/choose/gate.py measure DATASET VENDOR KIND SEVERITY FOLDER [OVERRIDE ...]   # one stream: logits and entropies
+    python experiments/choose/gate.py table FOLDER [FILE]                                         # writes FILE (gate.csv) and prints it
 
 VENDOR is a held-out vendor, or `validation` for validation (scenes) and training images (emoji); KIND is a corruption or `none`.
 """
@@ -27,7 +27,7 @@ ROOT, OUTPUT = Path(__file__).parents[2], Path(__file__).parent / "gate.csv"
 sys.path.insert(0, str(ROOT))  # for experiments/study.py
 from experiments.study import POINTS, markdown, numbers, write_csv
 
-FOLDER, VALIDATION = ROOT / "outputs" / "choose_gate", "validation"
+VALIDATION = "validation"
 CHOSEN_ON = ("none", "shot_noise", "contrast")  # corruptions of the validation streams, severity 3
 THRESHOLDS, WIDTHS = np.round(np.arange(-0.5, 1.51, 0.05), 2), (0.02, 0.1, 0.3)  # nats
 WEIGHT = 0.75  # of the local logits where the gate is open, that of aggregator=gated
@@ -59,12 +59,13 @@ class Stream:
         return self.correct(WEIGHT * float(self.gap.mean() <= threshold))
 
 
-def measure(dataset: str, vendor: str, kind: str, severity: str, folder: Path) -> None:
-    """Encode one stream with 16 crops of the data set's sides, and save what the gate reads."""
+def measure(dataset: str, vendor: str, kind: str, severity: str, folder: Path, *more: str) -> None:
+    """Encode one stream with 16 crops of the data set's sides, and save what the gate reads; more: overrides, such as another model."""
     own = {"scenes": f"dataset.vendor={vendor}", "emoji": f"dataset.vendors=[{vendor}]"}[dataset]
-    overrides = ["task=choose", "model=tiny_plain", "logger=none", "aggregator=dnd", "aggregator.view_set=all", f"dataset={dataset}"]
+    overrides = ["task=choose", "logger=none", "aggregator=dnd", "aggregator.view_set=all", f"dataset={dataset}"]
     overrides += [own] if vendor != VALIDATION else []
     overrides += ["corruption=common", f"corruption.kind={kind}", f"corruption.severity={severity}"] if kind != "none" else []
+    overrides += more
     register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         session = Session(settings_of(compose("config", overrides)))
@@ -131,22 +132,24 @@ def condensed(rows: list[list[object]]) -> str:
     return markdown(["stream", "gap, nats", "global view", *rules], lines.values())
 
 
-def table(folder: Path) -> None:
-    """Choose on the validation streams, write gate.csv and print it."""
+def table(folder: Path, output: Path) -> None:
+    """Choose on the validation streams, write the lines of all streams and print them."""
     streams = read(folder)
     image, threshold = chosen([s for s in streams if VALIDATION in s.name])
     print(f"per image: threshold {image[0]:.2f}, width {image[1]:.2f} nats; per stream: threshold {threshold:.2f} nats")
     rows = [line for stream in sorted(streams, key=lambda s: VALIDATION not in s.name) for line in lines_of(stream, image, threshold)]
-    write_csv(OUTPUT, HEADER, rows)
+    write_csv(output, HEADER, rows)
     print(condensed(rows))
 
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["measure", dataset, vendor, kind, severity, *rest]:
-            measure(dataset, vendor, kind, severity, Path(rest[0]) if rest else FOLDER)
-        case ["table", *rest]:
-            table(Path(rest[0]) if rest else FOLDER)
+        case ["measure", dataset, vendor, kind, severity, folder, *more]:
+            measure(dataset, vendor, kind, severity, Path(folder), *more)
+        case ["table", folder]:
+            table(Path(folder), OUTPUT)
+        case ["table", folder, output]:
+            table(Path(folder), Path(output))
         case _:
             sys.exit(__doc__)
 
