@@ -173,7 +173,7 @@ class TestEmbedded:
         assert whole.of_scene(concepts) == "cartoons: black nose and brown stem"
 
 
-SETS_WITHOUT = {"places365", "sun397"}
+SETS_WITHOUT = {"sun397"}
 SOUND = "a small bird on a low branch, seen from the side"
 
 
