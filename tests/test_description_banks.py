@@ -51,6 +51,16 @@ def test_a_part_of_another_name_is_no_other_class():
     assert texts.rivals(bank(["fins"], ["bass of the sea"], ["back"])) == 1
 
 
+def test_a_row_of_global_texts_counts_words_tokens_other_classes_and_errors(monkeypatch):
+    rows = {
+        "a": ["a long silver swimmer beside two lemons on white ice"],
+        "b": ["a round yellow fruit seen close from the side"],
+        "c": ["a trout with dark spots held above a small stream"],
+    }
+    monkeypatch.setattr(texts, "clip_tokens", lambda name, prompts: max(len(prompt.split()) for prompt in prompts))
+    assert texts.global_row(DescriptionSet("mini", NAMES, {}, rows)) == "| mini | 3 | 9 / 10 / 10 | 12 | 1 | 1 |"
+
+
 def test_history_speaks_of_packaged_sets_and_no_more_classes_than_they_have():
     assert set(texts.BEFORE) <= set(available())
     assert all(changed <= len(load_description_set(name).classes) for name, (changed, *_) in texts.BEFORE.items())

@@ -18,7 +18,7 @@ from multicrop.files import save_figure, write_text
 from multicrop.text.descriptions import DescriptionSet, available, load_description_set
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
-from experiments.descriptions.texts import BEFORE, CLOSE, closeness_row, history_row, name_row, text_row
+from experiments.descriptions.texts import BEFORE, CLOSE, closeness_row, global_row, history_row, name_row, text_row
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 NEIGHBOURS = 5
@@ -159,6 +159,7 @@ def tables(banks: list[DescriptionSet], features: dict[str, Tensor], *scores: di
     plain, centred = scores
     return {
         "texts": "\n".join(text_row(bank) for bank in banks),
+        "global_texts": "\n".join(global_row(bank) for bank in banks if bank.global_texts),
         "names": "\n".join(name_row(bank) for bank in banks),
         "closeness": "\n".join(closeness_row(bank, features) for bank in banks),
         "history": "\n".join(

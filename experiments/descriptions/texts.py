@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multicrop.text.audit.audit import audit, bag, content_words, shared, stem, tokens, words
+from multicrop.text.audit.whole import global_defects
 from multicrop.text.descriptions import DescriptionSet
 from multicrop.text.joins import joined
 
@@ -44,8 +45,18 @@ def text_row(bank: DescriptionSet) -> str:
     per_class = f"{min(sizes)} / {median(sizes):g} / {max(sizes)}"
     longest = max(len(words(phrase)) for phrase in phrases)
     return row(
-        bank.name, len(bank.classes), len(phrases), per_class, len(exact), len(near), within, f"{unique:.1%}", longest, clip_tokens(bank)
+        bank.name, len(bank.classes), len(phrases), per_class, len(exact), len(near), within, f"{unique:.1%}", longest, local_tokens(bank)
     )
+
+
+def global_row(bank: DescriptionSet) -> str:
+    """A row of the table of global texts: how many, how long, and how many hold the name of another class."""
+    texts = [text for written in bank.global_texts.values() for text in written]
+    sizes = [len(words(text)) for text in texts]
+    prompts = [f"{spoken(bank, key)}, {text}" for key, written in bank.global_texts.items() for text in written]
+    other = rivals(DescriptionSet(bank.name, bank.classes, bank.global_texts))
+    errors = sum(finding.severity == "error" for finding in global_defects(bank))
+    return row(bank.name, len(texts), f"{min(sizes)} / {median(sizes):g} / {max(sizes)}", clip_tokens(bank.name, prompts), other, errors)
 
 
 def name_row(bank: DescriptionSet) -> str:
@@ -121,19 +132,24 @@ def rivals(bank: DescriptionSet) -> int:
     return found
 
 
-def clip_tokens(bank: DescriptionSet) -> int:
-    """The longest "a photo of a LABEL, which has PHRASE." in the tokens of CLIP's own vocabulary, start and end included."""
+def local_tokens(bank: DescriptionSet) -> int:
+    """The longest "a photo of a LABEL, which has PHRASE." of the set."""
+    rows = bank.descriptions.items()
+    return clip_tokens(bank.name, [f"a photo of a {joined(spoken(bank, key), phrase)}." for key, texts in rows for phrase in texts])
+
+
+def spoken(bank: DescriptionSet, key: str) -> str:
+    return bank.classes[key].replace("_", " ")
+
+
+def clip_tokens(name: str, prompts: list[str]) -> int:
+    """The length of the longest prompt of a set in the tokens of CLIP's own vocabulary, start and end included."""
     from instant_clip_tokenizer import Tokenizer
 
     encode = Tokenizer().encode
-    prompts = (
-        f"a photo of a {joined(bank.classes[key].replace('_', ' '), phrase)}."
-        for key, texts in bank.descriptions.items()
-        for phrase in texts
-    )
     longest = max(len(encode(prompt)) for prompt in prompts) + 2
     if longest > CONTEXT:
-        raise ValueError(f"expected prompts of at most {CONTEXT} tokens in {bank.name}, got {longest}; shorten its phrases")
+        raise ValueError(f"expected prompts of at most {CONTEXT} tokens in {name}, got {longest}; shorten its texts")
     return longest
 
 
