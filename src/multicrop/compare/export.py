@@ -17,7 +17,7 @@ from multicrop.compare.run import SEEDS, Run
 from multicrop.files import atomic, content_hash, make_folder, write_text
 
 GROUPS = ("task", "crop", "aggregator", "adapter", "method", "prompt", "corruption", "experiment")
-MEASURED = ("accuracy", "top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters")
+MEASURED = ("accuracy", "top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters", "test")
 RUNS, IMAGES = "runs", "images"
 CARD = f"""---
 configs:
