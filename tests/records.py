@@ -55,6 +55,7 @@ def write(
     facts=None,
     parts=None,
     ranks=False,
+    beside=(),
 ) -> Path:
     """One record; the global view's predictions depend on the images alone, the final ones on `draw`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +63,7 @@ def write(
     rng = np.random.default_rng(10_000 + draw)
     rows = {row: predicted(labels, base, np.random.default_rng(5), len(names)) for row in ("global", "crops_mean")}
     rows["final"] = rows["aggregated"] = predicted(labels, accuracy, rng, len(names))
+    rows |= {f"beside/{name}": predicted(labels, 0.65, np.random.default_rng(number), len(names)) for number, name in enumerate(beside)}
     order = np.random.default_rng(draw).permutation(images)  # streams come in any order
     own = [domains[i % len(domains)] for i in order]
     ids, shared = [f"image-{i:05d}" for i in order], [clusters[i] for i in order if clusters]
@@ -76,6 +78,7 @@ def write(
     config = {"seed": seed, "split": split, "task": {"name": task, **(knobs or {})}, "crop": {"_target_": f"x.{crop}"}}
     config |= {} if data_seed is None else {"dataset": {"dataset_seed": data_seed}}
     config["aggregator"] = {"_target_": f"x.{aggregator}"}
+    config["task"] |= {"beside": {name: {"_target_": f"x.{name}"} for name in beside}} if beside else {}
     write_record(
         folder,
         config=config,

@@ -1,4 +1,4 @@
-"""The first second of the command line, versions and help without heavy imports, and the README's Python as it is printed."""
+"""The first second of the command line, versions and help without heavy imports, and the Python of docs/api.md as it is printed."""
 
 import ast
 import re
@@ -76,11 +76,11 @@ def test_an_experiments_help_imports_nothing_heavy():
     assert imported("sys.argv[1:] = ['--help']; import runpy; runpy.run_path('run.py', run_name='__main__')") == set()
 
 
-def test_the_python_of_the_readme_runs_as_it_is_printed(capsys):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_python_of_the_page_of_the_api_runs_as_it_is_printed(capsys):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
     (snippet,) = [code for code in snippets if "load_encoder" in code]
     found = {}
-    exec(compile(snippet, "README.md", "exec"), found)  # noqa: S102
+    exec(compile(snippet, "api.md", "exec"), found)  # noqa: S102
     animals, said = found["animals"], ast.literal_eval(capsys.readouterr().out)
     right = [name == animals.class_names[label] for name, label in zip(said, animals.test.labels, strict=False)]
     assert len(right) == 8 and sum(right) >= 3  # chance: less than 0.1

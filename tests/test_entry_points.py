@@ -11,7 +11,7 @@ from conftest import CONF, ROOT, composed, session_of
 from refusals import refused
 from test_catalogue import shown
 
-from multicrop.config import check_overrides, entry_points, help_page
+from multicrop.config import check_overrides, check_values, entry_points, help_page
 from multicrop.crops import as_policy, code
 from multicrop.runs import sources
 from multicrop.runs.identity import run_identity
@@ -146,6 +146,65 @@ def test_knobs_are_the_keywords_that_a_file_can_hold_and_required_ones_must_be_s
         classifier_settings(None, model="absent", crop=None, aggregator=None, overrides=())
     with refused("method=shift needs task=tta"):
         check_overrides(["method=shift"], CONF)
+
+
+ANNOTATED = """
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from multicrop.config.ranges import Share
+
+
+def soft(views, text, logit_scale, *, power: Annotated[int, Interval(ge=1, le=4)] = 2, share: Share = 0.5, kind: Literal["a", "b"] = "a",
+         sides: tuple[float, float] = (0.5, 0.9), rest: float | None = None, free=1):
+    return logit_scale * views[:, 0] @ text.label.T
+
+
+def any_more(views, text, logit_scale, **knobs: float):
+    return logit_scale * views[:, 0] @ text.label.T
+
+
+def unread(views, text, logit_scale, *, power: "Missing" = 2):
+    return logit_scale * views[:, 0] @ text.label.T
+"""
+REFUSED = {
+    "power=5": "aggregator.power is a whole number from 1 to 4; got 5. Write aggregator.power=2",
+    "share=0": "aggregator.share is a number above 0 and at most 1; got 0. Write aggregator.share=0.5",
+    "kind=c": "aggregator.kind is one of a, b; got 'c'. Write aggregator.kind=a",
+    "sides=[0.5]": "aggregator.sides is a list of 2, each a number; got [0.5]. Write 'aggregator.sides=[0.5, 0.9]'",
+    "rest=x": "aggregator.rest is a number, or null; got 'x'. Write aggregator.rest=null",
+    "+more=1": "aggregator.more is no knob of aggregator here; its knobs are free, kind, power, rest, share, sides. Remove it",
+}
+
+
+@pytest.mark.parametrize("chosen", ["entry point", "dotted path"])
+def test_values_of_knobs_are_checked_against_the_annotations(site, chosen, capsys):
+    install(site, "soft", {"multicrop.aggregators": {"soft": "soft_of_a_test:soft"}}, soft_of_a_test=ANNOTATED)
+    words = ["aggregator=soft"]
+    if chosen == "dotted path":
+        (site / "conf" / "aggregator").mkdir(parents=True)
+        knobs = "power: 2\nshare: 0.5\nkind: a\nsides: [0.5, 0.9]\nrest: null\nfree: 1\n"
+        (site / "conf" / "aggregator" / "mine.yaml").write_text(f"# Mine.\n_target_: soft_of_a_test.soft\n_partial_: true\n{knobs}")
+        words = ["--config-dir", str(site / "conf"), "aggregator=mine"]
+    for override, said in REFUSED.items():
+        with refused(said):
+            check_overrides([*words, f"aggregator.{override}".replace("aggregator.+", "+aggregator.")], CONF)
+    check_overrides([*words, "aggregator.power=4", "aggregator.rest=1", "aggregator.sides=[0,1]", "aggregator.free=x"], CONF)
+    if chosen == "entry point":
+        with refused(REFUSED["power=5"]):
+            check_values(composed("aggregator=soft", "aggregator.power=5"), composed("aggregator=soft"))
+        said = shown(capsys, "show", "soft")[1]
+        assert "aggregator.power=2" in said and "a whole number from 1 to 4" in said
+
+
+def test_what_a_signature_does_not_say_is_not_refused(site):
+    names = {name: f"soft_of_a_test:{name}" for name in ("any_more", "unread")}
+    install(site, "soft", {"multicrop.aggregators": names}, soft_of_a_test=ANNOTATED)
+    check_overrides(["aggregator=any_more", "+aggregator.more=1"], CONF)
+    with refused("aggregator.more is a number; got 'x'. Write aggregator.more=0.5"):
+        check_overrides(["aggregator=any_more", "+aggregator.more=x"], CONF)
+    check_overrides(["aggregator=unread", "aggregator.power=x"], CONF)  # its annotation names what cannot be found
 
 
 def test_a_package_that_cannot_be_used_is_named(site):

@@ -65,6 +65,32 @@ def test_one_file_of_every_eval_ever_is_one_run(theirs, tmp_path):
     assert len(import_runs(written[0], tmp_path / "imported")) == 1
 
 
+@pytest.mark.parametrize("form", [*FORMS, "records"])
+def test_all_rows_come_back_and_the_comparison_is_the_same(form, tmp_path):
+    """Few-shot runs of two settings and two seeds, whose aggregator and further aggregators they share, and one of another aggregator."""
+    how = {"images": IMAGES, "ranks": True, "task": "few_shot", "beside": ("max", "lazsl")}
+    for number, (seed, aggregator, alpha) in enumerate([(1, "dnd", 1), (2, "dnd", 1), (1, "dnd", 2), (1, "mean", 1)]):
+        where = tmp_path / "theirs" / str(number)
+        records.write(where, **how, draw=7 if aggregator == "dnd" else 8, seed=seed, aggregator=aggregator, knobs={"alpha": alpha})
+    before, place = collect([tmp_path / "theirs"])[0], tmp_path / "theirs"
+    if form != "records":
+        place = tmp_path / form
+        export(before, place, form)
+    after = [read_run(folder) for folder in import_runs(place, tmp_path / "imported", by="alice")]
+    for one, two in zip(before, after, strict=True):
+        rows = [
+            {row: {k: v for k, v in found.items() if v is not None} for row, found in run.metrics["rows"].items()} for run in (one, two)
+        ]
+        assert rows[0] == rows[1] and len(rows[0]) == 6 and one.metrics["row_seconds"] == two.metrics["row_seconds"]
+    values = []
+    for runs in (before, after):
+        (block,) = blocks(runs)
+        rows = leaderboard_table(block, "baseline").rows
+        kept = [{k: v for k, v in row.items() if k not in ("method", "run_by", "record")} | {"name": row["method"][:9]} for row in rows]
+        values.append(sorted(kept, key=repr))
+    assert len(values[0]) == 9 and repr(values[0]) == repr(values[1])
+
+
 def test_a_table_of_several_people_pairs_and_marks_their_runs(theirs, tmp_path):
     own = records.write(tmp_path / "own", images=IMAGES, draw=1, ranks=True, facts={"git_revision": "fffffff0"})
     for name in ("alice", "bob"):

@@ -13,7 +13,7 @@ from multicrop import aggregators
 from multicrop.aggregators import as_aggregator
 from multicrop.aggregators.score import Scorer
 from multicrop.config import without
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 from multicrop.text import TextBank
 
 

@@ -20,7 +20,7 @@ from multicrop.methods.dmn import Dmn
 from multicrop.methods.episodic import Episodic
 from multicrop.methods.none import Unchanged
 from multicrop.methods.tda import Tda
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 from multicrop.text import TextBank
 
 SCALE = 12.0

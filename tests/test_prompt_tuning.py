@@ -18,7 +18,7 @@ from multicrop.encoder import prompt_tokens, prompt_tuning
 from multicrop.encoder.prompt_tuning import PromptTower
 from multicrop.methods.c_tpt import CTpt, dispersion
 from multicrop.methods.tpt import Tpt
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 from multicrop.text import TextBank
 
 WORDS = "a photo of a"

@@ -40,8 +40,8 @@ from multicrop.record import (
 )
 from multicrop.record.predictions import read_scores
 from multicrop.runs import finished_runs
+from multicrop.runs.injectables import inject
 from multicrop.runs.job_folder import folder_state
-from multicrop.runs.session import inject
 
 OF_TASKS = ("splits.json", "stream.csv", "chosen.yaml", "adapter.safetensors", "choice.csv")  # files that one task writes
 PARTS = {"encoder": "e", "data": "d", "aggregator": "a", "code": "c"}

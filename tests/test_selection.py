@@ -15,9 +15,10 @@ from multicrop.adapters.selection import accuracy, grid, select
 from multicrop.adapters.tip_adapter import TipAdapter
 from multicrop.aggregators.score import Scorer
 from multicrop.config import without
+from multicrop.config.signatures import INJECTED
 from multicrop.data.base import Dataset, LabelledImages
 from multicrop.runs import few_shot
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 
 ADAPTERS = [o for o in options("adapter") if not instantiate(composed(f"adapter={o}").adapter).func.tunes_encoder]
 SELECTED = [o for o in ADAPTERS if "search" in composed(f"adapter={o}").adapter]
@@ -163,11 +164,10 @@ class TestHosts:
             _ = session.injectables
 
     def test_what_an_adapter_asks_for_is_offered(self):
-        offered = {"text", "logit_scale", "score", "encoder", "projection"}
         for option in options("adapter"):
             made = instantiate(composed(f"adapter={option}").adapter)
             wanted = {n for n, p in inspect.signature(made).parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
-            assert wanted <= offered, option
+            assert wanted <= set(INJECTED), option
 
 
 @pytest.mark.parametrize("option", options("adapter"))

@@ -58,6 +58,12 @@ class TestLinks:
         for said in ("```python\n[a](docs/data.md)\n```", "[a](https://x.y)", "[a](#b)"):
             assert site.relinked(said, "README.md") == said
 
+    def test_a_csv_whose_link_is_a_line_of_its_own_is_shown_as_a_table(self):
+        said = site.with_tables("A [a](storm.csv).\n\n[storm.csv](storm.csv)\n", "docs/reliability.md")
+        rows = (ROOT / "docs" / "storm.csv").read_text().splitlines()
+        assert said.startswith("A [a](storm.csv).\n\n[storm.csv](storm.csv)\n\n| fault | file\\_or\\_run | tried |")
+        assert said.count("\n| ") == len(rows) + 1 and "| kill | bank | 113 | 113 | 0 | 0 |\n" in said
+
     def test_the_site_has_what_its_pages_show(self):
         assert "experiments/zero_shot/cost.png" in site.linked_files() and all((ROOT / path).is_file() for path in site.linked_files())
 

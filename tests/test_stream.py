@@ -24,9 +24,9 @@ from multicrop.features import DiskBank
 from multicrop.record import ROWS, STREAM
 from multicrop.runs import stream_saves
 from multicrop.runs.experiment import run, saves_of
+from multicrop.runs.injectables import inject
 from multicrop.runs.orders import ORDERS, correlated, few_classes, in_order, separate
 from multicrop.runs.scoring import score, stream
-from multicrop.runs.session import inject
 from multicrop.runs.settings import settings_of
 from multicrop.runs.stream_saves import StreamSaves
 from multicrop.runs.tta import AdaptationTask, classes_in_batches

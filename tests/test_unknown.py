@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from multicrop.runs.identity import run_identity
 from multicrop.runs.scoring import score, stream
-from multicrop.runs.unknown import score_unknown, unknown_images
+from multicrop.runs.unknown import score_unknown
 
 SMALL = [f"dataset.{knob}" for knob in ("n_classes=4", "family_size=2", "test_images=2", "train_images=2", "validation_images=1")]
 
@@ -34,7 +34,7 @@ def scored(parts):
 
 def test_the_other_half_of_the_classes_is_scored_against_the_names_of_the_first(banks):
     parts = session(banks, "classes=base", "ood=new")
-    images = unknown_images(parts)
+    images = parts.unknown_images
     assert len(images) == len(parts.scored_images) == 4 and not set(images.ids) & set(parts.scored_images.ids)
     task = scored(parts)
     known, before = task.results(), json.dumps(task.trust)
@@ -50,10 +50,20 @@ def test_the_other_half_of_the_classes_is_scored_against_the_names_of_the_first(
 def test_another_data_set_is_composed_with_its_knobs_and_decides_the_identity(banks):
     plain, parts = session(banks), session(banks, "ood=emoji", "ood_knobs={group: faces}", "limit=6")
     assert parts.settings["ood_knobs"]["group"] == "faces" and parts.settings["ood_knobs"]["_target_"].endswith(".emoji")
-    images = unknown_images(parts)
+    images = parts.unknown_images
     assert len(images) == 6 and images.name.startswith("emoji")
     assert "unknown" not in run_identity(plain).parts and run_identity(parts).parts["unknown"]
-    assert unknown_images(plain) is None and score_unknown(plain, scored(plain)) == {}
+    assert plain.unknown_images is None and score_unknown(plain, scored(plain)) == {}
+
+
+def test_images_of_known_classes_are_left_out_with_one_warning_in_a_run(banks, caplog):
+    parts = session(banks)
+    knobs = {**parts.settings["dataset"], "n_classes": 6}
+    parts.settings.config.update(ood="scenes", ood_knobs=knobs)
+    assert run_identity(parts).parts["unknown"]
+    score_unknown(parts, scored(parts))
+    (said,) = [record.message for record in caplog.records if "are left out" in record.message]
+    assert said.startswith("8 of 12 images of ood=scenes") and len(parts.unknown_images) == 4
 
 
 def test_a_method_that_adapts_goes_on_from_the_state_of_its_stream(banks):
@@ -69,16 +79,16 @@ def test_an_adapter_with_a_bank_of_its_own_sees_the_unknown_images_there(banks):
     parts = session(banks, "classes=base", "ood=new", *learn)
     task = scored(parts)
     score_unknown(parts, task)
-    assert task.bank.images.ids == unknown_images(parts).ids and 0 <= task.trust["final"]["auroc_mcm"] <= 1
+    assert task.bank.images.ids == parts.unknown_images.ids and 0 <= task.trust["final"]["auroc_mcm"] <= 1
 
 
 def test_what_cannot_be_unknown_is_refused(banks):
     with refused("ood=new is a half of the classes", "classes=base ood=new"):
-        unknown_images(session(banks, "ood=new"))
+        _ = session(banks, "ood=new").unknown_images
     with refused("every class of ood=scenes is a class of"):
         same = {"ood_knobs": {**session(banks).settings["dataset"]}}
         parts = session(banks)
         parts.settings.config.update(ood="scenes", **same)
-        unknown_images(parts)
+        _ = parts.unknown_images
     with refused("ood is base, new or a data set, got emojis", "did you mean emoji?"):
         session(banks, "ood=emojis")

@@ -1,5 +1,6 @@
 """A hook of mkdocs: the README and the studies as pages, pages of all options made from conf/ and docstrings, and links between them."""
 
+import csv
 import json
 import posixpath
 import re
@@ -28,6 +29,7 @@ CATALOGUE = {
     "sweeps": "Sweeps",
     "protocols": "Protocols",
 }
+TABLE = re.compile(r"^\[[^\]]+\]\(([^)\s]+\.csv)\)$", re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -56,7 +58,19 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Turn links to files of the repository into links within the site."""
     source = source_of(page.file.src_uri)
-    return markdown if source is None else relinked(markdown, source, config.get("repo_url"))
+    return markdown if source is None else relinked(with_tables(markdown, source), source, config.get("repo_url"))
+
+
+def with_tables(markdown: str, source: str) -> str:
+    """A page with the table of each CSV file below the line that is a link to it alone."""
+
+    def shown(link: re.Match) -> str:
+        path, _ = _resolved(link[1], source)
+        with (ROOT / str(path)).open(newline="", encoding="utf-8") as stream:
+            head, *rows = csv.reader(stream)
+        return "\n".join([link[0], "", *(f"| {' | '.join(map(_cell, row))} |" for row in (head, ["---"] * len(head), *rows))])
+
+    return TABLE.sub(shown, markdown)
 
 
 def github_anchor(title: str, separator: str) -> str:

@@ -56,8 +56,7 @@ class FewShotAdapter(ABC):
     Attributes:
         tunes_encoder: Whether `fit` learns from pixels and returns a changed encoder (`EncoderAdapter`) or from features (`Adapter`).
         needs_text_tower: Whether the constructor takes `encoder` and the fit needs gradients through its text tower.
-        reads_unprojected: Whether the views of fit and prediction are those before the visual projection, which the constructor takes as
-            `projection`; logits are the aggregator's of the projected views.
+        reads_unprojected: Whether it reads views before the visual projection, its argument `projection`; logits are of projected views.
         selection: How the hyper-parameters were selected; set by `fit`.
         checkpoint: The file in which `fit` keeps its state, so that an interrupted fit resumes; None keeps none.
         progress: Whether `fit` shows a progress bar.
@@ -69,6 +68,11 @@ class FewShotAdapter(ABC):
     selection: Selection
     checkpoint: Path | None = None
     progress: bool = False
+
+    @property
+    def reads_other_features(self) -> bool:
+        """Whether it reads features of another encoder than the run's: of the one that it changes, or of that before its projection."""
+        return self.tunes_encoder or self.reads_unprojected
 
     @property
     def class_free(self) -> bool:

@@ -13,7 +13,7 @@ from multicrop.files import make_folder, write_text
 from multicrop.record import METRICS
 
 SCHEMA = "0.2.1"
-DETAILS = ("top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters")
+DETAILS = ("top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters", "test", "seconds")
 INSTANCE = ("domain", "cluster", "label_number", "prediction_number", "rank")
 SETTING = (
     *("task", "crop", "aggregator", "adapter", "method", "prompt", "corruption", "experiment", "seed", "crop_seed", "limit"),

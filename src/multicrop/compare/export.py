@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multicrop.compare import every_eval_ever
+from multicrop.compare.rows import BASELINES, rows_of
 from multicrop.compare.run import SEEDS, Run
 from multicrop.files import atomic, content_hash, make_folder, write_text
 
 GROUPS = ("task", "crop", "aggregator", "adapter", "method", "prompt", "corruption", "experiment")
-MEASURED = ("accuracy", "top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters")
+MEASURED = ("accuracy", "top5", "views", "difference", "low", "high", "p_value", "rescued", "lost", "clusters", "test")
 RUNS, IMAGES = "runs", "images"
 CARD = f"""---
 configs:
@@ -57,13 +58,21 @@ def run_lines(run: Run, name: str) -> list[dict[str, Any]]:
     }
     facts = {
         "identity": run.identity.key if run.identity else None,
-        "configuration": content_hash(run.method),
         "protocol_version": json.dumps(run.protocol, sort_keys=True),
         "git_revision": run.environment.get("git_revision"),
         "command": " ".join(run.environment.get("argv", [])),
     }
-    rows = run.metrics["rows"].items()
-    return [shared | {"row": row} | {measure: values.get(measure) for measure in MEASURED} | facts for row, values in rows]
+    seconds, configured = run.metrics.get("row_seconds", {}), _configurations(run)
+    lines = []
+    for row, values in run.metrics["rows"].items():
+        own = {"seconds": seconds.get(row), "configuration": configured.get(row, configured["final"])}
+        lines.append(shared | {"row": row} | {measure: values.get(measure) for measure in MEASURED} | own | facts)
+    return lines
+
+
+def _configurations(run: Run) -> dict[str, str]:
+    """A hash of what decides each row that is a method of its own: equal for the rows of two runs that are one method."""
+    return {"final": content_hash(run.method)} | {row.row: content_hash(row.method) for row in rows_of(run) if row.row not in BASELINES}
 
 
 def image_lines(run: Run, name: str) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from multicrop.compare.export import GROUPS, MEASURED, image_lines, names_of, ru
 from multicrop.compare.foreign_files import read_lines
 from multicrop.compare.run import SEEDS
 from multicrop.files import make_folder
-from multicrop.record import ROWS, Predictions, write_record
+from multicrop.record import BESIDE, ROWS, Predictions, write_record
 
 UNKNOWN = "unknown"
 TOLERANCE = 1e-6  # of accuracies, which files write as decimals
@@ -56,13 +56,16 @@ class Foreign:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """The predictions of the rows that every record has.
+        """The predictions of all rows.
 
         Raises:
             ValueError: If a row is missing, rows have other images, or the accuracy of a row is not what its line states.
         """
         places = {name: number for number, name in enumerate(self.class_names)}
-        by_row = {row: {one["image_id"]: one for one in self.images if one["row"] == row} for row in ROWS}
+        by_row: dict[str, dict[str, Mapping[str, Any]]] = {row: {} for row in self._rows}
+        for one in self.images:
+            if one["row"] in by_row:
+                by_row[one["row"]][one["image_id"]] = one
         reference = by_row["final"]
         if wrong := [row for row, found in by_row.items() if not found or found.keys() != reference.keys()]:
             raise ValueError(f"{self.source}: the run {self.name} lacks images of the rows {', '.join(wrong)}; export it again")
@@ -86,16 +89,19 @@ class Foreign:
 
     @property
     def _rows(self) -> dict[str, dict[str, Any]]:
-        return {line["row"]: {name: line.get(name) for name in MEASURED} for line in self.lines if line["row"] in ROWS}
+        known = [line for line in self.lines if line["row"] in ROWS or line["row"].startswith(BESIDE)]
+        return {row: {} for row in ROWS} | {line["row"]: {name: line.get(name) for name in MEASURED} for line in known}
 
     def write(self, folder: Path) -> Path:
         """Write the run as a record below a folder; returns the folder of the record."""
         first, scored = self.first, self.predictions
         place = folder / _plain(self.by) / "/".join(map(_plain, self.name.split("/")))
         make_folder(place, "-o")
-        marked = {"by": self.by, "configuration": first.get("configuration")}
+        configured = {line["row"]: line.get("configuration") for line in self.lines}
+        marked = {"by": self.by, "configuration": configured["final"]}
         views = max(int(numbers["views"] or 1) for numbers in self._rows.values())
-        metrics = {"rows": self._rows, "images": len(scored), "views_per_image": views}
+        seconds = {line["row"]: line["seconds"] for line in self.lines if line.get("seconds") is not None}
+        metrics = {"rows": self._rows, "images": len(scored), "views_per_image": views, "row_seconds": seconds}
         data = {name: first.get(name) for name in ("dataset", "split", "fingerprint", "limit")}
         write_record(
             place,
@@ -106,7 +112,7 @@ class Foreign:
                 "choices": self._choices,
                 "argv": str(first.get("command") or "").split(),
                 "git_revision": first.get("git_revision"),
-                "imported": marked | {"from": self.source, "identity": first.get("identity")},
+                "imported": marked | {"configurations": configured, "from": self.source, "identity": first.get("identity")},
             },
             data=data | {"class_names": self.class_names} | _training(first),
         )
@@ -122,7 +128,8 @@ class Foreign:
         """What the export says of the configuration: options, seeds, split."""
         config: dict[str, Any] = {group: {"option": option} for group, option in self._choices.items()}
         config |= {name: self.first.get(name) for name in ("split", "limit")}
-        config["task"] = {"name": self.first["task"]}
+        beside = [row.removeprefix(BESIDE) for row in self._rows if row.startswith(BESIDE)]
+        config["task"] = {"name": self.first["task"], "beside": {name: {"option": name} for name in beside}}
         for name in SEEDS:
             *group, knob = name.split(".")
             if (seed := self.first.get(name)) is not None:

@@ -14,7 +14,7 @@ from multicrop.compare.run import SEEDS
 
 SAMPLES = "_samples.jsonl"
 WHOLE = {"limit", "images", "classes", "rank", "label_number", "prediction_number", "views", "rescued", "lost", "clusters", *SEEDS}
-NUMBERS = WHOLE | set(MEASURED)
+NUMBERS = (WHOLE | {"seconds", *MEASURED}) - {"test"}
 Line = dict[str, Any]
 
 

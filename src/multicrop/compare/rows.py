@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from multicrop.compare.run import Run
 from multicrop.config import weight_of
@@ -32,6 +33,12 @@ class RowRun(Run):
         """The knobs that can decide the row."""
         found = self.source.knobs if self.config is self.source.config else super().knobs
         return {name: value for name, value in found.items() if self._decides(name)}
+
+    @property
+    def imported(self) -> dict[str, Any]:
+        """Who ran an imported record, with the configuration of the row."""
+        found = self.source.imported
+        return found | {"configuration": found["configurations"][self.row]} if self.row in found.get("configurations", {}) else found
 
     def _decides(self, name: str) -> bool:
         group = name.partition(".")[0]
@@ -108,14 +115,19 @@ def rows_of(run: Run) -> list[RowRun]:
     """
     crops = ["crops_mean"] if int(run.metrics.get("views_per_image", 1)) > 1 else []
     own = ["aggregated"] if run.choices["task"] != ZERO_SHOT else []
-    config = run.config
-    made = [RowRun(run.folder, config, run.metrics, run.environment, run.data, run, row) for row in ("global", *crops, *own)]
-    for name, values in (config["task"].get("beside") or {}).items():
+    task = run.config["task"]
+    changed: dict[str, dict[str, Any]] = {row: {} for row in ("global", *crops, *own)}
+    for name, values in (task.get("beside") or {}).items():
         if BESIDE + name in run.sorted_predictions.rows:
-            task = config["task"] | {"fusion_weight": weight_of(values)}
-            changed = config | {"aggregator": values, "task": task}
-            made.append(RowRun(run.folder, changed, run.metrics, run.environment, run.data, run, BESIDE + name))
-    return made
+            weight = {} if run.imported else {"fusion_weight": weight_of(values)}  # exports have no knobs
+            changed[BESIDE + name] = {"aggregator": values, "task": task | weight}
+    if configured := run.imported.get("configurations"):
+        own = {row: {"configuration": configured[row]} for row in changed if row in configured}
+        changed |= {row: changed[row] | {"imported": run.config["imported"] | found} for row, found in own.items()}
+    return [
+        RowRun(run.folder, run.config | parts if parts else run.config, run.metrics, run.environment, run.data, run, row)
+        for row, parts in changed.items()
+    ]
 
 
 def is_baseline(runs: Sequence[Run]) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 from multicrop.config.job import CONF
 from multicrop.config.options import option_files
+from multicrop.config.signatures import PASSED
 
 IN_A_RUN = ("crop", "aggregator", "adapter", "method")  # groups whose components take further arguments during a run
 GROUPS = (*IN_A_RUN, "dataset", "model")
-PASSED = {"text", "logit_scale", "score", "encoder", "projection", "view", "class_keys"}  # parameters that a run passes by name
 PLAIN = (int, float, str, bool, type(None))
 REQUIRED = "???"  # OmegaConf's mark of a value that the command line must set
 FACTS: dict[str, dict[str, Any]] = {  # of a component that states none

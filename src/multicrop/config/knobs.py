@@ -1,9 +1,9 @@
-"""Checks the values of knobs against knobs.json, which `make schema` writes from the signatures of the configured functions."""
+"""Checks the values of knobs against the signatures of the configured functions; `make schema` writes those of conf/ to knobs.json."""
 
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic_core import CoreConfig, SchemaValidator, ValidationError
+
+from multicrop.config.signatures import foreign_knobs
 
 FILE = Path(__file__).with_name("knobs.json")
 STRICT = CoreConfig(strict=True, allow_inf_nan=False)
@@ -68,22 +70,29 @@ def schemas_of(cfg: DictConfig) -> Iterator[tuple[str, Schema]]:
     """The schema of each knob of a composed configuration, by the knob's name.
 
     Raises:
-        ValueError: If a part is given a knob that it does not have, or one outside this package lacks a value.
+        ValueError: If a part is given a knob that it does not have, or one of another package lacks a value.
     """
     raw = OmegaConf.to_container(cfg, resolve=False)
     for place, node in _nodes("", raw):
         target = node.get("_target_")
-        known = _schemas()["sections"].get(place, {}) | _schemas()["targets"].get(target, {})
+        declared = _of_target(target, node.keys())
+        known = _schemas()["sections"].get(place, {}) | (declared or {})
         if place == "task":
             for role in ("run", "build"):
                 known = known | _schemas()["targets"].get((node.get(role) or {}).get("_target_"), {})
         prefix = f"{place}." if place else ""
         yield from ((f"{prefix}{key}", known[key]) for key in node if key in known)
         for key, value in node.items():
-            if target and key not in known and value == "???":
+            if target and target not in _schemas()["targets"] and value == "???":
                 raise ValueError(f"{prefix}{key} has no value, and this choice needs one. Write {prefix}{key}=VALUE")
-            if target in _schemas()["targets"] and key not in known and key not in NO_ARGUMENTS and not isinstance(value, dict):
+            if declared is not None and key not in known and key not in NO_ARGUMENTS and not isinstance(value, dict):
                 raise ValueError(f"{prefix}{key} is no knob of {place} here; its knobs are {', '.join(sorted(known)) or 'none'}. Remove it")
+
+
+def _of_target(target: str | None, keys: Set[str]) -> dict[str, Schema] | None:
+    """The schema of each knob of a configured function; None where there is none."""
+    known = _schemas()["targets"].get(target)
+    return foreign_knobs(target, keys) if known is None and target else known
 
 
 def _nodes(place: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -139,9 +148,9 @@ def _descended(value: Any, schema: Schema, loc: tuple[int | str, ...]) -> tuple[
     return tuple(place), value, schema
 
 
-def words_of(target: str) -> dict[str, str]:
+def words_of(target: str, keys: Set[str]) -> dict[str, str]:
     """What each knob of a configured function may be, in words."""
-    return {name: words(schema) for name, schema in _schemas()["targets"].get(target, {}).items()}
+    return {name: words(schema) for name, schema in (_of_target(target, keys) or {}).items()}
 
 
 def words(schema: Schema) -> str:

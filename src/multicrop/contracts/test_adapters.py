@@ -11,7 +11,7 @@ from multicrop.adapters.base import Examples
 from multicrop.aggregators.score import Scorer
 from multicrop.contracts.options import composed, made, options
 from multicrop.contracts.problems import blurred, tiny_encoder, unit
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 from multicrop.text import TextBank
 
 NAMES = ("dog", "cat", "rose", "car")

@@ -6,7 +6,7 @@ import torch
 from multicrop.aggregators.score import Scorer
 from multicrop.contracts.options import foreign, made, options
 from multicrop.contracts.problems import random_encoder, random_text, separable, unit
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 
 ROUNDED = {"boost", "dmn", "tda", "tda_views", "tent", *foreign("method")}  # their products over images round by the shape of the batch
 

@@ -10,5 +10,6 @@ def protocol_of(config: Mapping[str, Any]) -> dict[str, int]:
     """The version of every component that a configuration names, by its dotted path: data set, crop policy, model, method, ..."""
     targets = [node["_target_"] for node in config.values() if isinstance(node, Mapping) and "_target_" in node]
     task = config.get("task") or {}
-    targets += [node["_target_"] for node in (task.get("build"), *(task.get("beside") or {}).values()) if node]
+    further = [task.get("build"), *(task.get("beside") or {}).values()]
+    targets += [node["_target_"] for node in further if node and "_target_" in node]  # those of an imported record are names alone
     return {target: VERSIONS.get(target, 1) for target in targets}

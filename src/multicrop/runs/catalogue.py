@@ -113,7 +113,7 @@ class Option:
     @property
     def knobs(self) -> list[Knob]:
         """The entries of the file that the command line can set, by their names there."""
-        words = words_of(self.target)
+        words = words_of(self.target, self.values.keys())
         shown = {name: value for name, value in self.values.items() if not name.startswith("_") and name != "source"}
         comments = self._comments()
         return [Knob(f"{self.group}.{name}", value, words.get(name, ""), comments.get(name, "")) for name, value in shown.items()]

@@ -98,7 +98,7 @@ class CrossFit:
         part = session.settings.part("adapter")
         for fold in self.folds:
             adapter = session.inject(part.make())
-            if adapter.tunes_encoder or adapter.reads_unprojected:
+            if adapter.reads_other_features:
                 raise ValueError(f"{type(adapter).__name__} changes the encoder, and task=choose fits adapters of features alone")
             support = _chosen(known.support, known.support_rows, fold.support.ids)
             adapter.fit(support, _chosen(known.validation, known.validation_rows, fold.validation.ids))

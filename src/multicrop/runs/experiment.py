@@ -22,9 +22,10 @@ from multicrop.runs import finished_runs, results
 from multicrop.runs.environment import environment
 from multicrop.runs.fill import fill_and_verify
 from multicrop.runs.identity import model_facts, run_identity
+from multicrop.runs.images import split_of
 from multicrop.runs.loggers import log_outcome, logger_of
 from multicrop.runs.scoring import score, stream
-from multicrop.runs.session import Session, split_of
+from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings, settings_of
 from multicrop.runs.stream_saves import StreamSaves
 from multicrop.runs.sweep_cache import SweepCache
@@ -101,7 +102,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
         facts |= {"choices": settings.choices}
         outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)
-        _write(session, task, bank, outcome, identity)
+        _write(session, task, outcome, identity)
         finished_runs.enter(settings.outputs, identity.key, settings.output)
         saves.remove()
         if logger:
@@ -179,7 +180,7 @@ def _score(task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamS
     return time.perf_counter() - started
 
 
-def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results.Outcome, identity: Identity) -> None:
+def _write(session: Session, task: BankTask, outcome: results.Outcome, identity: Identity) -> None:
     """Write the record."""
     write_record(
         session.settings.output,
@@ -187,7 +188,7 @@ def _write(session: Session, task: BankTask, bank: FeatureBank, outcome: results
         metrics=outcome.metrics,
         predictions=outcome.predictions,
         environment=outcome.environment,
-        data=results.data_of(session, bank.images),
+        data=outcome.data,
         examples=outcome.examples,
         files=task.files(outcome.predictions),
         identity=identity,
@@ -203,6 +204,6 @@ def _show(session: Session, task: BankTask, bank: FeatureBank, outcome: results.
     title = f"{settings.task['name']} on {dataset.name} ({settings['split']}{limit}): {size}, top-1 %"
     labels = terminal.row_labels(settings.choices, task.component, bank.n_views, list(settings.beside))
     terminal.show_run(title, labels, outcome.metrics, outcome.environment, settings.output, outcome.picture)
-    terminal.show_lines(list(filter(None, [training_words(results.data_of(session, bank.images), session.facts.name)])))
+    terminal.show_lines(list(filter(None, [training_words(outcome.data, session.facts.name)])))
     chosen = settings.choices
     terminal.show_published(published_figures(chosen.get("experiment"), chosen.get("dataset", ""), chosen.get("model", "")))

@@ -139,7 +139,7 @@ def build(
     adapter: AnyAdapter = origin.inject(part.make())
     counts = per_class(images[0], origin.dataset.class_names)
     warn_of_few(counts, None if few_shot_file else shots)
-    if (adapter.tunes_encoder or adapter.reads_unprojected) and session.settings["bank"] == "off":
+    if adapter.reads_other_features and session.settings["bank"] == "off":
         raise ValueError(f"{type(adapter).__name__} has a bank of its own for what another encoder sees; use bank=disk")
     if adapter.tunes_encoder is True:
         task: SupportedTask = _tuned(session, origin, adapter, *images)

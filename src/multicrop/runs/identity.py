@@ -15,7 +15,6 @@ from multicrop.runs.session import Session
 from multicrop.runs.sources import sources_of
 from multicrop.runs.task import Reads, reads_of
 from multicrop.runs.transfer import source_session
-from multicrop.runs.unknown import unknown_images
 from multicrop.text import members
 
 CODE_GROUPS = ("dataset", "corruption", "model", "prompt", "task")  # what these make is in the parts; their own code is in `code`
@@ -75,7 +74,7 @@ def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[
 
 def _unknown_hash(session: Session) -> str:
     """The images of unknown classes."""
-    images = unknown_images(session)
+    images = session.unknown_images
     return "" if images is None else content_hash(images.fingerprint, json.dumps(images.ids, default=lambda column: column.digest))
 
 

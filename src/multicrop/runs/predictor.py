@@ -149,9 +149,9 @@ def adapter_of_run(session: Session) -> Adapter:
 
 
 def _of_features(adapter: AnyAdapter) -> Adapter:
-    if adapter.tunes_encoder is True or adapter.reads_unprojected:
+    if adapter.reads_other_features:
         raise ValueError(
             f"{type(adapter).__name__} changes the encoder, and a classifier keeps its encoder; choose an adapter that learns from "
             "features, such as adapter=tip_adapter"
         )
-    return adapter
+    return cast(Adapter, adapter)

@@ -26,6 +26,7 @@ class Outcome:
     predictions: Predictions
     metrics: dict[str, Any]
     environment: dict[str, Any]
+    data: dict[str, Any]
     examples: list[dict]
     picture: Path | None
 
@@ -37,7 +38,7 @@ def outcome_of(
     predictions = task.predictions(bank.images.ids, bank.images.domains, bank.images.clusters)
     metrics = metrics_of(task, bank, predictions, scoring_seconds=scoring_seconds, resumed=resumed)
     picture = draw_explanations(session, bank, task, session.settings.output)
-    return Outcome(predictions, metrics, environment, keep_examples(session, bank, task), picture)
+    return Outcome(predictions, metrics, environment, data_of(session, bank.images), keep_examples(session, bank, task), picture)
 
 
 def row_metrics(predictions: Predictions, views: Mapping[str, int]) -> dict[str, dict[str, Any]]:

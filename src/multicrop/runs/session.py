@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from multicrop.adapters.unprojected import visual_projection
 from multicrop.aggregators import Aggregator, as_aggregator
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer
 from multicrop.config import weight_of
+from multicrop.config.signatures import INJECTED
 from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.contents import keep_index_in
@@ -22,13 +22,14 @@ from multicrop.data.limit import limited
 from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
+from multicrop.runs.images import split_of, unknown_images
+from multicrop.runs.injectables import Injectables, inject
 from multicrop.runs.known import encoder_facts, encoder_maker, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.unreadable import check_on_unreadable, report_unreadable
 from multicrop.text import TextBank, prompts_of
 
-SCORED = ("test", "validation")  # the splits whose images can be scored
 OF_BANK = ("num_workers", "accelerator", "devices", "cut", "shard_images", "progress")  # knobs of the group trainer
 Made = TypeVar("Made")
 
@@ -149,12 +150,12 @@ class Session:
 
     def inject(self, part: Callable[..., Made]) -> Made:
         """What the constructor of an adapter or a method makes of the parts of the run that its parameters name."""
-        made = {"encoder": lambda: self.encoder, "projection": lambda: visual_projection(self.encoder)}
-        return inject(part, **self.injectables, **{name: made[name]() for name in inspect.signature(part).parameters if name in made})
+        names, injectables = inspect.signature(part).parameters, self.injectables
+        return inject(part, **{name: getattr(injectables, name) for name in INJECTED if name in names})
 
     @property
-    def injectables(self) -> dict[str, Any]:
-        """What the constructor of an adapter or a method may ask for by name, without the encoder.
+    def injectables(self) -> Injectables:
+        """What the constructor of an adapter or a method may ask for by name.
 
         Raises:
             ValueError: If the aggregator prunes classes.
@@ -164,12 +165,17 @@ class Session:
                 "aggregator.prune=true gives exact logits to the five best classes alone, and an adapter or method reads all of them: "
                 "use aggregator.prune=false, or task=zero_shot"
             )
-        return {"text": self.scorer.text, "logit_scale": self.scorer.logit_scale, "score": self.scorer}
+        return Injectables(self.scorer, lambda: self.encoder)
 
     @property
     def scored_images(self) -> LabelledImages | StreamedImages:
         """The images that the run scores: ``split`` of the data set, at most ``limit`` of it."""
         return limited(split_of(self.dataset, self.settings["split"]), self.settings.limit)
+
+    @cached_property
+    def unknown_images(self) -> LabelledImages | None:
+        """The images of unknown classes that ``ood`` names; None where the configuration names none."""
+        return unknown_images(self.settings, self.dataset, lambda changed: replace(self, settings=changed).dataset)
 
     def bank(self, images: LabelledImages | StreamedImages) -> FeatureBank:
         """The feature bank of some images; with ``bank=off`` one that encodes while it is read.
@@ -195,25 +201,3 @@ class Session:
         bank.images, opened.reused = images, True
         report_unreadable(bank, self.settings["on_unreadable"])
         return bank
-
-
-def inject(part: Callable[..., Made], **injectables: Any) -> Made:
-    """What the constructor of an adapter or a method makes of those values that its parameters name."""
-    names = inspect.signature(part).parameters
-    return part(**{name: value for name, value in injectables.items() if name in names})
-
-
-def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = SCORED) -> LabelledImages | StreamedImages:
-    """The images of a split.
-
-    Raises:
-        ValueError: If the split is not one of ``among``, or the data set has no images in it.
-    """
-    if split not in among:
-        raise ValueError(f"split is {' or '.join(among)}, got {split!r}")
-    images = getattr(dataset, split)
-    if images.indexed is True and not len(images):
-        filled = [name for name in among if name != split]
-        how = f"split={filled[0]}" if among == SCORED else f"task.splits=[{filled[-1]}]"
-        raise ValueError(f"{dataset.name} brings no {split} images; choose another data set, or name another split: {how}")
-    return images
