@@ -76,7 +76,7 @@ def schemas_of(cfg: DictConfig) -> Iterator[tuple[str, Schema]]:
     for place, node in _nodes("", raw):
         target = node.get("_target_")
         declared = _of_target(target, node.keys())
-        known = _schemas()["sections"].get(place, {}) | (declared or {})
+        known = {**_schemas()["sections"].get(place, {}), **(declared or {})}
         if place == "task":
             for role in ("run", "build"):
                 known = known | _schemas()["targets"].get((node.get(role) or {}).get("_target_"), {})
@@ -89,9 +89,9 @@ def schemas_of(cfg: DictConfig) -> Iterator[tuple[str, Schema]]:
                 raise ValueError(f"{prefix}{key} is no knob of {place} here; its knobs are {', '.join(sorted(known)) or 'none'}. Remove it")
 
 
-def _of_target(target: str | None, keys: Set[str]) -> dict[str, Schema] | None:
+def _of_target(target: str | None, keys: Set[str]) -> Mapping[str, Schema] | None:
     """The schema of each knob of a configured function; None where there is none."""
-    known = _schemas()["targets"].get(target)
+    known = _schemas()["targets"].get(target or "")
     return foreign_knobs(target, keys) if known is None and target else known
 
 
