@@ -23,7 +23,7 @@ from multicrop.runs.injectables import inject
 
 ADAPTERS = [o for o in options("adapter") if not instantiate(composed(f"adapter={o}").adapter).func.tunes_encoder]
 SELECTED = [o for o in ADAPTERS if "search" in composed(f"adapter={o}").adapter]
-SHORT = {"epochs": 2, "iterations": 12, "max_iterations": 20}  # enough to see that a pair works
+SHORT = {"epochs": 2, "iterations": 12, "steps": 12, "max_iterations": 20}  # enough to see that a pair works
 
 
 @pytest.fixture
