@@ -25,7 +25,7 @@ from multicrop.data.embedded import artwork  # noqa: E402
 
 artwork.load_drawings = cache(artwork.load_drawings)  # decoded once per process: seconds for each data set otherwise
 
-from multicrop.config import PACKAGE  # noqa: E402
+from multicrop.config import PACKAGE, register_resolvers  # noqa: E402
 from multicrop.contracts import options as contracts  # noqa: E402
 from multicrop.contracts.problems import random_encoder as random_encoder  # noqa: E402
 from multicrop.contracts.problems import random_text as random_text  # noqa: E402
@@ -40,6 +40,7 @@ warnings.filterwarnings("ignore", module="lightning")
 torch.set_num_threads(1)
 os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())  # tests change HOME: without it the fonts are listed anew each time
 conf_files.read_once()
+register_resolvers()  # as run.py does first
 gc.freeze()  # what is imported for all tests is not looked through again
 gc.set_threshold(50_000, 20, 20)  # a composition makes 100,000 objects
 
