@@ -29,6 +29,7 @@ WARM = (  # what a run on a bank at hand does not load is loaded here as well
     *("lightning.pytorch.loggers", "torchvision.transforms.v2", "peft"),
 )
 PLACE = "MULTICROP_TESTS_SERVER"  # the folder of the server's socket, for the processes that pytest starts
+ENVIRONMENT = dict(os.environ)  # of the server, which may be started by a test that has changed its own
 _RUNNING: list["Process"] = []  # the process whose status was not read yet
 
 
@@ -108,7 +109,8 @@ def _start(path: Path) -> None:
         listener.bind(str(path))
         listener.listen()
         command = [sys.executable, __file__, str(listener.fileno())]
-        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[listener.fileno()])
+        silent, kept = subprocess.DEVNULL, [listener.fileno()]
+        subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=silent, stdout=silent, pass_fds=kept)
 
 
 def _answer(timeout: float, server: socket.socket | None = None) -> dict:
