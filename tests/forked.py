@@ -1,4 +1,7 @@
-"""`run.py` in a process of its own without its imports each time: a server imports the package once and forks a process per command."""
+"""`run.py` in a process of its own without its imports each time: a server imports the package once and forks a process per command.
+
+The processes of pytest-xdist share one server: it forks a process per connection, which forks one per command.
+"""
 
 import atexit
 import gc
@@ -7,6 +10,7 @@ import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,12 +20,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).parent.parent
 WARM = (  # what a run on a bank at hand does not load is loaded here as well
     *("multicrop.runs.experiment", "multicrop.runs.finished_jobs", "multicrop.data.embedded.scenes", "multicrop.show.pictures"),
     *("multicrop.features.fill", "multicrop.features.on_the_fly", "multicrop.adapters.descent", "multicrop.encoder.loading"),
     *("lightning.pytorch.loggers", "torchvision.transforms.v2", "peft"),
 )
+PLACE = "MULTICROP_TESTS_SERVER"  # the folder of the server's socket, for the processes that pytest starts
+ENVIRONMENT = dict(os.environ)  # of the server, which may be started by a test that has changed its own
 _RUNNING: list["Process"] = []  # the process whose status was not read yet
 
 
@@ -34,7 +42,7 @@ class Process:
 
     def ended(self) -> bool:
         """Whether it has ended."""
-        return bool(select.select([_server().stdout], [], [], 0)[0])
+        return bool(select.select([_server()], [], [], 0)[0])
 
     def wait(self, timeout: float = 500) -> subprocess.CompletedProcess:
         """The exit status (negative for a signal), and what was written to the two streams."""
@@ -51,9 +59,7 @@ def start(arguments: Sequence[object], env: Mapping[str, str] | None = None, cwd
     environment = dict(os.environ if env is None else env)
     command = {"arguments": [*map(str, arguments)], "env": environment, "cwd": str(cwd), "code": code, "folder": folder.name}
     _end_abandoned()
-    server = _server()
-    server.stdin.write(json.dumps(command).encode() + b"\n")
-    server.stdin.flush()
+    _server().sendall(json.dumps(command).encode() + b"\n")
     _RUNNING.append(Process(_answer(60)["pid"], folder))
     return _RUNNING[0]
 
@@ -71,27 +77,78 @@ def _end_abandoned() -> None:
         _RUNNING[0].wait(60)
 
 
+def make_place() -> None:
+    """Make the folder of the server's socket, unless a process that started this one has; the first one removes it at its end."""
+    if PLACE not in os.environ:
+        made = tempfile.TemporaryDirectory(prefix="forked-", ignore_cleanup_errors=True)
+        os.environ[PLACE] = made.name
+        atexit.register(made.cleanup)
+
+
 @cache
-def _server() -> subprocess.Popen:
-    server = subprocess.Popen([sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-    atexit.register(server.stdin.close)
-    _answer(300, server)  # it has imported all
-    return server
+def _server() -> socket.socket:
+    """A connection to the server, which is started where there is none."""
+    make_place()
+    path = Path(os.environ[PLACE]) / "socket"
+    with FileLock(path.with_name("lock")):
+        for start_it in (False, True):
+            if start_it:
+                _start(path)
+            with suppress(OSError):
+                connection = socket.socket(socket.AF_UNIX)
+                connection.connect(str(path))
+                _answer(300, connection)  # it has imported all
+                return connection
+    raise OSError(f"the server of {__file__} has ended; what it said is above")
 
 
-def _answer(timeout: float, server: subprocess.Popen | None = None) -> dict:
-    server = server or _server()
-    if not select.select([server.stdout], [], [], timeout)[0]:
-        raise TimeoutError(f"no answer in {timeout} seconds")
-    return json.loads(server.stdout.readline())
+def _start(path: Path) -> None:
+    """Start the server, which listens at once and answers when it has imported all."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        command = [sys.executable, __file__, str(listener.fileno())]
+        silent, kept = subprocess.DEVNULL, [listener.fileno()]
+        subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=silent, stdout=silent, pass_fds=kept)
 
 
-def _serve() -> dict:
-    """Fork a process per line of standard input; returns the command in each of them."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+def _answer(timeout: float, server: socket.socket | None = None) -> dict:
+    """The next line that the server writes; raises ConnectionError where it has ended."""
+    server, line = server or _server(), b""
+    while not line.endswith(b"\n"):
+        if not select.select([server], [], [], timeout)[0]:
+            raise TimeoutError(f"no answer in {timeout} seconds")
+        if not (piece := server.recv(4096)):
+            raise ConnectionError("the server has ended")
+        line += piece
+    return json.loads(line)
+
+
+def _serve(listener: socket.socket) -> dict:
+    """Fork a process per connection until the last one is closed; returns the command in each process that they fork."""
+    handlers: list[int] = []
+    while True:
+        if not handlers or select.select([listener], [], [], 1)[0]:
+            connection = listener.accept()[0]
+            if (pid := os.fork()) == 0:
+                listener.close()
+                return _handle(connection)
+            connection.close()
+            handlers.append(pid)
+        handlers = [pid for pid in handlers if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        if not handlers:
+            os._exit(0)
+
+
+def _handle(connection: socket.socket) -> dict:
+    """Fork a process per line of a connection; returns the command in each of them."""
+    lines, answers = connection.makefile("r"), connection.makefile("w")
     print("{}", file=answers, flush=True)
-    for line in sys.stdin:
+    for line in lines:
         if (pid := os.fork()) == 0:
+            for file in (lines, answers, connection):
+                file.close()
             return json.loads(line)
         print(json.dumps({"pid": pid}), file=answers, flush=True)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -144,4 +201,4 @@ if __name__ == "__main__":
             compose("config", [f"task={task}"])  # Hydra's plugins are imported, and most files read
     assert "wandb" not in sys.modules, "the first process that ends would remove the folder that wandb makes at its import"
     gc.freeze()  # what all processes share is not looked through again
-    _become(_serve())
+    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))

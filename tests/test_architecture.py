@@ -4,9 +4,11 @@ import ast
 import tomllib
 
 import pytest
+import shapes
 import torch
 from conftest import ROOT
-from jaxtyping import TypeCheckError
+from jaxtyping import Float, TypeCheckError, jaxtyped
+from torch import Tensor
 
 from multicrop.transport import uniform_marginal
 
@@ -25,9 +27,25 @@ def test_no_module_lies_beside_the_rooms():
     assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
 
 
-def test_shapes_and_types_of_arrays_are_checked_in_the_tests():
-    with pytest.raises(TypeCheckError):
-        uniform_marginal(torch.ones(3))  # floats for a mask
+def test_shapes_and_types_of_arrays_are_checked_in_the_first_calls_of_each_test():
+    mask, wrong = torch.ones(3, dtype=torch.bool), torch.ones(3)
+    for _ in range(2):  # tests
+        for _ in range(shapes.CALLS - 1):
+            uniform_marginal(mask)
+        with pytest.raises(TypeCheckError):
+            uniform_marginal(wrong)
+        uniform_marginal(mask)
+        uniform_marginal(wrong)
+        shapes.begin_test()
+
+
+def test_shapes_of_results_are_checked_too():
+    @jaxtyped(typechecker=shapes.first_calls)
+    def doubled(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        return torch.cat([x, x])
+
+    with pytest.raises(TypeCheckError, match="return value"):
+        doubled(torch.ones(3))
 
 
 def test_the_configuration_stops_at_the_entries():

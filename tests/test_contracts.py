@@ -10,12 +10,10 @@ import os
 import re
 import subprocess
 import sys
-from functools import cache
 
 import pytest
 import yaml
-from conftest import CONF, ROOT, composed, options
-from omegaconf import OmegaConf
+from conftest import CONF, ROOT, composed, node, options
 from refusals import refused
 
 from multicrop.config import TASK_OF, check_overrides, check_parts
@@ -26,15 +24,6 @@ from multicrop.contracts.test_data_and_models import TestModels as TestModels
 from multicrop.contracts.test_methods import TestMethods as TestMethods
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
-
-
-@cache
-def node(group: str, option: str):
-    """What an option composes to, in its own group: a file without defaults is that by itself."""
-    path = CONF / group / f"{option}.yaml"
-    if not re.search("^(defaults:|# @package)", path.read_text(), re.MULTILINE):
-        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return OmegaConf.to_container(composed(f"{group}={option}"), resolve=False).get(group)
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])

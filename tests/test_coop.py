@@ -25,7 +25,7 @@ WORDS = "a photo of a"
 PROMPTS = [["a photo of a dog.", "a photo of a dog, which barks"], ["a photo of a cat."], ["a photo of a rose.", "a photo of a red rose"]]
 MEAN = partial(aggregators.mean_similarity, view_set="all", text_set="all")
 KNOBS = {"words": WORDS, "start": "words", "n_tokens": 5, "class_specific": False, "learning_rate": 0.01}
-TRAINING = {"epochs": 6, "batch_size": 4, "seed": 0}
+TRAINING = {"epochs": 3, "batch_size": 4, "seed": 0}
 
 
 class Problem:

@@ -233,7 +233,8 @@ def test_an_image_without_a_file_is_known_by_the_name_of_its_id_and_its_pixels(t
 @pytest.mark.parametrize("task", ["zero_shot", "tta"])
 def test_an_image_of_a_record_has_the_crops_and_the_class_of_its_run(tmp_path, task):
     """The run's configuration is that of the record, whatever the defaults are."""
-    run(composed(f"task={task}", *SMALL, "crop_seed=7", f"paths.output={tmp_path}/run", f"paths.cache={tmp_path}/banks", "logger=none"))
+    words = [*SMALL, "crop_seed=7", "examples=3", f"paths.output={tmp_path}/run", f"paths.cache={tmp_path}/banks", "logger=none"]
+    run(composed(f"task={task}", *words))
     record = read_record(tmp_path / "run")
     chosen = [example for example in json.loads((tmp_path / "run/examples.json").read_text()) if example["boxes"]]
     kept = {example["image_id"] for example in chosen} | set(record.predictions.image_id[:2])

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import CONF, ROOT, composed, options
+from conftest import ROOT, composed, node, options
 from omegaconf import OmegaConf
 
 from multicrop.config import check_values
@@ -14,7 +14,6 @@ from multicrop.runs.schema import schema, written
 
 GROUPS = ("adapter", "aggregator", "corruption", "crop", "dataset", "engine", "logger", "method", "model", "prompt", "task", "trainer")
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
-STUDIES = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
 PARTS = {"_target_", "_partial_", "facts", "run", "build", "aggregator", "parts"}  # keys of a node that are no knobs
 WALK = """
 import json, math, sys
@@ -58,27 +57,24 @@ def test_the_schema_is_what_the_signatures_say():
     assert FILE.read_text(encoding="utf-8") == written(schema()), "run `make schema`, and commit src/multicrop/config/knobs.json"
 
 
-@pytest.mark.parametrize(("group", "option"), [*OPTIONS, *(("experiment", study) for study in STUDIES)])
-def test_every_value_in_conf_fits(group, option):
-    needed = {"local": ["model.path=x"], "imported": ["model.path=x"], "open_clip": ["model.name=x"]}.get(option, [])
-    check_values(composed(*needed, f"{group}={option}"))
-
-
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_knob_in_conf_has_a_schema(group, option):
-    places = json.loads(FILE.read_text(encoding="utf-8"))
-    node = composed(f"{group}={option}")[group] or {}
-    known = places["sections"].get(group, {}) | places["targets"].get(node.get("_target_"), {})
+def test_every_knob_in_conf_has_a_schema_and_a_value_that_fits(group, option):
+    """Those of studies are checked in test_studies.py, which composes them."""
+    needed = {"local": ["model.path=x"], "imported": ["model.path=x"], "open_clip": ["model.name=x"]}.get(option, [])
+    cfg = composed(*needed, f"{group}={option}")
+    check_values(cfg)
+    places, chosen = json.loads(FILE.read_text(encoding="utf-8")), cfg[group] or {}
+    known = places["sections"].get(group, {}) | places["targets"].get(chosen.get("_target_"), {})
     for part in ("run", "build"):
-        known = known | places["targets"].get((node.get(part) or {}).get("_target_"), {})
-    assert not set(node) - set(known) - PARTS
+        known = known | places["targets"].get((chosen.get(part) or {}).get("_target_"), {})
+    assert not set(chosen) - set(known) - PARTS
 
 
 def test_numbers_outside_their_range_are_refused_by_a_process_without_torch():
     walked = {"": [OmegaConf.to_yaml(composed()), "", ""]}
     for group, option in OPTIONS:
-        cfg = composed(f"{group}={option}")
-        walked.setdefault((cfg[group] or {}).get("_target_") or option, [OmegaConf.to_yaml(cfg), f"{group}={option}", f"{group}."])
+        if (target := (node(group, option) or {}).get("_target_") or option) not in walked:
+            walked[target] = [OmegaConf.to_yaml(composed(f"{group}={option}")), f"{group}={option}", f"{group}."]
     done = subprocess.run(
         [sys.executable, "-c", WALK], input=json.dumps(list(walked.values())), cwd=ROOT, capture_output=True, text=True, timeout=300
     )

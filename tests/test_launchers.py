@@ -3,13 +3,11 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import forked
 import pytest
 import yaml
-from conftest import ROOT, composed
+from conftest import composed
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from refusals import refused
@@ -31,14 +29,11 @@ def multirun(tmp_path, *arguments, **variables):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "OMP_", "MKL_"))}
     env = kept | watched(tmp_path) | {"COLUMNS": "200"} | variables
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
-    command = [sys.executable, "run.py", "-m", *arguments, *RUN, *DATA, *paths]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said, _ = process.communicate(timeout=500)
+    done = forked.run(["-m", *arguments, *RUN, *DATA, *paths], env=env)
     (folder,) = (tmp_path / "runs").glob("sweep-*")
-    written = shards_written(tmp_path)
-    assert process.pid not in {int(pid) for pid, _ in written}, "a job ran in the process of the sweep"
+    written = shards_written(tmp_path)  # by Pythons that were started, unlike the forked process of the sweep: each job ran in one of them
     assert len(written) == len({shard for _, shard in written}) == SHARDS, written
-    return process.returncode, said, folder
+    return done.returncode, done.stdout + done.stderr, folder
 
 
 def threads(folder):
@@ -46,20 +41,24 @@ def threads(folder):
 
 
 HALF = max(1, (os.cpu_count() or 1) // 2)
-LAUNCHERS = {"joblib": (["hydra.launcher.n_jobs=2"], HALF), "submitit_local": ([], 1), "ray": (["hydra.launcher.init.num_cpus=2"], 1)}
+LAUNCHERS = {  # knobs, jobs that end well, threads of each; a process per job of submitit is dear
+    "joblib": (["hydra.launcher.n_jobs=2"], ["[]", "[topk]"], HALF),
+    "submitit_local": ([], ["[]"], 1),
+    "ray": (["hydra.launcher.init.num_cpus=2"], ["[]", "[topk]"], 1),
+}
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_jobs_side_by_side_fill_one_bank_divide_the_threads_and_count_failures(tmp_path, launcher):
     if launcher == "ray":
         pytest.importorskip("ray", reason="the extra ray is not installed: pip install -c constraints.txt -e '.[ray]'")
-    knobs, expected = LAUNCHERS[launcher]
-    grid = "task.beside=[],[nope],[topk]"
-    status, said, folder = multirun(tmp_path, f"hydra/launcher={launcher}", *knobs, grid)
+    knobs, good, expected = LAUNCHERS[launcher]
+    status, said, folder = multirun(tmp_path, f"hydra/launcher={launcher}", *knobs, f"task.beside=[nope],{','.join(good)}")
     assert status == 1, said
-    state = sweep.scan(folder, 3)
-    assert (state.done, list(state.failed), state.running) == (2, ["1: task.beside=[nope]"], ())
-    assert "sweep: 2 of 3 done, 1 failed" in said and "failed: 1: task.beside=[nope]: ValueError" in said
+    jobs = 1 + len(good)
+    state = sweep.scan(folder, jobs)
+    assert (state.done, list(state.failed), state.running) == (len(good), ["0: task.beside=[nope]"], ())
+    assert f"sweep: {len(good)} of {jobs} done, 1 failed" in said and "failed: 0: task.beside=[nope]: ValueError" in said
     assert threads(folder) == {expected}
     assert "Scoring" not in said  # no bars of jobs among the lines of the sweep
 

@@ -3,18 +3,26 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 import threading
 
-from conftest import ROOT
+import forked
 
 SMALL = ["dataset.n_classes=4", "dataset.test_images=3", "dataset.train_images=2", "dataset.validation_images=1", "crop=random_k4"]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours, and moves of the cursor
 
 
-def in_terminal(command, environment) -> tuple[int, str]:
-    """Exit status, and all that the command writes to a terminal that is 250 columns wide."""
+IN_TERMINAL = """
+import os, runpy, sys
+terminal = os.open(sys.argv.pop(1), os.O_RDWR)
+for number in (1, 2):
+    os.dup2(terminal, number)
+sys.stdout.reconfigure(line_buffering=True)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def in_terminal(arguments, environment) -> tuple[int, str]:
+    """Exit status, and all that run.py writes to a terminal that is 250 columns wide."""
     reader, writer = pty.openpty()
     written: list[bytes] = []
 
@@ -27,12 +35,11 @@ def in_terminal(command, environment) -> tuple[int, str]:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
+    done = forked.run([os.ttyname(writer), *arguments], env=environment, code=IN_TERMINAL)
     os.close(writer)
-    status = process.wait(timeout=500)
     thread.join(timeout=30)
     os.close(reader)
-    return status, b"".join(written).decode()
+    return done.returncode, b"".join(written).decode()
 
 
 def test_a_terminal_shows_one_line_that_is_written_over_and_says_where_the_sweep_stands(tmp_path):
@@ -40,7 +47,7 @@ def test_a_terminal_shows_one_line_that_is_written_over_and_says_where_the_sweep
     env = clean | {"HOME": str(tmp_path), "TERM": "xterm-256color", "COLUMNS": "250", "LINES": "50"}
     paths = [f"paths.cache={tmp_path}/banks", f"paths.output={tmp_path}/runs"]
     grid = ["-m", "task=zero_shot", "aggregator=dnd,max", *SMALL, "logger=none", "trainer.threads=1", *paths]
-    status, raw = in_terminal([sys.executable, "run.py", *grid], env)
+    status, raw = in_terminal(grid, env)
     shown = CONTROL.sub("", raw)
     assert status == 0, shown
     assert "\x1b[2K" in raw  # the line is erased before it is written anew

@@ -33,7 +33,7 @@ RUN = [*DATA, "crop=random_k4", "aggregator=max", "examples=0", "logger=none", "
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without processors and three nodes of one; its workers note which shards they write."""
+    """A head and two nodes of one processor each; their workers note which shards they write."""
     from ray.cluster_utils import Cluster
 
     place = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for sockets; and no other test finds this cluster
@@ -42,8 +42,8 @@ def cluster():
         for name, value in variables.items():
             patched.setenv(name, value)
         patched.delenv("RAY_ADDRESS", raising=False)
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        made.place, made.nodes = place, [made.add_node(num_cpus=1) for _ in range(3)]
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.place, made.nodes = place, [made.add_node(num_cpus=1) for _ in range(2)]
         yield made
         ray.shutdown()
         made.shutdown()

@@ -8,6 +8,7 @@ import torch
 from conftest import composed, options, pictures, random_encoder, random_text, session_of, unit
 from few_shot_problem import Problem, mean_feature
 from hydra.utils import instantiate
+from omegaconf import ListConfig
 from refusals import refused
 
 from multicrop.adapters.base import Adapter, EncoderAdapter, Examples, FewShotAdapter
@@ -22,7 +23,7 @@ from multicrop.runs.injectables import inject
 
 ADAPTERS = [o for o in options("adapter") if not instantiate(composed(f"adapter={o}").adapter).func.tunes_encoder]
 SELECTED = [o for o in ADAPTERS if "search" in composed(f"adapter={o}").adapter]
-SHORT = {"epochs": 2, "iterations": 12, "max_iterations": 20}  # enough to see that a pair works
+SHORT = {"epochs": 2, "iterations": 12, "steps": 12, "max_iterations": 20}  # enough to see that a pair works
 
 
 @pytest.fixture
@@ -57,8 +58,11 @@ class TestSelect:
 
 
 def short(option, **changes):
-    """An adapter of conf/ with few steps."""
+    """An adapter of conf/ with few steps, and of each list that it searches the first value, one in the middle and the last."""
     node = composed(f"adapter={option}").adapter
+    for name, values in (node.get("search") or {}).items():
+        if isinstance(values, ListConfig):
+            node.search[name] = values[:: max(1, (len(values) - 1) // 2)]
     return instantiate(node, **{name: value for name, value in SHORT.items() if name in node}, **changes)
 
 

@@ -14,7 +14,7 @@ from refusals import refused
 
 from multicrop.cli import main
 from multicrop.compare.published import published_figures, read_published
-from multicrop.config import check_overrides, register_resolvers
+from multicrop.config import check_overrides, check_values, register_resolvers
 from multicrop.record import Predictions, write_record
 
 sys.path.insert(0, str(ROOT))
@@ -28,8 +28,8 @@ EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_po
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_composes_and_says_its_command_its_result_and_its_time(name):
-    composed(f"experiment={name}")
+def test_an_experiment_composes_with_values_that_fit_and_says_its_command_its_result_and_its_time(name):
+    check_values(composed(f"experiment={name}"))
     text = (CONF / f"experiment/{name}.yaml").read_text()
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     assert header.startswith("# @package _global_\n")

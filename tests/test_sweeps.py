@@ -74,15 +74,15 @@ def folders(tmp_path):
     return sorted((tmp_path / "runs").glob("sweep-*"))
 
 
-def test_six_jobs_load_one_model_and_encode_each_view_and_text_once(tmp_path):
-    grid = command(tmp_path, "task=zero_shot", "crop=random_k4", "aggregator=dnd,max,topk", "task.fusion_weight=0.5,1.0")
+def test_four_jobs_load_one_model_and_encode_each_view_and_text_once(tmp_path):
+    grid = command(tmp_path, "task=zero_shot", "crop=random_k4", "aggregator=dnd,max", "task.fusion_weight=0.5,1.0")
     done = forked.run(grid, env=environment(tmp_path), code=COUNTING)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.loads(done.stdout.split("COUNTS ")[1])
     assert counts == {"models": 1, "data": 1, "texts": 1, "views": 4 * 3 * 5}
     (folder,) = folders(tmp_path)
-    assert sweep.scan(folder, 6).done == 6 and "sweep: 6 of 6 done" in done.stdout
-    assert not list(folder.rglob("explanations.png")) and len(list(folder.rglob("examples.json"))) == 6
+    assert sweep.scan(folder, 4).done == 4 and "sweep: 4 of 4 done" in done.stdout
+    assert not list(folder.rglob("explanations.png")) and len(list(folder.rglob("examples.json"))) == 4
 
 
 def test_a_killed_sweep_continues_and_a_failed_job_is_told_at_the_end(tmp_path):
@@ -339,7 +339,7 @@ def test_jobs_that_are_not_finished_are_started_with_their_own_numbers(finished,
 
 def test_a_repeated_sweep_starts_what_is_not_finished_and_points_to_the_rest(tmp_path):
     def swept(name, *more):
-        words = ["task=zero_shot", "crop=random_k1", "aggregator=max", "task.fusion_weight=1.0,0.75,0.5,0.25", *more]
+        words = ["task=zero_shot", "crop=random_k1", "aggregator=max", "task.fusion_weight=1.0,0.75,0.5", *more]
         return forked.run(command(tmp_path, *words, f"hydra.sweep.dir={tmp_path}/runs/sweep-{name}"), env=environment(tmp_path))
 
     first = swept("x")
@@ -349,15 +349,15 @@ def test_a_repeated_sweep_starts_what_is_not_finished_and_points_to_the_rest(tmp
     lost = json.loads(entry.read_text())["record"].split("/")[-1]
     entry.unlink()
     second = swept("y")
-    assert second.returncode == 0 and second.stdout.count("already done, skipped") == 3
-    assert sorted(path.name for path in two.iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
+    assert second.returncode == 0 and second.stdout.count("already done, skipped") == 2
+    assert sorted(path.name for path in two.iterdir()) == ["0", "1", "2", "multirun.yaml"]
     ran = {path.name for path in two.iterdir() if (path / "metrics.json").is_file()}
     pointed = {path.name for path in two.iterdir() if (path / "record.json").is_file()}
-    assert ran == {lost} and pointed == set("0123") - ran
-    for name in "0123":
+    assert ran == {lost} and pointed == set("012") - ran
+    for name in "012":
         overrides = [yaml.safe_load((place / name / ".hydra" / "overrides.yaml").read_text()) for place in (one, two)]
         assert overrides[0] == overrides[1] and "aggregator=max" in overrides[0]
-    assert sweep.scan(one, 4) == sweep.scan(two, 4)
+    assert sweep.scan(one, 3) == sweep.scan(two, 3)
     again = swept("y", "rerun=true")
     assert again.returncode == 0 and "already done" not in again.stdout and not list(two.rglob("record.json"))
 

@@ -5,8 +5,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -170,9 +168,8 @@ def test_an_online_run_sends_config_summary_tags_and_record_and_no_key(server, t
 
 def test_the_dashboard_is_saved_online_as_a_workspace_and_a_report_and_no_key(server, tmp_path):
     pytest.importorskip("wandb_workspaces", reason="the extra dashboard is not installed")
-    command = [sys.executable, "-c", "from multicrop.cli import main; main()", "dashboard", "--entity", "me", "--project", "birds"]
-    env = environment(server, tmp_path)
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
+    words = ["dashboard", "--entity", "me", "--project", "birds"]  # in a process of its own: wandb reads its variables once
+    done = forked.run(words, cwd=tmp_path, env=environment(server, tmp_path), code="from multicrop.cli import main; main()")
     assert done.returncode == 0, done.stdout + done.stderr
     (workspace,), (report,) = sent(server, "UpsertView2"), sent(server, "upsertView")
     assert (workspace["entityName"], workspace["projectName"], workspace["type"]) == ("me", "birds", "project-view")

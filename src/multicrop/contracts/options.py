@@ -45,7 +45,13 @@ def composed(*overrides: str) -> Any:
 
 def made(group: str, option: str, **knobs: Any) -> Any:
     """What an option makes, or for a file with ``_partial_`` the function that takes the remaining arguments."""
-    return instantiate(without(composed(f"{group}={option}")[group], "facts"), **knobs)
+    return instantiate(_node(group, option), **knobs)
+
+
+@cache
+def _node(group: str, option: str) -> Any:
+    """What an option composes to, without its facts; Hydra copies what it instantiates."""
+    return without(composed(f"{group}={option}")[group], "facts")
 
 
 @cache

@@ -17,7 +17,7 @@ from multicrop.text import TextBank
 NAMES = ("dog", "cat", "rose", "car")
 
 
-@pytest.mark.parametrize("option", options("adapter"))
+@pytest.mark.parametrize("option", options("adapter"), scope="class")  # the tests of an adapter one after the other: one process fits it
 class TestAdapters:
     @staticmethod
     def problem(make, generator):
