@@ -70,7 +70,7 @@ def test_multicrop_run_from_a_wheel_in_an_empty_folder_with_a_crop_policy_of_the
     env = {k: v for k, v in os.environ.items() if not k.startswith("MULTICROP_")} | {"PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, "-c", START, *words], cwd=own, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert all(words in done.stdout for words in ("global view", "1 crops averaged", f"record: {own}"))
+    assert all(words in done.stdout for words in ("global view", "│ 1 crop ", f"record: {own}"))
     (metrics,) = own.glob("outputs/*/*/metrics.json")
     assert json.loads(metrics.read_text())["views_per_image"] == 2
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["crop"]["_target_"] == "my_crops.left_half"

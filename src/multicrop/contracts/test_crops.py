@@ -36,7 +36,7 @@ class TestCrops:
 
     def test_more_crops_begin_with_the_same_ones(self, option, encoder):
         if not as_policy(made("crop", option)).nested:
-            pytest.skip("this policy is not nested")
+            pytest.skip("only for policies whose first k of n crops are those of k, which @crop_policy(nested=True) declares")
         few, many = (self.sampler(option, encoder, 90, 120, n_crops=n)(90, 120, "a", 3) for n in (3, 9))
         assert torch.equal(few, many[:3]) and len(many) == 9
         again = self.sampler(option, encoder, 90, 120, n_crops=3)

@@ -116,7 +116,7 @@ class State:
         parts += [f"best {100 * self.best[0]:.1f} % ({self.best[1]})"] if self.best else []
         if self.total and finished and finished < self.total:
             parts.append(f"about {clock(seconds / finished * (self.total - finished))} left")
-        return ", ".join([*parts, f"{clock(seconds)} so far"])
+        return ", ".join([*parts, f"in {clock(seconds)}" if ended else f"{clock(seconds)} so far"])
 
 
 def clock(seconds: float | int) -> str:

@@ -27,7 +27,7 @@ def row_labels(choices: Mapping[str, str], component: str | None, n_views: int, 
     Returns:
         Labels by row name; without ``component`` there is no row ``final``.
     """
-    crops = f"{n_views - 1} crops averaged" if n_views > 1 else "no crops: the global view"
+    crops = {1: "no crops: the global view", 2: "1 crop"}.get(n_views, f"{n_views - 1} crops averaged")
     labels = {"global": "global view", "crops_mean": crops, "aggregated": choices.get("aggregator", "aggregator")}
     labels |= {BESIDE + name: name for name in beside}
     return labels | ({"final": f"{labels['aggregated']} + {choices.get(component, component)}"} if component else {})
