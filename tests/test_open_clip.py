@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import transformers
 from refusals import refused
 from safetensors.torch import load_file, save_file
 from test_encoder_families import photograph, sticky_tokenizer
@@ -39,6 +40,7 @@ OWN = {"mean": [0.48, 0.45, 0.4], "std": [0.26, 0.26, 0.27]}
 SQUASH = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
 MOBILE = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "resize_mode": "shortest"}
 LONGEST = OWN | {"interpolation": "bicubic", "resize_mode": "longest", "fill_color": 7}
+LAYERS = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
 SMALL = {"img_size": SIDE, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
@@ -99,8 +101,9 @@ MODELS = {
     "siglip": lambda: (config("ViT-B-16-SigLIP2", timm_model_name="multicrop_siglip"), SQUASH),
     "coca": lambda: (config("coca_ViT-B-32", attn_pooler_heads=2), OWN),
     "clipa": lambda: (config("ViT-L-14-CLIPA"), SQUASH),
+    "nllb": lambda: (config("nllb-clip-base"), OWN),
 }
-TRIMS = ("vit", "quickgelu", "pe_core", "eva02")
+TRIMS = ("vit", "quickgelu", "pe_core", "eva02", "nllb")
 
 
 class Checkpoint(NamedTuple):
@@ -122,6 +125,10 @@ def saved(folder, made, pixels):
         tokenizer.save_pretrained(folder)
         text["vocab_size"] = 300
         made["embed_dim"] = 32 if "SigLIP2" in text["hf_tokenizer_name"] else made["embed_dim"]
+    if "hf_model_name" in text:  # its configuration, which open_clip reads from there; no weights
+        text["hf_model_name"] = str(folder / "text_model")
+        sizes = {f"{part}_{name}": number for part in ("encoder", "decoder") for name, number in LAYERS.items()}
+        transformers.M2M100Config(vocab_size=300, d_model=32, pad_token_id=0, **sizes).save_pretrained(text["hf_model_name"])
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": made, "preprocess_cfg": pixels}))
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
     generator = torch.Generator().manual_seed(3)
@@ -182,7 +189,8 @@ def test_features_are_those_of_its_own_pipeline(checkpoint):
 def test_texts_are_cut_to_the_longest_only_where_that_is_exact(checkpoint):
     family, encoder, tokenizer = checkpoint.family, checkpoint.encoder, checkpoint.tokenizer
     (part,), _ = encoder.token_parts(["a", "two dogs"], 8)
-    assert part["input_ids"].shape[1] == (4 if family in TRIMS else tokenizer.context_length)
+    longest = max(encoder.rule.lengths(encoder.tokenizer, ["a", "two dogs"]))
+    assert part["input_ids"].shape[1] == (longest if family in TRIMS else tokenizer.context_length) and longest < 20
     assert encoder.rule.context == tokenizer.context_length
 
 

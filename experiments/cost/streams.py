@@ -1,6 +1,7 @@
 """What experiments/cost measures: which images are right with each way of looking, on test and on validation images of one stream."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -122,17 +123,18 @@ def measure(session: Session, counts: list[int]) -> Measured:
     return Measured(torch.stack(rows).numpy(), whole.softmax(1).amax(1).numpy(), np.asarray(clusters), share)
 
 
-def measure_all(plan: Plan, folder: Path, small: bool) -> None:
-    """Measure what the folder does not hold yet; a file per stream, split, look and seed."""
+def measure_all(plan: Plan, folder: Path, small: bool) -> Iterator[Plan]:
+    """Measure what the folder does not hold yet; a file per stream, split, look and seed. After each stream: the plan of those so far."""
     register_resolvers()
     folder.mkdir(parents=True, exist_ok=True)
     cache = SweepCache()
-    for data, vendor in plan.streams:
+    for number, (data, vendor) in enumerate(plan.streams):
         overrides = (*plan.overrides, *(SMALL_DATA[data] if small else ()))
         wanted = [("test", look) for look in plan.looks] + [("validation", Look("random"))]
         for seed, (split, look) in product(plan.seeds, wanted):
             session = session_of(data, vendor, look, seed, plan.most, (*overrides, f"split={split}"), cache)
             _keep(file_of(folder, data, vendor, split, look, seed), session, plan.counts)
+        yield replace(plan, streams=plan.streams[: number + 1])
 
 
 def _keep(path: Path, session: Session, counts: list[int]) -> None:
