@@ -323,8 +323,8 @@ def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: in
 
 TITLE = f"K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}"
 PARTS = {
-    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 8), marks=(0.92, 2.0), rounds=3),
-    "embedded": lambda: against_bare_and_published("embedded", tiny, photographs(64) * (4 if GPU else 2), marks=(0.75, 3.5), rounds=3),
+    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 8), marks=(0.92, 2.0), rounds=2),
+    "embedded": lambda: against_bare_and_published("embedded", tiny, photographs(96) * (4 if GPU else 1), marks=(0.75, 3.5), rounds=2),
     "pipeline": pipeline,
     "texts": texts,
     "features": features,
@@ -332,3 +332,4 @@ PARTS = {
     "contents": hashes,
     "sweep": sweep,
 }
+LONG = ("memory", "sweep")  # more than half a minute each on two cores

@@ -145,7 +145,7 @@ def naflex() -> list[Row]:
     for name, buckets in (("fixed", FIXED), ("buckets", BUCKETS)):
         encoder = naflex_b16(buckets)
         ways[name] = partial(bare, encoder, torch.stack([global_pixels(image, encoder.spec) for image in images]).to(DEVICE), len(images))
-    times = in_turn(ways, rounds=3)
+    times = in_turn(ways, rounds=2)
     return [ratio("SigLIP 2 NaFlex B/16: 196 tokens / tokens by pixels", times["fixed"], times["buckets"], mark=1.5)]
 
 

@@ -176,7 +176,7 @@ def groupvit():
 def owlvit():
     text = TEXT | {"max_position_embeddings": CONTEXT, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     config = hf.OwlViTConfig(text_config=text, vision_config=VISION, projection_dim=20)
-    return hf.OwlViTModel(config), hf.AutoTokenizer.from_pretrained(TINY), hf.OwlViTImageProcessor(size=SQUARE)
+    return hf.OwlViTModel(config), roberta_tokenizer(), hf.OwlViTImageProcessor(size=SQUARE)  # pooled at the token of the largest id
 
 
 STRETCHED = ("siglip", "align", "chinese_clip", "vision_text_dual_encoder", "tipsv2", "blip", "owlvit")  # to a square, not cropped
