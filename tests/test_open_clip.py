@@ -103,6 +103,7 @@ MODELS = {
     "clipa": lambda: (config("ViT-L-14-CLIPA"), SQUASH),
     "nllb": lambda: (config("nllb-clip-base"), OWN),
 }
+OWN_TOWERS = ("vit", "quickgelu", "coca", "clipa", "nllb")  # the others are of timm
 TRIMS = ("vit", "quickgelu", "pe_core", "eva02", "nllb")
 
 
@@ -232,6 +233,24 @@ def test_a_module_encodes_images_with_their_crops(vit):
     images = [photograph(*size) for size in SIZES[:2]]
     pixels = torch.stack([global_pixels(to_tensor(image), encoder.spec) for image in images])
     torch.testing.assert_close(module.views(images)[:, 0], encoder.encode_images(pixels), atol=1e-6, rtol=1e-5)
+
+
+def test_crops_at_a_smaller_side_are_those_of_open_clip_loaded_at_that_side(checkpoint, tmp_path):
+    """Its own vision transformers; those of timm and other networks are refused."""
+    if checkpoint.family not in OWN_TOWERS:
+        with refused("model.crop_side", "'open_clip'", "timm" if checkpoint.family != "mobileclip2" else "no vision transformer"):
+            load_open_clip(str(checkpoint.folder), crop_side=32)
+        return
+    encoder = load_open_clip(str(checkpoint.folder), crop_side=32)
+    smaller = open_clip.create_model(
+        f"local-dir:{checkpoint.folder}", force_image_size=32, load_weights=False, pretrained_text=False
+    ).eval()
+    open_clip.load_checkpoint(smaller, str(checkpoint.folder / "open_clip_model.safetensors"))
+    pixels = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = smaller.encode_image(encoder._normalised(pixels), normalize=True)
+        torch.testing.assert_close(encoder.encode_images(pixels), expected, atol=2e-6, rtol=1e-5)
+    assert encoder.fingerprint() != checkpoint.encoder.fingerprint()
 
 
 def test_what_needs_transformers_towers_is_refused(checkpoint):

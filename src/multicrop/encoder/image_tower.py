@@ -69,7 +69,7 @@ def check_crop_side(model: nn.Module, name: str, side: int, crop_side: int) -> N
             reason = f"cannot interpolate its positions ({str(error).splitlines()[0]})"
     raise ValueError(
         f"model.crop_side needs an image tower that reads other sides, and {name} (family {family_of(model)!r}) {reason}; "
-        "set model.crop_side=null, or choose CLIP, SigLIP or TIPSv2"
+        "set model.crop_side=null, or choose a CLIP, SigLIP or TIPSv2 of transformers"
     )
 
 
