@@ -85,7 +85,7 @@ def test_the_interval_of_the_fewest_crops_says_where_they_do_not_suffice():
     assert cost.fewest_crops(rows[:1], rows[1], np.array(["a", "b"] * 20)) == (np.inf, np.inf)
 
 
-def test_tables_and_picture_are_written_from_measurements(tmp_path):
+def test_tables_and_picture_are_written_from_measurements(tmp_path, capsys):
     for seed in PLAN.seeds:
         for look in PLAN.looks:
             for split in ("test", "validation"):
@@ -99,6 +99,7 @@ def test_tables_and_picture_are_written_from_measurements(tmp_path):
     assert (chosen["calls"], chosen["top1"], chosen["difference"], chosen["over_chance"]) == ("3.00", "100.00", "0.00", "25.00")
     assert next(row for row in rows if row["way"] == "random, 48 px" and row["crops"] == "2")["cost"] == "1.60"
     assert (tmp_path / "cost.png").stat().st_size > 5000 and "random,2," in (tmp_path / "needed.csv").read_text()
+    assert "| global view | 1.0 | -50.0 [" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("data", "vendor"), Plan().streams)

@@ -16,6 +16,7 @@ from multicrop.compare.statistics import Comparison, compare_runs
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.cost.picture import draw
 from experiments.cost.streams import ROOT, SMALL, Look, Measured, Plan, measure_all, read
+from experiments.cost.tables import summary
 from experiments.study import POINTS, markdown, numbers, write_csv
 
 OUTPUT = Path(__file__).parent
@@ -179,7 +180,7 @@ def write(plan: Plan, folder: Path, output: Path) -> None:
     write_csv(output / "results.csv", HEADER, lines)
     write_csv(output / "needed.csv", NEEDED, crops)
     draw(lines, HEADER, output / "cost.png")
-    print(markdown(HEADER, [line for line in lines if line[-1]]))
+    print(summary([dict(zip(HEADER, line, strict=True)) for line in lines]))
     print(markdown(NEEDED, crops))
 
 
