@@ -92,9 +92,12 @@ def test_tables_and_picture_are_written_from_measurements(tmp_path, capsys):
                 one = replace(helped(), share=0.3 if look.side else 1.0)
                 path = streams.file_of(tmp_path, "scenes", "noto-v1", split, look, seed)
                 np.savez(path, correct=one.correct, sure=one.sure, clusters=one.clusters, share=one.share)
-    cost.write(PLAN, tmp_path, tmp_path)
+    streams.file_of(tmp_path, "scenes", "noto-v1", "validation", Look("random"), 1).unlink()
+    plan = replace(PLAN, streams=(*PLAN.streams, ("emoji", "noto-v1")))  # a seed that is not whole, and a stream that is not there
+    cost.write(plan, tmp_path, tmp_path)
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert {row["data"] for row in rows} == {"scenes"} and {row["seeds"] for row in rows} == {"1"}
     chosen = next(row for row in rows if row["way"] == "cascade, chosen" and row["crops"] == "4")
     assert (chosen["calls"], chosen["top1"], chosen["difference"], chosen["over_chance"]) == ("3.00", "100.00", "0.00", "25.00")
     assert next(row for row in rows if row["way"] == "random, 48 px" and row["crops"] == "2")["cost"] == "1.60"
@@ -106,5 +109,5 @@ def test_tables_and_picture_are_written_from_measurements(tmp_path, capsys):
 def test_every_measurement_of_the_plan_composes(data, vendor):
     own = [f"dataset={data}", streams.VENDORS[data].format(vendor), streams.LEFT_OUT, "aggregator=dnd_fused", "split=validation"]
     for look in Plan().looks:
-        cfg = composed(*own, f"crop={look.policy}", "crop.n_crops=32", *([] if look.side is None else [f"model.crop_side={look.side}"]))
-        assert cfg.crop.n_crops == 32 and cfg.dataset.leave_out == "noto"
+        cfg = composed(*own, f"crop={look.policy}", "crop.n_crops=16", *([] if look.side is None else [f"model.crop_side={look.side}"]))
+        assert cfg.crop.n_crops == 16 and cfg.dataset.leave_out == "noto"

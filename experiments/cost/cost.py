@@ -1,8 +1,8 @@
 """Accuracy against encoder calls: python experiments/cost/cost.py [--small] [--folder FOLDER] [OVERRIDE ...].
 
-Encodes each stream once per crop policy, side and seed (banks at hand are read), and writes results.csv, needed.csv and cost.png of the
-streams so far beside this file, or with --small (a part of the data, two seeds, four crops) into its FOLDER. Overrides are those of run.py,
-such as model=local.
+Encodes each stream once per crop policy, side and seed (banks at hand are read), and writes results.csv, needed.csv and cost.png of what
+was measured so far beside this file, or with --small (a part of the data, two seeds, four crops) into its FOLDER. Overrides are those of
+run.py, such as model=local.
 """
 
 import sys
@@ -15,7 +15,7 @@ from multicrop.compare.statistics import Comparison, compare_runs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.cost.picture import draw
-from experiments.cost.streams import ROOT, SMALL, Look, Measured, Plan, measure_all, read
+from experiments.cost.streams import ROOT, SMALL, Look, Measured, Plan, measure_all, read, seeds_of
 from experiments.cost.tables import summary
 from experiments.study import POINTS, markdown, numbers, write_csv
 
@@ -100,11 +100,13 @@ def cascades(data: str, vendor: str, test: list[Measured], valid: list[Measured]
 
 
 def rows_of(plan: Plan, folder: Path) -> dict[tuple[str, str], tuple[list[Row], np.ndarray]]:
-    """The rows of each stream, with the clusters of its images."""
+    """The rows of each stream that was measured with a seed at least, with the clusters of its images."""
     streams = {}
     for data, vendor in plan.streams:
-        test = {look: read(folder, data, vendor, "test", look, plan.seeds) for look in plan.looks}
-        valid = read(folder, data, vendor, "validation", Look("random"), plan.seeds)
+        if not (seeds := seeds_of(plan, folder, data, vendor)):
+            continue
+        test = {look: read(folder, data, vendor, "test", look, seeds) for look in plan.looks}
+        valid = read(folder, data, vendor, "validation", Look("random"), seeds)
         rows = [row for look, found in test.items() for row in fixed(data, vendor, look, found, plan.counts)]
         rows += cascades(data, vendor, test[Look("random")], valid, plan.counts)
         streams[data, vendor] = rows, test[Look("random")][0].clusters
@@ -191,8 +193,8 @@ def main() -> None:
         place = words.index("--folder")
         folder, words = Path(words[place + 1]), words[:place] + words[place + 2 :]
     plan = replace(SMALL if small else Plan(), overrides=tuple(words))
-    for measured in measure_all(plan, folder, small):
-        write(measured, folder, folder if small else OUTPUT)
+    for _ in measure_all(plan, folder, small):
+        write(plan, folder, folder if small else OUTPUT)
 
 
 if __name__ == "__main__":
