@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
+import timing
 import torch
 from timing import Row, show
 
@@ -28,6 +29,7 @@ def machine() -> dict[str, object]:
         "processor": f"{platform.machine()}, {torch.cpu.get_capabilities().get('cpu_name', '')}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "clock": timing.clock,
         "gpu": gpu,
         "torch": torch.__version__,
     }
@@ -68,7 +70,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="benchmarks or parts, such as bank or bank.embedded (default: all that are short)")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="folder of the JSON files (default: benchmarks/results)")
+    parser.add_argument(
+        "--clock",
+        choices=timing.CLOCKS,
+        default="wall",
+        help="processor: time of the processor, which other jobs disturb least, for parts that start no process; use OMP_NUM_THREADS=1",
+    )
     options = parser.parse_args()
+    timing.clock = options.clock
     options.output.mkdir(parents=True, exist_ok=True)
     try:
         work = chosen(options.names)

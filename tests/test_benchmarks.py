@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 
 import forked
 import pytest
@@ -56,6 +57,13 @@ def test_a_table_fits_80_columns_with_each_number_on_one_line(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any("41.21" in line and "39.58-44.00" in line and ">= 30" in line and "reached" in line for line in lines)
+
+
+def test_the_clock_of_the_processor_does_not_count_what_waits(monkeypatch):
+    ways = {"waits": lambda: time.sleep(0.05)}
+    assert timing.in_turn(ways, rounds=1, warm_up=0)["waits"].median >= 0.05
+    monkeypatch.setattr(timing, "clock", "processor")
+    assert timing.in_turn(ways, rounds=1, warm_up=0)["waits"].median < 0.05 and bench.machine()["clock"] == "processor"
 
 
 def test_every_aggregator_of_the_benchmark_gives_logits():
