@@ -38,7 +38,7 @@ def draw(lines: Sequence[Sequence[object]], header: Sequence[str], path: Path) -
         here = [row for row in rows if row["data"] == name]
         _panel(axis, _means(here))
         vendors = dict.fromkeys(RANGES.get(str(row["vendor"]), str(row["vendor"])) for row in here)
-        axis.set_title(f"{name}, mean over the {', '.join(vendors)} vendor{'s' * (len(vendors) > 1)}", fontsize=10)
+        axis.set_title(f"{name}, mean over the vendors: {', '.join(vendors)}", fontsize=10)
     handles = {line.get_label(): line for axis in figure.axes for line in axis.lines if not str(line.get_label()).startswith("_")}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     save_figure(figure, path, dpi=130)
