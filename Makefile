@@ -35,7 +35,7 @@ mutation: setup ## change one thing at a time and count the changes that no test
 	$(VENV)/bin/mutmut run $(MUTANTS)
 	$(VENV)/bin/mutmut results
 
-bench: setup ## speed as ratios measured in one run (BENCH="bank.embedded methods" for some)
+bench: setup ## speed as ratios measured in one run, about ten minutes (BENCH="bank.embedded scale" for some, or for long ones)
 	$(RUN) benchmarks/run.py $(BENCH)
 
 overview: setup ## the grid of experiments/overview: three sweeps, their tables and the page

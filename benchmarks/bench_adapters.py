@@ -102,3 +102,4 @@ def measured(choice: str) -> list[Row]:
 
 TITLE = f"{CLASSES} classes x {SHOTS} shots, width {DIM}, all cores"
 PARTS = {choice.split()[0] + ("_bf16" if "bf16" in choice else ""): partial(measured, choice) for choice in (*WHOLE, *STEPS)}
+LONG = tuple(part for part in PARTS if part not in ("tip_adapter", "gda", "ape"))

@@ -33,7 +33,6 @@ from multicrop.encoder import Encoder, load_encoder
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import ShardFolder, feature_bank
 from multicrop.features.view_dataset import ViewCutter, ViewDataset
-from multicrop.model import MultiCropCLIP
 from multicrop.pretrain.module import IMAGE_MEAN, IMAGE_STD
 from multicrop.text import TextBank
 
@@ -89,7 +88,7 @@ def against_bare_and_published(
     """Bare forward pass / encoding from JPEG to shards on disk, and published loop / encoding, for the same number of views."""
     bf16 = ["bf16", "openvino_bf16"] if native_bf16() else []
     int8 = ["int8", "int8_static"] if name == "embedded" else ["int8"] if native_int8() else []  # calibrating a large tower takes minutes
-    precisions = ["fp32", "bf16"] if GPU else ["fp32", *(p for p in [*bf16, *int8] if _available(p))]
+    precisions = ["fp32", "bf16"] if GPU else ["fp32", *(p for p in [*bf16, *int8] if available(p))]
     ways, encoders = {}, {p: build(p).to(DEVICE) for p in precisions}
     side = encoders["fp32"].spec.side
     for precision, encoder in encoders.items():
@@ -118,7 +117,8 @@ def against_bare_and_published(
     return rows
 
 
-def _available(precision: str) -> bool:
+def available(precision: str) -> bool:
+    """Whether this machine and its packages have the precision."""
     try:
         tiny(precision)
     except ValueError:
@@ -143,10 +143,10 @@ def best_part(encoder: Encoder, pixels: torch.Tensor) -> int:
     return int(min(times, key=lambda key: times[key].median))
 
 
-def fill(encoder: Encoder | LazyEncoder, images: LabelledImages, sampler: crops.CropSampler = RANDOM) -> None:
-    """Fill a new bank."""
+def fill(encoder: Encoder | LazyEncoder, images: LabelledImages, sampler: crops.CropSampler = RANDOM, **knobs: object) -> None:
+    """Fill a new bank; `knobs` are those of `feature_bank`."""
     with tempfile.TemporaryDirectory() as cache:
-        where = {"accelerator": ACCELERATOR, "cut": "device" if GPU else "worker", "num_workers": 0}
+        where = {"accelerator": ACCELERATOR, "cut": "device" if GPU else "worker", "num_workers": 0} | knobs
         feature_bank(images, sampler, encoder, seed=0, cache=Path(cache), progress=False, **where)
 
 
@@ -192,47 +192,6 @@ def features() -> list[Row]:
     feature = partial(crops.feature, n_crops=CROPS, min_side=0.5, max_side=0.9)
     times = in_turn({"random": lambda: fill(encoder, images), "feature": lambda: fill(encoder, images, feature)}, rounds=3)
     return [ratio("embedded: crop=random / crop=feature", times["random"], times["feature"])]
-
-
-def _done(way: Callable[[], torch.Tensor]) -> None:
-    way()
-    if GPU:
-        torch.cuda.synchronize()
-
-
-@torch.inference_mode()
-def crop_side() -> list[Row]:
-    """Time of one image's 17 views at 224 px / with crops at a smaller side, ViT-B/16."""
-    boxes, pixels = torch.zeros(1, CROPS + 1, 4), torch.randint(0, 255, (CROPS + 1, 3, 224, 224), dtype=torch.uint8)
-    precision = "bf16" if native_bf16() or GPU else "fp32"
-    modules = {side: MultiCropCLIP(vit_b32(precision, 16, None if side == 224 else side), RANDOM).to(DEVICE) for side in (224, 160, 112)}
-    ways = {str(side): partial(_done, partial(module.features, pixels.to(DEVICE), boxes)) for side, module in modules.items()}
-    times = in_turn(ways, rounds=3)
-    marks = {"160": 1.67}
-    return [ratio(f"ViT-B/16 {precision}: crops at 224 px / at {s} px", times["224"], times[s], mark=marks.get(s)) for s in ("160", "112")]
-
-
-def openvino() -> list[Row]:
-    """Time of one image's 17 views through torch, in its best parts / through OpenVINO, ViT-B/32 in fp32."""
-    if not _available("openvino_fp32"):
-        return []
-    pixels = torch.randint(0, 255, (CROPS + 1, 3, 224, 224), dtype=torch.uint8)
-    encoders = {precision: vit_b32(precision) for precision in ("fp32", "openvino_fp32")}
-    times = in_turn({p: partial(bare, e, pixels, min(e.views_in_cache, len(pixels))) for p, e in encoders.items()}, rounds=5)
-    return [ratio("ViT-B/32 fp32: torch / OpenVINO", times["fp32"], times["openvino_fp32"], mark=1.1)]
-
-
-def scaled_jpeg() -> list[Row]:
-    """Decoding and cutting of a photograph of 4000 x 3000 at full size / at the scale that suffices (1/2), one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    images = labelled(photographs(2, 4000, 3000), "bench")
-    cutters = {cut: ViewCutter(crops.as_policy(RANDOM), OPENAI, seed=0, cut=cut) for cut in ("worker", "scaled")}
-    groups = {cut: ViewDataset(images, cutter, group_size=2) for cut, cutter in cutters.items()}
-    times = in_turn({cut: partial(dataset.__getitem__, 0) for cut, dataset in groups.items()}, rounds=5)
-    torch.set_num_threads(threads)
-    note = f"{times['scaled'].median / 2 * 1e3:.0f} ms per image"
-    return [ratio("JPEG of 4000 x 3000: decode and cut whole / scaled", times["worker"], times["scaled"], mark=2.5, note=note)]
 
 
 class WideStub:
@@ -364,15 +323,13 @@ def sweep(images: int = 50_000, settings: int = 100, dim: int = 512, classes: in
 
 TITLE = f"K = {CROPS}, JPEG of 500 x 375 pixels, on the {ACCELERATOR}"
 PARTS = {
-    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 8), marks=(0.92, 2.0), rounds=3),
-    "embedded": lambda: against_bare_and_published("embedded", tiny, photographs(64) * (4 if GPU else 2), marks=(0.75, 3.5), rounds=3),
+    "vit_b32": lambda: against_bare_and_published("ViT-B/32", vit_b32, photographs(64 if GPU else 8), marks=(0.92, 2.0), rounds=2),
+    "embedded": lambda: against_bare_and_published("embedded", tiny, photographs(96) * (4 if GPU else 1), marks=(0.75, 3.5), rounds=2),
     "pipeline": pipeline,
     "texts": texts,
     "features": features,
-    "crop_side": crop_side,
-    "openvino": openvino,
-    "scaled_jpeg": scaled_jpeg,
     "memory": memory,
     "contents": hashes,
     "sweep": sweep,
 }
+LONG = ("memory", "sweep")  # more than half a minute each on two cores

@@ -75,3 +75,4 @@ def against_disk() -> list[Row]:
 
 TITLE = "the embedded model, scenes, one thread per process"
 PARTS = {"ray": against_local_processes, "objects": against_disk}
+LONG = tuple(PARTS)  # minutes: processes that fill banks

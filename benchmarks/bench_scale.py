@@ -139,6 +139,7 @@ def memory(millions: int) -> list[Row]:
 
 TITLE = "peak memory of each step on Parquet tables, features without an encoder"
 PARTS = {"million": lambda: memory(1), "ten_million": lambda: memory(10)}
+LONG = ("million", "ten_million")  # a minute and a half, and minutes
 
 if __name__ == "__main__":
     if sys.argv[1] == "tables":

@@ -37,7 +37,8 @@ GROUPS = ["-m", "aggregator=dnd,max,mean_similarity,topk,vote", "prompt=descript
 TITLE = "processes from start to end"
 PARTS = {
     "help": partial(against_torch, "run.py --help", ["--help"], 5),
-    "run": partial(in_new_folders, "a run on a bank at hand", [], 5),
+    "run": partial(in_new_folders, "a run on a bank at hand", [], 3),
     "knob": partial(in_new_folders, f"{JOBS} finished jobs of one knob", KNOB, 3),
     "groups": partial(in_new_folders, f"{JOBS} finished jobs over ten choices of groups", GROUPS, 3),
 }
+LONG = ("knob", "groups")

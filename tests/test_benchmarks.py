@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 
 import forked
 import pytest
@@ -16,9 +17,14 @@ bench, timing = importlib.import_module("run"), importlib.import_module("timing"
 NAMES = sorted(path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py"))
 
 
-def test_all_benchmarks_run_where_none_is_named():
-    assert list(bench.chosen([])) == NAMES
-    assert all(bench.chosen([]).values())
+def test_the_short_parts_of_all_benchmarks_run_where_none_is_named_and_every_part_by_name():
+    short, whole = bench.chosen([]), bench.chosen(NAMES)
+    assert list(whole) == NAMES and set(short) <= set(NAMES)
+    for name, parts in whole.items():
+        module = importlib.import_module(f"bench_{name}")
+        assert parts == list(module.PARTS)
+        assert short.get(name, []) == [part for part in parts if part not in getattr(module, "LONG", ())]
+    assert "ten_million" in whole["scale"] and "ten_million" not in short.get("scale", [])
 
 
 def test_a_benchmark_and_a_part_are_chosen_by_name():
@@ -33,11 +39,12 @@ def test_an_unknown_name_lists_what_there_is(word):
 
 def test_rows_replace_those_of_the_same_part_alone(tmp_path):
     file, row = tmp_path / "bank.json", timing.Row("a / b", 2.0, 1.5, 2.5)
-    bench.keep(file, "first", "title", [row])
-    bench.keep(file, "second", "title", [row])
-    bench.keep(file, "first", "title", [timing.Row("a / b", 3.0, 3.0, 3.0)])
+    bench.keep(file, "first", "title", [row], 1.0)
+    bench.keep(file, "second", "title", [row], 1.0)
+    bench.keep(file, "first", "title", [timing.Row("a / b", 3.0, 3.0, 3.0)], 7.4)
     parts = json.loads(file.read_text())["parts"]
     assert [parts[name]["rows"][0]["ratio"] for name in ("first", "second")] == [3.0, 2.0]
+    assert [parts[name]["seconds"] for name in ("first", "second")] == [7, 1]
 
 
 def test_a_table_fits_80_columns_with_each_number_on_one_line(capsys):
@@ -50,6 +57,13 @@ def test_a_table_fits_80_columns_with_each_number_on_one_line(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any("41.21" in line and "39.58-44.00" in line and ">= 30" in line and "reached" in line for line in lines)
+
+
+def test_the_clock_of_the_processor_does_not_count_what_waits(monkeypatch):
+    ways = {"waits": lambda: time.sleep(0.05)}
+    assert timing.in_turn(ways, rounds=1, warm_up=0)["waits"].median >= 0.05
+    monkeypatch.setattr(timing, "clock", "processor")
+    assert timing.in_turn(ways, rounds=1, warm_up=0)["waits"].median < 0.05 and bench.machine()["clock"] == "processor"
 
 
 def test_every_aggregator_of_the_benchmark_gives_logits():
@@ -75,3 +89,25 @@ def test_a_part_that_fails_is_named_and_the_others_run(tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit, match=r"failed: methods\.bad"):
         bench.main()
     assert "ZeroDivisionError" in capsys.readouterr().err and list(json.loads((tmp_path / "methods.json").read_text())["parts"]) == ["good"]
+
+
+def test_the_benchmark_of_a_gpu_runs_and_measures_nothing_without_one(monkeypatch):
+    """The same code on the CPU in its place, with the embedded model."""
+    gpu, bank = importlib.import_module("bench_gpu"), importlib.import_module("bench_bank")
+    files = bank.photographs(2, 120, 90)
+    rows = gpu.encode(bank.tiny, files, ("fp32",), device="cpu", workers=0) + gpu.decode(files, device="cpu", workers=0)
+    assert [row.mark for row in rows] == [0.9, 1.0, None] and all(0 < row.low <= row.ratio <= row.high for row in rows)
+    assert "crops per second" in rows[0].note and "fp32: trainer.cut=worker / device" in rows[1].name
+    monkeypatch.setattr(gpu, "GPU", False)
+    assert [part() for part in gpu.PARTS.values()] == [[], [], []]
+
+
+def test_the_whole_last_layer_of_the_benchmark_is_the_librarys():
+    """What `make bench BENCH=towers` compares with: every token of the last layer, the same features."""
+    towers, tiny = importlib.import_module("bench_towers"), importlib.import_module("bench_bank").tiny("fp32")
+    whole, seen = towers.whole_last_layer(tiny), []
+    tiny.model.vision_model.encoder.layers[-1].mlp.register_forward_hook(lambda _, args, output: seen.append(args[0].shape[1]))
+    pixels = towers.pixels_of(2, tiny.spec.side)
+    with torch.inference_mode():
+        torch.testing.assert_close(whole.encode_images(pixels), tiny.encode_images(pixels), atol=2e-7, rtol=0)
+    assert seen == [37, 1] and towers.precisions()[0] == "fp32"

@@ -65,6 +65,13 @@ def test_show_prints_knobs_with_defaults_types_and_comments_and_the_docstring(ca
     assert "code: multicrop.crops.drawn.random" in out and "Returns:\n    Boxes (x1, top, x2, bottom)" in out
 
 
+def test_a_model_is_shown_with_its_repository_and_what_has_to_be_given(capsys):
+    out = shown(capsys, "show", "pe_core_b16")[1]
+    assert "source: timm/PE-Core-B-16\ntraining data: not published\n" in out
+    assert "  model.name=  # required; a text" in shown(capsys, "show", "open_clip")[1]
+    assert "[google/tipsv2-b14; training data not published]" in shown(capsys, "ls", "models")[1]
+
+
 def test_a_name_of_several_groups_is_shown_for_each_and_one_of_none_is_refused(capsys):
     assert [option.group for option in found("global")] == ["aggregator", "crop"]
     assert [option.group for option in found("crop=global")] == ["crop"]

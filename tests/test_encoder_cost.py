@@ -15,15 +15,17 @@ from test_encoder_families import (
     aimv2,
     align,
     altclip,
+    blip,
     chinese_clip,
     clip,
+    groupvit,
     metaclip_2,
     photograph,
     siglip,
     tipsv2,
     vision_text_dual_encoder,
 )
-from test_encoder_guards import blip, encoder_of, groupvit
+from test_encoder_guards import encoder_of
 from torch.nn import functional as F
 
 from multicrop import crops
@@ -40,6 +42,20 @@ from multicrop.model import MultiCropCLIP
 
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.5, max_side=0.9)
 TWO_SIDED = [clip, metaclip_2, siglip, chinese_clip, altclip, vision_text_dual_encoder, tipsv2, blip]
+
+
+@pytest.mark.parametrize("family", [clip, metaclip_2, chinese_clip, altclip])
+def test_the_last_layer_is_computed_for_the_class_token_alone(family):
+    """Also for crops at a smaller side; a tower whose pool reads every token is as it was."""
+    encoder, seen = encoder_of(family), []
+    encoder.model.vision_model.encoder.layers[-1].mlp.register_forward_hook(lambda _, args, output: seen.append(args[0].shape[1]))
+    for side in (48, 32):
+        pixels = torch.randint(0, 255, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            whole = encoder.model.get_image_features(pixel_values=encoder._normalised(pixels), interpolate_pos_encoding=True).pooler_output
+            alone = encoder.encode_images(pixels)
+        torch.testing.assert_close(alone, F.normalize(whole, dim=-1), atol=2e-7, rtol=0)
+    assert seen == [10, 1, 5, 1]
 
 
 class TestCropSide:

@@ -159,7 +159,28 @@ def tipsv2():
     return model, bert_tokenizer(model_input_names=["input_ids", "attention_mask"]), hf.Tipsv2ImageProcessor(size=SQUARE)
 
 
-FAMILIES = [clip, metaclip_2, siglip, align, chinese_clip, altclip, vision_text_dual_encoder, aimv2, tipsv2]
+def blip():
+    config = hf.BlipConfig(
+        text_config=TEXT | {"max_position_embeddings": CONTEXT, "encoder_hidden_size": 32}, vision_config=VISION, projection_dim=20
+    )
+    return hf.BlipModel(config), bert_tokenizer(model_input_names=["input_ids", "attention_mask"]), hf.BlipImageProcessor(size=SQUARE)
+
+
+def groupvit():
+    vision = VISION | {"depths": [1, 1], "num_group_tokens": [4, 0], "num_output_groups": [4, 4]}
+    text = TEXT | {"max_position_embeddings": CONTEXT, "eos_token_id": 1}
+    config = hf.GroupViTConfig(text_config=text, vision_config=vision, projection_dim=20, projection_intermediate_dim=24)
+    return hf.GroupViTModel(config), hf.AutoTokenizer.from_pretrained(TINY), hf.CLIPImageProcessor(**SHORT)
+
+
+def owlvit():
+    text = TEXT | {"max_position_embeddings": CONTEXT, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = hf.OwlViTConfig(text_config=text, vision_config=VISION, projection_dim=20)
+    return hf.OwlViTModel(config), roberta_tokenizer(), hf.OwlViTImageProcessor(size=SQUARE)  # pooled at the token of the largest id
+
+
+STRETCHED = ("siglip", "align", "chinese_clip", "vision_text_dual_encoder", "tipsv2", "blip", "owlvit")  # to a square, not cropped
+FAMILIES = [clip, metaclip_2, siglip, align, chinese_clip, altclip, vision_text_dual_encoder, aimv2, tipsv2, blip, groupvit, owlvit]
 
 
 class Checkpoint:
@@ -372,7 +393,7 @@ def test_bf16_runs_in_bf16_and_stays_close(checkpoint, images):
 def test_what_each_family_is(checkpoint):
     """The facts that its processor was made of: stretched or cropped, how resampled, ALIGN's two steps and its 1 / 127.5 - 1."""
     spec, family = checkpoint.encoder.spec, checkpoint.family
-    assert (spec.short_side is None) == (family in ("siglip", "align", "chinese_clip", "vision_text_dual_encoder", "tipsv2"))
+    assert (spec.short_side is None) == (family in STRETCHED)
     assert spec.interpolation == ("bilinear" if family in ("siglip", "align", "vision_text_dual_encoder", "tipsv2") else "bicubic")
     assert (spec.side, spec.stretched_side) == ((45, 55) if family == "align" else (48, None))
     if family in ("siglip", "align", "vision_text_dual_encoder"):

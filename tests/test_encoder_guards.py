@@ -10,16 +10,14 @@ from conftest import random_encoder
 from refusals import refused
 from safetensors.torch import save_file
 from test_encoder_families import (
-    CONTEXT,
     SHORT,
-    SQUARE,
     TEXT,
-    TINY,
-    VISION,
     align,
     altclip,
     bert_tokenizer,
+    blip,
     chinese_clip,
+    groupvit,
     siglip,
     tipsv2,
     vision_text_dual_encoder,
@@ -46,20 +44,6 @@ def encoder_of(family, **knobs):
     torch.manual_seed(3)
     model, tokenizer, processor = family()
     return Encoder(model, tokenizer, pixel_spec(processor), name=family.__name__, **knobs)
-
-
-def blip():
-    config = hf.BlipConfig(
-        text_config=TEXT | {"max_position_embeddings": CONTEXT, "encoder_hidden_size": 32}, vision_config=VISION, projection_dim=20
-    )
-    return hf.BlipModel(config), bert_tokenizer(model_input_names=["input_ids", "attention_mask"]), hf.BlipImageProcessor(size=SQUARE)
-
-
-def groupvit():
-    vision = VISION | {"depths": [1, 1], "num_group_tokens": [4, 0], "num_output_groups": [4, 4]}
-    text = TEXT | {"max_position_embeddings": CONTEXT, "eos_token_id": 1}
-    config = hf.GroupViTConfig(text_config=text, vision_config=vision, projection_dim=20, projection_intermediate_dim=24)
-    return hf.GroupViTModel(config), hf.AutoTokenizer.from_pretrained(TINY), hf.CLIPImageProcessor(**SHORT)
 
 
 class TestIdentity:

@@ -67,12 +67,19 @@ def scenes(tmp_path_factory, encoder):
     """The overrides of a run of the embedded model, and of the same run on features that were encoded outside."""
     folder = tmp_path_factory.mktemp("scenes")
     paths = (f"paths.cache={folder}/cache", f"paths.output={folder}/outputs")
-    assert command("export", *RUN, *paths, "--to", folder / "out", "--splits", "test", "train", "validation", "--images") == 0
+    assert command("export", *RUN, *paths, "model=tiny", "--to", folder / "out", "--splits", "test", "train", "validation", "--images") == 0
     views, texts = encoded_outside(folder / "out", encoder)
     names = ("--to", folder / "encoded", "--name", "outside", "--logit-scale", encoder.logit_scale)
     assert command("import", views, "--texts", texts, *names) == 0
     own = (*RUN, *QUIET, *paths)
     return own, (*own, "model=imported", f"model.path={folder}/encoded", 'prompt.template="{}"')
+
+
+def test_prompts_of_an_export_that_names_no_model_are_those_of_the_run_on_what_comes_back(tmp_path):
+    assert command("export", *RUN, f"paths.cache={tmp_path}", "--to", tmp_path / "out") == 0
+    texts = parquet.read_table(tmp_path / "out" / "prompts.parquet")["text"].to_pylist()
+    prompts = session_of(*RUN, f"paths.cache={tmp_path}", "model=imported", "model.path=nothing").prompts
+    assert set(texts) == {text for row in prompts for text in row} and prompts[0][0].startswith("a photo of a")
 
 
 @pytest.mark.parametrize("task", ["task=tta", "task=few_shot"])

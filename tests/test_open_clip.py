@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import transformers
 from refusals import refused
 from safetensors.torch import load_file, save_file
 from test_encoder_families import photograph, sticky_tokenizer
@@ -39,6 +40,7 @@ OWN = {"mean": [0.48, 0.45, 0.4], "std": [0.26, 0.26, 0.27]}
 SQUASH = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
 MOBILE = {"mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bilinear", "resize_mode": "shortest"}
 LONGEST = OWN | {"interpolation": "bicubic", "resize_mode": "longest", "fill_color": 7}
+LAYERS = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
 SMALL = {"img_size": SIDE, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
@@ -99,8 +101,10 @@ MODELS = {
     "siglip": lambda: (config("ViT-B-16-SigLIP2", timm_model_name="multicrop_siglip"), SQUASH),
     "coca": lambda: (config("coca_ViT-B-32", attn_pooler_heads=2), OWN),
     "clipa": lambda: (config("ViT-L-14-CLIPA"), SQUASH),
+    "nllb": lambda: (config("nllb-clip-base"), OWN),
 }
-TRIMS = ("vit", "quickgelu", "pe_core", "eva02")
+OWN_TOWERS = ("vit", "quickgelu", "coca", "clipa", "nllb")  # the others are of timm
+TRIMS = ("vit", "quickgelu", "pe_core", "eva02", "nllb")
 
 
 class Checkpoint(NamedTuple):
@@ -122,6 +126,10 @@ def saved(folder, made, pixels):
         tokenizer.save_pretrained(folder)
         text["vocab_size"] = 300
         made["embed_dim"] = 32 if "SigLIP2" in text["hf_tokenizer_name"] else made["embed_dim"]
+    if "hf_model_name" in text:  # its configuration, which open_clip reads from there; no weights
+        text["hf_model_name"] = str(folder / "text_model")
+        sizes = {f"{part}_{name}": number for part in ("encoder", "decoder") for name, number in LAYERS.items()}
+        transformers.M2M100Config(vocab_size=300, d_model=32, pad_token_id=0, **sizes).save_pretrained(text["hf_model_name"])
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": made, "preprocess_cfg": pixels}))
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
     generator = torch.Generator().manual_seed(3)
@@ -182,7 +190,8 @@ def test_features_are_those_of_its_own_pipeline(checkpoint):
 def test_texts_are_cut_to_the_longest_only_where_that_is_exact(checkpoint):
     family, encoder, tokenizer = checkpoint.family, checkpoint.encoder, checkpoint.tokenizer
     (part,), _ = encoder.token_parts(["a", "two dogs"], 8)
-    assert part["input_ids"].shape[1] == (4 if family in TRIMS else tokenizer.context_length)
+    longest = max(encoder.rule.lengths(encoder.tokenizer, ["a", "two dogs"]))
+    assert part["input_ids"].shape[1] == (longest if family in TRIMS else tokenizer.context_length) and longest < 20
     assert encoder.rule.context == tokenizer.context_length
 
 
@@ -224,6 +233,24 @@ def test_a_module_encodes_images_with_their_crops(vit):
     images = [photograph(*size) for size in SIZES[:2]]
     pixels = torch.stack([global_pixels(to_tensor(image), encoder.spec) for image in images])
     torch.testing.assert_close(module.views(images)[:, 0], encoder.encode_images(pixels), atol=1e-6, rtol=1e-5)
+
+
+def test_crops_at_a_smaller_side_are_those_of_open_clip_loaded_at_that_side(checkpoint, tmp_path):
+    """Its own vision transformers; those of timm and other networks are refused."""
+    if checkpoint.family not in OWN_TOWERS:
+        with refused("model.crop_side", "'open_clip'", "timm" if checkpoint.family != "mobileclip2" else "no vision transformer"):
+            load_open_clip(str(checkpoint.folder), crop_side=32)
+        return
+    encoder = load_open_clip(str(checkpoint.folder), crop_side=32)
+    smaller = open_clip.create_model(
+        f"local-dir:{checkpoint.folder}", force_image_size=32, load_weights=False, pretrained_text=False
+    ).eval()
+    open_clip.load_checkpoint(smaller, str(checkpoint.folder / "open_clip_model.safetensors"))
+    pixels = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = smaller.encode_image(encoder._normalised(pixels), normalize=True)
+        torch.testing.assert_close(encoder.encode_images(pixels), expected, atol=2e-6, rtol=1e-5)
+    assert encoder.fingerprint() != checkpoint.encoder.fingerprint()
 
 
 def test_what_needs_transformers_towers_is_refused(checkpoint):

@@ -1,7 +1,8 @@
 """Accuracy against encoder calls: python experiments/cost/cost.py [--small] [--folder FOLDER] [OVERRIDE ...].
 
-Encodes each stream once per crop policy, side and seed (banks at hand are read), and writes results.csv, needed.csv and cost.png beside
-this file, or with --small (a part of the data, two seeds, four crops) into its FOLDER. Overrides are those of run.py, such as model=local.
+Encodes each stream once per crop policy, side and seed (banks at hand are read), and writes results.csv, needed.csv and cost.png of what
+was measured so far beside this file, or with --small (a part of the data, two seeds, four crops) into its FOLDER. Overrides are those of
+run.py, such as model=local.
 """
 
 import sys
@@ -14,7 +15,8 @@ from multicrop.compare.statistics import Comparison, compare_runs
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.cost.picture import draw
-from experiments.cost.streams import ROOT, SMALL, Look, Measured, Plan, measure_all, read
+from experiments.cost.streams import ROOT, SMALL, Look, Measured, Plan, measure_all, read, seeds_of
+from experiments.cost.tables import summary
 from experiments.study import POINTS, markdown, numbers, write_csv
 
 OUTPUT = Path(__file__).parent
@@ -22,9 +24,10 @@ HEADER = (
     *("data", "vendor", "way", "crops", "seeds", "images", "calls", "cost", "top1", "difference", "low", "high", "clusters"),
     *("over_chance", "on_front"),
 )
-NEEDED = ("data", "vendor", "policy", "as_good", "within_a_point")
+NEEDED = ("data", "vendor", "policy", "as_good", "low", "high", "within_a_point")
 BUDGETS = (0.25, 0.5, 0.75)  # shares of the validation images that get crops
 MARGIN = 0.01  # of accuracy, that a way of looking may lose
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,13 @@ def cascades(data: str, vendor: str, test: list[Measured], valid: list[Measured]
 
 
 def rows_of(plan: Plan, folder: Path) -> dict[tuple[str, str], tuple[list[Row], np.ndarray]]:
-    """The rows of each stream, with the clusters of its images."""
+    """The rows of each stream that was measured with a seed at least, with the clusters of its images."""
     streams = {}
     for data, vendor in plan.streams:
-        test = {look: read(folder, data, vendor, "test", look, plan.seeds) for look in plan.looks}
-        valid = read(folder, data, vendor, "validation", Look("random"), plan.seeds)
+        if not (seeds := seeds_of(plan, folder, data, vendor)):
+            continue
+        test = {look: read(folder, data, vendor, "test", look, seeds) for look in plan.looks}
+        valid = read(folder, data, vendor, "validation", Look("random"), seeds)
         rows = [row for look, found in test.items() for row in fixed(data, vendor, look, found, plan.counts)]
         rows += cascades(data, vendor, test[Look("random")], valid, plan.counts)
         streams[data, vendor] = rows, test[Look("random")][0].clusters
@@ -129,14 +134,32 @@ def front(rows: list[Row]) -> set[int]:
     return kept
 
 
+def fewest_crops(rows: list[Row], base: Row, clusters: np.ndarray) -> tuple[float, float]:
+    """The interval of the fewest crops that are as good as the baseline; seeds and images (clusters) are resampled."""
+    draw, (seeds, images) = np.random.default_rng(0), base.correct.shape
+    units = np.unique(clusters, return_inverse=True)[1] if clusters[0] else np.arange(images)
+    sums = np.zeros((len(rows) + 1, seeds, units.max() + 1))
+    for place, row in enumerate([*rows, base]):
+        np.add.at(sums[place].T, units, row.correct.T)
+    drawn_units = draw.multinomial(sums.shape[2], np.full(sums.shape[2], 1 / sums.shape[2]), RESAMPLES)
+    drawn_seeds = draw.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    right = np.einsum("rsu,bs,bu->br", sums, drawn_seeds, drawn_units, optimize=True)
+    crops = np.where(right[:, :-1] >= right[:, -1:] - 1e-9, [row.crops for row in rows], np.inf).min(1)
+    low, high = np.percentile(crops, [2.5, 97.5], method="nearest")
+    return float(low), float(high)
+
+
 def needed(rows: list[Row], clusters: np.ndarray, policies: tuple[str, ...]) -> list[list[object]]:
-    """The fewest crops of each policy that are as good as the baseline, and those whose interval stays within a point of it."""
+    """The fewest crops of each policy that are as good as the baseline with their interval, and those that stay within a point of it."""
     base, lines = baseline_of(rows), []
     for policy in policies:
-        gains = {row.crops: gain(row, base, clusters) for row in rows if row.way == policy}
-        good = min((crops for crops, got in gains.items() if got.difference >= 0), default="-")
-        close = min((crops for crops, got in gains.items() if got.low >= -MARGIN), default="-")
-        lines.append([base.data, base.vendor, policy, good, close])
+        own = [row for row in rows if row.way == policy]
+        gains = {row.crops: gain(row, base, clusters) for row in own}
+        more = f"> {max(gains)}"
+        good = min((crops for crops, got in gains.items() if got.difference >= 0), default=more)
+        close = min((crops for crops, got in gains.items() if got.low >= -MARGIN), default=more)
+        ends = [int(end) if np.isfinite(end) else more for end in fewest_crops(own, base, clusters)]
+        lines.append([base.data, base.vendor, policy, good, *ends, close])
     return lines
 
 
@@ -159,7 +182,7 @@ def write(plan: Plan, folder: Path, output: Path) -> None:
     write_csv(output / "results.csv", HEADER, lines)
     write_csv(output / "needed.csv", NEEDED, crops)
     draw(lines, HEADER, output / "cost.png")
-    print(markdown(HEADER, [line for line in lines if line[-1]]))
+    print(summary([dict(zip(HEADER, line, strict=True)) for line in lines]))
     print(markdown(NEEDED, crops))
 
 
@@ -170,8 +193,8 @@ def main() -> None:
         place = words.index("--folder")
         folder, words = Path(words[place + 1]), words[:place] + words[place + 2 :]
     plan = replace(SMALL if small else Plan(), overrides=tuple(words))
-    measure_all(plan, folder, small)
-    write(plan, folder, folder if small else OUTPUT)
+    for _ in measure_all(plan, folder, small):
+        write(plan, folder, folder if small else OUTPUT)
 
 
 if __name__ == "__main__":

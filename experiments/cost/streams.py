@@ -1,5 +1,6 @@
 """What experiments/cost measures: which images are right with each way of looking, on test and on validation images of one stream."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,7 +29,7 @@ class Plan:
     """What is measured: streams, crop seeds, the most crops per policy, and the crops at smaller sides."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    most: int = 32
+    most: int = 16
     streams: tuple[tuple[str, str], ...] = tuple((data, vendor) for data in VENDORS for vendor in HELD_OUT)
     policies: tuple[str, ...] = POLICIES
     sides: tuple[int, ...] = SIDES
@@ -44,6 +45,11 @@ class Plan:
         """Every bank of a stream: policies at the model's side, and random crops at smaller sides."""
         small = [Look("random", side) for side in self.sides]
         return [*(Look(policy) for policy in self.policies), *small]
+
+    @property
+    def wanted(self) -> list[tuple[str, "Look"]]:
+        """Split and look of each measurement of a stream; the cascade chooses its thresholds on validation images."""
+        return [*(("test", look) for look in self.looks), ("validation", Look("random"))]
 
 
 SMALL = Plan((0, 1), 4, (("scenes", "noto-v1"), ("emoji", "noto-v1")), ("random", "diverse"), (48,))
@@ -122,17 +128,23 @@ def measure(session: Session, counts: list[int]) -> Measured:
     return Measured(torch.stack(rows).numpy(), whole.softmax(1).amax(1).numpy(), np.asarray(clusters), share)
 
 
-def measure_all(plan: Plan, folder: Path, small: bool) -> None:
-    """Measure what the folder does not hold yet; a file per stream, split, look and seed."""
+def measure_all(plan: Plan, folder: Path, small: bool) -> Iterator[None]:
+    """Measure what the folder does not hold yet, the streams with one seed after the other; returns control after each stream."""
     register_resolvers()
     folder.mkdir(parents=True, exist_ok=True)
     cache = SweepCache()
-    for data, vendor in plan.streams:
+    for seed, (data, vendor) in product(plan.seeds, plan.streams):
         overrides = (*plan.overrides, *(SMALL_DATA[data] if small else ()))
-        wanted = [("test", look) for look in plan.looks] + [("validation", Look("random"))]
-        for seed, (split, look) in product(plan.seeds, wanted):
+        for split, look in plan.wanted:
             session = session_of(data, vendor, look, seed, plan.most, (*overrides, f"split={split}"), cache)
             _keep(file_of(folder, data, vendor, split, look, seed), session, plan.counts)
+        yield
+
+
+def seeds_of(plan: Plan, folder: Path, data: str, vendor: str) -> tuple[int, ...]:
+    """The crop seeds with which everything of a stream was measured."""
+    files = {seed: [file_of(folder, data, vendor, split, look, seed) for split, look in plan.wanted] for seed in plan.seeds}
+    return tuple(seed for seed, own in files.items() if all(file.is_file() for file in own))
 
 
 def _keep(path: Path, session: Session, counts: list[int]) -> None:

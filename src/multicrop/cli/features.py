@@ -33,7 +33,7 @@ def run_export(options: argparse.Namespace) -> int:
     from multicrop.runs.session import Session
     from multicrop.runs.settings import of_command_line
 
-    session = Session(of_command_line(options.overrides))
+    session = Session(of_command_line(with_template(options.overrides)))
     splits = {name: getattr(session.dataset, name) for name in options.splits}
     streamed = [name for name, images in splits.items() if not images.indexed]
     if streamed or not any(map(len, splits.values())):
@@ -43,6 +43,17 @@ def run_export(options: argparse.Namespace) -> int:
     texts = export_prompts(session.prompts, options.to)
     print(f"{options.to / BOXES}: {views} views; {options.to / PROMPTS}: {texts} texts")
     return 0
+
+
+def with_template(overrides: list[str]) -> list[str]:
+    """Overrides whose label prompts are those of model=imported, which reads what comes back, where they name no model."""
+    from multicrop.config import CONF
+    from multicrop.config.options import option_content
+
+    if any(override.startswith(("model=", "model@")) for override in overrides):
+        return overrides
+    template = option_content(CONF / "model" / "imported.yaml")["facts"]["template"]
+    return [f'model.facts.template="{template}"', *overrides]
 
 
 def run_import(options: argparse.Namespace) -> int:

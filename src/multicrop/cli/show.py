@@ -24,10 +24,13 @@ def run(options: argparse.Namespace) -> int:
 
     for option in found(options.name, folder_of(options)):
         print(f"{option.group}={option.name} ({option.place})\n\n{option.head}\n")
-        facts = {"source": option.source, "cost": option.cost, "training data": option.training, "code": option.target}
+        training = option.training.removeprefix("training data ").removeprefix("trained on ")
+        facts = {"source": option.source, "cost": option.cost, "training data": training, "code": option.target}
         print("\n".join(f"{name}: {value}" for name, value in facts.items() if value))
         for knob in option.knobs:
-            more = "; ".join(filter(None, (knob.words, knob.comment)))
-            print(f"  {knob.name}={json.dumps(knob.default, ensure_ascii=False)}{f'  # {more}' if more else ''}")
+            missing = knob.default == "???"
+            more = "; ".join(filter(None, ("required" * missing, knob.words, knob.comment)))
+            default = "" if missing else json.dumps(knob.default, ensure_ascii=False)
+            print(f"  {knob.name}={default}{f'  # {more}' if more else ''}")
         print(f"\n{option.docstring}\n" if option.docstring else "")
     return 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CAUSAL_FAMILIES = ("clip", "metaclip_2")  # model types with causal texts pooled at the end token and images pooled at the class token
+CLASS_TOKEN_FAMILIES = (*CAUSAL_FAMILIES, "chinese_clip", "altclip")  # model types with images pooled at the class token
 
 
 def heads(layer: nn.Module, x: Float[Tensor, "*batch tokens width"], names: str) -> tuple[Float[Tensor, "*batch heads tokens dim"], ...]:
@@ -52,10 +53,12 @@ def has_class_token(model: nn.Module) -> bool:
     return hasattr(tower, "pre_layrnorm") and hasattr(tower, "post_layernorm") and hasattr(model, "visual_projection")
 
 
-def last_layer_input(model: nn.Module, values: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch tokens width"]:
-    """The image tokens that enter the last layer, the class token first."""
+def last_layer_input(
+    model: nn.Module, values: Float[Tensor, "batch 3 side side"], *, interpolated: bool = False
+) -> Float[Tensor, "batch tokens width"]:
+    """The image tokens that enter the last layer, the class token first; `interpolated`: of views of another side than the model's."""
     tower = model.vision_model
-    hidden = tower.pre_layrnorm(tower.embeddings(values))
+    hidden = tower.pre_layrnorm(tower.embeddings(values, interpolate_pos_encoding=interpolated))
     for layer in tower.encoder.layers[:-1]:
         hidden = layer(hidden, None)
     return hidden

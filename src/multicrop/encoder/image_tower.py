@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from multicrop.encoder.clip_layers import CLASS_TOKEN_FAMILIES, image_feature, last_layer_input
 from multicrop.encoder.facts import side_of
 from multicrop.encoder.families import family_of
 
@@ -14,9 +15,15 @@ GLOBAL_TOKENS = ("class", "register")
 
 
 def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"], *, interpolated: bool) -> Float[Tensor, "views dim"]:
-    """Features, not normalised, of normalised pixels, by the library's own forward pass; `interpolated`: of another side than its own."""
+    """Features, not normalised, of normalised pixels; `interpolated`: of another side than the model's.
+
+    Where a class token alone is read, the last layer computes it alone (ViT-B/16: 0.93 of the time); other towers run as the library has
+    them.
+    """
     if reads_register(model):
         return model.vision_model(pixel_values=values).last_hidden_state[:, 1]
+    if model.config.model_type in CLASS_TOKEN_FAMILIES:
+        return image_feature(model, last_layer_input(model, values, interpolated=interpolated))
     return pooled(model.get_image_features(pixel_values=values, **({"interpolate_pos_encoding": True} if interpolated else {})))
 
 
@@ -62,7 +69,7 @@ def check_crop_side(model: nn.Module, name: str, side: int, crop_side: int) -> N
             reason = f"cannot interpolate its positions ({str(error).splitlines()[0]})"
     raise ValueError(
         f"model.crop_side needs an image tower that reads other sides, and {name} (family {family_of(model)!r}) {reason}; "
-        "set model.crop_side=null, or choose CLIP, SigLIP or TIPSv2"
+        "set model.crop_side=null, or choose a CLIP, SigLIP or TIPSv2 of transformers"
     )
 
 

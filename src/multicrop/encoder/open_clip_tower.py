@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -11,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from multicrop.config.ranges import OneOf
+from multicrop.config.ranges import Count, OneOf
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration
 from multicrop.encoder.dual import Encoder
+from multicrop.encoder.open_clip_sides import at_another_side
 from multicrop.encoder.open_clip_source import Source, open_clip_source
 from multicrop.encoder.open_clip_texts import OpenClipTexts, OpenClipTokenizer
 from multicrop.encoder.precisions import PRECISIONS
@@ -32,6 +34,7 @@ def load_open_clip(
     precision: Annotated[str, OneOf(PRECISIONS)] = "fp32",
     compile: bool = False,
     calibration: Calibration | None = None,
+    crop_side: Count | None = None,
 ) -> Encoder:
     """Load a model of open_clip; its features are those of open_clip's own pipeline.
 
@@ -46,13 +49,15 @@ def load_open_clip(
         precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_fp32, openvino_bf16, int8 or int8_static (CPU).
         compile: Whether to compile the image tower by torch.compile.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone.
+        crop_side: Side of crops in pixels, under the model's and a multiple of its patches, for open_clip's own vision transformers (CLIP,
+            DFN, CoCa, not those of timm). None: the model's side.
 
     Returns:
         The encoder on the CPU, in evaluation mode.
 
     Raises:
         ValueError: If open_clip is not installed, if the model has no safetensors weights or no facts of its pixels, if its weights do not
-            fit its architecture, or if the precision cannot run on this machine.
+            fit its architecture, if the precision cannot run on this machine, or if crop_side is not for this model.
     """
     try:
         import open_clip
@@ -70,7 +75,8 @@ def load_open_clip(
     kept = {key: text.get(key) for key in ("tokenizer_kwargs", "tokenizer_mode", "context_length")}
     tokenizer = OpenClipTokenizer(own, trims=dual.text_model.trims, facts=kept)
     knobs = {"precision": precision, "compile": compile, "calibration": calibration}
-    return Encoder(dual, tokenizer, pixels_of(model.visual.image_size, source), name=source.label, **knobs)
+    spec = replace(pixels_of(model.visual.image_size, source), crop_side=crop_side)
+    return Encoder(dual, tokenizer, spec, name=source.label, **knobs)
 
 
 class OpenClipConfig(SimpleNamespace):
@@ -105,9 +111,9 @@ class OpenClipDual(nn.Module):
             text_config=SimpleNamespace(model_type="open_clip_text", max_position_embeddings=context, num_hidden_layers=layers),
         )
 
-    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
-        """Features of normalised pixels, not normalised."""
-        output = self.vision_model(pixel_values)
+    def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> BaseModelOutputWithPooling:
+        """Features of normalised pixels, not normalised; with interpolated positions for another side than the model's."""
+        output = at_another_side(self.vision_model, pixel_values) if interpolate_pos_encoding else self.vision_model(pixel_values)
         return BaseModelOutputWithPooling(pooler_output=output[0] if isinstance(output, tuple) else output)
 
     def get_text_features(self, input_ids: Tensor) -> BaseModelOutputWithPooling:

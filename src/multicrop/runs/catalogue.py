@@ -89,7 +89,7 @@ class Option:
         if self.group == "dataset":
             return self.values.get("source") or ("in the package" if ".embedded." in self.target else "")
         if self.group == "model":
-            path = str(self.values.get("path", ""))
+            path = str(self.values.get("path") or self.values.get("name", "")).removeprefix("hf-hub:")
             return "in the package" if path.startswith("${package:") else path if "/" in path else ""
         found = re.search(r"Source:\s+(.*?)(?:\.\s|\.?$)", self.docstring, re.DOTALL)
         return " ".join(found[1].split()) if found else ""
