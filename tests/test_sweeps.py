@@ -144,7 +144,7 @@ def test_the_state_is_read_from_what_the_jobs_leave(tmp_path):
     for said in ("4 of 12 done", "running 6, 10", "1 failed", "best 75.0 % (1: aggregator=dnd)", "about 1:10 left", "0:50 so far"):
         assert said in line
     ended = state.line(50, ended=True)
-    assert "unfinished 6, 10" in ended and ended.endswith(", in 0:50")
+    assert "unfinished 6, 10" in ended and ended.endswith("aggregator=dnd), in 0:50")
     assert "left" not in sweep.State(None, 4, (), {}, None).line(50) and "left" not in sweep.State(4, 4, (), {}, None).line(50)
     assert sweep.clock(3723.4) == "1:02:03"
 

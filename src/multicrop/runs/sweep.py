@@ -114,7 +114,7 @@ class State:
         parts += [f"{'unfinished' if ended else 'running'} {', '.join(self.running)}"] if self.running else []
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         parts += [f"best {100 * self.best[0]:.1f} % ({self.best[1]})"] if self.best else []
-        if self.total and finished and finished < self.total:
+        if self.total and finished and finished < self.total and not ended:
             parts.append(f"about {clock(seconds / finished * (self.total - finished))} left")
         return ", ".join([*parts, f"in {clock(seconds)}" if ended else f"{clock(seconds)} so far"])
 
