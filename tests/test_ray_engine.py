@@ -170,7 +170,7 @@ def test_scores_on_the_cluster_have_the_bytes_of_those_of_this_process_and_texts
     accuracy = experiment.run(composed(*words, f"paths.output={tmp_path}/local"))
     sent, put = [], ray.put
     monkeypatch.setattr(ray, "put", lambda value: sent.append(type(value)) or put(value))
-    there = ["engine=ray", f"engine.address={cluster.address}", "engine.actors=[2,2]", f"paths.output={tmp_path}/ray"]
+    there = ["engine=ray", f"engine.address={cluster.address}", "engine.actors=[1,1]", f"paths.output={tmp_path}/ray"]
     assert experiment.run(composed(*words, *there)) == accuracy and sent == [Work]
     local, on_ray = ({path.name: path.read_bytes() for path in (tmp_path / name).rglob("part-*.parquet")} for name in ("local", "ray"))
     assert local == on_ray and len(local) == 6
