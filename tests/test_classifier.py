@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import pickle
 import re
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, composed, options, session_of
 from PIL import Image
+from refusals import refused
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -22,10 +24,13 @@ from multicrop.cli import main
 from multicrop.data.embedded.emoji import emoji
 from multicrop.data.images import ImageError
 from multicrop.data.pictures import as_images, found_images
+from multicrop.features import RayEngine
 from multicrop.files import DamagedFileError
 from multicrop.runs import predict as prediction
-from multicrop.runs import predictor
+from multicrop.runs import predicted_parts, predictor
 from multicrop.runs.few_shot import build
+from multicrop.runs.predict_on_engine import PartPredictor
+from multicrop.runs.predicted_parts import PredictedParts
 
 CLASSES = {"lion": ["a mane", "golden yellow face"], "penguin": ["a white belly", "black wings"], "pig": ["pink skin", "a round snout"]}
 SMALL = {"model": "tiny", "crop": "random_k4", "aggregator": "dnd"}
@@ -270,9 +275,9 @@ class TestCommand:
         assert "1 images could not be read" in capsys.readouterr().err
 
     def test_a_killed_call_goes_on_and_only_the_rest_is_encoded(self, photos, monkeypatch):
-        monkeypatch.setattr(prediction, "PART", 4)
+        monkeypatch.setattr(predicted_parts, "PART", 4)
         expected = _predict(photos, photos / "photos")
-        encoded, whole = [], prediction._predicted
+        encoded, whole = [], prediction.predicted
 
         def killed(made, images, advance):
             encoded.append(images.ids)
@@ -280,7 +285,7 @@ class TestCommand:
                 raise KeyboardInterrupt
             return whole(made, images, advance)
 
-        monkeypatch.setattr(prediction, "_predicted", killed)
+        monkeypatch.setattr(prediction, "predicted", killed)
         (photos / "out.jsonl").unlink()
         with pytest.raises(KeyboardInterrupt):
             main(["predict", str(photos / "photos"), "--config", str(photos / "chosen.yaml"), "-o", str(photos / "out.jsonl"), "--quiet"])
@@ -290,11 +295,28 @@ class TestCommand:
         assert [ids and len(ids) for ids in encoded] == [4, 4, 1, None, 1]
         assert not (photos / "out.jsonl.parts").exists()
 
+    def test_actors_predict_the_parts_of_a_call_with_engine_ray(self, photos, monkeypatch):
+        expected = _predict(photos, photos / "photos")
+        monkeypatch.setattr(predicted_parts, "PART", 4)
+        monkeypatch.setattr(prediction, "predicted", lambda *args: pytest.fail("this process predicted"))
+
+        def each(engine, worker, parts, *, views, progress, accelerator):
+            assert (views, progress, accelerator, parts.missing()) == (5, False, "cpu", [0, 1, 2])
+            actor = pickle.loads(pickle.dumps(worker))  # noqa: S301
+            actor.load()
+            assert [actor.encode(part) for part in (2, 0, 1)] == [1, 4, 4] and parts.missing() == []
+
+        monkeypatch.setattr(RayEngine, "each", each)
+        assert _predict(photos, photos / "photos", "--set", "engine=ray") == expected
+        other = PartPredictor(photos / "chosen.yaml", (), PredictedParts(photos, "another key", as_images([])))
+        with refused("another version of multicrop"):
+            other.load()
+
     def test_parts_of_another_image_or_configuration_are_not_used(self, photos, monkeypatch):
-        monkeypatch.setattr(prediction, "PART", 4)
+        monkeypatch.setattr(predicted_parts, "PART", 4)
         monkeypatch.setattr(prediction.shutil, "rmtree", lambda *args, **kwargs: None)  # the parts stay, as after a kill
-        encoded, whole = [], prediction._predicted
-        monkeypatch.setattr(prediction, "_predicted", lambda *args: encoded.append(args[1].ids[0]) or whole(*args))
+        encoded, whole = [], prediction.predicted
+        monkeypatch.setattr(prediction, "predicted", lambda *args: encoded.append(args[1].ids[0]) or whole(*args))
         _predict(photos, photos / "photos")
         _predict(photos, photos / "photos")
         assert len(encoded) == 3

@@ -1,8 +1,10 @@
-"""paths.cache in object storage: an S3 server on the loopback, and the same on file://."""
+"""Banks, data and records in object storage: servers on the loopback, and the same on file://."""
 
 import json
 import pickle
 import tarfile
+from base64 import b64encode
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -12,9 +14,10 @@ import torch
 from conftest import composed, pictures
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from object_servers import AzureHandler, GoogleHandler, azure, google
 from pyarrow import parquet as pq
 from refusals import refused
-from s3_server import serving
+from s3_server import Handler, amazon, serving
 from small_copies import NAMES, make_shards, make_tables
 
 from multicrop import crops
@@ -35,17 +38,27 @@ from multicrop.runs.settings import settings_of
 pytest.importorskip("obstore", reason="the extra objects is not installed: pip install -c constraints.txt -e '.[objects]'")
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.4, max_side=0.8)
 HIDDEN = "a-secret-of-thirty-two-characters"
-PAGE = 3  # objects that the server lists at once
+PAGE = 3  # objects that a server lists at once
+KINDS = {"s3": (Handler, amazon), "gs": (GoogleHandler, google), "az": (AzureHandler, azure)}
+EVERY_KIND = pytest.mark.parametrize("url", [*KINDS, "file"], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def server():
-    """An S3 server; the credentials are in the environment alone."""
-    with serving(PAGE) as (address, state), pytest.MonkeyPatch.context() as patched:
-        known = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": HIDDEN, "AWS_REGION": "us-east-1"}
-        for name, value in known.items():
-            patched.setenv(name, value)
-        yield state
+def servers():
+    """A server of each kind; the credentials are in the environment alone."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
+        states = {}
+        for scheme, (handler, environment) in KINDS.items():
+            address, states[scheme] = stack.enter_context(serving(PAGE, handler))
+            for name, value in environment(address, HIDDEN).items():
+                patched.setenv(name, value)
+        yield states
+
+
+@pytest.fixture(scope="module")
+def server(servers):
+    """The S3 server."""
+    return servers["s3"]
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -53,9 +66,9 @@ def url(request, tmp_path):
     """A new place for banks."""
     if request.param == "file":
         return f"file://{tmp_path}/objects"
-    state = request.getfixturevalue("server")
+    state = request.getfixturevalue("servers")[request.param]
     state.buckets[bucket := f"bucket-{len(state.buckets)}"] = {}
-    return f"s3://{bucket}/banks"
+    return f"{request.param}://{bucket}/banks"
 
 
 def banks(url, local, limit=10**9):
@@ -79,6 +92,7 @@ def unreadable(images):
     return replace(images, open=lambda index: open_image(b""))
 
 
+@EVERY_KIND
 def test_a_bank_has_the_bytes_of_one_on_disk_and_is_read_from_another_machine(url, encoder, tmp_path):
     images = pictures(9)
     whole = fill(images, encoder, banks(url, tmp_path / "here"))
@@ -95,6 +109,7 @@ def test_a_bank_has_the_bytes_of_one_on_disk_and_is_read_from_another_machine(ur
     assert few.reused and torch.equal(few.tensors()[0], disk.tensors()[0][[7, 2]])
 
 
+@EVERY_KIND
 def test_the_first_writer_of_a_shard_wins(url, tmp_path):
     bank = banks(url, tmp_path)
     folder, other = (banks(url, tmp_path / name).new("data", "key", 1, 4, size=size) for name, size in (("one", 2), ("two", 4)))
@@ -106,6 +121,7 @@ def test_the_first_writer_of_a_shard_wins(url, tmp_path):
     assert torch.equal(other.read(1)["readable"], first["readable"])
 
 
+@EVERY_KIND
 def test_a_damaged_shard_is_encoded_again_and_a_damaged_copy_fetched_again(url, encoder, tmp_path, caplog):
     images = pictures(6)
     clean = fill(images, encoder, banks(url, tmp_path / "here")).tensors()[0]
@@ -201,18 +217,67 @@ def test_a_run_keeps_no_credentials(server, tmp_path, caplog):
         experiment.run(composed(*words, f"paths.cache=s3://someone:{HIDDEN}@{bucket}/banks"))
 
 
-def test_a_server_that_is_overloaded_is_asked_again(server):
-    server.buckets["overloaded"], server.overloaded = {}, 2
-    before = len(server.requests)
-    assert Objects("s3://overloaded").create("name", b"content") and server.buckets["overloaded"]["name"][0] == b"content"
-    assert len(server.requests) - before == 3
+@EVERY_KIND
+def test_objects_are_written_once_listed_in_pages_and_deleted(url, request):
+    objects, state = Objects(url), request.getfixturevalue("servers").get(url.split(":")[0])
+    assert objects.create("a/one", b"first") and not objects.create("a/one", b"second")
+    assert (objects.read("a/one"), objects.part("a/one", 1, 3), objects.facts("a/one").size) == (b"first", b"ir", 5)
+    assert all(objects.create(f"b/{number}", b"") for number in range(5))
+    before = len(state.requests) if state else 0
+    assert sorted(found.name for found in objects.list()) == ["a/one", *(f"b/{number}" for number in range(5))]
+    assert state is None or len(state.requests) - before == 6 / PAGE
+    assert objects.folders() == ["a", "b"] and objects.folders("b") == []
+    objects.move("b/0", "b/0.damaged")
+    objects.move("b/none", "b/1")
+    objects.delete(["b/1", "b/none", "b/2"])
+    assert sorted(found.name for found in objects.list("b")) == ["b/0.damaged", "b/3", "b/4"]
+    assert objects.read("none") is None and objects.facts("none") is None
+    with pytest.raises(FileNotFoundError):
+        objects.part("none", 0, 1)
 
 
-def test_a_place_that_cannot_be_used_is_named(server):
-    with refused("s3://no-such-bucket", "Check the bucket", error=ObjectStoreError):
-        Objects("s3://no-such-bucket").create("name", b"content")
+@pytest.mark.parametrize("scheme", KINDS)
+def test_a_server_that_is_overloaded_is_asked_again_and_one_that_refuses_is_named(servers, scheme, monkeypatch):
+    state, objects = servers[scheme], Objects(f"{scheme}://overloaded")
+    state.buckets["overloaded"], before = {}, len(state.requests)
+    for act in (lambda: objects.create("name", b"content"), lambda: objects.read("name") == b"content", lambda: [*objects.list()]):
+        state.overloaded = 2
+        assert act() and not state.overloaded
+    assert len(state.requests) - before == 9
+    with refused(f"{scheme}://no-such-bucket/name", "Check the bucket", error=ObjectStoreError):
+        Objects(f"{scheme}://no-such-bucket").create("name", b"content")
+    monkeypatch.setattr(state, "forbidden", True)
+    with pytest.raises(ObjectStoreError, match="Check the bucket, its address and the credentials") as told:
+        objects.read("name")
+    assert HIDDEN not in str(told.value) and b64encode(HIDDEN.encode()).decode() not in str(told.value)
+
+
+def test_a_bank_is_filled_while_the_bucket_is_overloaded(server, encoder, tmp_path):
+    server.buckets["busy"], server.every = {}, 3  # each third request is answered by 503
+    try:
+        fill(pictures(6), encoder, banks("s3://busy/banks", tmp_path / "here"))
+    finally:
+        server.every = 0
+    fill(pictures(6), encoder, tmp_path / "disk")
+    on_disk = {path.name: path.read_bytes() for path in (tmp_path / "disk").rglob("shard-*.safetensors")}
+    assert {name.rsplit("/", 1)[-1]: found for name, found in content("s3://busy/banks").items()} == on_disk
+
+
+def test_a_place_that_cannot_be_used_is_named(servers, monkeypatch):
     with refused("s3://, gs://, az://, file://", "got http://"):
         Objects("http://host/banks")
+    for scheme in KINDS:
+        for place in (f"{scheme}://someone:{HIDDEN}@bucket/banks", f"{scheme}://bucket/banks?sig={HIDDEN}"):
+            with pytest.raises(ValueError, match="holds credentials") as told:
+                Objects(place)
+            assert HIDDEN not in str(told.value)
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
+    with refused("az://elsewhere/name", "Account must be specified", "credentials in the environment", error=ObjectStoreError):
+        Objects("az://elsewhere").read("name")
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", HIDDEN)
+    with pytest.raises(ObjectStoreError, match="gs://elsewhere/name cannot be used") as told:
+        Objects("gs://elsewhere").read("name")
+    assert HIDDEN not in str(told.value)
 
 
 def put_folder(folder, url):

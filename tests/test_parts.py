@@ -1,6 +1,7 @@
 """task=score: predictions as one file per shard, sums that merge exactly, the same record whatever divides the work."""
 
 import json
+import pickle
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -18,6 +19,7 @@ from multicrop.cli import main
 from multicrop.compare.parts import PairSums, compare_parts, poisson_weights
 from multicrop.compare.statistics import compare, compare_counts
 from multicrop.features import DiskBank
+from multicrop.features.engine import LocalEngine
 from multicrop.files import PersistentError
 from multicrop.record import Confusion, PartFolder, Predictions, RecordError, Sums, read_record
 from multicrop.record.sums import fixed_sum
@@ -256,6 +258,26 @@ class TestRuns:
             experiment.run(composed(*words, "on_unreadable=raise"))
         with refused("on_unreadable is one of", "'never'"):
             experiment.run(composed(*words, "on_unreadable=never"))
+
+    @pytest.mark.parametrize("words", [["task=few_shot", "task.shots=1", "adapter=tip_adapter"], ["task=tta", "method=tpt"]])
+    def test_a_fitted_adapter_and_an_episodic_method_score_by_shard(self, runs, tmp_path, monkeypatch, words):
+        experiment.run(composed(*words, *runs[1], f"paths.output={tmp_path}/whole"))
+        each = LocalEngine.each  # the worker travels, as to another process
+        monkeypatch.setattr(LocalEngine, "each", lambda self, worker, *a, **k: each(self, pickle.loads(pickle.dumps(worker)), *a, **k))  # noqa: S301
+        experiment.run(composed(*words, *runs[1], "task.by_shard=true", f"paths.output={tmp_path}/parts"))
+        one, other = (read_record(tmp_path / name) for name in ("whole", "parts"))
+        assert (tmp_path / "parts" / "predictions.parquet").is_dir() and counted(one) == counted(other)
+        of_image = dict(zip(one.predictions.image_id, one.predictions.rows["final"].tolist(), strict=True))
+        assert of_image == dict(zip(other.predictions.image_id, other.predictions.rows["final"].tolist(), strict=True))
+        assert other.metrics.get("support") == one.metrics.get("support")
+        assert ("selection" in other.metrics) == ("selection" in one.metrics) == (tmp_path / "parts" / "splits.json").is_file()
+
+    @pytest.mark.parametrize(
+        ("words", "told"), [(["task=tta", "method=tda"], "stream of images"), (["task=few_shot", "adapter=clip_lora"], "another encoder")]
+    )
+    def test_a_task_that_needs_more_than_one_image_or_bank_is_not_scored_by_shard(self, runs, tmp_path, words, told):
+        with refused(told, "task.by_shard=false"):
+            experiment.run(composed(*words, "task.by_shard=true", *runs[1], f"paths.output={tmp_path}/out"))
 
     @pytest.mark.parametrize("word", ["bank=off", "trainer.devices=2"])
     def test_what_cannot_be_scored_by_shards_is_refused(self, runs, tmp_path, word):

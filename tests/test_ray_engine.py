@@ -92,9 +92,9 @@ def pool(cluster, folder, script, **knobs):
     """A pool of scripted actors on a bank of six shards."""
     if not ray.is_initialized():
         ray.init(address=cluster.address, log_to_driver=False)
-    start = partial(ray.remote(num_cpus=1)(Scripted).remote, str(folder), script)
-    made = ShardPool(start, (1, 2), capacity=2, **{"tries": 2, "skip": False} | knobs)
     bank = ShardFolder(folder, "key", 12, 2)
+    start = partial(ray.remote(num_cpus=1)(Scripted).remote, str(folder), script, bank.count)
+    made = ShardPool(start, (1, 2), capacity=2, **{"tries": 2, "skip": False} | knobs)
     with FillLine(bank, views=1, show=False) as line:
         try:
             return made.run(bank.missing(), bank, line), bank.missing(), line
@@ -110,6 +110,12 @@ def test_a_process_that_dies_is_replaced_and_its_shard_encoded_again(cluster, tm
     images, missing, line = pool(cluster, tmp_path, {3: "die once"})
     assert (images, missing, tries(tmp_path, 3), line.failures) == (12, [], 2, 1)
     assert "encoding: 6 of 6 shards" in line.line() and "failed tries 1, actors " in line.line()
+
+
+def test_a_slow_actor_holds_its_own_shard_and_no_other(cluster, tmp_path):
+    images, missing, line = pool(cluster, tmp_path, {0: "last"})
+    assert (images, missing, line.failures) == (12, [], 0) and [tries(tmp_path, shard) for shard in range(6)] == [1] * 6
+    assert max(tmp_path.glob("shard-*"), key=lambda path: path.stat().st_mtime_ns).name == "shard-00000.safetensors"
 
 
 @pytest.mark.parametrize("how", ["raise", "die"])
@@ -164,7 +170,7 @@ def test_scores_on_the_cluster_have_the_bytes_of_those_of_this_process_and_texts
     accuracy = experiment.run(composed(*words, f"paths.output={tmp_path}/local"))
     sent, put = [], ray.put
     monkeypatch.setattr(ray, "put", lambda value: sent.append(type(value)) or put(value))
-    there = ["engine=ray", f"engine.address={cluster.address}", "engine.actors=[2,2]", f"paths.output={tmp_path}/ray"]
+    there = ["engine=ray", f"engine.address={cluster.address}", "engine.actors=[1,1]", f"paths.output={tmp_path}/ray"]
     assert experiment.run(composed(*words, *there)) == accuracy and sent == [Work]
     local, on_ray = ({path.name: path.read_bytes() for path in (tmp_path / name).rglob("part-*.parquet")} for name in ("local", "ray"))
     assert local == on_ray and len(local) == 6

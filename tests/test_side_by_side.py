@@ -67,10 +67,10 @@ def test_rows_are_those_of_one_group_after_the_other(two_threads, predictor, mon
     images, seen, logits = replace(images, open=unreadable), [], Predictor.logits
     monkeypatch.setattr(Predictor, "logits", lambda self, views: seen.append(torch.get_num_threads()) or logits(self, views))
     counted = []
-    rows = list(prediction._predicted(predictor, images, counted.append))
+    rows = list(prediction.predicted(predictor, images, counted.append))
     assert seen == [1] * 4 and counted == [4, 4, 4, 2] and rows[5].error == "no image"
     monkeypatch.setattr(Predictor, "threads", lambda self, groups: 1)
-    assert list(prediction._predicted(predictor, images, counted.append)) == rows  # to the last bit
+    assert list(prediction.predicted(predictor, images, counted.append)) == rows  # to the last bit
     assert seen[4:] == [2] * 4 and counted[4:] == [4, 4, 4, 2]
 
 

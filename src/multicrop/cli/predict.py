@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Predict; the exit status is 1 if images could not be read."""
     from multicrop.data.pictures import found_images
     from multicrop.runs.predict import predict, writer_of
+    from multicrop.runs.predict_on_engine import elsewhere
 
     writer_of(options.output)  # a wrong ending is said before anything is encoded
     if options.threads is not None:
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     predictor = Classifier.from_config(options.config, *options.set).predictor
     sources = [line for given in options.photos for line in (sys.stdin.read().splitlines() if given == "-" else [given]) if line.strip()]
     images = found_images(sources, below=predictor.root)
-    rows = predict(predictor, images, options.output, progress=not options.quiet)
+    there = elsewhere(predictor, options.config.absolute(), tuple(options.set), progress=not options.quiet)
+    rows = predict(predictor, images, options.output, progress=not options.quiet, elsewhere=there)
     _show(rows, options.output)
     return int(any(row.error for row in rows))
 

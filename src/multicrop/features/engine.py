@@ -45,7 +45,7 @@ class Engine(Protocol):
             settings: Where and how to encode.
         """
 
-    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool) -> None:
+    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool, accelerator: str | None = None) -> None:
         """Work on the missing shards of a folder.
 
         Args:
@@ -53,6 +53,7 @@ class Engine(Protocol):
             folder: The results.
             views: Views per image.
             progress: Whether to show progress.
+            accelerator: Where the worker encodes: ``"cpu"`` or ``"gpu"``; None if it encodes nothing.
         """
 
 
@@ -78,7 +79,7 @@ class LocalEngine:
             encoded += encode_missing(images, module, folder, settings)
         seal(images, recipe, identity, folder, EncodeCost.of(encoded * count_views(recipe.sampler), time.perf_counter() - started))
 
-    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool) -> None:
+    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool, accelerator: str | None = None) -> None:
         """See ``Engine``."""
         worker.load()
         with FillLine(folder, views, progress, verb="scoring") as line, loop() as end_batch:

@@ -78,14 +78,14 @@ class RayEngine:
             ImportError: If Ray is not installed.
             ValueError: If the settings cannot be used on this cluster.
         """
-        self._check(settings)
+        self._check(settings.accelerator, settings.devices)
         started, views = time.perf_counter(), count_views(recipe.sampler)
         job = self._job(images, recipe, identity, folder, settings)
         with FillLine(folder, views, show=settings.progress) as line:
             encoded = self._run(ShardEncoder, job, folder, line, gpus=self.num_gpus)
         seal(images, recipe, identity, folder, EncodeCost.of(encoded * views, time.perf_counter() - started))
 
-    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool) -> None:
+    def each(self, worker: ShardWorker, folder: Shards, *, views: int, progress: bool, accelerator: str | None = None) -> None:
         """See ``Engine``; what the worker holds, such as the features of texts, is sent to the cluster once.
 
         Raises:
@@ -93,9 +93,13 @@ class RayEngine:
             ImportError: If Ray is not installed.
             ValueError: If the settings cannot be used on this cluster.
         """
-        self._check_launcher()
-        with FillLine(folder, views, progress, verb="scoring") as line:
-            self._run(WorkActor, Work(worker, Path.cwd(), math.ceil(self.num_cpus)), folder, line, gpus=0)
+        if accelerator is None:
+            self._check_launcher()
+        else:
+            self._check(accelerator)
+        with FillLine(folder, views, progress, verb="scoring" if accelerator is None else "predicting") as line:
+            gpus = self.num_gpus if accelerator == "gpu" else 0
+            self._run(WorkActor, Work(worker, Path.cwd(), math.ceil(self.num_cpus)), folder, line, gpus=gpus)
 
     def _run(self, actor: type, job: ShardJob | Work, folder: Shards, line: FillLine, *, gpus: float | int) -> int:
         """Work on the missing shards with a pool of actors; returns the number of images."""
@@ -115,13 +119,13 @@ class RayEngine:
                 "actors wait for. Remove hydra/launcher=..., or use engine=local"
             )
 
-    def _check(self, settings: EncodeSettings) -> None:
+    def _check(self, accelerator: str, devices: int = 1) -> None:
         self._check_launcher()
-        if settings.devices > 1:
-            raise ValueError(f"engine=ray has one device per actor: use trainer.devices=1 and engine.actors=[1,{settings.devices}]")
-        if (settings.accelerator == "gpu") != (self.num_gpus > 0):
+        if devices > 1:
+            raise ValueError(f"engine=ray has one device per actor: use trainer.devices=1 and engine.actors=[1,{devices}]")
+        if (accelerator == "gpu") != (self.num_gpus > 0):
             raise ValueError(
-                f"trainer.accelerator={settings.accelerator} with engine.num_gpus={self.num_gpus}: write trainer=gpu engine.num_gpus=1 to "
+                f"trainer.accelerator={accelerator} with engine.num_gpus={self.num_gpus}: write trainer=gpu engine.num_gpus=1 to "
                 "encode on GPUs, or trainer=cpu engine.num_gpus=0"
             )
 

@@ -14,6 +14,11 @@ SCHEMES = ("s3", "gs", "az", "file")
 RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=3)}  # of a server that answers 500 to 599, or not at all
 CLIENT = {"timeout": "10min", "connect_timeout": "10s"}
 PAGE = 1000
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL",),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}  # of other servers
 
 
 def is_url(place: object) -> bool:
@@ -148,9 +153,9 @@ class Objects:
     @contextmanager
     def _store(self, name: str | None = None) -> Iterator[Any]:
         """The store of obstore; its errors become those of files: FileExistsError, and ObjectStoreError with what to check."""
-        obstore, store = _connected(self.url)
+        obstore = _obstore(self.url)
         try:
-            yield store
+            yield _connected(self.url)
         except obstore.exceptions.AlreadyExistsError as error:
             raise FileExistsError(errno.EEXIST, "exists", name) from error
         except obstore.exceptions.BaseError as error:
@@ -163,16 +168,23 @@ def _unusable(place: str, error: Exception) -> ObjectStoreError:
     return ObjectStoreError(f"{told}, then run the same command again")
 
 
-@cache
-def _connected(url: str) -> tuple[Any, Any]:
-    """The module obstore, and its store for a URL, which this process keeps."""
+def _obstore(url: str) -> Any:
+    """The module obstore."""
     try:
         import obstore
-        from obstore import store
     except ImportError as error:
         raise ImportError(f"{url} needs obstore: pip install -c constraints.txt -e '.[objects]'") from error
+    return obstore
+
+
+@cache
+def _connected(url: str) -> Any:
+    """The store of obstore for a URL, which this process keeps."""
+    from obstore import store
+
     connect: Any = store.from_url  # its overloads ask for the kind of store
-    if url.startswith("file://"):
-        return obstore, connect(url, mkdir=True)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "") if url.startswith("s3://") else ""
-    return obstore, connect(url, client_options=CLIENT | {"allow_http": endpoint.startswith("http://")}, retry_config=RETRY)
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
+        return connect(url, mkdir=True)
+    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS[scheme])
+    return connect(url, client_options=CLIENT | {"allow_http": plain}, retry_config=RETRY)

@@ -18,7 +18,7 @@ from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, check_storage, count_views, local_rank
 from multicrop.files import Identity, content_hash, make_folder
 from multicrop.record import Record, check_free, put_record, training_words, write_record
-from multicrop.runs import finished_runs, results
+from multicrop.runs import finished_runs, results, score_parts
 from multicrop.runs.environment import environment
 from multicrop.runs.fill import fill_and_verify
 from multicrop.runs.identity import model_facts, run_identity
@@ -78,6 +78,8 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
     Returns:
         The accuracy of the final row, from 0 to 1.
     """
+    if settings.task.get("by_shard"):
+        return score_parts.evaluate(settings, cache)
     started = time.perf_counter()
     make_folder(settings.output, "paths.output")
     if settings.compute.devices > 1:

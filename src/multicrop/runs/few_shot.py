@@ -19,7 +19,7 @@ from multicrop.config.ranges import Count, OneOf
 from multicrop.data.base import LabelledImages
 from multicrop.data.overview import per_class
 from multicrop.features import FeatureBank
-from multicrop.record import SPLITS, Predictions
+from multicrop.record import SPLITS
 from multicrop.runs.identity import FIT_PARTS, TUNING_PARTS, run_identity
 from multicrop.runs.session import Session
 from multicrop.runs.source import Source
@@ -66,11 +66,11 @@ class SupportedTask(BankTask):
             self.other_views = torch.stack([bank[self.row_of[index]][0] for index in batch[2].tolist()])
         super().test_step(batch, batch_idx)
 
-    def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
+    def fitted(self) -> dict[str, Any]:
         """How the hyper-parameters were chosen, and the number of support images of each class."""
         return {"selection": self.adapter.selection, "support": self.support}
 
-    def files(self, predictions: Predictions) -> dict[str, str]:
+    def fitted_files(self) -> dict[str, str]:
         """The ids of the support and the validation images."""
         return {SPLITS: json.dumps(self.splits, indent=1)}
 
@@ -139,8 +139,9 @@ def build(
     adapter: AnyAdapter = origin.inject(part.make())
     counts = per_class(images[0], origin.dataset.class_names)
     warn_of_few(counts, None if few_shot_file else shots)
-    if adapter.reads_other_features and session.settings["bank"] == "off":
-        raise ValueError(f"{type(adapter).__name__} has a bank of its own for what another encoder sees; use bank=disk")
+    if adapter.reads_other_features and (session.settings["bank"] == "off" or session.settings.task.get("by_shard")):
+        told = "has a bank of its own for what another encoder sees; use bank=disk and task.by_shard=false"
+        raise ValueError(f"{type(adapter).__name__} {told}")
     if adapter.tunes_encoder is True:
         task: SupportedTask = _tuned(session, origin, adapter, *images)
     else:

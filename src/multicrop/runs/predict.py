@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,8 @@ from torch import Tensor
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError
 from multicrop.features import EncodedImages
-from multicrop.files import DamagedFileError, atomic, content_hash, naming, read_sealed, set_aside, write_sealed
+from multicrop.files import atomic, naming
+from multicrop.runs.predicted_parts import KNOB, PredictedParts, Prediction
 from multicrop.runs.predictor import Predictor
 from multicrop.runs.side_by_side import in_order
 from multicrop.runs.unreadable import reason
@@ -30,46 +31,12 @@ from multicrop.show.explain.explanation import Explanation, explain
 
 log = logging.getLogger(__name__)
 FLOATS = ("probability", "runner_up_probability", "left", "top", "right", "bottom", "margin")
-PART = 256  # images between two writes
-KNOB = "-o"
+Elsewhere = Callable[[PredictedParts], None]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One row of the output; all but `image` and `error` are empty for an image that cannot be read.
-
-    Args:
-        image: Id of the image.
-        prediction: Name of the predicted class.
-        probability: Its probability: softmax of logits / temperature.
-        runner_up: Name of the second class; empty where there is one class.
-        runner_up_probability: Its probability.
-        crop: Number of the view that decided, as in explanations.png; 0 is the whole image.
-        left: Left edge of this view, in pixels.
-        top: Top edge.
-        right: Right edge.
-        bottom: Bottom edge.
-        text: The text of the predicted class that adds most to the margin over the runner-up.
-        margin: What this text adds to the margin, in logits.
-        error: Why the image cannot be read.
-    """
-
-    image: str
-    prediction: str | None = None
-    probability: float | None = None
-    runner_up: str | None = None
-    runner_up_probability: float | None = None
-    crop: int | None = None
-    left: float | None = None
-    top: float | None = None
-    right: float | None = None
-    bottom: float | None = None
-    text: str | None = None
-    margin: float | None = None
-    error: str | None = None
-
-
-def predict(predictor: Predictor, images: LabelledImages, output: Path, *, progress: bool = True) -> list[Prediction]:
+def predict(
+    predictor: Predictor, images: LabelledImages, output: Path, *, progress: bool = True, elsewhere: Elsewhere | None = None
+) -> list[Prediction]:
     """Classify images and write one row per image.
 
     Args:
@@ -78,6 +45,7 @@ def predict(predictor: Predictor, images: LabelledImages, output: Path, *, progr
         output: The file to write: .parquet, .csv or .jsonl. Until it is whole, parts lie in a folder beside it, from which the same call
             continues.
         progress: Whether to show a progress bar.
+        elsewhere: Predicts missing parts in other processes; None: this process does.
 
     Returns:
         The rows.
@@ -86,27 +54,24 @@ def predict(predictor: Predictor, images: LabelledImages, output: Path, *, progr
         ValueError: If the name of the file has another ending.
     """
     write = writer_of(output)
-    parts = output.with_name(f"{output.name}.parts")
-    key = predictor.identity
-    with naming(parts, KNOB):
-        parts.mkdir(parents=True, exist_ok=True)
+    parts = PredictedParts(output.with_name(f"{output.name}.parts").absolute(), predictor.identity, images)
+    with naming(parts.path, KNOB):
+        parts.path.mkdir(parents=True, exist_ok=True)
+    if elsewhere is not None:
+        elsewhere(parts)
     rows: list[Prediction] = []
-    with _bar(progress) as bar:
+    with _bar(progress and elsewhere is None) as bar:
         task = bar.add_task("Predicting", total=len(images))
-        for first in range(0, len(images), PART):
-            chosen = images.subset(range(first, min(first + PART, len(images))))
-            path, meaning = parts / f"{first:09d}.sealed", content_hash(key, chosen.fingerprint)
-            found = _read(path, meaning)
-            if found is None:
-                found = list(_predicted(predictor, chosen, partial(bar.advance, task)))
-                with naming(path, KNOB):
-                    write_sealed(path, json.dumps([asdict(row) for row in found]).encode(), meaning)
+        for index in range(parts.count):
+            if (found := parts.read(index)) is None:
+                found = list(predicted(predictor, parts.images_of(index), partial(bar.advance, task)))
+                parts.write(index, found)
             else:
                 bar.advance(task, len(found))
             rows += found
     with naming(output, KNOB), atomic(output) as whole:
         write(rows, whole)
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(parts.path, ignore_errors=True)
     return rows
 
 
@@ -118,7 +83,7 @@ def writer_of(output: Path) -> Callable[[Sequence[Prediction], Path], None]:
     return writers[output.suffix]
 
 
-def _predicted(predictor: Predictor, images: LabelledImages, advance: Callable[[int], None]) -> Iterator[Prediction]:
+def predicted(predictor: Predictor, images: LabelledImages, advance: Callable[[int], object] = int) -> Iterator[Prediction]:
     """The rows of some images, whose groups are predicted side by side where that is possible."""
     size = predictor.group_size
     parts = [images.subset(range(first, min(first + size, len(images)))) for first in range(0, len(images), size)]
@@ -176,17 +141,6 @@ def deciding_text(item: Explanation) -> tuple[int, float | None]:
 
 def _not_opened() -> Image.Image:
     raise ImageError("an image of a prediction is not opened again")
-
-
-def _read(path: Path, meaning: str) -> list[Prediction] | None:
-    """The rows of a part that an earlier call wrote for the same classifier and images; None where there is none."""
-    try:
-        return [Prediction(**row) for row in json.loads(read_sealed(path, meaning))]
-    except FileNotFoundError:
-        return None
-    except DamagedFileError as error:
-        set_aside(path, f"is not used ({error}), its images are predicted again", KNOB)
-        return None
 
 
 def _bar(shown: bool) -> Progress:

@@ -55,6 +55,7 @@ class TaskKnobs(TypedDict):
     fusion_weight: NotRequired[Fraction]
     splits: NotRequired[list[Literal["train", "validation", "test"]]]
     beside: NotRequired[list[str] | None]
+    by_shard: NotRequired[bool]
 
 
 class Facts(TypedDict):

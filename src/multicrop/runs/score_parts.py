@@ -1,4 +1,4 @@
-"""task=score: a bank is scored shard by shard, and each shard has its own file of predictions; memory does not grow with the images."""
+"""task=score, or task.by_shard=true: each shard of a bank has its own file of predictions; memory does not grow with the images."""
 
 import logging
 import time
@@ -57,23 +57,24 @@ def evaluate(settings: Settings, cache: SweepCache | None = None) -> float:
     sums = parts.total()
     _report(images, sums, settings["on_unreadable"])
     metrics = metrics_of(scorer, sums, len(session.dataset.class_names))
-    metrics |= _costs(bank, reused) | {"scoring_seconds": time.perf_counter() - ready}
+    metrics |= task.fitted() | _costs(bank, reused) | {"scoring_seconds": time.perf_counter() - ready}
     facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started) | {"choices": settings.choices}
-    _write(session, images, parts, metrics, facts, identity)
+    _write(session, images, parts, metrics, {"environment": facts, "identity": identity, "files": task.fitted_files()})
     _show(session, task, metrics, facts)
     return metrics["rows"]["final"]["accuracy"]
 
 
 def checked(images: LabelledImages | StreamedImages, task: BankTask, settings: Settings) -> LabelledImages:
     """The images; raises ValueError for what cannot be scored shard by shard."""
+    asked, whole = ("task.by_shard=true", "task.by_shard=false") if "by_shard" in settings.task else ("task=score", "task=zero_shot")
     if images.indexed is not True or settings["bank"] != "disk" or settings.compute.devices > 1:
         raise ValueError(
-            "task=score reads the shards of a bank: use bank=disk, dataset.streaming=false, and engine=ray in place of trainer.devices"
+            f"{asked} reads the shards of a bank: use bank=disk, dataset.streaming=false, and engine=ray in place of trainer.devices"
         )
     if settings.config.get("ood") is not None:
-        raise ValueError("task=score keeps sums of predictions alone, and images of unknown classes need all scores: use task=zero_shot")
-    if task.state is not None or task.save_every is not None:
-        raise ValueError("task=score treats each image by itself, and this task learns from the stream of images: use task=tta")
+        raise ValueError(f"{asked} keeps sums of predictions alone, and images of unknown classes need all scores: use {whole}")
+    if (reason := task.needs_whole_bank) is not None:
+        raise ValueError(f"{asked} treats each image by itself, and this task cannot: {reason}. Use {whole}")
     return images
 
 
@@ -98,11 +99,9 @@ def _report(images: LabelledImages, sums: Sums, on_unreadable: str) -> None:
         log.warning(told)
 
 
-def _write(
-    session: Session, images: LabelledImages, parts: PartFolder, metrics: dict[str, Any], facts: dict[str, Any], identity: Identity
-) -> None:
-    """Write the record."""
-    known = {"environment": facts, "data": data_of(session, images), "identity": identity, "model": model_facts(session.facts)}
+def _write(session: Session, images: LabelledImages, parts: PartFolder, metrics: dict[str, Any], known: dict[str, Any]) -> None:
+    """Write the record; `known` has the environment, the identity and files of the task."""
+    known |= {"data": data_of(session, images), "model": model_facts(session.facts)}
     write_record(session.settings.output, config=session.settings.config, metrics=metrics, predictions=parts, **known)
 
 

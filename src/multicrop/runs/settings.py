@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from multicrop.features.engine import Engine
     from multicrop.features.remote import RemoteBanks
 
-OF_SESSION = ("name", "run", "build", "fusion_weight", "beside")  # entries of a task file that its builder does not take
+OF_SESSION = ("name", "run", "build", "fusion_weight", "beside", "by_shard")  # entries of a task file that its builder does not take
 
 
 @dataclass(frozen=True)

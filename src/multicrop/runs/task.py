@@ -121,23 +121,36 @@ class BankTask(nn.Module):
         """The module whose buffers change with the stream and are saved; None where nothing does."""
         return None
 
+    @property
+    def needs_whole_bank(self) -> str | None:
+        """Why the task cannot be scored shard by shard; None where it can."""
+        return None if self.state is None else "it learns from the stream of images"
+
+    def fitted(self) -> dict[str, Any]:
+        """What the record's metrics say of a fit."""
+        return {}
+
+    def fitted_files(self) -> Mapping[str, str | bytes]:
+        """Files of the record that say what was fitted, by name."""
+        return {}
+
     def order(self, bank: FeatureBank) -> list[int] | None:
         """The rows of the bank in the order in which they are scored; None: as they lie."""
         return None
 
     def recorded(self, predictions: Predictions, *, n_views: int, resumed: int) -> dict[str, Any]:
-        """What the task adds to the record's metrics.
+        """What the task adds to the record's metrics, with that of a fit.
 
         Args:
             predictions: What was predicted, in the order of the stream.
             n_views: Views per image.
             resumed: Images that an earlier process scored.
         """
-        return {}
+        return self.fitted()
 
     def files(self, predictions: Predictions) -> Mapping[str, str | bytes]:
         """Files that the task adds to the record, by name: text or bytes."""
-        return {}
+        return self.fitted_files()
 
     def on_test_start(self) -> None:
         """Prepare for the first batch."""

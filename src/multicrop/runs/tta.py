@@ -59,6 +59,11 @@ class AdaptationTask(BankTask):
         """The method."""
         return self.method
 
+    @property
+    def needs_whole_bank(self) -> str | None:
+        """An episodic method treats each image by itself."""
+        return None if self.method.episodic else super().needs_whole_bank
+
     def order(self, bank: FeatureBank) -> list[int]:
         """The rows of the bank in the order of the stream."""
         return in_order(bank, images_per_batch=self.images_per_batch, **self.drawn)
