@@ -18,8 +18,11 @@ CAUSAL_FAMILIES = ("clip", "metaclip_2")  # model types with causal texts pooled
 CLASS_TOKEN_FAMILIES = (*CAUSAL_FAMILIES, "chinese_clip", "altclip")  # model types with images pooled at the class token
 
 
-def heads(layer: nn.Module, x: Float[Tensor, "*batch tokens width"], names: str) -> tuple[Float[Tensor, "*batch heads tokens dim"], ...]:
-    """Queries, keys and values ("q", "kv" or "qkv") of a layer's input tokens."""
+def heads(layer: nn.Module, x: Float[Tensor, "*batch tokens width"], names: str) -> tuple[Tensor, ...]:
+    """Queries, keys and values ("q", "kv" or "qkv") of a layer's input tokens, each (*batch, heads, tokens, dim).
+
+    The type names no shape: tests check that of one element of a tuple, drawn at random, and each trace for OpenVINO would differ.
+    """
     attention, x = layer.self_attn, layer.layer_norm1(x)
     projections = (getattr(attention, f"{name}_proj")(x) for name in names)
     return tuple(y.unflatten(-1, (attention.num_heads, -1)).transpose(-3, -2) for y in projections)
