@@ -81,7 +81,7 @@ class TestAttentionBoxes:
 class TestAttentionOfTheTower:
     def test_is_the_models_own(self, checkpoint):
         """Transformers' own attention output; for SigLIP, its pooling head's, called by hand."""
-        if reason := {"align": "convolutional", "aimv2": "no class token"}.get(checkpoint.family):
+        if reason := {"align": "convolutional", "aimv2": "no class token", "groupvit": "groups its patches"}.get(checkpoint.family):
             with refused(reason, checkpoint.family, "crop.backbone"):
                 with_encoder(ATTENTION, checkpoint.encoder)
             return

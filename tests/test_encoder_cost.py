@@ -45,7 +45,7 @@ TWO_SIDED = [clip, metaclip_2, siglip, chinese_clip, altclip, vision_text_dual_e
 
 
 @pytest.mark.parametrize("family", [clip, metaclip_2, chinese_clip, altclip])
-def test_the_last_layer_is_computed_for_the_class_token_alone(family):
+def test_the_last_layer_is_computed_for_four_tokens(family):
     """Also for crops at a smaller side; a tower whose pool reads every token is as it was."""
     encoder, seen = encoder_of(family), []
     encoder.model.vision_model.encoder.layers[-1].mlp.register_forward_hook(lambda _, args, output: seen.append(args[0].shape[1]))
@@ -53,9 +53,20 @@ def test_the_last_layer_is_computed_for_the_class_token_alone(family):
         pixels = torch.randint(0, 255, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             whole = encoder.model.get_image_features(pixel_values=encoder._normalised(pixels), interpolate_pos_encoding=True).pooler_output
-            alone = encoder.encode_images(pixels)
-        torch.testing.assert_close(alone, F.normalize(whole, dim=-1), atol=2e-7, rtol=0)
-    assert seen == [10, 1, 5, 1]
+            ours = encoder.encode_images(pixels)
+        torch.testing.assert_close(ours, F.normalize(whole, dim=-1), atol=2e-7, rtol=0)
+    assert seen == [10, 4, 5, 4]
+
+
+def test_features_do_not_depend_on_the_number_of_threads():
+    """To the last bit: for fewer than four queries torch divides the keys of the last layer among its threads."""
+    encoder, before, found = load_encoder("tiny"), torch.get_num_threads(), []
+    pixels = torch.randint(0, 255, (17, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(encoder.encode_images(pixels))
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 class TestCropSide:

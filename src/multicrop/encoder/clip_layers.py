@@ -68,9 +68,12 @@ def last_layer_input(
 
 
 def image_feature(model: nn.Module, states: Float[Tensor, "sets tokens width"]) -> Float[Tensor, "sets dim"]:
-    """The feature, not normalised, of each set of input tokens of the last layer; only the class token is computed there."""
+    """The feature, not normalised, of each set of input tokens of the last layer, which computes the class token and three more.
+
+    For fewer than four queries torch divides the sum over keys among its threads, and features would depend on their number.
+    """
     tower = model.vision_model
-    token = layer_at(tower.encoder.layers[-1], states, states[:, :1])[:, 0]
+    token = layer_at(tower.encoder.layers[-1], states, states[:, :4])[:, 0]
     return model.visual_projection(tower.post_layernorm(token))
 
 

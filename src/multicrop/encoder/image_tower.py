@@ -17,8 +17,8 @@ GLOBAL_TOKENS = ("class", "register")
 def image_features(model: nn.Module, values: Float[Tensor, "views 3 side side"], *, interpolated: bool) -> Float[Tensor, "views dim"]:
     """Features, not normalised, of normalised pixels; `interpolated`: of another side than the model's.
 
-    Where a class token alone is read, the last layer computes it alone (ViT-B/16: 0.93 of the time); other towers run as the library has
-    them.
+    Where a class token alone is read, the last layer leaves out the patches but three (ViT-B/16: 0.93 of the time); other towers run as
+    the library has them.
     """
     if reads_register(model):
         return model.vision_model(pixel_values=values).last_hidden_state[:, 1]
