@@ -60,7 +60,7 @@ def pixels_of(views: int, side: int) -> Tensor:
 
 @torch.inference_mode()
 def last_layer() -> list[Row]:
-    """Time of a forward pass with the whole last layer / with its class token alone, in fp32."""
+    """Time of a forward pass with the whole last layer / with the class token and three patches there, in fp32."""
     rows = []
     for name, encoder, views in (("ViT-B/16", vit_b32("fp32", 16).to(DEVICE), 4), ("embedded", tiny("fp32").to(DEVICE), 340)):
         whole, pixels = whole_last_layer(encoder), pixels_of(views, encoder.spec.side)
@@ -68,7 +68,7 @@ def last_layer() -> list[Row]:
         part = best_part(encoder, pixels) if views > 4 else views
         times = in_turn({own.name: partial(bare, own, pixels, part) for own in (whole, encoder)}, rounds=5)
         note = f"largest difference of a feature {apart:.0e}"
-        title = f"{name} fp32: whole last layer / class token alone"
+        title = f"{name} fp32: whole last layer / four tokens of it"
         rows.append(ratio(title, times[whole.name], times[encoder.name], mark=1.05, note=note))
     return rows
 

@@ -110,4 +110,4 @@ def test_the_whole_last_layer_of_the_benchmark_is_the_librarys():
     pixels = towers.pixels_of(2, tiny.spec.side)
     with torch.inference_mode():
         torch.testing.assert_close(whole.encode_images(pixels), tiny.encode_images(pixels), atol=2e-7, rtol=0)
-    assert seen == [37, 1] and towers.precisions()[0] == "fp32"
+    assert seen == [37, 4] and towers.precisions()[0] == "fp32"
