@@ -23,7 +23,7 @@ from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.images import split_of, unknown_images
-from multicrop.runs.injectables import Injectables, inject
+from multicrop.runs.injectables import Injectables
 from multicrop.runs.known import encoder_facts, encoder_maker, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -151,7 +151,7 @@ class Session:
     def inject(self, part: Callable[..., Made]) -> Made:
         """What the constructor of an adapter or a method makes of the parts of the run that its parameters name."""
         names, injectables = inspect.signature(part).parameters, self.injectables
-        return inject(part, **{name: getattr(injectables, name) for name in INJECTED if name in names})
+        return part(**{name: getattr(injectables, name) for name in INJECTED if name in names})
 
     @property
     def injectables(self) -> Injectables:
