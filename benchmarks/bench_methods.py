@@ -15,7 +15,7 @@ from multicrop import aggregators
 from multicrop.aggregators.score import Scorer
 from multicrop.config import CONF, register_resolvers
 from multicrop.methods.base import Method
-from multicrop.runs.session import inject
+from multicrop.runs.injectables import inject
 from multicrop.text import TextBank
 
 # Not here: TPT and C-TPT (bench_prompt_tuning), DOTA, whose state takes 1 GB, and ECALP, whose cost depends on the images in its graph
