@@ -20,7 +20,7 @@ from multicrop import crops
 from multicrop.features import feature_bank
 from multicrop.features.fill_line import FillLine
 from multicrop.features.ray_actor import Work
-from multicrop.features.ray_engine import RayEngine
+from multicrop.features.ray_engine import RayEngine, connected
 from multicrop.features.ray_pool import BadShardError, ShardPool
 from multicrop.features.shards import ShardFolder
 from multicrop.runs import experiment
@@ -134,6 +134,16 @@ def test_a_shard_that_always_fails_stops_the_run(cluster, tmp_path):
 def test_an_error_while_the_model_is_loaded_is_raised_as_it_is(cluster, tmp_path):
     with refused("the weights are lost"):
         pool(cluster, tmp_path, {-1: "raise"})
+
+
+def test_a_ray_that_does_not_start_is_said_with_what_to_do(monkeypatch):
+    def late(**knobs):
+        raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    with refused("engine.address=null", "timed out during startup", "ray start --head", "engine=local", error=ConnectionError):
+        connected(None)
 
 
 @pytest.mark.parametrize(

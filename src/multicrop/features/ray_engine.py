@@ -162,7 +162,7 @@ def connected(address: str | None) -> Any:
 
     Raises:
         ImportError: If Ray is not installed.
-        ConnectionError: If there is no cluster at the address.
+        ConnectionError: If there is no cluster at the address, or none can be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray sends usage statistics
     try:
@@ -171,7 +171,15 @@ def connected(address: str | None) -> Any:
         raise ImportError("engine=ray needs Ray: pip install -c constraints.txt -e '.[ray]'") from error
     if not ray.is_initialized():
         with _own_signals():
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            try:
+                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except ConnectionError:
+                raise
+            except Exception as error:  # Ray has no type for a node that does not start in time
+                raise ConnectionError(
+                    f"engine=ray expected a Ray cluster at engine.address={address or 'null'}, and Ray said: {error} Call again when the "
+                    "machine is less busy, start Ray by hand (`ray start --head`, then engine.address=auto), or use engine=local"
+                ) from error
     return ray
 
 
