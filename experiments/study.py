@@ -99,11 +99,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 @dataclass(frozen=True)
 class Dots:
-    """One setting in a dot plot: its colour, top-1 in percent without a method, and top-1 with its interval's ends per method."""
+    """One setting in a dot plot: its colour, top-1 in percent without a method (None: not drawn), and top-1 and its interval per method."""
 
     title: str
     colour: str
-    alone: float
+    alone: float | None
     points: Mapping[str, tuple[float, float, float]]
 
 
@@ -115,7 +115,8 @@ def dot_plot(axis: Axes, names: Sequence[str], labels: Sequence[str], settings: 
         shifted = np.array(rows) + 0.2 * (place - (len(settings) - 1) / 2)
         spread = np.clip([top - low, high - top], 0, None)
         axis.errorbar(top, shifted, xerr=spread, fmt="o", markersize=5, capsize=2, linewidth=1.3, color=dots.colour, label=dots.title)
-        axis.axvline(dots.alone, color=dots.colour, linestyle="--", linewidth=1)
+        if dots.alone is not None:
+            axis.axvline(dots.alone, color=dots.colour, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(names)), labels, fontsize=9)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_xlabel("top-1, %")

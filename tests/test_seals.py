@@ -43,7 +43,7 @@ from multicrop.runs import finished_runs
 from multicrop.runs.injectables import inject
 from multicrop.runs.job_folder import folder_state
 
-OF_TASKS = ("splits.json", "stream.csv", "chosen.yaml", "adapter.safetensors", "choice.csv")  # files that one task writes
+OF_TASKS = ("splits.json", "stream.csv", "chosen.yaml", "adapter.safetensors", "choice.csv", "unknown.parquet")  # not of every run
 PARTS = {"encoder": "e", "data": "d", "aggregator": "a", "code": "c"}
 
 

@@ -1,5 +1,6 @@
 """The record of a run: what its folder holds, the one writer and the one reader of it."""
 
+from multicrop.record.detection import Detection
 from multicrop.record.folder import (
     ADAPTER,
     CHOICE,
@@ -16,6 +17,7 @@ from multicrop.record.folder import (
     PREDICTIONS,
     SPLITS,
     STREAM,
+    UNKNOWN,
     Record,
     read_record,
     stored_accuracy,
@@ -53,7 +55,9 @@ __all__ = [
     "SPLITS",
     "STREAM",
     "TOP",
+    "UNKNOWN",
     "Confusion",
+    "Detection",
     "PartFolder",
     "Predictions",
     "Record",

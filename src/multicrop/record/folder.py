@@ -2,8 +2,9 @@
 
 A record holds config.yaml (resolved configuration), data.json (data set, class names), predictions.parquet (one row per image),
 environment.json (machine, versions, time), identity.json (what decides the run, as hashes, and the model), examples.json (small
-pictures), files of the task (splits.json, stream.csv, chosen.yaml, adapter.safetensors, choice.csv), metrics.json, and manifest.json (a
-hash per file), which is written last. A sweep job whose run was finished before has record.json instead; a failed job has failed.json.
+pictures), files of the task (splits.json, stream.csv, chosen.yaml, adapter.safetensors, choice.csv), unknown.parquet (scores beside those
+of images of unknown classes), metrics.json, and manifest.json (a hash per file), which is written last. A sweep job whose run was finished
+before has record.json instead; a failed job has failed.json.
 """
 
 import json
@@ -24,6 +25,7 @@ from multicrop.files import (
     write_manifest,
     write_text,
 )
+from multicrop.record.detection import Detection
 from multicrop.record.jobs import KNOB, METRICS, POINTER, content, failure, resolved
 from multicrop.record.parts import PARTS, PartFolder
 from multicrop.record.predictions import ROWS, Predictions, RecordError, damaged, read_scores
@@ -36,8 +38,8 @@ NOT_DECISIVE = ("paths", "logger", "trainer", "engine", "rerun", "record", "pict
 CONFIG, DATA, PREDICTIONS, ENVIRONMENT = "config.yaml", "data.json", "predictions.parquet", "environment.json"
 EXAMPLES, SPLITS, STREAM, PICTURE = "examples.json", "splits.json", "stream.csv", "explanations.png"
 CHOSEN, ADAPTER, CHOICE, PARTED = "chosen.yaml", "adapter.safetensors", "choice.csv", f"{PREDICTIONS}/{PARTS}"
-IDENTITY = "identity.json"
-OF_TASKS = (SPLITS, STREAM, CHOSEN, ADAPTER, CHOICE)
+IDENTITY, UNKNOWN = "identity.json", "unknown.parquet"
+OF_TASKS = (SPLITS, STREAM, CHOSEN, ADAPTER, CHOICE, UNKNOWN)
 FILES = (CONFIG, DATA, PREDICTIONS, EXAMPLES, *OF_TASKS, ENVIRONMENT, IDENTITY, PICTURE, METRICS, MANIFEST)
 
 
@@ -115,6 +117,11 @@ class Record:
     def scores(self, row: str = "final") -> Scores:
         """The logits of a row that the record keeps, in the order of ``predictions``; raises RecordError if it keeps none."""
         return read_scores(self.folder / PREDICTIONS, row)
+
+    @property
+    def detection(self) -> Detection | None:
+        """The scores of images of known and unknown classes; None for a run without ``ood``, or from before they were written."""
+        return Detection.read(path) if (path := self.folder / UNKNOWN).is_file() else None
 
     @cached_property
     def _decisive(self) -> dict:

@@ -17,7 +17,7 @@ from multicrop.data.limit import limited
 from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, check_storage, count_views, local_rank
 from multicrop.files import Identity, content_hash, make_folder
-from multicrop.record import Record, check_free, put_record, training_words, write_record
+from multicrop.record import UNKNOWN, Record, check_free, put_record, training_words, write_record
 from multicrop.runs import finished_runs, results, score_parts
 from multicrop.runs.environment import environment
 from multicrop.runs.fill import fill_and_verify
@@ -100,7 +100,7 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
     with logger_of(settings) as logger:
         seconds = _score(task, bank, settings, saves)
         report_unreadable(bank, settings["on_unreadable"])
-        task.unknown = score_unknown(session, task)
+        task.unknown = score_unknown(session, task, bank.images)
         facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
         facts |= {"choices": settings.choices}
         outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)
@@ -192,7 +192,7 @@ def _write(session: Session, task: BankTask, outcome: results.Outcome, identity:
         environment=outcome.environment,
         data=outcome.data,
         examples=outcome.examples,
-        files=task.files(outcome.predictions),
+        files={**task.files(outcome.predictions), **({UNKNOWN: task.detection.packed()} if task.detection else {})},
         identity=identity,
         model=model_facts(session.facts),
     )

@@ -18,7 +18,7 @@ from multicrop.aggregators import Logits, Views, mean_feature
 from multicrop.aggregators.score import Scorer
 from multicrop.data.base import LabelledImages
 from multicrop.features import FeatureBank
-from multicrop.record import BESIDE, ROWS, Predictions
+from multicrop.record import BESIDE, ROWS, Detection, Predictions
 from multicrop.runs.kept_logits import ranks, scores
 from multicrop.runs.measures import measures, trust_measures
 
@@ -86,6 +86,7 @@ class BankTask(nn.Module):
         self.measured: dict[str, float] = {}
         self.trust: dict[str, dict[str, float]] = {}  # by row
         self.unknown: dict[str, Any] = {}  # which images of unknown classes `trust` counts
+        self.detection: Detection | None = None  # their scores beside those of the scored images
         self.seconds: dict[str, float] = dict.fromkeys(ROWS, 0.0)
 
     def show_beside(self, scorers: Mapping[str, Scorer]) -> None:
