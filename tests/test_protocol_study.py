@@ -78,11 +78,12 @@ def test_shots_are_compared_with_the_host_and_the_global_view_and_other_data_sta
         few_shot_cell(tmp_path / f"runs/{number}", host, adapter, shots, seed, right)
     monkeypatch.setattr(tables, "OUTPUT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["tables.py", str(tmp_path / "runs")])
-    (tmp_path / "shots.csv").write_text('data,host,adapter,shots,top1,low,high,seeds\n"scenes, far",dnd,idle,4,1.00,0.00,2.00,3\n')
+    far = '"scenes, far",dnd,idle,4,1.00,0.00,2.00,3\n"scenes, far",dnd,none,0,1.00,0.00,2.00,1\n'
+    (tmp_path / "shots.csv").write_text(f"data,host,adapter,shots,top1,low,high,seeds\n{far}")
     tables.main()
     shots, compared = ((tmp_path / name).read_text() for name in ("shots.csv", "shots_compared.csv"))
     assert '"scenes, middle",dnd_fused,good,4,100.00,' in shots and '"scenes, middle",global,none,0,50.00,' in shots
-    assert shots.endswith('"scenes, far",dnd,idle,4,1.00,0.00,2.00,3\n') and len(shots.splitlines()) == 1 + 8 + 2 + 1
+    assert shots.endswith(far) and len(shots.splitlines()) == 1 + 8 + 2 + 2
     assert '"scenes, middle",dnd_fused,good,4,the same on the global view,50.00,' in compared and ",global,good,4,the same" not in compared
     assert '"scenes, middle",dnd_fused,good,4,the host alone,50.00,' in compared and len(compared.splitlines()) == 1 + 8 + 5
     assert (tmp_path / "shots.png").stat().st_size > 10_000 and "| D&D fused | good | 50.0 | 100.0 |" in capsys.readouterr().out

@@ -84,9 +84,9 @@ def draw(results: Rows, path: Path) -> None:
         axes[row, 0].set_ylabel("top-1, %", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("shots per class", fontsize=9)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines() if line.get_label() in HOSTS.values()}
     note = "dashed: the host without an adapter; bands: 95 % interval over draws of the support and clusters"
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, title=note, title_fontsize=9)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=len(lines), fontsize=9, title=note, title_fontsize=9)
     save_figure(figure, path, dpi=100)
 
 

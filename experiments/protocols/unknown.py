@@ -44,6 +44,11 @@ TRUST = {
 Stream = tuple[str, str]  # data, and which images are unknown
 
 
+def group_of(stream: Stream) -> str:
+    """What the vendors of a data set have in common: `emoji against unseen concepts`."""
+    return f"{stream[0].split(', ')[0]} against {KINDS[stream[1]]}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One setting and score on one stream: AUROC and FPR95, and what each gains over the global view with the same score."""
@@ -75,7 +80,7 @@ def in_one_order(found: Detection | None) -> Detection:
     """Known images first, each part by id: the same order with every seed."""
     if found is None:
         raise SystemExit("a record lacks unknown.parquet; run it again with this version")
-    order = np.lexsort((np.asarray(found.image_id), ~found.known))
+    order: list[int] = np.lexsort((np.asarray(found.image_id), ~found.known)).tolist()
     scores = {row: {name: values[order] for name, values in own.items()} for row, own in found.scores.items()}
     return Detection([found.image_id[i] for i in order], [found.cluster[i] for i in order], found.known[order], scores)
 
@@ -144,13 +149,13 @@ def gains_table(cells: Sequence[Cell], p_values: Mapping[tuple, float], measure:
 
 
 def settings_table(cells: Sequence[Cell]) -> str:
-    """AUROC of the four settings, means over the streams of each kind."""
+    """AUROC of the four settings, means over the vendors of a data set."""
     lines = []
-    for kind in dict.fromkeys(cell.stream[1] for cell in cells):
+    for group in dict.fromkeys(group_of(cell.stream) for cell in cells):
         for row, title in ROWS.items():
-            own = [[c.found["auroc"].value for c in cells if (c.stream[1], c.row, c.score) == (kind, row, score)] for score in SCORES]
-            lines.append([KINDS[kind], title, *(f"{POINTS * np.mean(values):.1f}" for values in own)])
-    return markdown(["unknown", "setting", *SCORES.values()], lines)
+            own = [[c.found["auroc"].value for c in cells if (group_of(c.stream), c.row, c.score) == (group, row, s)] for s in SCORES]
+            lines.append([group, title, *(f"{POINTS * np.mean(values):.1f}" for values in own)])
+    return markdown(["known against unknown", "setting", *SCORES.values()], lines)
 
 
 def trust_table(streams: Mapping[Stream, Mapping[int, Run]]) -> str:
@@ -170,17 +175,17 @@ def _trust(run: Run, row: str) -> dict[str, float]:
 
 
 def draw(cells: Sequence[Cell], path: Path) -> None:
-    """AUROC of the settings with intervals: a row of panels per score, a column per kind of unknown images."""
-    kinds, scores = list(dict.fromkeys(cell.stream[1] for cell in cells)), list(SCORES)[:3]
-    figure = Figure(figsize=(3.4 * len(kinds) + 0.6, 1.9 * len(scores) + 0.9), layout="constrained")
-    axes = figure.subplots(len(scores), len(kinds), squeeze=False, sharex="col", sharey=True)
-    for i, score in enumerate(scores):
-        for j, kind in enumerate(kinds):
-            own = [cell for cell in cells if (cell.stream[1], cell.score) == (kind, score)]
+    """AUROC of the settings with intervals: a row of panels per data set and kind of unknown images, a column per score."""
+    groups, scores = list(dict.fromkeys(group_of(cell.stream) for cell in cells)), list(SCORES)[:3]
+    figure = Figure(figsize=(4 * len(scores) + 0.6, 1.6 * len(groups) + 1), layout="constrained")
+    axes = figure.subplots(len(groups), len(scores), squeeze=False, sharex=True, sharey=True)
+    for i, group in enumerate(groups):
+        for j, score in enumerate(scores):
+            own = [cell for cell in cells if (group_of(cell.stream), cell.score) == (group, score)]
             dot_plot(axes[i, j], list(RANGES.values()), list(RANGES.values()), [_dots(own, row) for row in ROWS])
-            axes[i, j].axvline(50, color="black", linewidth=0.7)
-            axes[i, j].set_title(f"{KINDS[kind]}: {SCORES[score]}", fontsize=9)
-            axes[i, j].set_xlabel("AUROC, %" if i == len(scores) - 1 else "", fontsize=9)
+            axes[i, j].axvline(POINTS / 2, color="black", linewidth=0.7)
+            axes[i, j].set_title(f"{group}: {SCORES[score]}", fontsize=9)
+            axes[i, j].set_xlabel("AUROC, %" if i == len(groups) - 1 else "", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     note = "95 % intervals over crop seeds and clusters; 50 %: no better than chance"
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9, title=note, title_fontsize=9)

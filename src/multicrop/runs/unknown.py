@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from multicrop.compare.trust import detection_measures, detection_scores
-from multicrop.data.base import LabelledImages, StreamedImages
+from multicrop.data.base import LabelledImages
 from multicrop.record import Detection
 from multicrop.runs.session import Session
 from multicrop.runs.task import BankTask
 
-Scored = LabelledImages | StreamedImages
 
-
-def score_unknown(session: Session, task: BankTask, scored: Scored) -> dict[str, Any]:
+def score_unknown(session: Session, task: BankTask, scored: LabelledImages) -> dict[str, Any]:
     """Score images of unknown classes after the stream of the others.
 
     AUROC and FPR95 of each row are added to ``task.trust``, the scores of all images are kept as ``task.detection``.
@@ -47,7 +45,7 @@ def score_unknown(session: Session, task: BankTask, scored: Scored) -> dict[str,
     return {"ood": {"name": session.settings.config["ood"], "images": len(unknown["label"])}}
 
 
-def _detection(task: BankTask, parts: Sequence[tuple[Mapping[str, Tensor], Scored]]) -> Detection:
+def _detection(task: BankTask, parts: Sequence[tuple[Mapping[str, Tensor], LabelledImages]]) -> Detection:
     """The detection scores of each row; parts: results and images of the known, then of the unknown classes."""
     ids, clusters = [], []
     for found, images in parts:
