@@ -43,6 +43,7 @@ overview: setup ## the grid of experiments/overview: three sweeps, their tables 
 	$(RUN) run.py -m sweep=overview_tta trainer.threads=1 logger=none paths.output=outputs/overview/tta
 	$(RUN) run.py -m sweep=overview_few_shot trainer.threads=1 logger=none paths.output=outputs/overview/few_shot
 	$(VENV)/bin/multicrop compare outputs/overview/zero_shot --figures outputs/overview/figures
+	$(VENV)/bin/multicrop compare outputs/overview/zero_shot outputs/overview/tta outputs/overview/few_shot -o outputs/overview/results.csv
 	$(VENV)/bin/multicrop report outputs/overview/zero_shot outputs/overview/tta outputs/overview/few_shot -o outputs/overview/report.html
 
 schema: setup ## write what each knob may be, from the signatures of the configured functions, to src/multicrop/config/knobs.json

@@ -78,6 +78,11 @@ def points(comparison: Comparison, *, sign: bool = True) -> str:
     return form.format(*(POINTS * value for value in (comparison.difference, comparison.low, comparison.high)))
 
 
+def marked(comparison: Comparison, p: float) -> str:
+    """`+3.2 [+1.0, +5.4]`, with `(n.s.)` where the corrected p-value is not below 0.05."""
+    return f"{points(comparison)}{'' if p < 0.05 else ' (n.s.)'}"
+
+
 def numbers(comparison: Comparison) -> list[str]:
     """Difference, low and high end as three cells, in points of percent."""
     return [f"{POINTS * value:.2f}" for value in (comparison.difference, comparison.low, comparison.high)]

@@ -19,9 +19,10 @@ from multicrop.record import Predictions, write_record
 
 sys.path.insert(0, str(ROOT))
 from experiments import study
-from experiments.diagnosis import choose
+from experiments.diagnosis import choose, kinds, masked
 from experiments.diagnosis import tables as diagnosis
 from experiments.few_shot import tables as few_shot
+from experiments.overview import tables as overview
 from experiments.zero_shot import tables as zero_shot
 
 EXPERIMENTS = sorted(path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").rglob("*.yaml"))
@@ -41,6 +42,7 @@ def test_an_experiment_composes_with_values_that_fit_and_says_its_command_its_re
         assert re.search(r"\d\.\d", expected) or expected.startswith("no published figure")
 
 
+OVERVIEW = [("max, random_k16", 0.61, 0.05), ("dnd, random_k16", 0.755, 0.0001), ("global, grid", 0.588, ""), ("dnd, grid", 0.6, 1.0)]
 ROWS = [f"{text}_{view}_{aggregator}" for text in diagnosis.TEXTS for view in diagnosis.CROPS for aggregator in diagnosis.AGGREGATORS]
 
 
@@ -240,6 +242,46 @@ def test_the_diagnosis_writes_its_tables_and_figure(tmp_path, monkeypatch, capsy
     assert len(lines) == 1 + 24 and "scenes,descriptions_crops_dnd,100.00,0.00,100.00,2,4," in "\n".join(lines)
     assert len((tmp_path / "comparisons.csv").read_text().splitlines()) == 1 + 2 * len(diagnosis.QUESTIONS)
     assert (tmp_path / "diagnosis.png").stat().st_size > 10_000 and "| `label_full_mean` |" in capsys.readouterr().out
+
+
+def test_kinds_and_masked_texts_are_compared_with_local_and_whole_ones(tmp_path, monkeypatch, capsys):
+    """The tables hold the differences, and say where they are not significant."""
+    right = {"local": [1, 1, 1, 0], "global": [1, 0, 0, 0], "both": [1, 1, 0, 0]}
+    for number, (kind, crop, seed) in enumerate((k, c, s) for k in right for c in kinds.VIEWS for s in (0, 1)):
+        record(tmp_path / f"kinds/{number}", right=right[kind], choices={"crop": crop}, crop_seed=seed, aggregator={"text_set": kind})
+    rows = [("label", "full_mean"), ("descriptions", "full_mean"), ("descriptions", "crops_mean"), ("descriptions", "crops_dnd")]
+    for number, (folder, (text, row)) in enumerate((f, r) for f in ("plain", "masked") for r in rows):
+        crop, aggregator = row.split("_")
+        chosen = {"crop": diagnosis.CROPS[crop], "aggregator": diagnosis.AGGREGATORS[aggregator], "experiment": f"diagnosis/{text}"}
+        hits = [1, 1, 1, 0] if folder == "plain" else [1, 0, 0, 0]
+        record(tmp_path / f"{folder}/{number}", dataset="emoji", choices=chosen, right=hits, crop_seed=0)
+    for script, folders in ((kinds, ["kinds"]), (masked, ["plain", "masked"])):
+        monkeypatch.setattr(sys, "argv", ["script.py", *(str(tmp_path / name) for name in folders), str(tmp_path)])
+        script.main()
+    assert "global_crops,local_crops,-50.00," in (tmp_path / "kinds.csv").read_text()
+    assert "descriptions_crops_dnd,label_full_mean,-50.00," in (tmp_path / "masked.csv").read_text()
+    out = capsys.readouterr().out
+    assert "| crops (D&D): both kinds instead of local texts | -25.0 [" in out and "| `descriptions_crops_dnd` | 25.0 | -50.0 [" in out
+    assert out.count("(n.s.)") == 4 + 6
+
+
+def test_the_overview_shows_a_grid_and_the_methods_from_the_best(tmp_path, monkeypatch, capsys):
+    names = "table,data,task,method,runs,accuracy,spread,p_holm,difference,low,high,rescued,lost"
+    zero_shot = [f'methods,scenes,zero_shot,"{name}",1,{top},0.0,{p},0.1,0.05,0.15,12,2' for name, top, p in OVERVIEW]
+    few = 'methods,scenes,few_shot,"dnd + gda, random_k16",3,0.7,0.004,1.0,0.1,0.05,0.15,12,2'
+    (tmp_path / "results.csv").write_text("\n".join([names, *zero_shot, few, "class,scenes,zero_shot,dnd,1,1,,,,,,,"]) + "\n")
+    monkeypatch.setattr(sys, "argv", ["tables.py", str(tmp_path / "results.csv")])
+    overview.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("| dnd", "| max", "| global"))]
+    assert lines == [
+        "| max | 61.0 |  |  |  |  |  |  |",
+        "| dnd | **75.5** |  |  | 60.0 |  |  |  |",
+        "| dnd, random_k16 | 75.5 | +10.0 [+5.0, +15.0] | <0.001 | 12/2 |",
+        "| max, random_k16 | 61.0 | +10.0 [+5.0, +15.0] | 0.050 | 12/2 |",
+        "| dnd, grid | 60.0 | +10.0 [+5.0, +15.0] | 1.000 | 12/2 |",
+        "| global, grid | 58.8 | +10.0 [+5.0, +15.0] |  | 12/2 |",
+        "| dnd + gda, random_k16 | 70.0 ± 0.4 | +10.0 [+5.0, +15.0] | 1.000 | 12/2 |",
+    ]
 
 
 def test_the_choice_pools_data_seeds_and_reads_validation_images_alone(tmp_path):

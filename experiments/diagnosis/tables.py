@@ -14,7 +14,7 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, accuracy, by_setting, clusters_of, dataset_of, markdown, numbers, points, read_runs, write_csv
+from experiments.study import POINTS, accuracy, by_setting, clusters_of, dataset_of, markdown, marked, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -28,13 +28,14 @@ QUESTIONS = [
     ("descriptions_crops_dnd", "label_full_mean", "descriptions on crops (D&D) against the label on the full image"),
     ("descriptions_crops_dnd", "descriptions_crops_mean", "descriptions on crops: D&D instead of the mean"),
     ("both_crops_dnd", "both_crops_mean", "label + descriptions on crops: D&D instead of the mean"),
-    ("both_full_mean", "label_full_mean", "full image: descriptions behind the label"),
-    ("waffle_full_mean", "label_full_mean", "full image: random texts behind the label"),
-    ("both_full_mean", "waffle_full_mean", "full image: descriptions against random texts behind the label"),
-    ("both_crops_dnd", "waffle_crops_dnd", "crops (D&D): descriptions against random texts behind the label"),
-    ("both_crops_dnd", "label_crops_dnd", "crops (D&D): descriptions behind the label against the label alone"),
+    ("both_full_mean", "label_full_mean", "full image: descriptions appended to the label"),
+    ("waffle_full_mean", "label_full_mean", "full image: random texts appended to the label"),
+    ("both_full_mean", "waffle_full_mean", "full image: descriptions against random texts appended to the label"),
+    ("both_crops_dnd", "waffle_crops_dnd", "crops (D&D): descriptions against random texts appended to the label"),
+    ("both_crops_dnd", "label_crops_dnd", "crops (D&D): descriptions appended to the label against the label alone"),
 ]
 COLOURS = ("#8a8a94", "#d08a2e", "#2a7f62")
+RESAMPLES = 20_000  # p-values are shares of them, and the smallest is multiplied by the number of questions
 
 
 CROPS = {"full": "global", "crops": "random_k16"}  # a row's name is TEXT_VIEW_AGGREGATOR
@@ -74,16 +75,21 @@ def comparisons(
     correct: dict[tuple[str, str], np.ndarray], clusters: dict[str, Sequence[str]]
 ) -> list[tuple[str, str, str, str, Comparison]]:
     return [
-        (dataset, new, old, question, compare_runs(correct[dataset, new], correct[dataset, old], clusters=clusters[dataset]))
+        (dataset, new, old, question, _compare(correct[dataset, new], correct[dataset, old], clusters[dataset]))
         for dataset in DATASETS
         for new, old, question in QUESTIONS
     ]
+
+
+def _compare(new: np.ndarray, old: np.ndarray, clusters: Sequence[str]) -> Comparison:
+    return compare_runs(new, old, clusters=clusters, resamples=RESAMPLES)
 
 
 def draw(
     correct: dict[tuple[str, str], np.ndarray],
     clusters: dict[str, Sequence[str]],
     compared: list[tuple[str, str, str, str, Comparison]],
+    corrected: Sequence[float],
     path: Path,
 ) -> None:
     """Above the accuracies, below the paired differences."""
@@ -91,7 +97,8 @@ def draw(
     axes = figure.subplots(2, 2, height_ratios=[1, 1.05])
     for column, dataset in enumerate(DATASETS):
         _bars(axes[0, column], dataset, {row: accuracy(right, clusters[data]) for (data, row), right in correct.items() if data == dataset})
-        _differences(axes[1, column], [line for line in compared if line[0] == dataset], labels=column == 0)
+        shown = [(line[3], line[4], p) for line, p in zip(compared, corrected, strict=True) if line[0] == dataset]
+        _differences(axes[1, column], shown, labels=column == 0)
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 1].legend(loc="upper right", fontsize=8)
     save_figure(figure, path, dpi=120)
@@ -111,14 +118,14 @@ def _bars(axis: Axes, dataset: str, accuracies: dict[str, Comparison]) -> None:
     axis.set_title(dataset, fontsize=10)
 
 
-def _differences(axis: Axes, compared: list[tuple[str, str, str, str, Comparison]], *, labels: bool) -> None:
-    """One line per question, in colour where the interval leaves out zero."""
-    for place, (*_, got) in enumerate(compared):
-        colour = "#2a7f62" if got.low > 0 else "#b3365b" if got.high < 0 else "#8a8a94"
+def _differences(axis: Axes, compared: list[tuple[str, Comparison, float]], *, labels: bool) -> None:
+    """One line per question, in colour where the corrected p-value is below 0.05."""
+    for place, (_, got, p) in enumerate(compared):
+        colour = "#8a8a94" if p >= 0.05 else "#2a7f62" if got.difference > 0 else "#b3365b"
         axis.plot([POINTS * got.low, POINTS * got.high], [place, place], color=colour, linewidth=2)
         axis.plot(POINTS * got.difference, place, "o", color=colour, markersize=5)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(compared)), [textwrap.fill(line[3], 40) for line in compared] if labels else [], fontsize=7)
+    axis.set_yticks(range(len(compared)), [textwrap.fill(line[0], 40) for line in compared] if labels else [], fontsize=7)
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
     axis.set_xlabel("paired difference, points of top-1 (95 %)", fontsize=8)
@@ -136,7 +143,7 @@ def main() -> None:
         [d, new, old, *numbers(got), f"{got.p_value:.4f}", f"{p:.4f}"] for (d, new, old, _, got), p in zip(compared, corrected, strict=True)
     ]
     write_csv(output / "comparisons.csv", ["dataset", "row", "against", "difference", "low", "high", "p", "p_holm"], lines)
-    draw(correct, clusters, compared, output / "diagnosis.png")
+    draw(correct, clusters, compared, corrected, output / "diagnosis.png")
     shown = {d: {line[1]: line for line in table if line[0] == d} for d in DATASETS}
     rows = [
         [f"`{row}`", *(f"{float(line[2]):.1f} [{float(line[3]):.1f}, {float(line[4]):.1f}]" for line in (shown[d][row] for d in DATASETS))]
@@ -144,10 +151,7 @@ def main() -> None:
     ]
     print(markdown(["row", *DATASETS], rows), end="\n\n")
     half = len(QUESTIONS)
-    paired = [
-        [compared[i][3], *(f"{points(compared[i + j][4])}{'' if corrected[i + j] < 0.05 else ' (n.s.)'}" for j in (0, half))]
-        for i in range(half)
-    ]
+    paired = [[compared[i][3], *(marked(compared[i + j][4], corrected[i + j]) for j in (0, half))] for i in range(half)]
     print(markdown(["question", *DATASETS], paired))
 
 

@@ -1,0 +1,61 @@
+"""The tables of the overview from `multicrop compare ... -o results.csv`: python experiments/overview/tables.py [RESULTS]."""
+
+import csv
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
+from experiments.study import POINTS, markdown
+
+RESULTS = Path(__file__).parent / "results.csv"
+CROPS = ("random_k16", "quasi_random", "diverse", "grid", "ten_crop", "attention", "feature")
+TOP = 10  # methods in the table of the best
+Row = Mapping[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """The methods of a table that `multicrop compare` wrote as CSV."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [row for row in csv.DictReader(stream) if row["table"] == "methods"]
+
+
+def grid(rows: Iterable[Row]) -> str:
+    """Aggregators by crop policies, top-1 in percent; bold where p is below 0.05 after Holm."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        aggregator, _, crop = row["method"].partition(", ")
+        if crop in CROPS and aggregator != "global":
+            found = f"{POINTS * float(row['accuracy']):.1f}"
+            cells.setdefault(aggregator, {})[crop] = f"**{found}**" if row["p_holm"] and float(row["p_holm"]) < 0.05 else found
+    return markdown(["", *CROPS], [[name, *(line.get(crop, "") for crop in CROPS)] for name, line in cells.items()])
+
+
+def methods(rows: Iterable[Row]) -> str:
+    """One line per method, best first: top-1, difference to the global view with its interval, p after Holm, rescued and lost images."""
+    best = sorted(rows, key=lambda row: -float(row["accuracy"]))
+    return markdown(["method", "top-1 %", "against the global view", "p (Holm)", "rescued/lost"], map(_line, best))
+
+
+def _line(row: Row) -> list[str]:
+    spread = f" ± {POINTS * float(row['spread']):.1f}" if int(row["runs"]) > 1 else ""
+    gain = [POINTS * float(row[name]) for name in ("difference", "low", "high")] if row["difference"] else None
+    shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gain) if gain else ""
+    p = ("<0.001" if float(row["p_holm"]) < 0.001 else f"{float(row['p_holm']):.3f}") if row["p_holm"] else ""
+    return [row["method"], f"{POINTS * float(row['accuracy']):.1f}{spread}", shown, p, f"{row['rescued']}/{row['lost']}"]
+
+
+def main() -> None:
+    rows = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS)
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for task in dict.fromkeys(row["task"] for row in rows if row["data"] == data):
+            own = [row for row in rows if row["data"] == data and row["task"] == task]
+            print(f"\n### {data}, {task}\n")
+            if task == "zero_shot":
+                print(grid(own), end="\n\n")
+                own = sorted(own, key=lambda row: -float(row["accuracy"]))[:TOP]
+            print(methods(own))
+
+
+if __name__ == "__main__":
+    main()
