@@ -34,6 +34,7 @@ ANSWER = "Sure! Here are some features:\n1. Long striped tail\n2. **soft fur**\n
         ("**Tail:** \n- `ringed tail`", ["ringed tail"]),
         ("It has a long tail; the bird has short legs", ["long tail", "short legs"]),
         ("long tail, short legs, round eyes", ["long tail", "short legs", "round eyes"]),
+        ("\nlong tail, short legs, round eyes\n", ["long tail", "short legs", "round eyes"]),
         ("black, white", ["black, white"]),
         ("tail\nthis line goes on and on and on for more than eight words", []),
         ("LED headlights in a row\nT-shaped head\nA tail fin", ["LED headlights in a row", "T-shaped head", "tail fin"]),

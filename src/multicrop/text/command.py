@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from multicrop.files import write_text
+from multicrop.files.reading import json_of
 from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.facts import fact_defects
@@ -99,7 +100,7 @@ def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
     """Write the repaired texts in the format of their source, with its header."""
     if source is None:
         raise ValueError(f"--fix needs a file, got a packaged description set; to change a packaged set, copy its file from {FOLDER}")
-    table = json.loads(source.read_bytes().decode("utf-8"))
+    table = json_of(source)
     if isinstance(table.get("descriptions"), dict):
         named, whole = {"names": texts.titles} if "names" in table else {}, {"global": texts.whole} if texts.whole else {}
         write_file(out, table | named | {"descriptions": texts.texts} | whole)

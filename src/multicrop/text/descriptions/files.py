@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from multicrop.files.reading import json_of
+from multicrop.files.reading import json_of, text_of
 from multicrop.text.class_names import NameIndex, spelled_alike
 from multicrop.text.joins import GlobalText, parsed
 
@@ -134,13 +134,10 @@ def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
     """
     path = Path(file).expanduser()
     wanted = "the class list wants one name per line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; {wanted}")
     try:
-        text = path.read_bytes().decode("utf-8")
-        table = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+        table = json_of(path) if path.suffix == ".json" else [line.strip() for line in text_of(path).splitlines() if line.strip()]
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 {'JSON' if path.suffix == '.json' else 'text'} ({error}); {wanted}") from error
+        raise ValueError(f"the file {path} {error}; {wanted}") from error
     names, keys = _names_and_keys(table)
     if not names or not all(isinstance(name, str) and name.strip() for name in [*names, *(keys or [])]):
         raise ValueError(f"{path} holds {'no class' if not names else 'something else than names'}; {wanted}")

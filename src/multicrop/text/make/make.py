@@ -92,9 +92,9 @@ def phrases_of(answer: str) -> list[str]:
     """The short phrases in a model's answer, without bullets, numbers, markdown, quotes, introductions and other text."""
     if REFUSAL.search(answer):
         return []
-    lines = [part for line in answer.splitlines() for part in line.split(";")]
-    if len([line for line in lines if line.strip()]) == 1:
-        lines = lines[0].split(",") if lines[0].count(",") > 1 else lines
+    lines = [part for line in answer.splitlines() for part in line.split(";") if part.strip()]
+    if len(lines) == 1 and lines[0].count(",") > 1:
+        lines = lines[0].split(",")
     return [phrase for line in lines if (phrase := _phrase(line))]
 
 
