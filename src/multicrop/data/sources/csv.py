@@ -12,6 +12,7 @@ from multicrop.data.sources.splits import SPLITS, divided
 from multicrop.files.reading import text_of
 
 Rows = list[tuple[str, str, str]]  # (path, label, cluster)
+SPLIT = "split"  # the column of splits where none is named, which a file need not have
 CLUSTER = "cluster"  # the column of clusters where none is named
 
 
@@ -46,7 +47,8 @@ def csv_file(  # noqa: PLR0913 the knobs of conf/dataset/csv.yaml
         root: The folder that paths are relative to; None is the folder of the CSV.
         path_column: Name of the column of paths.
         label_column: Name of the column of labels.
-        split_column: Name of the column that says train, val or test (of `file`), or None.
+        split_column: Name of the column that says train, val or test (of `file`); None: there is none, as where a file has no column
+            ``split``, the default of conf/dataset/csv.yaml.
         delimiter: Character between columns.
         test_share: Share of each class that is for testing where nothing makes a split.
         split_seed: Seed of that split.
@@ -108,6 +110,11 @@ def _by_split(
     rows: list[dict[str, str]], file: str, columns: tuple[str, ...], split_column: str | None, test_share: float, seed: int
 ) -> dict[str, Rows]:
     """The rows of each split, from the split column or drawn; raises ValueError if a split has another name."""
+    if split_column not in (None, SPLIT, *rows[0]):
+        raise ValueError(
+            f"{file} has no column {split_column}; its columns are {', '.join(rows[0])}. Name the right one with dataset.split_column, or "
+            "pass dataset.split_column=null to draw a test part"
+        )
     if split_column is None or split_column not in rows[0]:
         if not 0 < test_share < 1:
             raise ValueError(f"dataset.test_share is between 0 and 1, got {test_share}")
