@@ -76,11 +76,19 @@ def show(entries: "list[StoredBank]", cache: object) -> None:
 
 def fitted(rows: list[list[str]], width: int) -> list[list[str]]:
     """Cut the texts of a table, the longest column first, until a row has at most `width` characters."""
-    widest = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     texts = [place for place, name in enumerate(COLUMNS) if name in TEXTS]
-    while sum(widest) + len(widest) > width and max(widest[place] for place in texts) > SHORTEST:
-        widest[max(texts, key=lambda place: widest[place])] -= 1
-    return [[cell if len(cell) <= most else f"{cell[: most - 1]}…" for cell, most in zip(row, widest, strict=True)] for row in rows]
+    while sum(widths) + len(widths) > width:
+        longest = max(texts, key=lambda place: widths[place])
+        if widths[longest] <= SHORTEST:
+            break
+        widths[longest] -= 1
+    return [[_cut(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
+
+
+def _cut(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _cells(entry: "StoredBank") -> list[str]:

@@ -135,7 +135,7 @@ def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Seq
     if errors:
         raise ValueError(
             f"{knob}={file} fails its audit: {' | '.join(summary(errors))}. See all of it with: multicrop describe audit {file}"
-            + (f" ; mend it with --fix OUT.json and pass {knob}=OUT.json" if any(RULES[f.defect].fixable for f in errors) else "")
+            + (f"; repair it with --fix OUT.json and pass {knob}=OUT.json" if any(RULES[f.defect].fixable for f in errors) else "")
         )
     strange = [finding.key for finding in findings if finding.defect == "unknown_class"]
     warnings = {
