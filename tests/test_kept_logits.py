@@ -6,7 +6,7 @@ import torch
 from conftest import unit
 from refusals import refused
 
-from multicrop.aggregators import mean_similarity
+from multicrop.aggregators import global_view
 from multicrop.aggregators.score import Scorer
 from multicrop.record import MOST_CLASSES, TOP
 from multicrop.runs.kept_logits import ranks, scores
@@ -47,4 +47,4 @@ def test_an_image_whose_logits_are_no_numbers_is_no_prediction(generator):
     views, index = unit(3, 4, 8, generator=generator), torch.arange(3)
     views[1, 2] = torch.nan  # a crop; the global view is whole
     with refused("1 of 3 images", "the row crops_mean", "model.precision=fp32"):
-        ZeroShotTask(Scorer(text, 10.0, mean_similarity, 1.0)).test_step((views, index % 2, index), 0)
+        ZeroShotTask(Scorer(text, 10.0, global_view, 1.0)).test_step((views, index % 2, index), 0)

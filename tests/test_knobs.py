@@ -13,6 +13,7 @@ from multicrop.config import check_values
 from multicrop.config.knobs import FILE, example, words
 from multicrop.config.overrides import changed_record
 from multicrop.runs.schema import schema, written
+from multicrop.runs.settings import values_of
 
 GROUPS = ("adapter", "aggregator", "corruption", "crop", "dataset", "engine", "logger", "method", "model", "prompt", "task", "trainer")
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
@@ -98,7 +99,7 @@ class TestRecords:
     """Knobs of the configuration of a record, whose options are composed."""
 
     def test_a_knob_is_changed_or_added(self):
-        cfg = composed("crop=random_k4")
+        cfg = OmegaConf.create(values_of(composed("crop=random_k4", "aggregator=dnd")))  # with further aggregators
         made = changed_record(cfg, ["crop.n_crops=8", "+temperature=2.5"])
         assert (made.crop.n_crops, made.temperature) == (8, 2.5) and "temperature" not in cfg and cfg.crop.n_crops == 4
 

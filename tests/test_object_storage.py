@@ -406,7 +406,7 @@ def test_records_are_put_in_a_bucket_and_compared_from_there(url, tmp_path, caps
     with refused("holds a finished record", "hydra.run.dir"):
         experiment.run(composed("task=score", *words, f"paths.output={url}/score"))
     Objects(url).delete([found.name for found in Objects(url).list() if found.name.startswith("zero_shot/")])
-    assert [run.config["task"]["name"] for run in collect([url])[0]] == ["score"]
+    assert [run.folder.name for run in collect([url])[0]] == ["score"]
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_parts_in_the_bucket(url, tmp_path):
