@@ -148,7 +148,7 @@ RUNS = [  # refused by the run; {at} is a folder of things that are not what a k
     ("dataset=folder dataset.root={at}/zoo dataset.class_names={at}/empty", "{at}/empty is a folder, not a file"),
     ("dataset=folder dataset.root={at}/zoo dataset.class_names={at}/broken.json", "broken.json is not JSON"),
     ("dataset=folder dataset.root={at}/zoo dataset.class_names={at}/latin.json", "latin.json is not", "UTF-8"),
-    ("dataset=folder dataset.root={at}/zoo split=validation prompt=template aggregator=global", "brings no validation images"),
+    ("dataset=folder dataset.root={at}/zoo split=validation prompt=template aggregator=global", "has no validation images"),
     ("dataset=folder dataset.root={at}/zoo 'dataset.cluster_pattern=\"(\"'", "dataset.cluster_pattern"),
     ("dataset=csv", "dataset=csv needs dataset.file=CSV"),
     ("dataset=csv dataset.file={at}/none.csv", "none.csv does not exist"),

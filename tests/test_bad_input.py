@@ -364,7 +364,7 @@ class TestBank:
 
     def test_unreadable_image_raises_on_demand(self, session):
         made = session(["cat/1.png"], "on_unreadable=raise")
-        with refused("1 of 4 images", "test/cat/1.png", "mend or remove them", "on_unreadable=skip"):
+        with refused("1 of 4 images", "test/cat/1.png", "repair or remove them", "on_unreadable=skip"):
             made.bank(made.dataset.test)
 
     def test_on_unreadable_is_one_of_two(self, session):
@@ -374,7 +374,7 @@ class TestBank:
 
     def test_no_readable_image(self, session):
         made = session(["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"])
-        with refused("no image of zoo/test can be read", "mend them or choose other data"):
+        with refused("no image of zoo/test can be read", "repair them or choose other data"):
             made.bank(made.dataset.test)
 
     def test_cache_that_cannot_be_written(self, session, tmp_path):

@@ -243,7 +243,7 @@ def test_what_cannot_fill_a_bank_is_refused(tmp_path):
     cfg = composed("trainer.devices=2", f"paths.output={tmp_path}", f"paths.cache={tmp_path}/cache")
     with pytest.raises(ValueError, match="task=encode"):
         run(cfg)
-    with pytest.raises(ValueError, match="emoji brings no validation images"):  # before the training images are encoded
+    with pytest.raises(ValueError, match="emoji has no validation images"):  # before the training images are encoded
         run(composed("task=encode", "dataset=emoji", "task.splits=[train,validation]", f"paths.cache={tmp_path}/cache"))
     assert not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="power of two"):

@@ -27,7 +27,7 @@ from multicrop.data.pictures import as_images, found_images
 from multicrop.features import RayEngine
 from multicrop.files import DamagedFileError
 from multicrop.runs import predict as prediction
-from multicrop.runs import predicted_parts, predictor
+from multicrop.runs import predicted_parts, predictor, saved_classifier
 from multicrop.runs.few_shot import build
 from multicrop.runs.predict_on_engine import PartPredictor
 from multicrop.runs.predicted_parts import PredictedParts
@@ -85,6 +85,10 @@ class TestPredictions:
     def test_the_temperature_divides_the_logits(self, zero_shot, drawings):
         warm = Classifier(CLASSES, temperature=4.0, **SMALL)
         assert warm.decision_function(drawings[:2]) * 4 == pytest.approx(zero_shot.decision_function(drawings[:2]), rel=1e-6)
+
+    def test_a_temperature_of_0_is_refused(self, drawings):
+        with refused("temperature", "above 0", "got 0.0"):
+            Classifier(CLASSES, temperature=0, **SMALL).predict(drawings[:1])
 
     def test_a_prediction_does_not_depend_on_the_other_images_nor_on_their_order(self, zero_shot, drawings):
         together = zero_shot.decision_function(drawings)
@@ -190,6 +194,20 @@ class TestSaved:
                 Classifier.load(tmp_path)
             path.write_bytes(whole)
         assert Classifier.load(tmp_path).predict(drawings[:1]) == ["lion"]
+
+    def test_only_how_it_computes_can_be_set(self, zero_shot, tmp_path):
+        zero_shot.save(tmp_path)
+        assert saved_classifier.read(tmp_path, ["trainer.num_workers=3"])[0]["overrides"] == ["trainer.num_workers=3"]
+        with refused("crop.n_crops=2", "saved classifier", "trainer, engine, paths"):
+            Classifier.from_config(tmp_path, "crop.n_crops=2", "trainer.num_workers=3")
+
+    def test_a_save_that_stops_leaves_no_facts_of_the_earlier_one(self, zero_shot, tmp_path, monkeypatch):
+        zero_shot.save(tmp_path)
+        monkeypatch.setattr(saved_classifier, "write_facts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            zero_shot.save(tmp_path)
+        with refused("classifier.json"):
+            Classifier.load(tmp_path)
 
     def test_a_folder_without_a_classifier_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"classifier\.json"):

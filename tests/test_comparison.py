@@ -195,6 +195,7 @@ def test_every_format_holds_the_same_numbers_and_its_own_escapes(three, capsys, 
     assert r"\toprule" in latex and r"\bottomrule" in latex and r"a\textbar{}b\_\textless{}c\textgreater{}\&\textbackslash{}d" in latex
     path = three / "out.csv"
     assert f"written: {path}" in compared(capsys, three, "-o", path).out
+    assert "end it in .txt, .md, .tex, .csv" in compared(capsys, three, "-o", three / "out.html", status=2).err
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     assert float(rows[0]["accuracy"]) == pytest.approx(block.entries[0].accuracy) and set(rows[0]) >= {
         "difference",

@@ -279,6 +279,7 @@ class TestCsvRefuses:
         [
             (["dataset.file=/nowhere.csv"], ["/nowhere.csv does not exist", "path and label"]),
             (["dataset.label_column=klass"], ["no column klass", "path, label, split", "dataset.label_column"]),
+            (["dataset.split_column=fold"], ["no column fold", "path, label, split", "dataset.split_column=null"]),
             (["dataset.root=/nowhere"], ["images", "do not exist", "dataset.root"]),
             (["dataset.test=x.csv"], ["dataset.file=CSV, or dataset.test=CSV"]),
             (["dataset.delimiter=|"], ["no column path, label", "dataset.delimiter"]),

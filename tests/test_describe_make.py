@@ -34,6 +34,7 @@ ANSWER = "Sure! Here are some features:\n1. Long striped tail\n2. **soft fur**\n
         ("**Tail:** \n- `ringed tail`", ["ringed tail"]),
         ("It has a long tail; the bird has short legs", ["long tail", "short legs"]),
         ("long tail, short legs, round eyes", ["long tail", "short legs", "round eyes"]),
+        ("\nlong tail, short legs, round eyes\n", ["long tail", "short legs", "round eyes"]),
         ("black, white", ["black, white"]),
         ("tail\nthis line goes on and on and on for more than eight words", []),
         ("LED headlights in a row\nT-shaped head\nA tail fin", ["LED headlights in a row", "T-shaped head", "tail fin"]),
@@ -184,7 +185,7 @@ class TestServer:
 
     def test_gives_up_and_says_how_to_go_on(self, server):
         server.script, waits = [500] * ATTEMPTS, []
-        with refused(f"no answer in {ATTEMPTS} attempts", "HTTP 500", "OPENAI_BASE_URL", "goes on where it stopped"):
+        with refused(f"no answer in {ATTEMPTS} attempts", "HTTP 500", "OPENAI_BASE_URL", "classes that are answered are kept"):
             self.ask(waits)(["What?"], 0)
         assert len(waits) == ATTEMPTS - 1
 
@@ -261,7 +262,7 @@ def test_a_killed_run_goes_on_and_the_key_is_nowhere(server, tmp_path):
         (b"[]", ["holds something else"]),
         (b"question: x", ["holds something else"]),
         (b"- 'open", ["cannot be read"]),
-        (b"\xff\xfe", ["cannot be read"]),
+        (b"\xff\xfe", ["is not JSON or text in UTF-8"]),
     ],
 )
 def test_bad_questions(tmp_path, content, words):

@@ -329,7 +329,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("name", "content", "expected"),
         [
-            ("a.txt", b"cat\n\n house finch \n", (["cat", "house finch"], None)),
+            ("a.txt", b"\xef\xbb\xbfcat\n\n house finch \n", (["cat", "house finch"], None)),
             ("a.json", b'["cat", "dog"]', (["cat", "dog"], None)),
             ("a.json", b'{"n1": "cat", "n2": "dog"}', (["cat", "dog"], ["n1", "n2"])),
             ("a.json", b'[{"wnid": "n1", "name": "cat"}]', (["cat"], ["n1"])),
@@ -345,8 +345,8 @@ class TestFiles:
         ("name", "content", "words"),
         [
             ("a.txt", b"", ["holds no class"]),
-            ("a.txt", b"\xff\xfe", ["cannot be read as UTF-8 text"]),
-            ("a.json", b"cat", ["cannot be read as UTF-8 JSON"]),
+            ("a.txt", b"\xff\xfe", ["is not JSON or text in UTF-8"]),
+            ("a.json", b"cat", ["is not JSON ("]),
             ("a.json", b'["cat", 3]', ["something else than names"]),
             ("a.json", b"3", ["holds no class"]),
         ],
@@ -395,7 +395,7 @@ class TestCommand:
 
     def test_a_bank_keeps_its_header(self, tmp_path, capsys):
         table = dict.fromkeys(HEADER, "x") | {"names": {"n1": "CAT"}, "descriptions": {"n1": ["soft  fur"]}}
-        (tmp_path / "own.json").write_text(json.dumps(table))
+        (tmp_path / "own.json").write_text(json.dumps(table), encoding="utf-8-sig")
         assert self.run(capsys, tmp_path / "own.json", "--fix", tmp_path / "fixed.json")[0] == 0
         assert json.loads((tmp_path / "fixed.json").read_text()) == table | {"descriptions": {"n1": ["has|soft fur"]}}
 

@@ -16,6 +16,7 @@ from multicrop.record import read_record
 from multicrop.runs import experiment, few_shot, settings
 from multicrop.runs.identity import run_identity
 from multicrop.runs.sweep_cache import SweepCache
+from multicrop.text import GlobalText
 
 TWO_SHOTS = ("task=few_shot", "task.shots=2", "adapter=tip_adapter")
 PLUGIN = """
@@ -169,6 +170,14 @@ def test_means_count_with_their_members(place):
     shown, lists = words_of(place)[:-2], ("['a {}','b {}']", "['a {}','c {}']")
     one, two = (session_of(*shown, "prompt=ensemble", f"prompt.templates={texts}") for texts in lists)
     assert one.prompts == two.prompts and run_identity(one).differences(run_identity(two)) == ["texts"]
+
+
+def test_global_texts_differ_from_local_ones_of_the_same_words(place):
+    local = session_of(*words_of(place))
+    whole = local.with_classes(local.dataset, [[label, *map(GlobalText, texts)] for label, *texts in local.prompts])
+    assert whole.prompts == local.prompts and run_identity(whole, "texts") != run_identity(local, "texts")
+    cache = SweepCache()
+    assert cache.get("text", local.prompts, list) is not cache.get("text", whole.prompts, list)
 
 
 def test_the_identity_is_the_same_in_a_sweep_that_shares_parts(place):

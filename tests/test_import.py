@@ -91,6 +91,25 @@ def test_all_rows_come_back_and_the_comparison_is_the_same(form, tmp_path):
     assert len(values[0]) == 9 and repr(values[0]) == repr(values[1])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_exports_of_two_people_in_one_folder_stay_apart(form, theirs, tmp_path):
+    for name, run in zip(("alice", "bob"), theirs, strict=True):
+        folder = shutil.copytree(run.folder, tmp_path / name / "run")  # runs of one name
+        export([replace(run, folder=folder)], tmp_path / "all" / name / "out", form, organization=name)
+    found = [read_run(folder) for folder in import_runs(tmp_path / "all", tmp_path / "imported")]
+    assert [run.imported["by"] for run in found] == ["alice", "bob"]
+    for before, after in zip(theirs, found, strict=True):
+        same(before, after)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_classes_of_one_name_stay_two(form, tmp_path):
+    before = read_run(records.write(tmp_path / "theirs", images=IMAGES, names=["crane", "missile", "crane", "missile"]))
+    export([before], tmp_path / "out", form)
+    (folder,) = import_runs(tmp_path / "out", tmp_path / "imported")
+    same(before, read_run(folder))
+
+
 def test_a_table_of_several_people_pairs_and_marks_their_runs(theirs, tmp_path):
     own = records.write(tmp_path / "own", images=IMAGES, draw=1, ranks=True, facts={"git_revision": "fffffff0"})
     for name in ("alice", "bob"):

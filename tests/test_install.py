@@ -16,7 +16,7 @@ from refusals import refused
 from test_entry_points import install_example
 
 from multicrop.config import check_overrides
-from multicrop.runs import identity
+from multicrop.runs import environment, identity
 
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "run.py", "src", "conf", "experiments/published.csv")
@@ -110,3 +110,20 @@ class TestConfigDir:
 
     def test_a_command_line_without_words_is_the_default_run(self):
         check_overrides([], CONF)
+
+
+def test_the_revision_of_the_code_is_that_of_its_checkout_alone(tmp_path, monkeypatch):
+    def git(*words):
+        command = ["git", "-c", "user.name=someone", "-c", "user.email=a@example.org", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(environment, "PACKAGE", package)
+    git("init")
+    git("commit", "--allow-empty", "--message", "a user's repository, whose environment holds the package")
+    assert environment._git_revision() is None
+    git("add", ".")
+    git("commit", "--message", "the package")
+    assert environment._git_revision() == git("rev-parse", "HEAD")

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from conftest import unit
+from refusals import refused
 
+from multicrop.aggregators import global_view
+from multicrop.aggregators.score import Scorer
 from multicrop.record import MOST_CLASSES, TOP
 from multicrop.runs.kept_logits import ranks, scores
+from multicrop.runs.zero_shot import ZeroShotTask
+from multicrop.text import text_bank
 
 
 def test_the_rank_of_a_label_is_the_number_of_better_classes(generator):
@@ -34,3 +40,11 @@ def test_the_best_classes_begin_with_the_prediction_and_all_logits_are_kept_up_t
     else:
         assert np.exp(kept.log_probabilities.astype(float)).sum(1) == pytest.approx(1, abs=2e-3)
     assert scores(logits).log_probabilities is None
+
+
+def test_an_image_whose_logits_are_no_numbers_is_no_prediction(generator):
+    text = text_bank([["cat"], ["dog"]], lambda texts: torch.eye(len(texts), 8))
+    views, index = unit(3, 4, 8, generator=generator), torch.arange(3)
+    views[1, 2] = torch.nan  # a crop; the global view is whole
+    with refused("1 of 3 images", "the row crops_mean", "model.precision=fp32"):
+        ZeroShotTask(Scorer(text, 10.0, global_view, 1.0)).test_step((views, index % 2, index), 0)

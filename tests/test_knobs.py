@@ -7,10 +7,13 @@ import sys
 import pytest
 from conftest import ROOT, composed, node, options
 from omegaconf import OmegaConf
+from refusals import refused
 
 from multicrop.config import check_values
 from multicrop.config.knobs import FILE, example, words
+from multicrop.config.overrides import changed_record
 from multicrop.runs.schema import schema, written
+from multicrop.runs.settings import values_of
 
 GROUPS = ("adapter", "aggregator", "corruption", "crop", "dataset", "engine", "logger", "method", "model", "prompt", "task", "trainer")
 OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
@@ -90,3 +93,26 @@ def test_every_schema_has_words_and_an_example(place):
     for knobs in json.loads(FILE.read_text(encoding="utf-8"))[place].values():
         for one in knobs.values():
             assert words(one) and (one["type"] in ("any", "nullable") or example(one) is not None), one
+
+
+class TestRecords:
+    """Knobs of the configuration of a record, whose options are composed."""
+
+    def test_a_knob_is_changed_or_added(self):
+        cfg = OmegaConf.create(values_of(composed("crop=random_k4", "aggregator=dnd")))  # with further aggregators
+        made = changed_record(cfg, ["crop.n_crops=8", "+temperature=2.5"])
+        assert (made.crop.n_crops, made.temperature) == (8, 2.5) and "temperature" not in cfg and cfg.crop.n_crops == 4
+
+    @pytest.mark.parametrize(
+        ("word", "message"),
+        [
+            ("crop_sed=1", ["crop_sed is no knob", "did you mean crop_seed"]),
+            ("crop=random_k16", ["crop=random_k16 chooses an option", "crop.KNOB=VALUE"]),
+            ("crop.n_crops=1,2", ["holds several values"]),
+            ("~crop.n_crops", ["~crop.n_crops", "NAME=VALUE alone"]),
+            ("crop.n_crops=many", ["crop.n_crops is", "got 'many'"]),
+        ],
+    )
+    def test_what_is_no_value_of_a_knob_is_refused(self, word, message):
+        with refused(*message):
+            changed_record(composed("crop=random_k4"), [word])

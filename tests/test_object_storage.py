@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import tarfile
 from base64 import b64encode
 from contextlib import ExitStack
@@ -192,8 +193,11 @@ def test_banks_are_copied_to_and_from_a_disk_and_a_copy_that_was_stopped_continu
     copy(url, back, "--only", first.split("/")[1])
     assert torch.equal(fill(unreadable(images), encoder, back).tensors()[0], expected)
     assert "0 banks copied" in copy(url, tmp_path / "none", "--only", "another-key")
-    next(disk.rglob("shard-00001.safetensors")).write_bytes(b"damaged")
-    assert "1 damaged shards" in copy(disk, tmp_path / "worse", status=1) and not list((tmp_path / "worse").rglob("manifest.json"))
+    next(disk.rglob("shard-00001.safetensors")).write_bytes(b"damaged" * 10_000)  # the larger bank is copied first
+    shutil.copytree(back / "pictures", disk / "later")
+    printed, worse = copy(disk, tmp_path / "worse", status=1), tmp_path / "worse"
+    assert f"not whole: {worse}/pictures/" in printed and f"copied: {worse}/later/" in printed
+    assert "1 banks copied and verified, 1 damaged shards" in printed and not list((worse / "pictures").rglob("manifest.json"))
 
 
 @pytest.mark.parametrize("words", [["copy", "one"], ["list", "one"]])
@@ -401,6 +405,8 @@ def test_records_are_put_in_a_bucket_and_compared_from_there(url, tmp_path, caps
     assert ended.value.code == 0 and f"{expected.rescued}/{expected.lost}" in capsys.readouterr().out
     with refused("holds a finished record", "hydra.run.dir"):
         experiment.run(composed("task=score", *words, f"paths.output={url}/score"))
+    Objects(url).delete([found.name for found in Objects(url).list() if found.name.startswith("zero_shot/")])
+    assert [run.folder.name for run in collect([url])[0]] == ["score"]
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_parts_in_the_bucket(url, tmp_path):

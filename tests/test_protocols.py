@@ -248,8 +248,11 @@ class TestTables:
         assert "global view" in accuracies(average, "base")
 
     def test_curves_have_a_column_per_number_of_shots_in_order(self, tmp_path):
-        (table,) = protocol_tables([few(tmp_path, 0.5 + shots / 100, shots=shots) for shots in (16, 2, 4)], "all_shots")
+        runs = [few(tmp_path, 0.5 + shots / 100, shots=shots) for shots in (16, 2, 4)]
+        runs[2] = replace(runs[2], metrics={**runs[2].metrics, "selection": {"how": "fixed"}})
+        (table,) = protocol_tables(runs, "all_shots")
         assert list(table.columns) == ["method", "2 shots", "4 shots", "16 shots", "seeds", "chosen on"]
+        assert table.rows[-1]["chosen_on"] == "few-shot validation, nothing"
 
     def test_methods_are_told_apart_by_what_varies_among_them_and_not_by_data_set_or_half(self, tmp_path):
         runs = [few(tmp_path / str(x), 0.7, classes=half, knobs={"x": x}) for x in (1, 2) for half in ("base", "new")]

@@ -81,16 +81,20 @@ class LpPp(Adapter):
         """Train, and keep the iteration that is best on the validation images."""
         f, t = self._inputs(support.views, support.logits)
         f_val, t_val = self._inputs(validation.views, validation.logits)
-        text_alone = {"iteration": 0, "accuracy": accuracy(validation.logits, validation.labels)}
-        kept, chosen, curve, rose = self._zero_shot(f, t), text_alone, [] if self.fixed else [text_alone], 0
+        kept = self._zero_shot(f, t)
+        chosen = {"iteration": 0, "accuracy": accuracy(validation.logits, validation.labels)}
+        curve = [] if self.fixed else [chosen]
+        last_rise = 0
         for iteration, state in enumerate(self._descend(f, t, support.labels), 1):
             if iteration % self.every and iteration < self.iterations:
                 continue
-            curve.append({"iteration": iteration, "accuracy": accuracy(_logits(f_val, t_val, state), validation.labels)})
-            if self.fixed or curve[-1]["accuracy"] >= chosen["accuracy"]:
-                rose = iteration if curve[-1]["accuracy"] > chosen["accuracy"] else rose
-                kept, chosen = [x.clone() for x in state], curve[-1]
-            if not self.fixed and iteration - rose >= self.patience:
+            point = {"iteration": iteration, "accuracy": accuracy(_logits(f_val, t_val, state), validation.labels)}
+            curve.append(point)
+            if point["accuracy"] > chosen["accuracy"]:
+                last_rise = iteration
+            if self.fixed or point["accuracy"] >= chosen["accuracy"]:
+                kept, chosen = [x.clone() for x in state], point
+            if not self.fixed and iteration - last_rise >= self.patience:
                 break
         self.weight, self.bias, self.alpha = kept
         how = "fixed" if self.fixed else "validation"

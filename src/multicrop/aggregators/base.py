@@ -79,7 +79,16 @@ def classes_of(text: TextBank, part: slice | Sequence[int]) -> TextBank:
 
 
 def view_logits(views: Views, text: TextBank, logit_scale: float) -> Float[Tensor, "batch views classes"]:
-    """The logits of each view: logit_scale times its mean similarity to a class's prompts."""
+    """The logits of each view: logit_scale times its mean similarity to the prompts of a class.
+
+    Args:
+        views: Unit-norm features, shape (batch, views, dim).
+        text: Text bank.
+        logit_scale: Multiplier of cosine similarities.
+
+    Returns:
+        Logits, shape (batch, views, classes).
+    """
     weight = text.mask.to(text.features.dtype) / text.mask.sum(-1, keepdim=True)
     return logit_scale * views @ torch.einsum("cm,cmd->cd", weight, torch.where(text.mask[..., None], text.features, 0)).T
 
@@ -103,5 +112,14 @@ def check_positive(**knobs: int | float) -> None:
 
 
 def fuse(global_logits: Logits, logits: Logits, weight: float) -> Logits:
-    """(1 - weight) * the global view's logits + weight * the aggregator's; weight 1 is purely local."""
+    """(1 - weight) * the global view's logits + weight * the aggregator's.
+
+    Args:
+        global_logits: Logits of the global view, shape (batch, classes).
+        logits: Logits of the aggregator, shape (batch, classes).
+        weight: Weight of the aggregator, 0 to 1; with 1 the global view is not read.
+
+    Returns:
+        Logits, shape (batch, classes).
+    """
     return logits if weight == 1 else (1 - weight) * global_logits + weight * logits

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             commands.add_parser(name, help=command.HELP)
     options, further = parser.parse_known_args(arguments)
     if further and hasattr(options, "overrides") and all("=" in word and not word.startswith("-") for word in further):
-        options.overrides += further  # overrides after options, which argparse takes for strangers
+        options.overrides += further  # overrides after options, which argparse does not know
     elif further:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     try:

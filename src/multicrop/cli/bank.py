@@ -76,22 +76,43 @@ def show(entries: "list[StoredBank]", cache: object) -> None:
 
 def fitted(rows: list[list[str]], width: int) -> list[list[str]]:
     """Cut the texts of a table, the longest column first, until a row has at most `width` characters."""
-    widest = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     texts = [place for place, name in enumerate(COLUMNS) if name in TEXTS]
-    while sum(widest) + len(widest) > width and max(widest[place] for place in texts) > SHORTEST:
-        widest[max(texts, key=lambda place: widest[place])] -= 1
-    return [[cell if len(cell) <= most else f"{cell[: most - 1]}…" for cell, most in zip(row, widest, strict=True)] for row in rows]
+    while sum(widths) + len(widths) > width:
+        longest = max(texts, key=lambda place: widths[place])
+        if widths[longest] <= SHORTEST:
+            break
+        widths[longest] -= 1
+    return [[_cut(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
+
+
+def _cut(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _cells(entry: "StoredBank") -> list[str]:
-    facts, identity = entry.manifest, entry.manifest.get("identity", {})
+    """The cells of a bank, in the order of COLUMNS."""
+    facts = entry.manifest
+    return [
+        facts.get("dataset", entry.path.parts[-3]),
+        str(facts.get("images", "")),
+        str(facts.get("views", "")),
+        facts.get("model", "unfinished"),
+        _crops(facts.get("identity", {})),
+        _megabytes(entry.size),
+        f"{(time.time() - entry.used) / DAY:.1f} d ago",
+        entry.path.parts[-2][:KEY],
+    ]
+
+
+def _crops(identity: dict[str, str]) -> str:
+    """The crop policy of a bank: its function, seed and knobs."""
+    if not identity:
+        return ""
     name, _, knobs = identity.get("policy", "").partition(" ")
     knobs = knobs.translate(str.maketrans({":": "=", "{": "", "}": "", "'": "", ",": ""})).replace("= ", "=")
-    policy = f"{name.rsplit('.', 1)[-1]}, seed {identity['seed']}, {knobs}".removesuffix(", ") if identity else ""
-    used = f"{(time.time() - entry.used) / DAY:.1f} d ago"
-    counts = f"{facts.get('images', '')}", f"{facts.get('views', '')}"
-    known = facts.get("dataset", entry.path.parts[-3]), *counts, facts.get("model", "unfinished"), policy
-    return [*known, _megabytes(entry.size), used, entry.path.parts[-2][:KEY]]
+    return f"{name.rsplit('.', 1)[-1]}, seed {identity['seed']}, {knobs}".removesuffix(", ")
 
 
 def verify(entries: "list[StoredBank]") -> int:
@@ -122,19 +143,22 @@ def copy(entries: "list[StoredBank]", target: str, only: str) -> int:
 
     top = target if is_url(target) else Path(target).absolute().as_uri()
     chosen = [entry for entry in entries if entry.manifest and only in str(entry)]
-    damaged = []
+    damaged: list[str] = []
+    whole = 0
     for entry in chosen:
         names = entry.path.parts[-3:]
         source = Objects(entry.url).below(*names) if entry.url else Objects(Path(entry.path).absolute().as_uri())
         with tempfile.TemporaryDirectory() as copies:
             bank = shards_of(entry, Path(copies, "source"))
             steps = copy_bank(bank, source, Objects(top).below(*names), Path(copies))
-            damaged += [f"{entry}/{name}" for name in track(steps, total=bank.count, description="Copying") if name]
-        print(f"{'not whole' if damaged else 'copied'}: {target.rstrip('/')}/{'/'.join(names)} ({_megabytes(entry.size)})")
+            unread = [f"{entry}/{name}" for name in track(steps, total=bank.count, description="Copying") if name]
+        damaged += unread
+        whole += not unread
+        print(f"{'not whole' if unread else 'copied'}: {target.rstrip('/')}/{'/'.join(names)} ({_megabytes(entry.size)})")
     for path in damaged:
         print(f"damaged: {path} (the next run that reads its bank encodes it again; then copy again)")
     unfinished = sum(not entry.manifest for entry in entries)
-    print(f"{len(chosen)} banks copied and verified, {len(damaged)} damaged shards, {unfinished} unfinished banks left out")
+    print(f"{whole} banks copied and verified, {len(damaged)} damaged shards, {unfinished} unfinished banks left out")
     return 1 if damaged else 0
 
 

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
     runs, found = command.read_runs(options)
     baseline = options.baseline if command.is_row(options) else "baseline"
-    form = options.format or next((f for f, end in render.FORMATS.items() if options.output and options.output.suffix == end), "terminal")
+    form = options.format or (render.format_of(options.output) if options.output else "terminal")
     if options.top is None:
         options.top = 0 if form == "csv" else TOP
     if options.protocol:

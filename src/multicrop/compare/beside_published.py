@@ -52,13 +52,23 @@ def _row(run: Run, figure: Figure) -> Mapping:
 
 def differences(run: Run, figure: Figure) -> list[str]:
     """What is known to differ between a run and a published number."""
-    own, published = dict(_words(" ".join(run.environment.get("argv", [])[1:]))), dict(_words(figure.command))
-    own |= {name: str(run.choices.get(name, run.knobs.get(name, value))) for name, value in own.items() if "," in value}  # swept
-    told = [f"here {name}={value}" for name, value in own.items() if published.get(name, run.choices.get(name)) != value]
-    told += [f"published {name}={value}" for name, value in published.items() if name not in own and run.choices.get(name) != value]
-    told += [f"scored on {run.config['split']} images"] if run.config.get("split", "test") != "test" else []
-    told += [f"{run.metrics['skipped_images']} unreadable images skipped"] if run.metrics.get("skipped_images") else []
-    return [*told, *([figure.note] if figure.note else [])]
+    own, published = _overrides(run), dict(_words(figure.command))
+    found = [f"here {name}={value}" for name, value in own.items() if published.get(name, run.choices.get(name)) != value]
+    found += [f"published {name}={value}" for name, value in published.items() if name not in own and run.choices.get(name) != value]
+    if (split := run.config.get("split", "test")) != "test":
+        found.append(f"scored on {split} images")
+    if skipped := run.metrics.get("skipped_images"):
+        found.append(f"{skipped} unreadable images skipped")
+    if figure.note:
+        found.append(figure.note)
+    return found
+
+
+def _overrides(run: Run) -> dict[str, str]:
+    """The overrides of a run's command that can decide numbers; of those that were swept the values of this run."""
+    words = dict(_words(" ".join(run.environment.get("argv", [])[1:])))
+    swept = {name: str(run.choices.get(name, run.knobs.get(name, value))) for name, value in words.items() if "," in value}
+    return words | swept
 
 
 def _words(command: str) -> list[tuple[str, str]]:

@@ -24,9 +24,13 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 def read_runs(options: argparse.Namespace) -> tuple[list[Run], list[Block]]:
     """Read and pair the runs; folders whose record cannot be read are listed on standard error."""
     runs, problems = collect(options.runs)
+    baseline: str | list[Run] = options.baseline
+    if not is_row(options):
+        baseline, of_baseline = collect([options.baseline])
+        problems += of_baseline
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
-    return runs, blocks(runs, options.baseline if is_row(options) else collect([options.baseline])[0])
+    return runs, blocks(runs, baseline)
 
 
 def is_row(options: argparse.Namespace) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -27,23 +28,23 @@ class PooledRun(Run):
     def predictions(self) -> Predictions:
         """The predictions of all parts, one part after the other."""
         scored = [part.predictions for part in self.parts]
-        named = [str(part.knobs[DATA_SEED]) for part in self.parts]
-        pairs = list(zip(scored, accumulate([len(part.class_names) for part in self.parts], initial=0), strict=False))
-        seeded = list(zip(named, scored, strict=True))
+        by_seed = [(str(part.knobs[DATA_SEED]), one) for part, one in zip(self.parts, scored, strict=True)]
+        first_classes = accumulate([len(part.class_names) for part in self.parts[:-1]], initial=0)  # classes of the parts before
+        moved = list(zip(scored, first_classes, strict=True))
         clustered = any(any(one.cluster) for one in scored)
         return Predictions(
-            [f"{seed}/{name}" for seed, one in seeded for name in one.image_id],
-            np.concatenate([one.label + first for one, first in pairs]),
-            {row: np.concatenate([one.rows[row] + first for one, first in pairs]) for row in _shared([one.rows for one in scored])},
+            [f"{seed}/{name}" for seed, one in by_seed for name in one.image_id],
+            np.concatenate([one.label + first for one, first in moved]),
+            {row: np.concatenate([one.rows[row] + first for one, first in moved]) for row in _shared([one.rows for one in scored])},
             [domain for one in scored for domain in one.domain],
-            [name and f"{seed}/{name}" for seed, one in seeded for name in one.cluster] if clustered else (),
+            [name and f"{seed}/{name}" for seed, one in by_seed for name in one.cluster] if clustered else (),
             {row: np.concatenate([one.ranks[row] for one in scored]) for row in _shared([one.ranks for one in scored])},
         )
 
 
-def _shared(parts: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
-    """The rows that all parts have."""
-    return [row for row in parts[0] if all(row in other for other in parts)]
+def _shared(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names that all parts have, such as those of rows."""
+    return [name for name in parts[0] if all(name in other for other in parts)]
 
 
 def pooled(runs: Sequence[Run]) -> list[Run]:
@@ -63,26 +64,33 @@ def _pool(group: Sequence[Run]) -> Sequence[Run]:
     parts = {str(run.knobs.get(DATA_SEED)): run for run in group}
     if len(parts) == 1:
         return group
-    found = [parts[seed] for seed in sorted(parts, key=lambda seed: (len(seed), seed))]
-    first, seeds = found[0], [str(run.knobs[DATA_SEED]) for run in found]
-    times = [run.metrics.get("row_seconds", {}) for run in found]
-    data = {
-        "dataset": f"{first.dataset}, {len(found)} data seeds",
-        "split": first.data.get("split"),
-        **{name: first.data.get(name) for name in ("limit", "training_data", "seen")},
-        "fingerprint": content_hash(*(str(run.data.get("fingerprint")) for run in found)),
-        "class_names": [f"{name} (data seed {seed})" for seed, run in zip(seeds, found, strict=True) for name in run.class_names],
+    by_seed = {seed: parts[seed] for seed in sorted(parts, key=lambda seed: (len(seed), seed))}
+    found = list(by_seed.values())
+    first = found[0]
+    config = {**first.config, "dataset": {**first.config["dataset"], DATA_SEED.split(".")[1]: ", ".join(by_seed)}}
+    seconds = [run.metrics.get("row_seconds", {}) for run in found]
+    measured = {
+        "row_seconds": {row: sum(one[row] for one in seconds) for row in _shared(seconds)},
+        "trust": _mean_trust([run.metrics.get("trust", {}) for run in found]),
     }
-    config = {**first.config, "dataset": {**first.config["dataset"], DATA_SEED.split(".")[1]: ", ".join(seeds)}}
-    metrics = {**first.metrics, "row_seconds": {row: sum(time[row] for time in times) for row in times[0] if all(row in t for t in times)}}
-    metrics |= {"trust": _mean_trust([run.metrics.get("trust", {}) for run in found])}
-    return [PooledRun(first.folder, config, metrics, first.environment, data, tuple(found))]
+    return [PooledRun(first.folder, config, {**first.metrics, **measured}, first.environment, _data(by_seed), tuple(found))]
+
+
+def _data(by_seed: Mapping[str, Run]) -> dict[str, Any]:
+    """What a record says of its data set, for runs by data seed."""
+    first = next(iter(by_seed.values()))
+    return {
+        "dataset": f"{first.dataset}, {len(by_seed)} data seeds",
+        **{name: first.data.get(name) for name in ("split", "limit", "training_data", "seen")},
+        "fingerprint": content_hash(*(str(run.data.get("fingerprint")) for run in by_seed.values())),
+        "class_names": [f"{name} (data seed {seed})" for seed, run in by_seed.items() for name in run.class_names],
+    }
 
 
 def _mean_trust(parts: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     """The measures of confidence of each row that all parts have, means over the parts."""
-    rows = {row: [part[row] for part in parts] for row in parts[0] if all(row in part for part in parts)}
-    return {
-        row: {name: float(np.mean([one[name] for one in found])) for name in found[0] if all(name in one for one in found)}
-        for row, found in rows.items()
-    }
+    means: dict[str, dict[str, float]] = {}
+    for row in _shared(parts):
+        measures = [part[row] for part in parts]
+        means[row] = {name: float(np.mean([one[name] for one in measures])) for name in _shared(measures)}
+    return means

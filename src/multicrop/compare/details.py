@@ -73,18 +73,19 @@ def group_accuracy(correct: np.ndarray, group: np.ndarray, count: int) -> np.nda
 
 
 def _parts(entry: Entry, group: np.ndarray, names: Sequence[str]) -> list[Part]:
+    """Compare a method with its baseline per group of images; `group` has the place in `names` of the group of each image."""
     if entry.baseline is None:
         raise ValueError(f"{entry.label} is not paired with the baseline; choose a baseline on the same images")
     correct, baseline = entry.correct, entry.baseline
     members: dict[int, np.ndarray] = {index: np.flatnonzero(group == index) for index in np.unique(group).tolist()}
-    shared = [[entry.clusters[int(i)] for i in images] if entry.clusters else None for images in members.values()]
-    compared = [
-        compare_runs(correct[:, images], baseline[:, images], clusters=its) for images, its in zip(members.values(), shared, strict=True)
-    ]
+    compared = []
+    for images in members.values():
+        clusters = [entry.clusters[int(image)] for image in images] if entry.clusters else None
+        compared.append(compare_runs(correct[:, images], baseline[:, images], clusters=clusters))
     own, base = (group_accuracy(values, group, len(names)).tolist() for values in (correct, baseline))
     parts = [
-        Part(names[index], len(images), own[index], base[index], comparison, p)
-        for (index, images), comparison, p in zip(members.items(), compared, holm_family(compared), strict=True)
+        Part(names[index], len(images), own[index], base[index], comparison, p_holm)
+        for (index, images), comparison, p_holm in zip(members.items(), compared, holm_family(compared), strict=True)
     ]
     return sorted(parts, key=lambda part: (-part.comparison.difference, part.name))
 

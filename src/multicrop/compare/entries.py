@@ -46,18 +46,24 @@ class Entry:
 
 
 def entry_of(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: list[str]) -> Entry:
-    """One method, compared with the baseline; the baseline's own row is not."""
-    unique: dict[tuple, list[Run]] = {}
+    """One method, compared with the baseline; the baseline's own row is not.
+
+    Args:
+        name: Label of the method.
+        runs: Its runs; of runs with equal seeds, which are repeats, the last counts.
+        baseline: A row of the same runs, or other runs.
+        notes: What a reader of the table has to know is added here.
+
+    Returns:
+        The entry, of the runs that have a baseline where any has one.
+    """
+    by_seeds: dict[tuple, list[Run]] = {}
     for run in runs:
-        unique.setdefault(run.seeds, []).append(run)  # a repeated run counts once
-    repeats = sorted(unique.values(), key=lambda same: str(same[0].seeds))
+        by_seeds.setdefault(run.seeds, []).append(run)
+    repeats = sorted(by_seeds.values(), key=lambda same: str(same[0].seeds))
     paired = [(same[-1], base) for same in repeats if (base := _shared_base(same, baseline, notes)) is not None]
     runs = [run for run, _ in paired] or [same[-1] for same in repeats]
-    correct = np.stack([run.sorted_predictions.correct() for run in runs])
-    accuracies = correct.mean(1)
-    spread = float(accuracies.std(ddof=1)) if len(runs) > 1 else 0.0
-    seconds = float(np.mean([run.seconds for run in runs]))
-    entry = Entry(name, tuple(runs), float(accuracies.mean()), spread, runs[0].views, seconds, _top5(runs))
+    entry = _unpaired(name, runs)
     if not paired:
         return entry
     bases = np.stack([base for _, base in paired])
@@ -66,7 +72,21 @@ def entry_of(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: l
         return entry
     if all(_is_baseline(run, baseline) for run in runs):
         return replace(entry, comparison=Comparison(0.0, 0.0, 0.0, 1.0, 0, 0))
-    return replace(entry, comparison=compare_runs(correct, bases, clusters=entry.clusters))
+    return replace(entry, comparison=compare_runs(entry.correct, bases, clusters=entry.clusters))
+
+
+def _unpaired(name: str, runs: Sequence[Run]) -> Entry:
+    """Accuracy and cost of a method, means over its runs, without a comparison."""
+    accuracies = np.stack([run.sorted_predictions.correct() for run in runs]).mean(1)
+    return Entry(
+        name,
+        tuple(runs),
+        accuracy=float(accuracies.mean()),
+        spread=float(accuracies.std(ddof=1)) if len(runs) > 1 else 0.0,
+        encoder_calls=runs[0].views,
+        seconds=float(np.mean([run.seconds for run in runs])),
+        top5=_top5(runs),
+    )
 
 
 def _top5(runs: Sequence[Run]) -> float | None:

@@ -18,6 +18,7 @@ from multicrop.files import make_folder
 from multicrop.record import BESIDE, ROWS, Predictions, write_record
 
 UNKNOWN = "unknown"
+KINDS = ("label", "prediction")  # of classes in a line of an image
 TOLERANCE = 1e-6  # of accuracies, which files write as decimals
 
 
@@ -47,12 +48,23 @@ class Foreign:
     @cached_property
     def class_names(self) -> list[str]:
         """The class names in the order of the labels; sorted where the export has no numbers of classes."""
-        pairs = {(one[f"{kind}_number"], one[kind]) for one in self.images for kind in ("label", "prediction")}
-        if any(number is None for number, _ in pairs):
-            return sorted({name for _, name in pairs})
-        known = dict(pairs)
-        count = max(self.first.get("classes") or 0, 1 + max(known))
-        return [known.get(number, f"class {number}") for number in range(count)]
+        if not self._has_numbers:
+            return sorted({one[kind] for one in self.images for kind in KINDS})
+        names = {one[f"{kind}_number"]: one[kind] for one in self.images for kind in KINDS}
+        count = max(self.first.get("classes") or 0, 1 + max(names))
+        return [names.get(number, f"class {number}") for number in range(count)]
+
+    @cached_property
+    def _has_numbers(self) -> bool:
+        """Whether the export has the number of each class, which names alone do not give where two classes share one."""
+        return all(one[f"{kind}_number"] is not None for one in self.images for kind in KINDS)
+
+    def _numbers(self, images: Iterable[Mapping[str, Any]], kind: str) -> np.ndarray:
+        """The number of the class that each image has as its label or prediction."""
+        if self._has_numbers:
+            return np.array([one[f"{kind}_number"] for one in images])
+        places = {name: number for number, name in enumerate(self.class_names)}
+        return np.array([places[one[kind]] for one in images])
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -61,23 +73,30 @@ class Foreign:
         Raises:
             ValueError: If a row is missing, rows have other images, or the accuracy of a row is not what its line states.
         """
-        places = {name: number for number, name in enumerate(self.class_names)}
-        by_row: dict[str, dict[str, Mapping[str, Any]]] = {row: {} for row in self._rows}
-        for one in self.images:
-            if one["row"] in by_row:
-                by_row[one["row"]][one["image_id"]] = one
-        reference = by_row["final"]
-        if wrong := [row for row, found in by_row.items() if not found or found.keys() != reference.keys()]:
-            raise ValueError(f"{self.source}: the run {self.name} lacks images of the rows {', '.join(wrong)}; export it again")
-        ids = list(reference)
-        number = {row: np.array([places[found[name]["prediction"]] for name in ids]) for row, found in by_row.items()}
-        label = np.array([places[reference[name]["label"]] for name in ids])
-        facts = {kind: [reference[name].get(kind) or "" for name in ids] for kind in ("domain", "cluster")}
-        ranked = [row for row, found in by_row.items() if all(one.get("rank") is not None for one in found.values())]
-        ranks = {row: np.array([by_row[row][name]["rank"] for name in ids]) for row in ranked}
-        made = Predictions(ids, label, number, facts["domain"], facts["cluster"] if any(facts["cluster"]) else (), ranks)
+        by_row = self._images_by_row()
+        final = by_row["final"]
+        domains, clusters = ([one.get(fact) or "" for one in final] for fact in ("domain", "cluster"))
+        made = Predictions(
+            [one["image_id"] for one in final],
+            self._numbers(final, "label"),
+            {row: self._numbers(images, "prediction") for row, images in by_row.items()},
+            domains,
+            clusters if any(clusters) else (),
+            {row: np.array([one["rank"] for one in images]) for row, images in by_row.items() if _have_ranks(images)},
+        )
         self._check(made)
         return made
+
+    def _images_by_row(self) -> dict[str, list[Mapping[str, Any]]]:
+        """The lines of the images of each row, in the order of the row ``final``."""
+        found: dict[str, dict[str, Mapping[str, Any]]] = {row: {} for row in self._rows}
+        for one in self.images:
+            if one["row"] in found:
+                found[one["row"]][one["image_id"]] = one
+        order = found["final"]
+        if wrong := [row for row, images in found.items() if not images or images.keys() != order.keys()]:
+            raise ValueError(f"{self.source}: the run {self.name} lacks images of the rows {', '.join(wrong)}; export it again")
+        return {row: [images[image_id] for image_id in order] for row, images in found.items()}
 
     def _check(self, made: Predictions) -> None:
         for row, numbers in self._rows.items():
@@ -169,6 +188,11 @@ def _runs(place: Path) -> Iterable[Foreign]:
     for name in dict.fromkeys(line["run"] for line in read.runs):
         lines = [line for line in read.runs if line["run"] == name]
         yield Foreign(name, lines[0].get("by") or UNKNOWN, str(place), lines, [one for one in read.images if one["run"] == name])
+
+
+def _have_ranks(images: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether every image has the rank of its label."""
+    return all(one.get("rank") is not None for one in images)
 
 
 def _training(line: Mapping[str, Any]) -> dict[str, Any]:

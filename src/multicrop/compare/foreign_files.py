@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,19 +48,28 @@ def read_lines(place: Path) -> Lines | None:
         for ending, read in (("csv", _csv), ("parquet", _parquet)):
             tables = [] if place.suffix == ".json" else sorted(folder.rglob(f"{RUNS}.{ending}"))
             if tables:
-                return _joined(tables, ending, read)
+                return _joined(folder, tables, ending, read)
         samples = sorted(folder.rglob(f"*{SAMPLES}")) if place.is_dir() else [place.with_name(place.stem + SAMPLES)]
-        found = [_every_eval_ever(path) for path in samples if path.is_file()]
+        repeated = Counter(path.name for path in samples)
+        found = [
+            _every_eval_ever(path, within=_below(folder, path) if repeated[path.name] > 1 else "") for path in samples if path.is_file()
+        ]
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{place} is no export that can be read ({type(error).__name__}: {error}); export it again") from error
     return Lines([line for one in found for line in one.runs], [line for one in found for line in one.images]) if found else None
 
 
-def _joined(tables: list[Path], ending: str, read: Callable[[Path], list[Line]]) -> Lines:
+def _below(folder: Path, file: Path) -> str:
+    """What tells the runs of a file from those of files in other folders: the path of its folder below the common one."""
+    path = file.parent.relative_to(folder).as_posix()
+    return "" if path == "." else f"{path}/"
+
+
+def _joined(folder: Path, tables: list[Path], ending: str, read: Callable[[Path], list[Line]]) -> Lines:
     """The lines of several exports; runs are named below the folder of their export where there are several."""
     runs, images = [], []
     for path in tables:
-        within = f"{path.parent.name}/" if len(tables) > 1 else ""
+        within = _below(folder, path) if len(tables) > 1 else ""
         for found, lines in ((runs, read(path)), (images, read(path.with_name(f"{IMAGES}.{ending}")))):
             found += [_typed(line) | {"run": within + line["run"]} for line in lines]
     return Lines(runs, images)
@@ -74,10 +84,11 @@ def _parquet(path: Path) -> list[Line]:
     return pq.read_table(path).to_pylist()
 
 
-def _every_eval_ever(samples: Path) -> Lines:
-    """The lines of one run."""
-    whole = json.loads(samples.with_name(samples.name.removesuffix(SAMPLES) + ".json").read_text(encoding="utf-8"))
-    name, by = samples.name.removesuffix(SAMPLES), whole["source_metadata"]["source_organization_name"]
+def _every_eval_ever(samples: Path, within: str) -> Lines:
+    """The lines of one run, whose name begins with `within`."""
+    stem = samples.name.removesuffix(SAMPLES)
+    whole = json.loads(samples.with_name(f"{stem}.json").read_text(encoding="utf-8"))
+    name, by = within + stem, whole["source_metadata"]["source_organization_name"]
     runs = [_run_line(result, whole["model_info"]) | {"run": name, "by": by} for result in whole["evaluation_results"]]
     images = [_image_line(json.loads(text)) | {"run": name} for text in samples.read_text(encoding="utf-8").splitlines()]
     return Lines(runs, images)

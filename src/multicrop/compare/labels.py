@@ -8,18 +8,18 @@ from multicrop.compare.run import SEEDS, Run
 
 def varying(runs: Sequence[Run]) -> list[str]:
     """The knobs in which these runs differ, without seeds and knobs that follow from the options; of knobs that vary together the first."""
-    chosen = {k for k in runs[0].choices if len({run.choices.get(k) for run in runs}) > 1}
-    runs = [run for run in runs if not run.imported]  # exports name options and seeds, and no other knobs
-    kept: dict[tuple, str] = {}
-    for name in dict.fromkeys(name for run in runs for name in run.knobs):
-        top = "aggregator" if name == "task.fusion_weight" else name.split(".")[0]  # which the aggregator's file sets
-        by_choice: dict[object, set] = {}
-        for run in runs:
-            value = str(run.knobs[name]) if name in run.knobs else None
-            by_choice.setdefault(run.choices.get(top) if top in chosen else None, set()).add(value)
-        if name not in SEEDS and max(map(len, by_choice.values())) > 1:
-            kept.setdefault(tuple(str(run.knobs.get(name)) for run in runs), name)
-    return list(kept.values())
+    groups = {group for group in runs[0].choices if len({run.choices.get(group) for run in runs}) > 1}
+    own = [run for run in runs if not run.imported]  # exports name options and seeds, and no other knobs
+    by_values: dict[tuple, str] = {}
+    for name in dict.fromkeys(name for run in own for name in run.knobs if name not in SEEDS):
+        group = "aggregator" if name == "task.fusion_weight" else name.split(".")[0]  # which the aggregator's file sets
+        values: dict[object, set] = {}  # by option, where the runs have several options of the group
+        for run in own:
+            option = run.choices.get(group) if group in groups else None
+            values.setdefault(option, set()).add(str(run.knobs[name]) if name in run.knobs else None)
+        if any(len(found) > 1 for found in values.values()):
+            by_values.setdefault(tuple(str(run.knobs.get(name)) for run in own), name)
+    return list(by_values.values())
 
 
 def label(run: Run, knobs: Sequence[str], groups: Sequence[str]) -> str:
@@ -46,10 +46,12 @@ def _told_apart(name: str, run: Run) -> str:
 
 
 def _baseline_labels(runs: Sequence[Run]) -> list[str]:
+    """The labels of baselines of one kind; they name the prompt where two are equal without it."""
     if not runs:
         return []
     knobs, groups = varying(runs), varying_groups(runs)
-    short = [label(run, [k for k in knobs if not k.startswith("prompt.")], [g for g in groups if g != "prompt"]) for run in runs]
+    without_prompt = [name for name in knobs if not name.startswith("prompt.")], [name for name in groups if name != "prompt"]
+    short = [label(run, *without_prompt) for run in runs]
     return [name if short.count(name) == 1 else label(run, knobs, groups) for name, run in zip(short, runs, strict=True)]
 
 

@@ -108,13 +108,13 @@ def _block(group: list[Run], baseline: str | Sequence[Run], others: int) -> Bloc
     entries = [entry_of(name, runs, baseline, notes) for name, runs in named]
     if repeats := len(group) - len({(run.method, run.seeds) for run in group}):
         notes.append(f"{repeats} run(s) have the same configuration and seeds as another run and count once")
-    family = {id(entry): entry.comparison for entry in entries if entry.comparison is not None}
-    corrected = dict(zip(family, holm_family(list(family.values())), strict=True))
+    compared = {id(entry): entry.comparison for entry in entries if entry.comparison is not None}
+    corrected = dict(zip(compared, holm_family(list(compared.values())), strict=True))
     front = _front(entries)
-    entries = [replace(e, p_holm=corrected.get(id(e)), on_front=id(e) in front) for e in entries]
+    entries = [replace(entry, p_holm=corrected.get(id(entry)), on_front=id(entry) in front) for entry in entries]
     notes += _notes(group, others)
-    over = [e.comparison.clusters for e in entries if e.comparison is not None]
-    notes += remarks(len(group[0].sorted_predictions), next(filter(None, over), None))
+    clusters = next((found.clusters for found in compared.values() if found.clusters), None)
+    notes += remarks(len(group[0].sorted_predictions), clusters)
     tests = sum(entry.p_holm is not None for entry in entries)
     return Block(tuple(sorted(entries, key=lambda e: -e.accuracy)), tests, tuple(dict.fromkeys(notes)))
 

@@ -62,17 +62,19 @@ def page_data(blocks: Sequence[Block], baseline: str, pictures: int) -> dict:
 
     The cells of an entry are those of the terminal's table, so that a number is rounded in one place.
     """
-    pairs = [(number, entry) for number, block in enumerate(blocks) for entry in block.entries]
-    cells = [line for block in blocks for line in _cells(block, baseline)]
-    named = enumerate(zip(pairs, cells, strict=True))
-    entries = [{"id": index, "block": number, "cells": line, **_entry(entry)} for index, ((number, entry), line) in named]
-    examples, packed = _examples([(e["id"], entry) for e, (_, entry) in zip(entries, pairs, strict=True)], pictures)
+    entries: list[Entry] = []
+    lines = []
+    for number, block in enumerate(blocks):
+        for entry, cells in zip(block.entries, _cells(block, baseline), strict=True):
+            lines.append({"id": len(lines), "block": number, "cells": cells, **_entry(entry)})
+            entries.append(entry)
+    examples, packed = _examples(list(enumerate(entries)), pictures)
     return {
         "baseline": baseline,
         "sorted_by": SORTED_BY,
-        "runs": len({run.folder for _, entry in pairs for run in entry.runs}),
+        "runs": len({run.folder for entry in entries for run in entry.runs}),
         "blocks": [_block(block, baseline, blocks) for block in blocks],
-        "entries": entries,
+        "entries": lines,
         "examples": examples,
         "pictures": packed,
     }
@@ -88,13 +90,15 @@ def _block(block: Block, baseline: str, among: Sequence[Block]) -> dict:
 def _cells(block: Block, baseline: str) -> list[dict[str, str]]:
     """The cells of the terminal's table by heading, one row per entry; accuracy and difference come first, for narrow windows."""
     table = leaderboard_table(block, baseline)
-    named = list(table.columns)
-    first = [name for name in named if name in FIRST or name.startswith("vs ")]
-    rows = [dict(zip(named, line, strict=True)) for line in table.cells()]
-    seconds = ["" if np.isnan(entry.seconds) else f"{entry.seconds:.2f}" for entry in block.entries]
-    ordered = [*first, *(name for name in named if name not in first)]
-    trust = [{TRUST[name]: f"{100 * v:.1f}" for name, v in measures_of(entry).items() if name in TRUST} for entry in block.entries]
-    return [{name: row[name] for name in ordered} | {SECONDS: spent} | own for row, spent, own in zip(rows, seconds, trust, strict=True)]
+    names = list(table.columns)
+    ordered = sorted(names, key=lambda name: name not in FIRST and not name.startswith("vs "))  # stable
+    lines = []
+    for entry, texts in zip(block.entries, table.cells(), strict=True):
+        row = dict(zip(names, texts, strict=True))
+        seconds = "" if np.isnan(entry.seconds) else f"{entry.seconds:.2f}"
+        trust = {TRUST[name]: f"{100 * value:.1f}" for name, value in measures_of(entry).items() if name in TRUST}
+        lines.append({name: row[name] for name in ordered} | {SECONDS: seconds} | trust)
+    return lines
 
 
 def _entry(entry: Entry) -> dict:

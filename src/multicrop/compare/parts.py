@@ -117,11 +117,13 @@ class PairSums:
         images = self.both + self.rescued + self.lost + self.neither
         if self.over is None or not 1 < len(self.over.keys) < images:
             return compare_counts(self.rescued, self.lost, images, confidence=confidence, seed=seed)
-        means, count = self.over.gains / np.maximum(self.over.sizes, 1), len(self.over.keys)
-        low, high = percentiles(means, confidence, count)
-        share = min((means <= 0).sum() + 1, (means >= 0).sum() + 1) / (len(means) + 1)
-        known = (self.rescued - self.lost) / images, low, high, float(min(1.0, 2 * share)), self.rescued, self.lost
-        return Comparison(*known, clusters=count, test=BOOTSTRAP)
+        clusters = len(self.over.keys)
+        means = self.over.gains / np.maximum(self.over.sizes, 1)  # of each resample
+        low, high = percentiles(means, confidence, clusters)
+        one_sided = (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (len(means) + 1)
+        p_value = float(min(1.0, 2 * one_sided))
+        difference = (self.rescued - self.lost) / images
+        return Comparison(difference, low, high, p_value, self.rescued, self.lost, clusters=clusters, test=BOOTSTRAP)
 
 
 def compare_parts(

@@ -95,21 +95,27 @@ def _scores(runs: Sequence[Run], protocol: str, column: Callable[[Run], str], co
     """Group the rows of all runs by method, data set and column."""
     if not runs:
         raise ValueError(f"none of the runs is one of the protocol {protocol}; make them with python run.py -m protocol={protocol}")
-    named = _data_names(runs)
-    places = [(named[id(run)], column(run)) for run in runs]
+    names = _data_names(runs)
+    places = [(names[id(run)], column(run)) for run in runs]
     knobs, groups = _varying(runs, places), varying_groups(runs)
-    found: dict[str, dict[tuple[str, str], dict[tuple, float]]] = {}
-    chosen: dict[str, str] = {}
-    rows: list[tuple[Run, tuple[str, str]]] = [(row, place) for run, place in zip(runs, places, strict=True) for row in rows_of(run)]
+    accuracies: dict[str, dict[tuple[str, str], dict[tuple, float]]] = {}  # by method, place and seeds
+    chosen: dict[str, dict[str, None]] = {}  # several where the runs of a method differ
+    rows = [(row, place) for run, place in zip(runs, places, strict=True) for row in rows_of(run)]
     for row, place in [*rows, *zip(runs, places, strict=True)]:
         method = label(row, knobs, groups)
-        how = "" if isinstance(row, RowRun) else row.metrics.get("selection", {}).get("how", "")
-        chosen.setdefault(method, CHOSEN_ON.get(how, how))
-        found.setdefault(method, {}).setdefault(place, {})[row.seeds] = row.sorted_predictions.accuracy()  # a repeated run counts once
-    cells = {name: {place: Cell(tuple(seeds.values())) for place, seeds in own.items()} for name, own in found.items()}
-    data, seen = dict.fromkeys(place[0] for place in places), {place[1] for place in places}
-    ordered = [name for name in columns if name in seen] or sorted(seen, key=lambda name: (len(name), name))
-    return Scores(cells, chosen, list(data), ordered)
+        chosen.setdefault(method, {})[_chosen_on(row)] = None
+        by_seeds = accuracies.setdefault(method, {}).setdefault(place, {})
+        by_seeds[row.seeds] = row.sorted_predictions.accuracy()  # a repeated run counts once
+    cells = {method: {place: Cell(tuple(found.values())) for place, found in own.items()} for method, own in accuracies.items()}
+    data, present = dict.fromkeys(name for name, _ in places), {name for _, name in places}
+    ordered = [name for name in columns if name in present] or sorted(present, key=lambda name: (len(name), name))
+    return Scores(cells, {method: ", ".join(found) for method, found in chosen.items()}, list(data), ordered)
+
+
+def _chosen_on(run: Run) -> str:
+    """What the hyper-parameters of a run were chosen on; empty for its other rows."""
+    how = "" if isinstance(run, RowRun) else run.metrics.get("selection", {}).get("how", "")
+    return CHOSEN_ON.get(how, how)
 
 
 def _data_names(runs: Sequence[Run]) -> dict[int, str]:
@@ -117,10 +123,11 @@ def _data_names(runs: Sequence[Run]) -> dict[int, str]:
     plain: dict[str, list[Run]] = {}
     for run in runs:
         plain.setdefault(run.dataset.removesuffix(f"-{run.config.get('classes')}"), []).append(run)
-    knobs = {name: [knob for knob in varying(alike) if knob.startswith("dataset.")] for name, alike in plain.items()}
-    return {
-        id(run): " ".join([name, *(str(run.knobs.get(knob)) for knob in knobs[name])]) for name, alike in plain.items() for run in alike
-    }
+    names: dict[int, str] = {}
+    for name, alike in plain.items():
+        knobs = [knob for knob in varying(alike) if knob.startswith("dataset.")]
+        names |= {id(run): " ".join([name, *(str(run.knobs.get(knob)) for knob in knobs)]) for run in alike}
+    return names
 
 
 def _varying(runs: Sequence[Run], places: Sequence[tuple[str, str]]) -> list[str]:

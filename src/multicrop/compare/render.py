@@ -8,6 +8,7 @@ import csv
 import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -20,6 +21,18 @@ LEAST = 12  # characters of the first column, in which its names wrap
 FORMATS = {"terminal": ".txt", "markdown": ".md", "latex": ".tex", "csv": ".csv"}
 NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {c: rf"\text{name}{{}}" for c, name in NAMED.items()}
+
+
+def format_of(file: Path) -> str:
+    """The format of a file by its suffix.
+
+    Raises:
+        ValueError: If no format has this suffix.
+    """
+    for form, suffix in FORMATS.items():
+        if file.suffix == suffix:
+            return form
+    raise ValueError(f"-o {file} names no format; end it in {', '.join(FORMATS.values())}, or pass --format. multicrop report makes HTML")
 
 
 def render(tables: Sequence[Table], form: str, *, width: int = 120) -> str:
@@ -57,17 +70,20 @@ def show(console: Console, tables: Sequence[Table]) -> None:
 
 def _print(console: Console, table: Table) -> None:
     shown = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    columns = list(zip(table.columns, *table.cells(), strict=True))
-    heads = [_folded(name, max(map(len, cells), default=0)) for name, *cells in columns]
-    widest = [max(map(len, [*head.split("\n"), *cells])) + 2 for head, (_, *cells) in zip(heads, columns, strict=True)]
-    whole = sum(widest[1:]) + LEAST <= console.width  # numbers stay on one line, and names wrap
+    heads, widths = [], []
+    for name, *cells in zip(table.columns, *table.cells(), strict=True):
+        heads.append(_folded(name, max(map(len, cells), default=0)))
+        widths.append(max(map(len, [*heads[-1].split("\n"), *cells])) + 2)
+    whole = sum(widths[1:]) + LEAST <= console.width  # numbers stay on one line, and names wrap
     for i, head in enumerate(heads):
         shown.add_column(escape(head), justify="right" if i else "left", overflow="fold", no_wrap=bool(i) and whole)
     for first, *others in table.cells():
         shown.add_row(escape(first), *(escape(cell.replace(" ", "\N{NO-BREAK SPACE}")) for cell in others))
     console.print(shown)
-    for line in (*([table.family] if table.family else []), *(f"note: {note}" for note in table.notes)):
-        console.print(escape(line), soft_wrap=True)
+    if table.family:
+        console.print(escape(table.family), soft_wrap=True)
+    for note in table.notes:
+        console.print(escape(f"note: {note}"), soft_wrap=True)
 
 
 def _folded(heading: str, width: int) -> str:
@@ -77,9 +93,13 @@ def _folded(heading: str, width: int) -> str:
 
 def _markdown(table: Table) -> str:
     lines = [list(table.columns), ["---", *["---:"] * (len(table.columns) - 1)], *table.cells()]
-    plain = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in line] for line in lines]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in plain)
+    body = "\n".join("| " + " | ".join(map(_markdown_cell, line)) + " |" for line in lines)
     return f"**{table.title}**\n\n{body}\n" + "".join(f"\n> {note}\n" for note in (table.family, *table.notes) if note)
+
+
+def _markdown_cell(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _latex(table: Table) -> str:

@@ -113,20 +113,22 @@ def rows_of(run: Run) -> list[RowRun]:
     Returns:
         The global view; the crops averaged, where there are crops; the aggregator, where the task adds to it; the further aggregators.
     """
-    crops = ["crops_mean"] if int(run.metrics.get("views_per_image", 1)) > 1 else []
-    own = ["aggregated"] if run.choices["task"] != ZERO_SHOT else []
+    own: dict[str, dict[str, Any]] = {"global": {}}  # what the configuration of each row has in place of the run's
+    if int(run.metrics.get("views_per_image", 1)) > 1:
+        own["crops_mean"] = {}
+    if run.choices["task"] != ZERO_SHOT:
+        own["aggregated"] = {}
     task = run.config["task"]
-    changed: dict[str, dict[str, Any]] = {row: {} for row in ("global", *crops, *own)}
     for name, values in (task.get("beside") or {}).items():
         if BESIDE + name in run.sorted_predictions.rows:
             weight = {} if run.imported else {"fusion_weight": weight_of(values)}  # exports have no knobs
-            changed[BESIDE + name] = {"aggregator": values, "task": task | weight}
-    if configured := run.imported.get("configurations"):
-        own = {row: {"configuration": configured[row]} for row in changed if row in configured}
-        changed |= {row: changed[row] | {"imported": run.config["imported"] | found} for row, found in own.items()}
+            own[BESIDE + name] = {"aggregator": values, "task": task | weight}
+    configurations = run.imported.get("configurations") or {}
+    for row in own.keys() & configurations.keys():
+        own[row]["imported"] = run.config["imported"] | {"configuration": configurations[row]}
     return [
-        RowRun(run.folder, run.config | parts if parts else run.config, run.metrics, run.environment, run.data, run, row)
-        for row, parts in changed.items()
+        RowRun(run.folder, run.config | values if values else run.config, run.metrics, run.environment, run.data, run, row)
+        for row, values in own.items()
     ]
 
 

@@ -48,19 +48,27 @@ def leaderboard_table(block: Block, baseline: str) -> Table:
     Returns:
         The table.
     """
-    several, ranked = any(len(e.runs) > 1 for e in block.entries), any(e.top5 is not None for e in block.entries)
-    columns = {
-        "method": lambda r: r["method"] + (f" ({r['runs']} run{'s' if r['runs'] > 1 else ''})" if several else ""),
+    columns: dict[str, Callable[[Mapping], str]] = {
+        "method": _method_and_runs if any(len(entry.runs) > 1 for entry in block.entries) else lambda r: r["method"],
         "top-1 %": lambda r: f"{100 * r['accuracy']:.1f}" + (f" ± {100 * r['spread']:.1f}" if r["runs"] > 1 else ""),
-        **({"top-5 %": lambda r: "" if r["top5"] is None else f"{100 * r['top5']:.1f}"} if ranked else {}),
+    }
+    if any(entry.top5 is not None for entry in block.entries):
+        columns["top-5 %"] = lambda r: "" if r["top5"] is None else f"{100 * r['top5']:.1f}"
+    columns |= {
         f"vs {baseline} [95 %]": interval,
         "p (Holm)": lambda r: probability(r["p_holm"]),
         "rescued / lost": lambda r: "" if r["rescued"] is None else f"{r['rescued']}/{r['lost']}",
         "views": lambda r: f"{r['encoder_calls']}{' *' if r['on_front'] else '  '}",
-        **({"run by": lambda r: r["run_by"]} if any(run.imported for e in block.entries for run in e.runs) else {}),
     }
+    if any(run.imported for entry in block.entries for run in entry.runs):
+        columns["run by"] = lambda r: r["run_by"]
     rows = [place(block) | entry_values(entry) | {"tests": block.tests, "run_by": _run_by(entry)} for entry in block.entries]
     return Table(block.name, "methods", columns, rows, block_family(block, baseline), block.notes)
+
+
+def _method_and_runs(row: Mapping) -> str:
+    """The name of a method with the number of its runs."""
+    return f"{row['method']} ({row['runs']} run{'s' if row['runs'] > 1 else ''})"
 
 
 def _run_by(entry: Entry) -> str:
@@ -119,11 +127,13 @@ def parts_table(block: Block, method: str, kind: str, parts: Sequence[Part], bas
         "difference [95 %]": interval,
         "p (Holm)": lambda r: probability(r["p_holm"]),
     }
-    own, tests = ("name", "images", "accuracy", "baseline", "p_holm"), sum(part.p_holm is not None for part in parts)
+    tests = sum(part.p_holm is not None for part in parts)
     shared = place(block) | {"method": method, "tests": tests}
-    rows = [shared | {n: getattr(p, n) for n in own} | asdict(p.comparison) for p in parts]
+    own = ("name", "images", "accuracy", "baseline", "p_holm")
+    rows = [shared | {name: getattr(part, name) for name in own} | asdict(part.comparison) for part in parts]
     family = f"p (Holm): corrected over one family, the {tests} parts by {kind} in which this method differs from {baseline} on some image"
-    family += f"; intervals of parts with fewer than {FEW_IMAGES} images are exact" if any(p.images < FEW_IMAGES for p in parts) else ""
+    if any(part.images < FEW_IMAGES for part in parts):
+        family += f"; intervals of parts with fewer than {FEW_IMAGES} images are exact"
     return Table(f"{method}, by {kind}", kind, columns, rows, over_clusters([part.comparison for part in parts]) + family)
 
 

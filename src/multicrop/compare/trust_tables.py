@@ -79,7 +79,8 @@ def methods_table(block: Block) -> Table:
 def measures_of(entry: Entry) -> dict[str, float]:
     """The recorded measures of a method that all its runs have, means over the runs, and its stability where runs differ in crop seeds."""
     recorded = [run.metrics.get("trust", {}).get(run.row if isinstance(run, RowRun) else "final", {}) for run in entry.runs]
-    means = {name: float(np.mean([one[name] for one in recorded])) for name in recorded[0] if all(name in one for one in recorded)}
+    of_all = [name for name in recorded[0] if all(name in measures for measures in recorded)]
+    means = {name: float(np.mean([measures[name] for measures in recorded])) for name in of_all}
     return means | stability(entry.runs)
 
 
@@ -108,5 +109,8 @@ def stability(runs: Sequence[Run]) -> dict[str, float]:
 
 def _percent(rows: Sequence[Mapping]) -> dict[str, Callable[[Mapping], str]]:
     """A column of percent for each measure that is shown and that some row has."""
-    found = {name: heading for name, heading in SHOWN.items() if any(name in row for row in rows)}
-    return {heading: lambda r, name=name: f"{100 * r[name]:.1f}" if name in r else "" for name, heading in found.items()}
+
+    def column(name: str) -> Callable[[Mapping], str]:
+        return lambda row: f"{100 * row[name]:.1f}" if name in row else ""
+
+    return {heading: column(name) for name, heading in SHOWN.items() if any(name in row for row in rows)}

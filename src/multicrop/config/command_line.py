@@ -1,8 +1,6 @@
 """Checks of the command line before Hydra composes it: names, with similar ones, and values."""
 
-import copy
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -22,10 +20,10 @@ from multicrop.config.experiments import registered_options
 from multicrop.config.job import TASK_OF
 from multicrop.config.knobs import check_values
 from multicrop.config.options import groups_in, option_files, own_folder
+from multicrop.config.overrides import ALL_KNOBS, changed, names_in, nearest, parsed
 
 SWEEPS = ("sweep", "protocol")  # config groups whose files are sweeps
 CHECKED = 50  # values of a sweep; each job checks its own
-ALL_KNOBS = "python run.py --cfg job prints all knobs"
 
 
 def check_parts(cfg: Mapping[str, Any] | DictConfig, options: Mapping[str, str]) -> None:
@@ -59,7 +57,7 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
         ValueError: If an override cannot be read, an option or knob is unknown (the message suggests similar names), a value has another
             type or is out of range, or the task does not read a chosen part.
     """
-    overrides = [override for override in _parsed(arguments) if not override.key_or_group.startswith("hydra")]
+    overrides = [override for override in parsed(arguments) if not override.key_or_group.startswith("hydra")]
     own = own_folder(arguments, conf)
     folders = (conf,) if own is None else (conf, own)
     groups = groups_in(folders)
@@ -73,11 +71,11 @@ def check_overrides(arguments: list[str], conf: Path) -> None:
     multirun = multirun or bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
     if not any(o.key_or_group in SWEEPS for o in plain):  # a file of these can set the task
         check_parts(cfg, dict(option.split("=", 1) for option in chosen.values()))
-    _check_knobs(knobs, list(_names(cfg)), groups)
+    _check_knobs(knobs, list(names_in(cfg)), groups)
     fixed = [knob for knob in knobs if not knob.is_sweep_override()]
     if swept and fixed and multirun:
         before, _ = _composed(tuple(chosen[o.input_line] for o in plain if o.input_line in chosen and o not in swept), folders)
-        _check_before_sweep([knob for knob in fixed if knob.key_or_group not in set(_names(before))], swept)
+        _check_before_sweep([knob for knob in fixed if knob.key_or_group not in set(names_in(before))], swept)
     if not multirun:
         _check_single(plain)
     added = [o for o in overrides if o.type in (OverrideType.ADD, OverrideType.FORCE_ADD) and not {"@", "/"} & set(o.input_line)]
@@ -104,30 +102,13 @@ def _check_single(overrides: list[Override]) -> None:
             )
 
 
-def _parsed(arguments: list[str]) -> list[Override]:
-    """The overrides of a command line; raises ValueError for a word that is none."""
-    parser, overrides = OverridesParser.create(), []
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if word.startswith(("-", "~")) or ("=" not in word and before.startswith("-")):  # a flag, its value, or a deletion
-            continue
-        if "=" not in word:
-            raise ValueError(f"{word} is no override; write NAME=VALUE, such as crop=random_k16 or seed=2")
-        try:
-            overrides.append(parser.parse_override(word))
-        except HydraException as error:
-            name, value = word.split("=", 1)
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{word} cannot be read ({reason}). Quote a text that has marks in it: '{name}=\"{value}\"'") from None
-    return overrides
-
-
 def _check_values(base: DictConfig, fixed: list[Override], swept: list[Override]) -> None:
     """Check the values of knobs, of swept ones one after the other; what depends on them with the first value, and in the jobs."""
-    cfg = _with(base, fixed)
+    cfg = changed(base, fixed)
     check_values(cfg, base, first=[override.key_or_group for override in fixed])
     for override in swept:
         for number, value in enumerate(_values(override)):
-            check_values(_with(cfg, [value]), base, first=[override.key_or_group], others=number == 0)
+            check_values(changed(cfg, [value]), base, first=[override.key_or_group], others=number == 0)
 
 
 def _values(override: Override) -> list[Override]:
@@ -136,17 +117,6 @@ def _values(override: Override) -> list[Override]:
     if isinstance(values, IntervalSweep):
         return [parser.parse_override(f"{name}={end}") for end in (values.start, values.end)]
     return [parser.parse_override(f"{name}={value}") for value in islice(override.sweep_string_iterator(), CHECKED)]
-
-
-def _with(cfg: DictConfig, overrides: list[Override]) -> DictConfig:
-    """A copy with other values of knobs."""
-    made = copy.deepcopy(cfg)
-    for override in overrides:
-        try:
-            OmegaConf.update(made, override.key_or_group, override.value(), force_add=True)
-        except OmegaConfBaseException as error:
-            raise ValueError(f"{override.input_line} cannot be set ({str(error).splitlines()[0]}). {ALL_KNOBS}") from None
-    return made
 
 
 def _check_options(override: Override, folders: tuple[Path, ...]) -> str:
@@ -163,7 +133,7 @@ def _check_options(override: Override, folders: tuple[Path, ...]) -> str:
     for value in values:
         if value not in [*options, "None", "null"]:
             raise ValueError(
-                f"{override.key_or_group}={value} is not an option{_nearest(value, options)} The options are: {', '.join(options)}"
+                f"{override.key_or_group}={value} is not an option{nearest(value, options)} The options are: {', '.join(options)}"
             )
     return values[0] if values[0] != "None" else "null"
 
@@ -174,7 +144,7 @@ def _check_knobs(knobs: list[Override], known: list[str], groups: set[str]) -> N
         name = knob.key_or_group
         if name not in known:
             group = name.split(".")[0]
-            needs = f"; {group} needs task={TASK_OF[group]}." if group in TASK_OF else _nearest(name, [*known, *groups])
+            needs = f"; {group} needs task={TASK_OF[group]}." if group in TASK_OF else nearest(name, [*known, *groups])
             raise ValueError(f"{name} is neither a knob nor a config group{needs} {ALL_KNOBS}")
 
 
@@ -198,23 +168,3 @@ def _composed(chosen: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[DictC
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(f"{' '.join(chosen)} cannot be composed: {error}") from None
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra.mode == RunMode.MULTIRUN
-
-
-def _names(cfg: DictConfig) -> Iterator[str]:
-    """Dotted names of all nodes and leaves."""
-    nodes = [("", OmegaConf.to_container(cfg, resolve=False))]
-    while nodes:
-        prefix, node = nodes.pop()
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                nodes.append((f"{prefix}{key}.", value))
-
-
-def _nearest(name: str, options: list[str]) -> str:
-    options = [option for option in dict.fromkeys(options) if not option.endswith("_")]  # _target_ is no knob
-    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
-    if not near:
-        tails = {option.rsplit(".", 1)[-1]: option for option in options}
-        near = [tails[tail] for tail in difflib.get_close_matches(name.rsplit(".", 1)[-1], list(tails), n=3, cutoff=0.5)]
-    return f"; did you mean {' or '.join(near)}?" if near else "."

@@ -124,7 +124,7 @@ class Dataset:
     Attributes:
         name: Name of the data set.
         class_names: The names of the classes, in the order of the labels.
-        descriptions: Descriptions that the data set brings for its classes, per class name; may be empty. A
+        descriptions: Descriptions of the data set's own, by class name; may be empty. A
             ``GlobalText`` is about the whole.
         train: The pool that few-shot splits draw from; may be empty.
         validation: Validation images; may be empty.

@@ -80,13 +80,16 @@ def match(
 
 def _difference(found: list[str], wanted: list[str], positions: list[int | None], what: str, reference: str, subset: bool) -> str:
     """The message of a failed match: the first rows that differ, and the names that only one side has."""
-    rows = [(i, *pair) for i, pair in enumerate(zip(found, wanted, strict=False)) if plain(pair[0]) != plain(pair[1])]
-    width = max([len(str(left)) for _, left, _ in rows[:SHOWN]] or [0])
-    table = "".join(f"\n  {i:>4}  {left:<{width}} | {right}" for i, left, right in rows[:SHOWN])
-    alone = [name for name, p in zip(found, positions, strict=True) if p is None]
-    absent = [] if subset else [name for i, name in enumerate(wanted) if i not in positions]
-    named = {p: [name for name, other in zip(found, positions, strict=True) if other == p] for p in positions if p is not None}
-    twice = sorted(f"{' and '.join(names)} are {wanted[p]}" for p, names in named.items() if len(names) > 1)
+    pairs = enumerate(zip(found, wanted, strict=False))
+    rows = [(i, one, other) for i, (one, other) in pairs if plain(one) != plain(other)][:SHOWN]
+    width = max((len(one) for _, one, _ in rows), default=0)
+    table = "".join(f"\n  {i:>4}  {one:<{width}} | {other}" for i, one, other in rows)
+    by_position: dict[int | None, list[str]] = {}
+    for name, position in zip(found, positions, strict=True):
+        by_position.setdefault(position, []).append(name)
+    alone = by_position.pop(None, [])
+    absent = [] if subset else [name for i, name in enumerate(wanted) if i not in by_position]
+    twice = sorted(f"{' and '.join(names)} are {wanted[i]}" for i, names in by_position.items() if i is not None and len(names) > 1)
     parts = [("only in the first", alone), ("only in the second", absent), ("several of the first name one class of the second", twice)]
     sides = "".join(f"\n  {label} ({len(names)}): {_some(names)}" for label, names in parts if names)
     return (
@@ -184,5 +187,5 @@ def check_labels(labels: Sequence[int], names: Sequence[str], what: str) -> None
     if wrong := sorted({label for label in labels if not 0 <= label < len(names)}):
         raise ValueError(
             f"{what} has labels out of range: {', '.join(map(str, wrong[:SHOWN]))}; {len(names)} class names make 0 to {len(names) - 1}. "
-            "Labels count from 0; give one class name a label (dataset.class_names=FILE), or mend the labels"
+            "Labels count from 0; give one class name a label (dataset.class_names=FILE), or correct the labels"
         )

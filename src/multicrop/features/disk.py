@@ -183,8 +183,8 @@ def _new(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, pla
         raise ValueError(f"trainer.shard_images is a power of two, such as {SHARD_IMAGES}, got {size}")
     folder = place.new(images.name, identity.key, count_views(recipe.sampler), len(images), size=size)
     if folder.size != size:
-        told = "%s was begun with %d images per shard and goes on so; trainer.shard_images=%d is for new banks"
-        log.warning(told, folder.path, folder.size, size)
+        message = "%s was begun with %d images per shard and keeps them; trainer.shard_images=%d is for new banks"
+        log.warning(message, folder.path, folder.size, size)
     return folder
 
 

@@ -54,8 +54,8 @@ def feature_bank(
 
     Raises:
         PermissionError: If `cache` cannot be written to.
-        ValueError: If `storage` or `cut` is unknown, `shard_images` is not a power of two, or a stream is to be stored.
-            Or if an engine is to fill a bank that is not stored.
+        ValueError: If `storage` or `cut` is unknown, `shard_images` is not a power of two, a stream is to be stored, or a Ray engine is
+            to fill a bank that is not stored.
     """
     check_storage(images, storage=storage, cut=cut)
     lazy = LazyEncoder.of(encoder) if isinstance(encoder, Encoder) else encoder

@@ -59,7 +59,7 @@ class ShardPool:
             line: The progress line.
 
         Returns:
-            The number of images that the actors encoded. Some shards may be missing still: those that another process had claimed.
+            The number of images that the actors encoded. Shards that another process had claimed may be missing.
 
         Raises:
             BadShardError: If a shard failed on every try.
@@ -77,7 +77,7 @@ class ShardPool:
         finally:
             self._end()
         if self.bad:
-            raise BadShardError(self._told())
+            raise BadShardError(self._bad_shards())
         return line.images - before
 
     def _grow(self) -> None:
@@ -92,6 +92,7 @@ class ShardPool:
             loading += 1
 
     def _assign(self) -> None:
+        """Give idle actors the shards whose pause is over."""
         while self.idle and self.queue and self.queue[0][0] <= time.monotonic():
             actor, (_, shard) = self.idle.pop(), heapq.heappop(self.queue)
             self.calls[actor.encode.remote(shard)] = Call(actor, shard)
@@ -111,17 +112,19 @@ class ShardPool:
                 self._take(call, ray.get(reference))
             except RayTaskError as error:
                 self._raised(call, error)
-            except RayError as error:  # the actor, its process or its node is gone
+            except RayError as error:  # the actor, its process or its node ended
                 self._lost(call, error)
         if self.ready:
             self.alone_since = time.monotonic()
         elif time.monotonic() - self.alone_since > IDLE_SECONDS:
-            told = "no actor is ready after %.0f s: the model takes long to load, or no node has room (engine.num_cpus, engine.num_gpus)"
-            log.warning(told, IDLE_SECONDS)
+            log.warning(
+                "no actor is ready after %.0f s: the model takes long to load, or no node has room (engine.num_cpus, engine.num_gpus)",
+                IDLE_SECONDS,
+            )
             self.alone_since = time.monotonic()
 
     def _take(self, call: Call, result: Any) -> None:
-        """An actor has loaded the model and gave its node, or has encoded a shard and gave the number of images."""
+        """Note the result of a call: the node of an actor that has loaded the model, or the number of images of an encoded shard."""
         self.idle.append(call.actor)
         if call.shard is None:
             self.ready[call.actor] = result
@@ -133,7 +136,7 @@ class ShardPool:
         self.line.nodes = Counter(self.ready.values())
 
     def _raised(self, call: Call, error: Any) -> None:
-        """A call has raised an error; one while the model was loaded would be raised by every actor."""
+        """Try the shard of a call that raised an error again; an error while the model is loaded would be raised by every actor."""
         cause = error.cause if isinstance(error.cause, Exception) else error
         if call.shard is None:
             raise cause from error
@@ -141,9 +144,9 @@ class ShardPool:
         self._failed(call.shard, f"{type(cause).__name__}: {cause}")
 
     def _lost(self, call: Call, error: Exception) -> None:
-        """An actor is gone: another one takes its place, and its shard is tried again.
+        """Replace an actor that was lost, and try its shard again.
 
-        Idle actors of the same node are ended too: if the node is gone, each of them would cost the shard a try.
+        Idle actors of the same node are ended too: if the node has failed, each of them would cost the shard a try.
         """
         import ray
 
@@ -172,31 +175,33 @@ class ShardPool:
         self.bad[shard] = reason
         log.warning("shard %d failed %d times: %s", shard, self.tries, reason)
         if not self.skip:
-            raise BadShardError(self._told())
+            raise BadShardError(self._bad_shards())
 
     def _count_failure(self, reason: str) -> None:
         self.in_a_row, self.line.failures = self.in_a_row + 1, self.line.failures + 1
         if self.in_a_row > FAILURES + 2 * max(self.capacity, self.fewest):
-            raise RuntimeError(f"{self.in_a_row} tries in a row have failed on this cluster, the last because: {reason}. Run it again")
+            raise RuntimeError(
+                f"{self.in_a_row} tries in a row failed on this cluster, the last one: {reason}. Check it, then run the same command again"
+            )
 
     def _pause(self) -> float:
         """Seconds to wait after failures; each in a row doubles them."""
         return min(LONGEST_SECONDS, 0.25 * 2**self.in_a_row)
 
     def _end(self) -> None:
-        """End all actors; their claims on shards go with their processes."""
+        """End all actors; a process that dies releases its claims on shards."""
         import ray
 
         for actor in {id(actor): actor for actor in [*self.ready, *(call.actor for call in self.calls.values())]}.values():
             ray.kill(actor)
         self.calls, self.ready, self.idle = {}, {}, []
 
-    def _told(self) -> str:
+    def _bad_shards(self) -> str:
         """Which shards are bad, and what to do."""
         first = {shard: f"shard {shard} (images {self.folder.rows(shard).start} to {self.folder.rows(shard)[-1]})" for shard in self.bad}
-        told = "; ".join(f"{first[shard]}: {reason}" for shard, reason in sorted(self.bad.items())[:10])
+        shown = "; ".join(f"{first[shard]}: {reason}" for shard, reason in sorted(self.bad.items())[:10])
         more = f"; and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
         return (
-            f"{len(self.bad)} of {self.folder.count} shards of {self.folder.path} failed {self.tries} times each: {told}{more}. Finished "
+            f"{len(self.bad)} of {self.folder.count} shards of {self.folder.path} failed {self.tries} times each: {shown}{more}. Finished "
             "shards are kept, and the same command encodes the rest; engine.on_bad_shard=skip encodes the other shards first"
         )

@@ -48,9 +48,9 @@ _REQUESTS = _Requests()
 def stop_on_signals() -> Iterator[None]:
     """End the block on SIGTERM or SIGINT: within `loop` or `StopBetweenBatches` at the end of the batch, else at once.
 
-    A second signal ends it at once. Claims are released and half-written files removed on the way. The message names the command that goes
-    on. A signal that is ignored, as SIGINT is in a background job of a script, stays ignored. Where a launcher has handlers of its own, or
-    outside the main thread, the block runs as it is.
+    A second signal ends it at once. Claims are released and half-written files removed on the way. The message names the command that
+    continues. A signal that is ignored, as SIGINT is in a background job of a script, stays ignored. Where a launcher has handlers of its
+    own, or outside the main thread, the block runs as it is.
 
     Raises:
         Stopped: If a signal came. Whatever else ends the block after a signal, such as workers that got it too, counts as the stop.
@@ -109,9 +109,9 @@ def local_rank() -> int:
 
 
 def _say(number: int) -> None:
-    """Say how to go on; one process of a group speaks."""
+    """Print how to continue, in one process of a group."""
     if local_rank() == 0:
         command = redacted(shlex.join([Path(sys.executable).name, *sys.argv]))
-        message = f"stopped by {signal.Signals(number).name}; what is finished is kept, and the same command goes on from there: {command}"
+        message = f"stopped by {signal.Signals(number).name}; what is finished is kept, and the same command continues there: {command}"
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()

@@ -51,8 +51,8 @@ def retrying(read: Callable[[], Read], name: object) -> Read:
             if not is_passing(error):
                 raise
             if wait is None:
-                told = f"{error.strerror}, {len(RETRY_SECONDS) + 1} times; check the disk, the network and the limits of the system"
-                raise PersistentError(error.errno, f"{told}, then run the same command again", str(name)) from error
+                message = f"{error.strerror}, {len(RETRY_SECONDS) + 1} times; check the disk, the network and the limits of the system"
+                raise PersistentError(error.errno, f"{message}, then run the same command again", str(name)) from error
             log.warning("%s cannot be read (%s); next try in %.1f s", name, error.strerror, wait)
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
@@ -105,12 +105,18 @@ def naming(path: Path, knob: str) -> Iterator[None]:
     except OSError as error:
         if knob in str(error):
             raise
-        told = f"cannot write {path} ({error.strerror or error}); free some disk space or choose another place with {knob}=FOLDER"
-        raise OSError(error.errno or errno.EIO, told) from error
+        message = f"cannot write {path} ({error.strerror or error}); free some disk space or choose another place with {knob}=FOLDER"
+        raise OSError(error.errno or errno.EIO, message) from error
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int) -> None:
-    """Write a matplotlib figure whole or not at all, in the format that the file's ending names."""
+    """Write a matplotlib figure whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file, whose suffix names the format.
+        dpi: Pixels per inch of a raster format.
+    """
     with atomic(path) as partial:
         figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 

@@ -164,8 +164,8 @@ class Objects:
 
 def _unusable(place: str, error: Exception) -> ObjectStoreError:
     """The error of a place, and what to check."""
-    told = f"{place} cannot be used ({str(error).splitlines()[0]}). Check the bucket, its address and the credentials in the environment"
-    return ObjectStoreError(f"{told}, then run the same command again")
+    message = f"{place} cannot be used ({str(error).splitlines()[0]}). Check the bucket, its address and the credentials in the environment"
+    return ObjectStoreError(f"{message}, then run the same command again")
 
 
 def _obstore(url: str) -> Any:

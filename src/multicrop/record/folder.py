@@ -192,5 +192,5 @@ def _check_manifest(folder: Path, *names: str) -> None:
     if not (folder / MANIFEST).is_file():
         raise RecordError(f"{folder}: no {MANIFEST}, which a run writes last; the run was killed or has not finished")
     if changed := damaged_files(folder, *names):
-        told = f"{', '.join(changed)} was damaged or changed after the run had written it, or {MANIFEST} is another run's"
-        raise RecordError(f"{folder}: {told}; run the experiment again")
+        message = f"{', '.join(changed)} was damaged or changed after the run had written it, or {MANIFEST} is another run's"
+        raise RecordError(f"{folder}: {message}; run the experiment again")

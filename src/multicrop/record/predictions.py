@@ -64,7 +64,18 @@ class Predictions:
         return self.rows[row] == self.label if k == 1 else self.ranks[row] < k
 
     def accuracy(self, row: str = "final", *, k: int = 1) -> float:
-        """Top-k accuracy of a row, from 0 to 1."""
+        """Top-k accuracy of a row.
+
+        Args:
+            row: Name of the row.
+            k: Number of classes among which the label counts as right.
+
+        Returns:
+            The share of the images, from 0 to 1.
+
+        Raises:
+            KeyError: As `correct`.
+        """
         return float(self.correct(row, k=k).mean())
 
     def columns(self) -> dict[str, pa.Array | np.ndarray]:

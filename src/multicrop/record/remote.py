@@ -112,18 +112,24 @@ def put_record(folder: Path, objects: Objects) -> bool:
 
 
 def fetched(url: str, local: Path) -> Path:
-    """Copies of all records below an address, as a folder; those that are there and have not changed are not fetched again.
+    """Copies of all records below an address, as a folder; files that have not changed are not fetched again.
 
     Args:
         url: The address of a record, or of a folder of records.
-        local: The folder of local copies.
+        local: The folder of local copies; those of files that were deleted at the address are deleted there too.
+
+    Returns:
+        The folder of the copies.
     """
     top, objects = local / "records" / content_hash(url)[:12], Objects(url)
-    for found in objects.list():
-        path = top / found.name
+    stored = {top / found.name: found for found in objects.list()}
+    for path, found in stored.items():
         if path.is_file() and path.stat().st_size == found.size and path.stat().st_mtime >= found.modified:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as copy:
             copy.write_bytes(objects.read(found.name) or b"")
+    for path in top.rglob("*"):
+        if path.is_file() and path not in stored and ".partial-" not in path.name:  # which another process writes
+            path.unlink(missing_ok=True)
     return top

@@ -87,7 +87,14 @@ class Sums:
 
     @classmethod
     def of(cls, found: Predictions, confidence: Mapping[str, np.ndarray], brier: Mapping[str, np.ndarray], unreadable: int = 0) -> "Sums":
-        """The sums of predictions, with the confidence and the Brier score of each row per image."""
+        """The sums of predictions.
+
+        Args:
+            found: The predictions of images.
+            confidence: The probability of the predicted class by row, shape (images,).
+            brier: The Brier score by row, shape (images,).
+            unreadable: Images that could not be read, which are not among the predictions.
+        """
         right = {row: found.correct(row) for row in found.rows}
         rows = {row: RowSums.of(right[row], right["global"], found.ranks[row], confidence[row], brier[row]) for row in found.rows}
         return cls(len(found), unreadable, rows)

@@ -52,7 +52,7 @@ def images_to_choose_on(session: Session, *, labels: str, max_images: int, like_
         return (limited(dataset.test, session.settings.limit),)
     pool = dataset.validation if len(dataset.validation) else dataset.train
     if not len(pool):
-        raise ValueError(f"{dataset.name} brings no validation and no training images to choose on; pass task.labels=none, or other data")
+        raise ValueError(f"{dataset.name} has no validation and no training images to choose on; pass task.labels=none, or other data")
     chosen = evenly(pool, min(max_images, session.settings.limit or max_images), session.settings["seed"])
     if not like_test:
         return (chosen,)
@@ -106,6 +106,10 @@ def build(session: Session, *, found: Found, **knobs: Annotated[Any, KnobsOf(Cho
 
 def run(settings: Settings, cache: SweepCache | None = None) -> float:
     """Choose a setting on validation images, score it on the scored images, and write its record with chosen.yaml.
+
+    Args:
+        settings: The configuration of the run.
+        cache: Shares data set, model, texts and banks with other runs; None: with no other run.
 
     Returns:
         The accuracy of the chosen setting, from 0 to 1.
@@ -167,7 +171,7 @@ def found_in(session: Session, images: LabelledImages, scored: Scored) -> Found:
         raise ValueError(f"task.score is {' or '.join(SCORES)}, got {knobs['score']!r}")
     compared = scored.probability if knobs["score"] == "probability" else None
     choice = choose(scored.correct, scores=compared, clusters=scored.clusters, seed=session.settings["seed"], **rule)
-    kind = "validation images" if len(dataset.validation) else f"training images ({dataset.name} brings no validation images)"
+    kind = "validation images" if len(dataset.validation) else f"training images ({dataset.name} has no validation images)"
     setting = scored.settings[choice.chosen]
     own = Session(with_setting(session.settings, setting), session.cache)
     bank, judge = own.bank(images), cross_fit(session, images) if setting.adapter else None

@@ -98,18 +98,38 @@ class Found:
     def table(self) -> str:
         """All settings, one per line, as CSV."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(HEADER)
+        writer = csv.DictWriter(text, HEADER, restval="", lineterminator="\n")
+        writer.writeheader()
         for row, setting in enumerate(self.scored.settings):
-            low, high = setting.crops.sides or ("", "")
-            knobs = " ".join(f"{name}={value}" for name, value in setting.knobs)
-            named = [str(setting), setting.family, setting.crops.n_views, low, high]
-            named += [setting.aggregator, knobs, setting.fusion_weight, setting.adapter or ""]
-            measured = (self.accuracy(row), self.scored.probability[row].mean())
-            labelled = [*(f"{value:.4f}" for value in measured), self.choice.shares[row]] if self.choice else ["", "", ""]
-            free = [f"{values[row]:.4f}" for values in (self.scored.information, self.scored.consistency, self.scored.gap)]
-            writer.writerow([*named, *labelled[:2], *free, labelled[2], "yes" if row == self.row else ""])
+            writer.writerow(_cells(setting) | self._measures(row) | ({"chosen": "yes"} if row == self.row else {}))
         return text.getvalue()
+
+    def _measures(self, row: int) -> dict[str, object]:
+        """What was measured of a setting, by column; without labels no accuracy is read."""
+        scored = self.scored
+        measured = {"information": scored.information, "consistency": scored.consistency, "gap": scored.gap}
+        found: dict[str, object] = {name: f"{values[row]:.4f}" for name, values in measured.items()}
+        if self.choice is not None:
+            found["accuracy"] = f"{self.accuracy(row):.4f}"
+            found["probability"] = f"{scored.probability[row].mean():.4f}"
+            found["share_of_resamples"] = self.choice.shares[row]
+        return found
+
+
+def _cells(setting: Setting) -> dict[str, object]:
+    """The knobs of a setting, by column."""
+    low, high = setting.crops.sides or ("", "")
+    return {
+        "setting": str(setting),
+        "family": setting.family,
+        "views": setting.crops.n_views,
+        "min_side": low,
+        "max_side": high,
+        "aggregator": setting.aggregator,
+        "knobs": " ".join(f"{name}={value}" for name, value in setting.knobs),
+        "fusion_weight": setting.fusion_weight,
+        "adapter": setting.adapter or "",
+    }
 
 
 def _points(estimate: Estimate, *, sign: bool = False) -> str:

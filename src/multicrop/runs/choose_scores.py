@@ -1,4 +1,4 @@
-"""Predictions of many settings from one bank per range of sides; a killed search goes on from its saved scores, and a budget is kept."""
+"""Predictions of many settings from one bank per range of sides; a killed search continues from its saved scores, and a budget is kept."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,9 +107,11 @@ class Search:
         """Score settings, as many as the budget allows."""
         make_folder(self.folder, KNOB)
         scores: dict[Setting, Arrays] = {}
-        zero_shot = [setting for setting in wanted if not setting.adapter]
-        for sides in dict.fromkeys(setting.crops.sides for setting in zero_shot):
-            of_range = [setting for setting in zero_shot if setting.crops.sides == sides]
+        by_sides: dict[Any, list[Setting]] = {}
+        for setting in wanted:
+            if not setting.adapter:
+                by_sides.setdefault(setting.crops.sides, []).append(setting)
+        for sides, of_range in by_sides.items():
             numbers = sorted({setting.crops.n_crops for setting in of_range}, reverse=True)
             largest = next((n for n in numbers if self._affordable(Crops(sides, n))), None)
             if largest is not None:

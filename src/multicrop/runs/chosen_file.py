@@ -33,17 +33,21 @@ def chosen_yaml(settings: Settings, found: Found, *, accuracy: float, fitted: Ma
     Returns:
         An experiment: the option of each group that decides the numbers, and the values in which the run differs from these options.
     """
-    groups, task = (*GROUPS, *(["adapter"] if fitted else [])), "few_shot" if fitted else "zero_shot"
-    options = {group: settings.choices[group] for group in groups}
-    known = option_values({"task": task, **options})
-    values = {group: _changed(settings.config[group], known.get(group, {})) for group in groups}
-    body: dict[str, Any] = {"defaults": [{"override /task": task}, *({f"override /{g}": o} for g, o in options.items())]}
-    body |= {group: value for group, value in values.items() if value}
+    groups = [*GROUPS, "adapter"] if fitted else GROUPS
+    options = {"task": "few_shot" if fitted else "zero_shot", **{group: settings.choices[group] for group in groups}}
+    known = option_values(options)
+    body: dict[str, Any] = {"defaults": [{f"override /{group}": option} for group, option in options.items()]}
+    for group in groups:
+        if changed := _changed(settings.config[group], known.get(group, {})):
+            body[group] = changed
     body |= {name: settings[name] for name in KNOBS if settings[name] != known.get(name)}
-    body |= {"task": {"fusion_weight": settings.task["fusion_weight"], **({"shots": settings.task["shots"]} if fitted else {})}}
-    body |= {"fitted": dict(fitted)} if fitted else {}
-    body |= {"temperature": found.temperature} if found.temperature is not None else {}
-    body |= {"choice": {name: value for name, value in found.facts().items() if name in FACTS}}
+    body["task"] = {"fusion_weight": settings.task["fusion_weight"]}
+    if fitted:
+        body["task"]["shots"] = settings.task["shots"]
+        body["fitted"] = dict(fitted)
+    if found.temperature is not None:
+        body["temperature"] = found.temperature
+    body["choice"] = {name: value for name, value in found.facts().items() if name in FACTS}
     header = HEADER.format(
         images=len(found.scored.labels),
         kind=found.kind,

@@ -1,6 +1,6 @@
 """Classifier: crops, descriptions, aggregator and few-shot adapter behind scikit-learn's methods, for use in Python."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from multicrop.adapters.selection import held_out
-from multicrop.data.base import LabelledImages
-from multicrop.data.images import ImageError
 from multicrop.data.pictures import Picture, Pictures, as_images
-from multicrop.features import EncodedImages
 from multicrop.runs import chosen_adapter, saved_classifier
 from multicrop.runs.few_shot import examples_of
 from multicrop.runs.predictor import Classes, Predictor, classifier_settings, new_adapter, with_classes
@@ -77,13 +74,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
         Args:
             config: An experiment file, such as chosen.yaml; the folder of a record; or a folder that `save` wrote.
-            *overrides: Further settings as for run.py.
+            *overrides: Further settings as for run.py; for a saved classifier, see `load`.
 
         Raises:
             ValueError: If there is no such configuration, or its task adapts to a stream.
         """
         if saved_classifier.is_one(Path(config)):
-            return cls.load(config)
+            return cls.load(config, *overrides)
         return cls(config=config, overrides=list(overrides))
 
     def fit(self, images: Pictures, labels: Sequence[str]) -> "Classifier":
@@ -92,6 +89,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         Args:
             images: As for `predict`.
             labels: The class name of each image.
+
+        Returns:
+            This classifier.
 
         Raises:
             ValueError: If there are no images, lengths differ, a label is no class, a class has no image, or the adapter tunes the encoder.
@@ -107,7 +107,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if unknown := sorted(set(names) - set(index)):
             raise ValueError(f"labels name {', '.join(unknown[:3])}, which is none of the classes {', '.join(list(index)[:5])}")
         targets = torch.tensor([index[name] for name in names])
-        views = torch.cat([group.views for group in _all_read(predictor, chosen)])
+        views = torch.cat([group.views for group in predictor.readable_groups(chosen)])
         with torch.no_grad():
             known = examples_of(predictor.scorer, views, targets)
             support, validation = held_out(known, share=self.validation_share, seed=predictor.session.settings["seed"])
@@ -139,14 +139,19 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Compute logits / temperature; see `predict`."""
         predictor, chosen = self._predictor, as_images(images)
         logits = np.zeros((len(chosen), len(predictor.class_names)))
-        for group in _all_read(predictor, chosen):
+        for group in predictor.readable_groups(chosen):
             logits[group.index.numpy()] = predictor.logits(group.views).double().numpy() / predictor.temperature
         return logits
 
     def explain(self, image: Picture) -> Explanation:
-        """Explain the class of one image: the crops, the texts and what each text adds to the margin over the second class.
+        """Explain the class of one image.
 
-        `multicrop.show.explain.table.write_explanation` draws what it returns.
+        Args:
+            image: As one of those of `predict`.
+
+        Returns:
+            The crops, the texts and what each text adds to the margin over the second class, which
+            `multicrop.show.explain.table.write_explanation` draws.
         """
         chosen = as_images([image])
         return self._predictor.explain(chosen.ids[0], chosen.open(0))
@@ -156,13 +161,17 @@ class Classifier(ClassifierMixin, BaseEstimator):
         saved_classifier.write(Path(folder), self.get_params(), self._predictor)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Classifier":
+    def load(cls, folder: str | Path, *overrides: str) -> "Classifier":
         """Read a classifier that `save` wrote; it needs the model, and no data set.
 
+        Args:
+            folder: The folder.
+            *overrides: Settings of ``trainer``, ``engine`` and ``paths``; the others decide predictions and cannot be changed.
+
         Raises:
-            ValueError: If the folder holds no classifier, or a file of it is damaged.
+            ValueError: If the folder holds no classifier, a file of it is damaged, or another setting is passed.
         """
-        params, made, learned = saved_classifier.read(Path(folder))
+        params, made, learned = saved_classifier.read(Path(folder), overrides)
         classifier = cls(**params)
         session = with_classes(Session(classifier._new_settings()), made["classes"], made["prompts"])
         adapter = None
@@ -192,7 +201,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @cached_property
     def _predictor(self) -> Predictor:
-        """What classifies without a fit; a few-shot configuration brings its adapter, saved with a choice or fitted as its run fits it."""
+        """What classifies without a fit; the adapter of a few-shot configuration is read where one was saved, else fitted as by its run."""
         session = self._new_session()
         return Predictor(session, chosen_adapter.of_configuration(session, self.config), self.temperature)
 
@@ -208,12 +217,3 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _forget(self) -> None:
         for name in ("_predictor", "_learned_classes"):
             self.__dict__.pop(name, None)
-
-
-def _all_read(predictor: Predictor, images: LabelledImages) -> Iterator[EncodedImages]:
-    """The groups of images that all can be read."""
-    for group in predictor.groups(images):
-        for position in group.index[~group.readable].tolist():
-            images.open(position)  # says why
-            raise ImageError(f"{images.ids[position]} cannot be read")
-        yield group

@@ -46,9 +46,10 @@ def _installation() -> dict[str, object]:
 
 
 def _git_revision() -> str | None:
-    command = ["git", "rev-parse", "HEAD"]
+    """The commit of multicrop's checkout; None where it is installed, even in an environment inside another repository."""
+    command = ["git", "rev-parse", "HEAD", "HEAD:./__init__.py"]  # fails where the commit does not have this file
     try:
         done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.split()[0]

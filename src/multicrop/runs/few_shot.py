@@ -128,20 +128,26 @@ def build(
             of another data set.
         source_knobs: Knobs of that data set, which are in its values.
 
+    Returns:
+        The task, with its adapter fitted.
+
     Raises:
         ValueError: If ``selection`` is neither, the images do not suffice, or the adapter has no row for a scored class.
     """
     if selection not in SELECTIONS:
         raise ValueError(f"task.selection is {' or '.join(SELECTIONS)}, got {selection!r}")
-    origin, part = source_session(session, source), session.settings.part("adapter")
+    origin = source_session(session, source)
     images = support_and_validation(origin, shots=shots, few_shot_file=few_shot_file, draw=draw)
-    part = part if selection == "validation" else part.without("search")
+    part = session.settings.part("adapter")
+    if selection == "fixed":
+        part = part.without("search")
     adapter: AnyAdapter = origin.inject(part.make())
     counts = per_class(images[0], origin.dataset.class_names)
     warn_of_few(counts, None if few_shot_file else shots)
     if adapter.reads_other_features and (session.settings["bank"] == "off" or session.settings.task.get("by_shard")):
-        told = "has a bank of its own for what another encoder sees; use bank=disk and task.by_shard=false"
-        raise ValueError(f"{type(adapter).__name__} {told}")
+        raise ValueError(
+            f"{type(adapter).__name__} has a bank of its own for what another encoder sees; use bank=disk and task.by_shard=false"
+        )
     if adapter.tunes_encoder is True:
         task: SupportedTask = _tuned(session, origin, adapter, *images)
     else:

@@ -15,7 +15,6 @@ from multicrop.runs.session import Session
 from multicrop.runs.sources import sources_of
 from multicrop.runs.task import Reads, reads_of
 from multicrop.runs.transfer import source_session
-from multicrop.text import members
 
 CODE_GROUPS = ("dataset", "corruption", "model", "prompt", "task")  # what these make is in the parts; their own code is in `code`
 FIT_PARTS = ("encoder", "texts", "support", "crops", "aggregator", "adapter", "task", "code")  # a fit never reads the scored images
@@ -60,9 +59,8 @@ def model_facts(facts: EncoderFacts) -> dict[str, Any]:
 
 
 def _texts_hash(session: Session) -> str:
-    """The prompts that are encoded, with the members of means, and how they are cut into tokens."""
-    prompts = json.dumps([[[prompt, *members(prompt)] for prompt in row] for row in session.prompts])
-    return content_hash(prompts, session.facts.tokens)
+    """The prompts with their kinds and the members of means, as their representations give them, and how they are cut into tokens."""
+    return content_hash(session.prompts, session.facts.tokens)
 
 
 def _images_hash(images: LabelledImages | StreamedImages, class_names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def split_of(dataset: Dataset, split: str, *, among: tuple[str, ...] = SCORED) -
     if images.indexed is True and not len(images):
         filled = [name for name in among if name != split]
         how = f"split={filled[0]}" if among == SCORED else f"task.splits=[{filled[-1]}]"
-        raise ValueError(f"{dataset.name} brings no {split} images; choose another data set, or name another split: {how}")
+        raise ValueError(f"{dataset.name} has no {split} images; choose another data set, or name another split: {how}")
     return images
 
 

@@ -1,10 +1,19 @@
-"""What the record keeps of the logits of a row."""
+"""What the record keeps of the logits of a row, which are numbers."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from multicrop.record import MOST_CLASSES, TOP, Scores
+
+
+def check_numbers(row: str, logits: Float[Tensor, "images classes"]) -> None:
+    """Raise ValueError where logits are NaN, of which argmax would make a prediction."""
+    if count := int(logits.isnan().any(1).sum()):
+        raise ValueError(
+            f"{count} of {len(logits)} images have logits of the row {row} that are no numbers (NaN). Either features overflowed, and "
+            "model.precision=fp32 helps, or a knob of the aggregator, adapter or method is too large or too small"
+        )
 
 
 def ranks(logits: Float[Tensor, "images classes"], label: Int[Tensor, " images"]) -> Int[Tensor, " images"]:

@@ -33,7 +33,7 @@ class Known:
 
 @dataclass(frozen=True)
 class PartScorer:
-    """Scores the shards of a bank with a task that treats each image by itself, and writes a file of predictions per shard.
+    """Scores the shards of a bank with a task in which images are independent, and writes a file of predictions per shard.
 
     Args:
         task: The task.

@@ -15,6 +15,7 @@ from multicrop.adapters.base import Adapter, AnyAdapter
 from multicrop.config import CONF
 from multicrop.config.entry_points import components
 from multicrop.data.base import Dataset, LabelledImages
+from multicrop.data.images import ImageError
 from multicrop.data.pictures import as_images
 from multicrop.encoder.precisions import DTYPES
 from multicrop.features import EncodedImages, count_views, encoded_groups
@@ -24,12 +25,13 @@ from multicrop.model import MultiCropCLIP
 from multicrop.runs.explain import explain_image
 from multicrop.runs.few_shot import SupportedTask, build
 from multicrop.runs.identity import run_identity
+from multicrop.runs.kept_logits import check_numbers
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings, composed
 from multicrop.show.explain.explanation import Explanation
 
 Classes = Mapping[str, Sequence[str]] | Sequence[str]
-TASKS = ("zero_shot", "few_shot")  # tasks that classify each image by itself
+TASKS = ("zero_shot", "few_shot")  # tasks in which the class of an image does not depend on the others
 PARTS = ("encoder", "texts", "crops", "aggregator", "task", "code")  # what decides predictions without an adapter
 
 
@@ -40,6 +42,9 @@ class Predictor:
         session: The parts of the run.
         adapter: A fitted adapter of features; None: the aggregator predicts.
         temperature: Divides the logits before the softmax; None: that of the configuration, or 1.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
 
     Attributes:
         session: See above.
@@ -52,7 +57,10 @@ class Predictor:
 
     def __init__(self, session: Session, adapter: Adapter | None = None, temperature: float | int | None = None) -> None:
         self.session, self.adapter = session, adapter
-        self.temperature = float(temperature or session.settings.config.get("temperature") or 1.0)
+        configured = session.settings.config.get("temperature")  # of task=choose
+        self.temperature = float(temperature if temperature is not None else configured if configured is not None else 1.0)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature divides the logits and must be above 0, got {self.temperature}")
         self.class_names, self.scorer = session.dataset.class_names, session.scorer
         root = session.settings.config.get("dataset", {}).get("root")
         self.root = Path(root).expanduser() if root else None
@@ -60,14 +68,28 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, views: Float[Tensor, "batch views dim"]) -> Float[Tensor, "batch classes"]:
-        """Class logits of view features, before the temperature."""
+        """Class logits of view features, before the temperature; raises ValueError where they are no numbers."""
         logits = self.scorer(views)
-        return logits if self.adapter is None else self.adapter(views, logits)
+        logits = logits if self.adapter is None else self.adapter(views, logits)
+        check_numbers("final", logits)
+        return logits
 
     def groups(self, images: LabelledImages) -> Iterator[EncodedImages]:
         """Encode images, a group of neighbours at a time; an image that cannot be read is marked."""
         compute = self.session.settings.compute
         return encoded_groups(images, self.module, num_workers=compute.num_workers, accelerator=compute.accelerator, cut=compute.cut)
+
+    def readable_groups(self, images: LabelledImages) -> Iterator[EncodedImages]:
+        """Encode images, a group of neighbours at a time.
+
+        Raises:
+            ImageError: If an image cannot be read.
+        """
+        for group in self.groups(images):
+            for position in group.index[~group.readable].tolist():
+                images.open(position)  # its error says why
+                raise ImageError(f"{images.ids[position]} cannot be read")
+            yield group
 
     @property
     def group_size(self) -> int:
@@ -122,8 +144,8 @@ def classifier_settings(
     settings = composed([*chosen, *overrides], None if config is None else Path(config))
     if settings.task["name"] not in TASKS:
         raise ValueError(
-            f"a classifier treats each image by itself, and task={settings.task['name']} does not; take a configuration of "
-            "task=zero_shot or task=few_shot, such as the chosen.yaml of task=choose"
+            f"a classifier predicts each image independently of others, and task={settings.task['name']} does not; take a configuration "
+            "of task=zero_shot or task=few_shot, such as the chosen.yaml of task=choose"
         )
     return settings
 

@@ -74,7 +74,7 @@ def checked(images: LabelledImages | StreamedImages, task: BankTask, settings: S
     if settings.config.get("ood") is not None:
         raise ValueError(f"{asked} keeps sums of predictions alone, and images of unknown classes need all scores: use {whole}")
     if (reason := task.needs_whole_bank) is not None:
-        raise ValueError(f"{asked} treats each image by itself, and this task cannot: {reason}. Use {whole}")
+        raise ValueError(f"{asked} treats each image independently of the others, and this task cannot: {reason}. Use {whole}")
     return images
 
 
@@ -92,11 +92,11 @@ def _parts(settings: Settings, identity: Identity, bank: ShardFolder) -> PartFol
 
 def _report(images: LabelledImages, sums: Sums, on_unreadable: str) -> None:
     """Log how many images could not be read; raises ValueError if none could, or one could not and ``on_unreadable=raise``."""
-    told = f"{sums.unreadable} of {len(images)} images of {images.name} cannot be read and are skipped"
+    message = f"{sums.unreadable} of {len(images)} images of {images.name} cannot be read and are skipped"
     if not sums.images or (sums.unreadable and on_unreadable == "raise"):
-        raise ValueError(f"{told}; mend or remove them, or pass on_unreadable=skip (task=zero_shot names them)")
+        raise ValueError(f"{message}; repair or remove them, or pass on_unreadable=skip (task=zero_shot names them)")
     if sums.unreadable:
-        log.warning(told)
+        log.warning(message)
 
 
 def _write(session: Session, images: LabelledImages, parts: PartFolder, metrics: dict[str, Any], known: dict[str, Any]) -> None:

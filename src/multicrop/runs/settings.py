@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from multicrop.config import CONF, check_overrides, check_values, choices, in_sweep, on_disk, register_experiments, register_resolvers
+from multicrop.config.overrides import changed_record
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.files import Objects, is_url
 from multicrop.record import CONFIG
@@ -189,7 +190,7 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
     """
     register_resolvers()
     if file is not None and (file / CONFIG).is_file():
-        return settings_of(OmegaConf.merge(OmegaConf.load(file / CONFIG), OmegaConf.from_dotlist(list(overrides))))  # type: ignore[arg-type]
+        return settings_of(changed_record(cast(DictConfig, OmegaConf.load(file / CONFIG)), overrides))
     if file is not None and not (file.is_file() and file.suffix == ".yaml"):
         raise ValueError(f"{file} is neither an experiment file (*.yaml) nor the folder of a record, which holds {CONFIG}")
     given = [] if file is None else register_experiments([f"experiment={file}"])

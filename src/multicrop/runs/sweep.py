@@ -1,4 +1,4 @@
-"""A sweep: one job after the other, failures kept and told at the end, and a live view that reads what the jobs leave in their folders."""
+"""A sweep: one job after the other, failures kept and listed at the end, and a live view that reads what jobs leave in their folders."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs
 
 
 def job(cfg: DictConfig) -> float:
-    """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep goes on."""
+    """One experiment. A job of a sweep that fails leaves failed.json in its folder and NaN for the sweeper, and the sweep continues."""
     if not in_sweep():
         if group := next((group for group in SWEEPS if choices().get(group)), None):
             named = f"{group}={choices()[group]}"
@@ -52,7 +52,7 @@ def job(cfg: DictConfig) -> float:
         check_machine(cfg)
         with views_stopped_by_signals():
             return run(cfg, process_cache())
-    except Exception as error:  # whatever a job dies of, the others go on, and it is told at the end
+    except Exception as error:  # the other jobs run whatever one fails with; the failures are listed at the end
         redact_error(error)
         leave_failure(folder, error)
         log.error("job %s failed: %s", HydraConfig.get().job.num, error)
@@ -89,12 +89,12 @@ def leave_failure(folder: Path, error: Exception) -> None:
     """Write the error and its traceback into the folder of a failed job; on a full disk it is kept in memory."""
     from multicrop.runs.job_folder import write_failure
 
-    told = f"{type(error).__name__}: {error}"
+    failure = f"{type(error).__name__}: {error}"
     try:
-        write_failure(folder, told, traceback.format_exception(error))
+        write_failure(folder, failure, traceback.format_exception(error))
     except OSError as full:
         log.error("%s", full)
-        _UNWRITTEN[folder.resolve()] = told
+        _UNWRITTEN[folder.resolve()] = failure
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,8 @@ def _names(folder: Path) -> dict[Path, str]:
     """The folders of the jobs that have begun, each with its number and the overrides that not all of them share."""
     from multicrop.runs.job_folder import overrides_in
 
-    words = {p.parent.parent: overrides_in(p) for p in folder.glob("*/.hydra/overrides.yaml")}
-    common = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
-    names = {p: " ".join(w for w in its if w not in common and not w.startswith(QUIET)) for p, its in words.items()}
-    return {place: f"{place.name}: {names[place]}" for place in sorted(words, key=lambda p: (len(p.name), p.name))}
+    overrides = {path.parent.parent: overrides_in(path) for path in folder.glob("*/.hydra/overrides.yaml")}
+    common = set.intersection(*map(set, overrides.values())) if len(overrides) > 1 else set()
+    places = sorted(overrides, key=lambda place: (len(place.name), place.name))
+    own = {place: [word for word in overrides[place] if word not in common and not word.startswith(QUIET)] for place in places}
+    return {place: f"{place.name}: {' '.join(words)}" for place, words in own.items()}

@@ -19,7 +19,7 @@ from multicrop.aggregators.score import Scorer
 from multicrop.data.base import LabelledImages
 from multicrop.features import FeatureBank
 from multicrop.record import BESIDE, ROWS, Detection, Predictions
-from multicrop.runs.kept_logits import ranks, scores
+from multicrop.runs.kept_logits import check_numbers, ranks, scores
 from multicrop.runs.measures import measures, trust_measures
 
 Builder = TypeVar("Builder", bound=Callable[..., "BankTask"])
@@ -170,7 +170,9 @@ class BankTask(nn.Module):
         self.collect({**logits, "label": labels, "index": indices})
 
     def collect(self, scored: Mapping[str, Tensor]) -> None:
-        """Keep scored images: label, index and the logits of each row."""
+        """Keep scored images: label, index and the logits of each row; raises ValueError where logits are no numbers."""
+        for row in self.rows:
+            check_numbers(row, scored[row])
         for name, values in scored.items():
             self.collected.setdefault(name, []).append(values.cpu())
 

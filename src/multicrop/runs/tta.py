@@ -61,7 +61,7 @@ class AdaptationTask(BankTask):
 
     @property
     def needs_whole_bank(self) -> str | None:
-        """An episodic method treats each image by itself."""
+        """None for an episodic method, which forgets each image before the next one."""
         return None if self.method.episodic else super().needs_whole_bank
 
     def order(self, bank: FeatureBank) -> list[int]:
@@ -97,14 +97,14 @@ class AdaptationTask(BankTask):
         """CSV of accuracy against images seen: of all of them so far, and of the latest tenth of the stream, for each row."""
         images = len(predictions)
         window = max(1, images // 10)
-        totals = {row: predictions.correct(row).cumsum() for row in self.rows}
+        correct = {row: predictions.correct(row) for row in self.rows}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["images", *totals, *(f"{row}_recent" for row in totals)])
+        writer.writerow(["images", *correct, *(f"{row}_recent" for row in correct)])
         for seen in sorted({round(images * k / CURVE_POINTS) for k in range(1, CURVE_POINTS + 1)} - {0}):
-            recent = min(window, seen)
-            latest = [(t[seen - 1] - (t[seen - 1 - recent] if seen > recent else 0)) / recent for t in totals.values()]
-            writer.writerow([seen, *(f"{float(v):.5f}" for v in [*(t[seen - 1] / seen for t in totals.values()), *latest])])
+            so_far = [values[:seen].mean() for values in correct.values()]
+            latest = [values[max(0, seen - window) : seen].mean() for values in correct.values()]
+            writer.writerow([seen, *(f"{value:.5f}" for value in [*so_far, *latest])])
         return {STREAM: text.getvalue()}
 
 

@@ -21,7 +21,7 @@ def score_unknown(session: Session, task: BankTask, scored: LabelledImages) -> d
 
     Args:
         session: The parts of the run.
-        task: The task after its stream; a test-time method goes on from its state, and what was collected stays as it is.
+        task: The task after its stream; a test-time method continues from its state, and what was collected stays as it is.
         scored: The images of that stream.
 
     Returns:

@@ -30,7 +30,7 @@ def report_unreadable(bank: FeatureBank, on_unreadable: str) -> None:
             "have crops of one draw. Give each image its own id"
         )
     if not len(bank):
-        raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
+        raise ValueError(f"no image of {images.name} can be read; repair them or choose other data")
 
 
 def check_on_unreadable(on_unreadable: str) -> None:
@@ -43,7 +43,7 @@ def report_skipped(images: LabelledImages, skipped: Sequence[int], on_unreadable
     """Log the images of a bank that could not be read; raises ValueError as `report_unreadable` does."""
     _report(images, skipped, on_unreadable)
     if len(skipped) == len(images):
-        raise ValueError(f"no image of {images.name} can be read; mend them or choose other data")
+        raise ValueError(f"no image of {images.name} can be read; repair them or choose other data")
 
 
 def _report(images: LabelledImages, skipped: Sequence[int], on_unreadable: str) -> None:
@@ -54,7 +54,7 @@ def _report(images: LabelledImages, skipped: Sequence[int], on_unreadable: str) 
     named = "; ".join(f"{image_id} ({why})" if why else image_id for image_id, why in reasons)
     message = f"{len(skipped)} of {len(images)} images of {images.name} cannot be used and are skipped: {named}"
     if on_unreadable == "raise":
-        raise ValueError(f"{message}; mend or remove them, or pass on_unreadable=skip")
+        raise ValueError(f"{message}; repair or remove them, or pass on_unreadable=skip")
     log.warning(message)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from multicrop.files import write_text
+from multicrop.files.reading import json_of
 from multicrop.text.audit.audit import Finding, audit
 from multicrop.text.audit.check import check, fix, summary
 from multicrop.text.audit.facts import fact_defects
@@ -99,12 +100,14 @@ def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:
     """Write the repaired texts in the format of their source, with its header."""
     if source is None:
         raise ValueError(f"--fix needs a file, got a packaged description set; to change a packaged set, copy its file from {FOLDER}")
-    table = json.loads(source.read_bytes().decode("utf-8"))
+    table = json_of(source)
     if isinstance(table.get("descriptions"), dict):
-        named, whole = {"names": texts.titles} if "names" in table else {}, {"global": texts.whole} if texts.whole else {}
-        write_file(out, table | named | {"descriptions": texts.texts} | whole)
+        names = {"names": texts.titles} if "names" in table else {}
+        whole = {"global": texts.whole} if texts.whole else {}
+        write_file(out, table | names | {"descriptions": texts.texts} | whole)
     else:
-        write_text(out, json.dumps({key: list(map(stored, row)) for key, row in texts.texts.items()}, ensure_ascii=False, indent=1) + "\n")
+        local = {key: [stored(text) for text in row] for key, row in texts.texts.items()}
+        write_text(out, json.dumps(local, ensure_ascii=False, indent=1) + "\n")
 
 
 def run_make(options: argparse.Namespace) -> int:
@@ -112,11 +115,7 @@ def run_make(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    out = Path(options.out).expanduser()
-    if out.exists() and not options.force:
-        raise ValueError(f"--out {out} exists; pass another name, or --force to overwrite it")
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: its folder does not exist; create it first")
+    out = _new_file(options)
     names, keys = _classes(options)
     classes = dict(zip(keys or names, names, strict=True))
     if len(classes) < len(names):
@@ -124,9 +123,9 @@ def run_make(options: argparse.Namespace) -> int:
             f"{len(names) - len(classes)} class names repeat; set a stable key per class: JSON {{key: name}} or [{{wnid, name}}]"
         )
     questions = read_questions(options.questions) if options.questions else list(QUESTIONS)
-    ask, shown, version = _writer(options)
+    ask, model, version = _writer(options)
     settings = {"max_tokens": options.max_tokens, "temperature": options.temperature}
-    job = Job(shown, questions, seed=options.seed, settings=settings, version=version)
+    job = Job(model, questions, seed=options.seed, settings=settings, version=version)
     made = make(classes, ask, job, out.with_name(f"{out.name}.parts"), keep_leaks=options.keep_leaks)
     phrases = dict(track(made, "classes", total=len(classes), console=Console(stderr=True)))
     write_file(out, file_table(out.stem, classes, phrases, job, options.classes or f"the packaged set {options.dataset}"))
@@ -134,6 +133,16 @@ def run_make(options: argparse.Namespace) -> int:
     print(f"{out}: {len(phrases)} classes, {sum(map(len, phrases.values()))} phrases")
     print("\n".join(summary(findings)) or "no defect found")
     return int(any(finding.severity == "error" for finding in findings))
+
+
+def _new_file(options: argparse.Namespace) -> Path:
+    """The file to write; raises ValueError where it exists, without --force, or its folder does not."""
+    out = Path(options.out).expanduser()
+    if out.exists() and not options.force:
+        raise ValueError(f"--out {out} exists; pass another name, or --force to overwrite it")
+    if not out.parent.is_dir():
+        raise ValueError(f"--out {out}: its folder does not exist; create it first")
+    return out
 
 
 def run_show(options: argparse.Namespace, encode_prompts: EncodePrompts | None = None) -> int:

@@ -46,6 +46,10 @@ class Phrase(str):
 class GlobalText(str):
     """A description of the whole (what it is, where, from which side); it follows a class name after a comma, whatever the join."""
 
+    def __repr__(self) -> str:
+        """With the kind, as caches are keyed by it and a local text may have the same words."""
+        return f"GlobalText({str(self)!r})"
+
 
 def parsed(stored: str) -> str:
     """A text of a file: `a|long tail` is the phrase `long tail` with the join word `a`; a text without a join word stays as it is."""

@@ -19,12 +19,11 @@ def selected(prompts: Sequence[Sequence[str]], scope: str) -> list[list[int]]:
     Raises:
         ValueError: If a class has no prompt of a kind that is read.
     """
-    is_global = [[isinstance(prompt, GlobalText) for prompt in row[1:]] for row in prompts]
     for kind in ("local", "global") if scope == "both" else (scope,):
-        if bare := [row[0] for row, flags in zip(prompts, is_global, strict=True) if (kind == "global") not in flags]:
+        if bare := [row[0] for row in prompts if not of_scope(row[1:], kind)]:
             raise ValueError(
                 f"text_set={scope} reads {kind} texts, but {len(bare)} of {len(prompts)} classes have none among their prompts: "
                 f"{', '.join(bare[:3])}{', ...' if len(bare) > 3 else ''}. Make them with prompt=descriptions prompt.scope={scope}, "
                 "or read what there is (text_set=descriptions)"
             )
-    return [[slot for slot, flag in enumerate(flags, 1) if scope == "both" or flag == (scope == "global")] for flags in is_global]
+    return [[slot for slot, prompt in enumerate(row) if slot and of_scope([prompt], scope)] for row in prompts]

@@ -149,7 +149,17 @@ def prompts_of(
     descriptions: Mapping[str, list[str]],
     class_keys: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """Call a prompt function, with the stable keys if the data set has them and the function takes them."""
+    """Make the prompts of classes by a prompt function.
+
+    Args:
+        prompts: The prompt function with its knobs bound.
+        class_names: Class names, in the order of the labels.
+        descriptions: The descriptions of the data set's own, by class name.
+        class_keys: Stable key of each class (ImageNet: the wnid), passed to a function that takes them; None: the data set has none.
+
+    Returns:
+        The prompts of each class, its label prompt first.
+    """
     if class_keys is None or "class_keys" not in inspect.signature(prompts).parameters:
         return prompts(class_names, descriptions)
     return prompts(class_names, descriptions, class_keys=class_keys)

@@ -116,9 +116,10 @@ def leak_handled(class_names: Sequence[str], rows: Rows, leak: str, *, hidden: b
             f"every text of {len(bare)} classes names its class: {', '.join(bare[:3])}{', ...' if len(bare) > 3 else ''}; prompt.leak=drop "
             "leaves them none. Use prompt.leak=mask, or give texts that do not name the class (prompt.extend=FILE)"
         )
-    told = log.warning if hidden and leak == "keep" and before.whole + before.part else log.info
-    advice = "; the texts stand without the label: remove the names with prompt.leak=drop or mask" if told == log.warning else ""
-    told("texts: %s; prompt.leak=%s%s", before, leak, advice)
+    if hidden and leak == "keep" and before.whole + before.part:
+        log.warning("texts: %s; prompt.leak=keep; the texts have no label: remove the names with prompt.leak=drop or mask", before)
+    else:
+        log.info("texts: %s; prompt.leak=%s", before, leak)
     return rows
 
 
@@ -135,7 +136,7 @@ def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Seq
     if errors:
         raise ValueError(
             f"{knob}={file} fails its audit: {' | '.join(summary(errors))}. See all of it with: multicrop describe audit {file}"
-            + (f" ; mend it with --fix OUT.json and pass {knob}=OUT.json" if any(RULES[f.defect].fixable for f in errors) else "")
+            + (f"; repair it with --fix OUT.json and pass {knob}=OUT.json" if any(RULES[f.defect].fixable for f in errors) else "")
         )
     strange = [finding.key for finding in findings if finding.defect == "unknown_class"]
     warnings = {
@@ -143,8 +144,8 @@ def _file_rows(file: str, knob: str, class_names: Sequence[str], class_keys: Seq
     }
     if warnings:
         named = {"unknown_class": f" ({', '.join(strange[:3])}{', ...' if len(strange) > 3 else ''})"}
-        told = ", ".join(f"{defect} {count}{named.get(defect, '')}" for defect, count in warnings.items())
-        log.warning("%s=%s has warnings: %s (multicrop describe audit %s shows them)", knob, file, told, file)
+        counts = ", ".join(f"{defect} {count}{named.get(defect, '')}" for defect, count in warnings.items())
+        log.warning("%s=%s has warnings: %s (multicrop describe audit %s shows them)", knob, file, counts, file)
     unknown += strange
     keys = match(texts, class_names, class_keys)
     return [texts.row(key) if key is not None else [] for key in keys]

@@ -35,7 +35,17 @@ def fill(template: str, name: str, *, agree: bool = False) -> str:
 
 
 def template(class_names: Sequence[str], descriptions: dict[str, list[str]], *, template: Template, agree: bool = False) -> list[list[str]]:
-    """Make the label prompt alone; the arguments are those of ``fill``."""
+    """Make the label prompt alone.
+
+    Args:
+        class_names: Class names, in the order of the labels.
+        descriptions: Ignored; prompt functions share their first two arguments.
+        template: Template of the label prompt, with ``{}`` where the class name goes.
+        agree: Whether "a" or "an" before the name follows its sound.
+
+    Returns:
+        One prompt per class.
+    """
     return [[fill(template, name, agree=agree)] for name in class_names]
 
 

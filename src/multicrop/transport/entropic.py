@@ -77,8 +77,8 @@ def sinkhorn(
     """Solve the entropic transport problem by Sinkhorn iterations.
 
     The scalings multiply exp(-cost / epsilon) relative to dual potentials, which absorb them when they leave the range of float32, so a
-    small epsilon neither over- nor underflows. Each problem stops by itself, so its plan does not depend on the other problems. Warns if a
-    problem does not reach the tolerance. Source: Cuturi, NeurIPS 2013; absorption: Schmitzer, SISC 2019.
+    small epsilon neither over- nor underflows. Each problem stops at its own iteration, so its plan does not depend on the other problems.
+    Warns if a problem does not reach the tolerance. Source: Cuturi, NeurIPS 2013; absorption: Schmitzer, SISC 2019.
 
     Args:
         cost: Cost of each pair, shape (batch, classes, views, prompts).

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from multicrop.config.ranges import Character, InnerShare, Seed
@@ -12,6 +13,7 @@ from multicrop.data.sources.splits import SPLITS, divided
 from multicrop.files.reading import text_of
 
 Rows = list[tuple[str, str, str]]  # (path, label, cluster)
+SPLIT = "split"  # the column of splits where none is named, which a file need not have
 CLUSTER = "cluster"  # the column of clusters where none is named
 
 
@@ -46,7 +48,8 @@ def csv_file(  # noqa: PLR0913 the knobs of conf/dataset/csv.yaml
         root: The folder that paths are relative to; None is the folder of the CSV.
         path_column: Name of the column of paths.
         label_column: Name of the column of labels.
-        split_column: Name of the column that says train, val or test (of `file`), or None.
+        split_column: Name of the column that says train, val or test (of `file`); None: there is none, as where a file has no column
+            ``split``, the default of conf/dataset/csv.yaml.
         delimiter: Character between columns.
         test_share: Share of each class that is for testing where nothing makes a split.
         split_seed: Seed of that split.
@@ -108,26 +111,36 @@ def _by_split(
     rows: list[dict[str, str]], file: str, columns: tuple[str, ...], split_column: str | None, test_share: float, seed: int
 ) -> dict[str, Rows]:
     """The rows of each split, from the split column or drawn; raises ValueError if a split has another name."""
+    if split_column not in (None, SPLIT, *rows[0]):
+        raise ValueError(
+            f"{file} has no column {split_column}; its columns are {', '.join(rows[0])}. Name the right one with dataset.split_column, or "
+            "pass dataset.split_column=null to draw a test part"
+        )
     if split_column is None or split_column not in rows[0]:
-        if not 0 < test_share < 1:
-            raise ValueError(f"dataset.test_share is between 0 and 1, got {test_share}")
-        by_class: dict[str, Rows] = {}
-        for entry in _entries(rows, columns):
-            by_class.setdefault(entry[1], []).append(entry)
-        parts = divided(by_class, test_share, seed)
-        return {
-            split: [entry for members in part.values() for entry in members] for split, part in zip(("train", "test"), parts, strict=True)
-        }
-    spelled = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
-    said = [(row[split_column] or "").strip().lower() for row in rows]
-    if strange := sorted(set(said) - set(spelled)):
-        raise ValueError(f"{file} has the splits {', '.join(map(repr, strange[:4]))} in column {split_column}; expected train, val or test")
-    if "test" not in {spelled[word] for word in said}:
+        return _drawn(_entries(rows, columns), test_share, seed)
+    split_of = {spelling: split for split, spellings in SPLITS.items() for spelling in spellings}
+    words = [(row[split_column] or "").strip().lower() for row in rows]
+    if unknown := sorted(set(words) - set(split_of)):
+        raise ValueError(f"{file} has the splits {', '.join(map(repr, unknown[:4]))} in column {split_column}; expected train, val or test")
+    parts: dict[str, Rows] = {}
+    for word, entry in zip(words, _entries(rows, columns), strict=True):
+        parts.setdefault(split_of[word], []).append(entry)
+    if "test" not in parts:
         raise ValueError(
             f"{file} has no test rows in column {split_column}; mark some, or pass dataset.split_column=null to draw a test part"
         )
-    parts = dict.fromkeys(spelled[word] for word in said)
-    return {split: _entries([r for r, word in zip(rows, said, strict=True) if spelled[word] == split], columns) for split in parts}
+    return parts
+
+
+def _drawn(entries: Rows, test_share: float, seed: int) -> dict[str, Rows]:
+    """A training and a test part, with this share of each class for testing."""
+    if not 0 < test_share < 1:
+        raise ValueError(f"dataset.test_share is between 0 and 1, got {test_share}")
+    by_class: dict[str, Rows] = {}
+    for entry in entries:
+        by_class.setdefault(entry[1], []).append(entry)
+    train, test = divided(by_class, test_share, seed)
+    return {"train": [*chain(*train.values())], "test": [*chain(*test.values())]}
 
 
 def _images(name: str, file: str, rows: Rows, root: str | None, label_of: dict[str, int]) -> LabelledImages:

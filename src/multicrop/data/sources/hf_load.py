@@ -67,8 +67,11 @@ def _splits_of(files: list[Path], wanted: dict[str, str]) -> dict[str, list[str]
     """
     if len(files) == 1:
         return {wanted["test"]: [glob.escape(str(files[0]))]}
-    heads = {file: next((part for part in (file.stem.split("-")[0].split(".")[0], file.parent.name) if part), "") for file in files}
-    return {head: [glob.escape(str(file)) for file in files if heads[file] == head] for head in dict.fromkeys(heads.values())}
+    found: dict[str, list[str]] = {}
+    for file in files:
+        split = file.stem.split("-")[0].split(".")[0] or file.parent.name
+        found.setdefault(split, []).append(glob.escape(str(file)))
+    return found
 
 
 def without_decoding(table: Any, image_column: str, label_column: str, name: str) -> Any:

@@ -165,7 +165,9 @@ def shared(source: DescriptionSet, signature: Callable[[str], Hashable]) -> list
 def skeletons(source: DescriptionSet, max_skeleton: float) -> Iterator[Finding]:
     """The phrases with one word masked that more than `max_skeleton` of all phrases, and more than two, have in common."""
     phrases = [words(phrase) for row in source.descriptions.values() for phrase in row]
-    masked = Counter(skeleton for row in phrases for skeleton in {" ".join([*row[:i], "*", *row[i + 1 :]]) for i in range(len(row))})
+    masked: Counter[str] = Counter()
+    for row in phrases:
+        masked.update({" ".join([*row[:i], "*", *row[i + 1 :]]) for i in range(len(row))})
     for skeleton, uses in masked.most_common():
         if uses > max(2, max_skeleton * len(phrases)):
             yield Finding("", skeleton, "skeleton", f"{uses} of {len(phrases)} phrases")

@@ -24,7 +24,7 @@ REFUSAL = re.compile(
 
 @dataclass(frozen=True)
 class Rule:
-    """The condition and the remedy of a defect; `fixable` ones are mended by `multicrop describe audit --fix`."""
+    """The condition and the remedy of a defect; `fixable` ones are repaired by `multicrop describe audit --fix`."""
 
     found_when: str
     remedy: str
@@ -38,7 +38,7 @@ RULES = {
     "refusal": Rule("a text is a language model's refusal or question back", "remove it, or write it anew (multicrop describe make)"),
     "too_long": Rule("a text has more tokens than the encoder reads", "shorten it"),
     "repeated_name": Rule("a class name is that of several classes of the list", "tell them apart by name, or accept that they tie"),
-    "unknown_class": Rule("texts of a class that the list does not have", "remove them, or mend the spelling of the name"),
+    "unknown_class": Rule("texts of a class that the list does not have", "remove them, or correct the spelling of the name"),
     "spelling": Rule('a name differs in case, "_" or "-" (it is matched all the same)', "spell it as the class list does", fixable=True),
     "repeated": Rule("a text occurs twice in a class, case and spaces aside", "remove one", fixable=True),
     "whitespace": Rule('spaces around or double inside a text, or "_" for a space', "tidy it", fixable=True),
@@ -133,9 +133,10 @@ def fix(texts: ClassTexts, class_names: Sequence[str] | None = None, class_keys:
     keys = match(texts, class_names, class_keys) if class_names is not None else []
     spelled = {key: name for key, name in zip(keys, class_names or [], strict=True) if key is not None}
     titles = {key: spelled.get(key, title) for key, title in texts.titles.items()}
-    renamed = {key: titles[key] if title == key else key for key, title in texts.titles.items()}
-    mended, whole = ({renamed[key]: _distinct(row) for key, row in rows.items()} for rows in (texts.texts, texts.whole))
-    return ClassTexts(mended, {renamed[key]: titles[key] for key in texts.texts}, whole)
+    new_keys = {key: titles[key] if title == key else key for key, title in texts.titles.items()}  # a key that is a name changes with it
+    local = {new_keys[key]: _distinct(row) for key, row in texts.texts.items()}
+    whole = {new_keys[key]: _distinct(row) for key, row in texts.whole.items()}
+    return ClassTexts(local, {new_keys[key]: titles[key] for key in texts.texts}, whole)
 
 
 def _distinct(row: Sequence[str]) -> list[str]:

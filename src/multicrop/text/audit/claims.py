@@ -74,18 +74,29 @@ class Lexicon:
     def _colours(self, phrase: str, facts: Facts) -> Iterator[Claim]:
         """A colour ("blue-gray" is one) and the first part after it, else the last before it; without a known part, any of the class."""
         for segment in self._segments(phrase) if self.colours else ():
-            parts = [self.colours.get(stem(word)) for word in segment]
-            runs = groupby(enumerate(segment), lambda item: item[1] in self.families)
-            for run in (list(items) for coloured, items in runs if coloured):
-                start, end = run[0][0], run[-1][0] + 1
+            for start, end in self._coloured(segment):
                 after = segment[end] if end < len(segment) else ""
                 if after in SCENERY:
                     continue
-                named = [part for part in [*parts[end:], *reversed(parts[:start])] if part]
-                near = EDGE if EDGE in parts[end:] else next(iter(named), None)
-                known = near if near and any(map(facts.get, near)) and after not in EDGES else self.palette
-                if known:
-                    yield Claim(known, frozenset().union(*(self.families[word] for _, word in run)), " ".join(segment))
+                part = self._part_of_colour(segment, start, end)
+                attributes = part if any(map(facts.get, part)) and after not in EDGES else self.palette
+                if attributes:
+                    families = frozenset().union(*(self.families[word] for word in segment[start:end]))
+                    yield Claim(attributes, families, " ".join(segment))
+
+    def _coloured(self, segment: list[str]) -> Iterator[tuple[int, int]]:
+        """The start and end of each run of colour words."""
+        for is_colour, items in groupby(range(len(segment)), lambda place: segment[place] in self.families):
+            if is_colour:
+                places = list(items)
+                yield places[0], places[-1] + 1
+
+    def _part_of_colour(self, segment: list[str], start: int, end: int) -> tuple[str, ...]:
+        """The attributes of the part that the colour words from `start` to `end` describe; empty without a known part."""
+        parts = [self.colours.get(stem(word), ()) for word in segment]
+        if EDGE in parts[end:]:
+            return EDGE
+        return next((part for part in [*parts[end:], *reversed(parts[:start])] if part), ())
 
     def _segments(self, phrase: str) -> Iterator[list[str]]:
         """The phrase cut at prepositions and commas; "black and white" and "four or six" stay together."""

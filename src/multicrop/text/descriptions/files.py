@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from multicrop.files.reading import json_of
+from multicrop.files.reading import json_of, text_of
 from multicrop.text.class_names import NameIndex, spelled_alike
 from multicrop.text.joins import GlobalText, parsed
 
@@ -64,23 +64,27 @@ def _class_texts(table: object, complaint: str) -> ClassTexts:
     """The texts of a parsed file; raises ValueError when it is of another shape."""
     if not isinstance(table, dict):
         raise ValueError(f"{complaint}; it holds a {type(table).__name__}")
-    titles, whole = None, {}
-    if isinstance(table.get("descriptions"), dict):
-        table, titles, whole = table["descriptions"], table.get("names"), table.get("global", {})
-    if not table:
+    if not isinstance(table.get("descriptions"), dict):
+        table = {"descriptions": table}  # {class: [phrase, ...]}
+    local, whole = table["descriptions"], table.get("global", {})
+    if not local:
         raise ValueError(f"{complaint}; it has no class")
-    if not isinstance(whole, dict) or set(whole) - set(table):
-        strange = f"; got {', '.join(sorted(set(whole) - set(table))[:3])}" if isinstance(whole, dict) else ""
-        raise ValueError(f'{complaint}; its "global" must be an object {SHAPE} of keys of "descriptions"{strange}')
-    for name, row in (*table.items(), *whole.items()):
+    if not isinstance(whole, dict) or set(whole) - set(local):
+        unknown = f"; got {', '.join(sorted(set(whole) - set(local))[:3])}" if isinstance(whole, dict) else ""
+        raise ValueError(f'{complaint}; its "global" must be an object {SHAPE} of keys of "descriptions"{unknown}')
+    for name, row in (*local.items(), *whole.items()):
         if not isinstance(row, list) or not all(isinstance(text, str) for text in row):
             raise ValueError(f"{complaint}; that of {name!r} is {json.dumps(row, ensure_ascii=False)[:60]}")
+    titles = table.get("names")
     if titles is None:
-        titles = {key: key for key in table}
-    if not isinstance(titles, dict) or set(titles) != set(table) or not all(isinstance(title, str) for title in titles.values()):
+        titles = {key: key for key in local}
+    if not isinstance(titles, dict) or set(titles) != set(local) or not all(isinstance(title, str) for title in titles.values()):
         raise ValueError(f'{complaint}; its "names" must give each key of "descriptions" the class name, as text')
-    local = {key: [parsed(text) for text in row] for key, row in table.items()}
-    return ClassTexts(local, {key: titles[key] for key in table}, {key: list(map(GlobalText, row)) for key, row in whole.items()})
+    return ClassTexts(
+        {key: [parsed(text) for text in row] for key, row in local.items()},
+        {key: titles[key] for key in local},
+        {key: [GlobalText(text) for text in row] for key, row in whole.items()},
+    )
 
 
 def _spelled_twice(titles: Mapping[str, str]) -> list[list[str]]:
@@ -134,13 +138,10 @@ def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
     """
     path = Path(file).expanduser()
     wanted = "the class list wants one name per line (.txt), or JSON: [name, ...], {key: name} or [{wnid, name}, ...]"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; {wanted}")
     try:
-        text = path.read_bytes().decode("utf-8")
-        table = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+        table = json_of(path) if path.suffix == ".json" else [line.strip() for line in text_of(path).splitlines() if line.strip()]
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 {'JSON' if path.suffix == '.json' else 'text'} ({error}); {wanted}") from error
+        raise ValueError(f"the file {path} {error}; {wanted}") from error
     names, keys = _names_and_keys(table)
     if not names or not all(isinstance(name, str) and name.strip() for name in [*names, *(keys or [])]):
         raise ValueError(f"{path} holds {'no class' if not names else 'something else than names'}; {wanted}")
@@ -148,12 +149,16 @@ def read_classes(file: str | Path) -> tuple[list[str], list[str] | None]:
 
 
 def _names_and_keys(table: object) -> tuple[list, list | None]:
+    """Class names and stable keys of a parsed class list; no names where it has another shape."""
     if isinstance(table, Mapping):
         if isinstance(table.get("descriptions"), Mapping):  # a description file: its classes
             table = table.get("names") or {key: key for key in table["descriptions"]}
-        keys, names = list(table), list(table.values())
-        return (keys, None) if all(isinstance(value, list) for value in names) or keys == names else (names, keys)
-    if isinstance(table, list) and table and all(isinstance(row, Mapping) and "name" in row for row in table):
+        keys, values = list(table), list(table.values())
+        of_texts = all(isinstance(value, list) for value in values)  # {class: [phrase, ...]}
+        return (keys, None) if of_texts or keys == values else (values, keys)
+    if not isinstance(table, list):
+        return [], None
+    if table and all(isinstance(row, Mapping) and "name" in row for row in table):
         keys = [row.get("wnid", row.get("key")) for row in table]
         return [row["name"] for row in table], keys if all(keys) else None
-    return (table, None) if isinstance(table, list) else ([], None)
+    return table, None

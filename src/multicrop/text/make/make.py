@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from multicrop.files import write_text
+from multicrop.files.reading import text_of
 from multicrop.text.audit.check import REFUSAL, tidied
 from multicrop.text.audit.leaks import dropped
 from multicrop.text.joins import stored, with_join
@@ -92,9 +93,9 @@ def phrases_of(answer: str) -> list[str]:
     """The short phrases in a model's answer, without bullets, numbers, markdown, quotes, introductions and other text."""
     if REFUSAL.search(answer):
         return []
-    lines = [part for line in answer.splitlines() for part in line.split(";")]
-    if len([line for line in lines if line.strip()]) == 1:
-        lines = lines[0].split(",") if lines[0].count(",") > 1 else lines
+    lines = [part for line in answer.splitlines() for part in line.split(";") if part.strip()]
+    if len(lines) == 1 and lines[0].count(",") > 1:
+        lines = lines[0].split(",")
     return [phrase for line in lines if (phrase := _phrase(line))]
 
 
@@ -139,28 +140,33 @@ def file_table(name: str, classes: Mapping[str, str], phrases: Mapping[str, list
 
 def write_file(path: Path, table: Mapping[str, object]) -> None:
     """Write a description file of the packaged format, one class per line, each phrase with its join word. The write is atomic."""
-    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in table.items() if k not in ("descriptions", "global")]
-    rows_of = {"descriptions": {key: [stored(with_join(text)) for text in row] for key, row in table["descriptions"].items()}}
-    for name, classes in {**rows_of, **({"global": table["global"]} if "global" in table else {})}.items():
-        rows = [f"    {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}" for k, v in classes.items()]
-        lines.append(f'  "{name}": {{\n' + ",\n".join(rows) + "\n  }")
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    texts = {"descriptions": {key: [stored(with_join(text)) for text in row] for key, row in table["descriptions"].items()}}
+    if "global" in table:
+        texts["global"] = table["global"]
+    entries = [_entry(name, value) for name, value in table.items() if name not in ("descriptions", "global")]
+    for name, by_class in texts.items():
+        rows = ",\n".join(f"  {_entry(key, row)}" for key, row in by_class.items())
+        entries.append(f'  "{name}": {{\n{rows}\n  }}')
+    write_text(path, "{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def _entry(name: str, value: object) -> str:
+    """One line of a JSON object."""
+    return f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
 
 
 def read_questions(file: str) -> list[str]:
     """Questions in a JSON or YAML list, each with `{class}` where the class name goes; raises ValueError for anything else."""
     import yaml
 
-    path, wanted = (
-        Path(file).expanduser(),
-        'it wants a JSON or YAML list of questions, each with {class}, such as "What does a {class} look like?"',
-    )
-    if not path.is_file():
-        raise ValueError(f"--questions {path} does not exist; {wanted}")
+    path = Path(file).expanduser()
+    wanted = 'it wants a JSON or YAML list of questions, each with {class}, such as "What does a {class} look like?"'
     try:
-        questions = yaml.safe_load(path.read_bytes().decode("utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        questions = yaml.safe_load(text_of(path))
+    except yaml.YAMLError as error:
         raise ValueError(f"--questions {path} cannot be read ({str(error).splitlines()[0]}); {wanted}") from error
+    except ValueError as error:
+        raise ValueError(f"--questions {path} {error}; {wanted}") from error
     if not isinstance(questions, list) or not questions or not all(isinstance(q, str) and "{class}" in q for q in questions):
         raise ValueError(f"--questions {path} holds something else; {wanted}")
     return questions

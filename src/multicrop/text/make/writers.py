@@ -16,9 +16,19 @@ LONGEST_WAIT = 60.0  # seconds
 
 
 def local_writer(path: str, *, max_tokens: int, temperature: float, device: str | None = None) -> Callable[[list[str], int], list[str]]:
-    """Asks a causal language model in a folder or, with the internet, on the HuggingFace hub; safetensors only, none of its code is run.
+    """Load a causal language model that answers questions; safetensors only, and no code of the model is run.
 
-    Sampling is seeded by each call's seed. Raises ValueError when the model cannot be loaded.
+    Args:
+        path: A folder, or the id of a model on the HuggingFace hub, which needs the network.
+        max_tokens: Most tokens of an answer.
+        temperature: Of the sampling; 0 takes the most probable token.
+        device: Device of torch; None: a GPU where there is one.
+
+    Returns:
+        What maps questions and the seed of the sampling to one answer per question.
+
+    Raises:
+        ValueError: If the model cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,10 +74,24 @@ def server_writer(
     timeout: float = 60.0,
     wait: Callable[[float], None] = time.sleep,
 ) -> Callable[[list[str], int], list[str]]:
-    """Asks the chat-completions server at OPENAI_BASE_URL with the key in OPENAI_API_KEY (none: no key is sent).
+    """Ask the chat-completions server at OPENAI_BASE_URL, with the key in OPENAI_API_KEY where there is one.
 
     Too many requests, server errors and lost connections are tried again, with pauses that double. The key is neither logged nor part of
-    an error. Raises ValueError without a base URL, for a refused request, and when the server does not answer.
+    an error.
+
+    Args:
+        model: The name of the model at the server.
+        max_tokens: Most tokens of an answer.
+        temperature: Of the sampling.
+        timeout: Seconds to wait for an answer.
+        wait: What waits between two attempts, for tests.
+
+    Returns:
+        What maps questions and a seed to one answer per question. It raises ValueError for a request that the server refuses, and where no
+        attempt is answered.
+
+    Raises:
+        ValueError: If there is no base URL, or the key holds characters that no key has.
     """
     base, key = os.environ.get("OPENAI_BASE_URL", "").rstrip("/"), os.environ.get("OPENAI_API_KEY", "")
     if not base.startswith(("http://", "https://")):
@@ -113,7 +137,7 @@ def _post(client: httpx.Client, url: str, body: dict, key: str, wait: Callable[[
             wait(pause)
     raise ValueError(
         f"{url} gave no answer in {ATTEMPTS} attempts (the last: {trouble}). Check OPENAI_BASE_URL and the server, then call the same "
-        "command again: it goes on where it stopped"
+        "command again: the classes that are answered are kept"
     )
 
 
