@@ -11,8 +11,10 @@ from refusals import refused
 
 from multicrop.config import check_values
 from multicrop.config.knobs import FILE, example, words
-from multicrop.config.overrides import changed_record
+from multicrop.config.overrides import COMPUTING, changed_record
+from multicrop.record import NOT_DECISIVE
 from multicrop.runs.schema import schema, written
+from multicrop.runs.settings import composed as settings_composed
 from multicrop.runs.settings import values_of
 
 GROUPS = ("adapter", "aggregator", "corruption", "crop", "dataset", "engine", "logger", "method", "model", "prompt", "task", "trainer")
@@ -103,9 +105,23 @@ class TestRecords:
         made = changed_record(cfg, ["crop.n_crops=8", "+temperature=2.5"])
         assert (made.crop.n_crops, made.temperature) == (8, 2.5) and "temperature" not in cfg and cfg.crop.n_crops == 4
 
+    def test_its_file_stands_for_its_folder(self, tmp_path):
+        OmegaConf.save(OmegaConf.create(values_of(composed("crop=random_k4"))), tmp_path / "config.yaml")
+        (tmp_path / "identity.json").write_text("{}")
+        words = ["crop.n_crops=8", "engine=ray"]
+        read = settings_composed(words, tmp_path / "config.yaml")
+        assert read.config == settings_composed(words, tmp_path).config and read.config["crop"]["n_crops"] == 8
+
+    def test_options_that_decide_no_number_are_chosen(self):
+        made = changed_record(composed("crop=random_k4"), ["engine.actors=[2,2]", "engine=ray", "trainer=gpu", "crop.n_crops=8"])
+        assert (made.engine._target_.rsplit(".")[-1], made.engine.actors, made.engine.tries) == ("RayEngine", [2, 2], 3)
+        assert (made.trainer.accelerator, made.trainer.shard_images, made.crop.n_crops) == ("gpu", composed().trainer.shard_images, 8)
+        assert {f"{word}=" for word in ("engine", "trainer")} == set(COMPUTING) and {"engine", "trainer"} < set(NOT_DECISIVE)
+
     @pytest.mark.parametrize(
         ("word", "message"),
         [
+            ("engine=rai", ["engine=rai is not an option", "did you mean ray", "local"]),
             ("crop_sed=1", ["crop_sed is no knob", "did you mean crop_seed"]),
             ("crop=random_k16", ["crop=random_k16 chooses an option", "crop.KNOB=VALUE"]),
             ("crop.n_crops=1,2", ["holds several values"]),

@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from multicrop.config.job import CONF
 from multicrop.config.knobs import check_values
-from multicrop.config.options import groups_in
+from multicrop.config.options import groups_in, option_content, option_files
 
+COMPUTING = ("engine=", "trainer=")  # groups of NOT_DECISIVE in multicrop.record.folder
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
 
 
@@ -67,17 +68,31 @@ def changed(cfg: DictConfig, overrides: Sequence[Override]) -> DictConfig:
     return made
 
 
+def _computed_by(cfg: DictConfig, chosen: Sequence[str]) -> DictConfig:
+    """A copy of a configuration with other options of groups; raises ValueError where there is no such option."""
+    made = copy.deepcopy(cfg)
+    for group, option in (word.split("=", 1) for word in chosen):
+        files = option_files(group, [CONF])
+        if option not in files:
+            raise ValueError(f"{group}={option} is not an option{nearest(option, files)} There are {', '.join(files)}")
+        made[group] = option_content(files[option])
+    return made
+
+
 def changed_record(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
     """The configuration of a record with other values of knobs.
 
     Args:
         cfg: The configuration, whose options are composed.
-        words: Overrides as for run.py; ``+NAME=VALUE`` adds a knob that the record does not have.
+        words: Overrides as for run.py; ``+NAME=VALUE`` adds a knob that the record does not have. Options can be chosen in the groups
+            that decide how a run computes and none of its numbers: ``engine=ray``, ``trainer=gpu``.
 
     Raises:
-        ValueError: If an override cannot be read, chooses an option of a group, has several values, deletes, or names no knob of the
+        ValueError: If an override cannot be read, chooses an option of another group, has several values, deletes, or names no knob of the
             record; or if a value does not fit.
     """
+    words, chosen = [word for word in words if not word.startswith(COMPUTING)], [word for word in words if word.startswith(COMPUTING)]
+    cfg = _computed_by(cfg, chosen)
     overrides, groups, known = parsed(words), groups_in([CONF]), set(names_in(cfg))
     if deletions := [word for word in words if word.startswith(("-", "~"))]:
         raise ValueError(f"{', '.join(deletions)}: the configuration of a record takes NAME=VALUE alone")

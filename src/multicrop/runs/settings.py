@@ -14,7 +14,7 @@ from multicrop.config import CONF, check_overrides, check_values, choices, in_sw
 from multicrop.config.overrides import changed_record
 from multicrop.config.ranges import Accelerator, Count, Cut, Devices, Threads, Workers
 from multicrop.files import Objects, is_url
-from multicrop.record import CONFIG
+from multicrop.record import CONFIG, IDENTITY
 from multicrop.runs import beside, source
 
 if TYPE_CHECKING:
@@ -183,12 +183,14 @@ def composed(overrides: Sequence[str] = (), file: Path | None = None) -> Setting
 
     Args:
         overrides: As on the command line of run.py.
-        file: An experiment file, such as chosen.yaml of ``task=choose``; or the folder of a record; None: neither.
+        file: An experiment file, such as chosen.yaml of ``task=choose``; or the folder of a record, or its config.yaml; None: neither.
 
     Raises:
         ValueError: If there is no such file or a knob has a value out of its range.
     """
     register_resolvers()
+    if file is not None and file.name == CONFIG and file.with_name(IDENTITY).is_file():
+        file = file.parent
     if file is not None and (file / CONFIG).is_file():
         return settings_of(changed_record(cast(DictConfig, OmegaConf.load(file / CONFIG)), overrides))
     if file is not None and not (file.is_file() and file.suffix == ".yaml"):
