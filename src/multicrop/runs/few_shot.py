@@ -124,8 +124,7 @@ def build(
         few_shot_file: A file that names the images instead of a draw, see `few_shot_from_file`.
         draw: ``"nested"`` draws by class, so that few shots are part of more; ``"coop"`` repeats CoOp's draw.
         selection: ``"validation"`` chooses the adapter's knobs on validation images, ``"fixed"`` leaves them.
-        source: What the adapter learns from: None for the scored classes, ``"base"`` or ``"new"`` for a half of the classes, or the values
-            of another data set.
+        source: What is learned from: None for the scored classes, ``"base"`` or ``"new"`` for a half, or the values of another data set.
         source_knobs: Knobs of that data set, which are in its values.
 
     Returns:
@@ -139,15 +138,12 @@ def build(
     origin = source_session(session, source)
     images = support_and_validation(origin, shots=shots, few_shot_file=few_shot_file, draw=draw)
     part = session.settings.part("adapter")
-    if selection == "fixed":
-        part = part.without("search")
+    part = part if selection == "validation" else part.without("search")
     adapter: AnyAdapter = origin.inject(part.make())
     counts = per_class(images[0], origin.dataset.class_names)
     warn_of_few(counts, None if few_shot_file else shots)
     if adapter.reads_other_features and (session.settings["bank"] == "off" or session.settings.task.get("by_shard")):
-        raise ValueError(
-            f"{type(adapter).__name__} has a bank of its own for what another encoder sees; use bank=disk and task.by_shard=false"
-        )
+        raise ValueError(f"{type(adapter).__name__} has a bank of its own; use bank=disk and task.by_shard=false")
     if adapter.tunes_encoder is True:
         task: SupportedTask = _tuned(session, origin, adapter, *images)
     else:
