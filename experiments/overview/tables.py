@@ -33,7 +33,8 @@ def grid(rows: Iterable[Row]) -> str:
 
 def methods(rows: Iterable[Row]) -> str:
     """One line per method, best first: top-1, difference to the global view with its interval, p after Holm, rescued and lost images."""
-    best = sorted(rows, key=lambda row: -float(row["accuracy"]))
+    shown = [row for row in rows if not row["method"].startswith("global, ")]  # the global view again
+    best = sorted(shown, key=lambda row: -float(row["accuracy"]))
     return markdown(["method", "top-1 %", "against the global view", "p (Holm)", "rescued/lost"], map(_line, best))
 
 
@@ -42,7 +43,7 @@ def _line(row: Row) -> list[str]:
     gain = [POINTS * float(row[name]) for name in ("difference", "low", "high")] if row["difference"] else None
     shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gain) if gain else ""
     p = ("<0.001" if float(row["p_holm"]) < 0.001 else f"{float(row['p_holm']):.3f}") if row["p_holm"] else ""
-    return [row["method"], f"{POINTS * float(row['accuracy']):.1f}{spread}", shown, p, f"{row['rescued']}/{row['lost']}"]
+    return [row["method"], f"{POINTS * float(row['accuracy']):.1f}{spread}", shown, p, f"{row['rescued']}/{row['lost']}" if gain else ""]
 
 
 def main() -> None:

@@ -170,7 +170,8 @@ def _panel(axis: Axes, study: Study, found: list[Point]) -> None:
     axis.set_title(study.title, fontsize=9)
     axis.set_xlabel("points of top-1 against the default (95 %, paired)", fontsize=8)
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(fontsize=7)
+    if len(lines) > 1:
+        axis.legend(fontsize=7)
 
 
 def main() -> None:
