@@ -1,6 +1,7 @@
 """Training of the embedded model: exact labels of composed pictures, batches keyed by step, resume after a kill."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,15 +11,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from multicrop.config import PACKAGE
+from multicrop.crops.pixels import crop_pixels
 from multicrop.data.embedded.artwork import TRAINING_VENDORS, load_concepts, training_drawings
 from multicrop.encoder import load_encoder
 from multicrop.pretrain import checkpoint, data, train
 from multicrop.pretrain.captions import train_tokenizer
-from multicrop.pretrain.compose import Composer
+from multicrop.pretrain.compose import Composer, Composition
 from multicrop.pretrain.data import TrainingBatches, sprites_of
+from multicrop.pretrain.distil import DistilledClip, SidePictures, resized
 from multicrop.pretrain.module import soft_cross_entropy, whitened_patches
 
 TINY = {"batch_size": 8, "width": 32, "layers": 1, "text_width": 32, "text_layers": 1, "phrases": 16, "seed": 3}
+DISTILLED = {"teacher": "embedded", "init": "embedded", "train_text": False}
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +151,85 @@ def test_training_starts_from_a_checkpoint_and_exports_an_average_with_it(tmp_pa
 def test_a_start_that_is_none_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"task.init=.* holds no model.safetensors; pass a folder that task=pretrain exported"):
         checkpoint.Start.from_checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=r"task.teacher=nowhere holds no model.safetensors"):
+        checkpoint.Start.from_checkpoint("nowhere", "task.teacher")
+
+
+class Shares(Composer):
+    """Composes pictures whose pixels are the share of whole scenes in percent."""
+
+    def __init__(self):
+        self.whole_share = 0.4
+
+    def __call__(self, batch, generator):
+        images = torch.full((batch, 3, 96, 96), round(100 * self.whole_share), dtype=torch.uint8)
+        return Composition(
+            images, torch.zeros(batch, 4).long(), torch.zeros(batch, 4), torch.zeros(batch, 4), torch.zeros(batch, 36).long()
+        )
+
+
+def test_whole_scenes_are_seen_at_the_whole_side_alone():
+    images = SidePictures(Shares(), [48, 96, 64], batch_size=8, seed=1)[0]["images"]
+    assert images[:, 0, 0, 0].tolist() == [0, 0, 0, 40, 40, 40, 0, 0]
+
+
+def test_pictures_reach_a_smaller_side_as_crops_do(batches):
+    images = batches.composer(2, torch.Generator().manual_seed(1)).images
+    spec = replace(load_encoder(path="tiny").spec, side=48)
+    assert torch.equal(resized(images, 48)[1], crop_pixels(images[1], 0, 0, 96, 96, spec=spec))
+    assert resized(images, 96) is images
+
+
+def test_a_student_learns_what_its_teacher_says_at_the_whole_side(batches):
+    teacher = checkpoint.Start.from_checkpoint("embedded", "task.teacher")
+    encoder, images = load_encoder(path="tiny"), batches.composer(6, torch.Generator().manual_seed(1)).images
+    module = DistilledClip(teacher, ["tiger face", "orange fur", "teapot"], [48, 96], steps=1)
+    module.clip.load_state_dict(teacher.weights)
+    image, cells = module.tokens(module.clip, resized(images, 48))
+    torch.testing.assert_close(image, encoder.encode_images(resized(images, 48)), atol=1e-5, rtol=0)
+    assert cells.shape == (6, 128, 3, 3)
+    whole, patches = module.tokens(module.teacher, images)
+    terms = module._compared((image, cells), whole, patches)
+    texts = encoder.encode_texts(["tiger face", "orange fur", "teapot"])
+    wanted, got = ((35.458370 * views @ texts.T).softmax(1).log() for views in (whole, image))
+    assert terms["text"].item() == pytest.approx((wanted.exp() * (wanted - got)).sum(1).mean().item(), abs=1e-4)
+    assert terms["feature"].item() == pytest.approx((image - whole).square().sum(1).mean().item() / 2, abs=1e-5)
+    mean = torch.stack([patches[:, :, row : row + 2, column : column + 2].mean((2, 3)) for row in (0, 2, 4) for column in (0, 2, 4)], 2)
+    expected = 1 - torch.cosine_similarity(cells.flatten(2), mean).mean()
+    assert terms["patch"].item() == pytest.approx(expected.item(), abs=1e-5) and terms["accuracy"] <= 1
+    halves = module.losses({"images": images})
+    assert halves["feature"].item() == pytest.approx(module._compared((image[:3], cells[:3]), whole[:3], patches[:3])["feature"].item() / 2)
+    module.total(halves).backward()
+    moved = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert moved and all(name.startswith(("clip.vision_model", "clip.visual_projection")) for name in moved)
+
+
+def test_a_distilled_image_tower_is_exported_with_the_text_tower_of_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "training_drawings", cache(data.training_drawings))
+    knobs = DISTILLED | {"batch_size": 4, "seed": 3, "lr": 1e-2, "precision": "32-true"}
+    recipe = train.Recipe(steps=1, warmup_steps=1, sides=[48, 96], **knobs)
+    _, folder = train.pretrain(recipe, output=tmp_path, num_workers=0)
+    shipped, exported = (load_file(path / "model.safetensors") for path in (PACKAGE / "encoder" / "tiny_clip", folder))
+    moved = {name for name in shipped if not torch.equal(shipped[name], exported[name])}
+    assert any(".layers.3." in name for name in moved) and all(name.startswith(("vision_model", "visual_projection")) for name in moved)
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        made_from = json.loads(weights.metadata()["recipe"])
+    assert (made_from["teacher"], made_from["sides"]) == ("embedded", [48, 96])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"sides": [48, 96]}, r"task.sides=\[48, 96\] needs a teacher: set task.teacher=embedded, or task.sides=\[96\]"),
+        ({"teacher": "embedded"}, "task.teacher trains the image tower of a checkpoint: set task.init=embedded and task.train_text=false"),
+        ({"teacher": "embedded", "init": "embedded"}, "task.train_text=false"),
+        (
+            {"teacher": "embedded", "init": "embedded", "train_text": False, "sides": [40, 112]},
+            r"multiples of 16 px up to 96; got \[40, 112\]",
+        ),
+        ({"teacher": "nowhere", "init": "embedded", "train_text": False}, "task.teacher=nowhere holds no model.safetensors"),
+    ],
+)
+def test_sides_and_teachers_that_do_not_go_together_are_refused(knobs, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train.pretrain(train.Recipe(steps=1, **TINY | knobs), output=tmp_path, num_workers=0)

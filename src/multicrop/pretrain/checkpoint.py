@@ -50,11 +50,11 @@ class Start:
     content: str
 
     @classmethod
-    def from_checkpoint(cls, init: str) -> "Start":
-        """The checkpoint of a folder, or the shipped one where `init` is `embedded`."""
+    def from_checkpoint(cls, init: str, knob: str = "task.init") -> "Start":
+        """The checkpoint of a folder, or the shipped one where `init`, the value of `knob`, is `embedded`."""
         folder = PACKAGE / "encoder" / "tiny_clip" if init == "embedded" else Path(init)
         if not (folder / "model.safetensors").exists():
-            raise ValueError(f"task.init={init} holds no model.safetensors; pass a folder that task=pretrain exported, `embedded` or null")
+            raise ValueError(f"{knob}={init} holds no model.safetensors; pass a folder that task=pretrain exported, `embedded` or null")
         model = CLIPModel.from_pretrained(folder, dtype=torch.float32)
         return cls(model.config, CLIPTokenizer.from_pretrained(folder), model.state_dict(), file_hash(folder / "model.safetensors"))
 

@@ -136,7 +136,7 @@ class StepSampler(Sampler[int]):
         return self.steps
 
 
-def training_loader(batches: TrainingBatches, *, done: Callable[[], int], steps_per_epoch: int, num_workers: int) -> DataLoader:
+def training_loader(batches: Dataset, *, done: Callable[[], int], steps_per_epoch: int, num_workers: int) -> DataLoader:
     """One whole batch per item; workers are spawned, because a fork after torch operations hangs."""
     return DataLoader(
         batches,

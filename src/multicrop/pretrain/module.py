@@ -124,6 +124,15 @@ class TinyClip(L.LightningModule):
         kept = targets.sum(1) > 0
         return (logits.argmax(1) == targets.argmax(1))[kept].float().mean()
 
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The loss that is minimised."""
+        return (
+            terms["concept"]
+            + self.patch_weight * terms["patch"]
+            + self.phrase_weight * terms["phrase"]
+            + self.scene_weight * terms["scene"]
+        )
+
     def rate(self) -> float:
         """The learning rate's factor: warm-up, constant, then a linear fall to zero."""
         step, decay = int(self.done), int(self.steps * self.decay_share)
@@ -132,12 +141,7 @@ class TinyClip(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One step of both optimisers."""
         terms = self.losses(batch)
-        loss = (
-            terms["concept"]
-            + self.patch_weight * terms["patch"]
-            + self.phrase_weight * terms["phrase"]
-            + self.scene_weight * terms["scene"]
-        )
+        loss = self.total(terms)
         factor = self.rate()
         for optimizer in self.optimizers():
             optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """`task=pretrain`: train the embedded CLIP on the drawings of the training vendors and export it as a HuggingFace checkpoint."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -15,8 +16,9 @@ from multicrop.config.ranges import Count, Fraction, KnobsOf, Natural, Positive,
 from multicrop.data.embedded.artwork import load_concepts
 from multicrop.files import make_folder
 from multicrop.pretrain.captions import train_tokenizer
-from multicrop.pretrain.checkpoint import AtomicCheckpoints, Start, export, tiny_config
+from multicrop.pretrain.checkpoint import PATCH, SIDE, AtomicCheckpoints, Start, export, tiny_config
 from multicrop.pretrain.data import DataKnobs, TrainingBatches, training_data, training_loader
+from multicrop.pretrain.distil import DistilledClip, SidePictures
 from multicrop.pretrain.module import TinyClip
 from multicrop.show.wandb_logger import finish
 
@@ -42,6 +44,8 @@ class Recipe:
         decay_share: Share of the steps in which the rate falls to zero.
         init: Checkpoint folder to start from, `embedded` for the shipped one, or None to start at random.
         init_share: Share of the initial weights in the exported average, where there is `init`.
+        teacher: Checkpoint folder, or `embedded`, whose image features are learned instead of the labels; None for labels.
+        sides: Sides of the student's pictures in pixels, where there is a teacher; one that comes twice gets twice as many pictures.
         precision: Lightning's precision; `32-true` on processors without bfloat16 instructions.
     """
 
@@ -59,6 +63,8 @@ class Recipe:
     decay_share: Fraction = 0.4
     init: str | None = None
     init_share: Fraction = 0.0
+    teacher: str | None = None
+    sides: Sequence[Count] = (SIDE,)
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
@@ -81,15 +87,21 @@ def pretrain(
         The trainer, and the folder of the exported model.
 
     Raises:
-        ValueError: If `recipe.init` or `data.restyled` is no such folder, or `data.leave_out` is no training vendor.
+        ValueError: If `recipe.init`, `recipe.teacher` or `data.restyled` is no such folder, `data.leave_out` is no training vendor, or the
+            recipe has sides without a teacher, or a teacher without a start or with a text tower to train.
     """
+    _check_sides(recipe)
     L.seed_everything(recipe.seed, verbose=False)
     concepts = [concept for concept in load_concepts() if not concept["unseen"]]
     composer, made_from = training_data(concepts, data or DataKnobs())
     start = Start.from_checkpoint(recipe.init) if recipe.init else None
     tokenizer = start.tokenizer if start else train_tokenizer(concepts)
-    batches = TrainingBatches(composer, concepts, tokenizer, batch_size=recipe.batch_size, phrases=recipe.phrases, seed=recipe.seed)
-    module = _module(recipe, start, batches)
+    if recipe.teacher and start:
+        batches = SidePictures(composer, recipe.sides, batch_size=recipe.batch_size, seed=recipe.seed)
+        module = _student(recipe, start, concepts)
+    else:
+        batches = TrainingBatches(composer, concepts, tokenizer, batch_size=recipe.batch_size, phrases=recipe.phrases, seed=recipe.seed)
+        module = _module(recipe, start, batches)
     per_epoch = min(STEPS_PER_EPOCH, recipe.steps)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -115,13 +127,35 @@ def _module(recipe: Recipe, start: Start | None, batches: TrainingBatches) -> Ti
     """The model before its first step."""
     sizes = {"width": recipe.width, "layers": recipe.layers, "text_width": recipe.text_width, "text_layers": recipe.text_layers}
     config = start.config if start else tiny_config(len(batches.tokenizer), **sizes)
-    schedule = {"lr": recipe.lr, "warmup_steps": recipe.warmup_steps, "decay_share": recipe.decay_share}
-    module = TinyClip(config, steps=recipe.steps, train_text=recipe.train_text, **schedule)
+    module = TinyClip(config, train_text=recipe.train_text, **_schedule(recipe))
     if start:
         module.clip.load_state_dict(start.weights)
     else:
         module.initialise_from(batches[0]["images"])
     return module
+
+
+def _student(recipe: Recipe, start: Start, concepts: Sequence[dict]) -> DistilledClip:
+    """The model before its first step, and its teacher."""
+    texts = [concept["name"] for concept in concepts] + sorted({part for concept in concepts for part in concept["parts"]})
+    module = DistilledClip(Start.from_checkpoint(recipe.teacher or "", "task.teacher"), texts, recipe.sides, **_schedule(recipe))
+    module.clip.load_state_dict(start.weights)
+    return module
+
+
+def _schedule(recipe: Recipe) -> dict[str, Any]:
+    return {"steps": recipe.steps, "lr": recipe.lr, "warmup_steps": recipe.warmup_steps, "decay_share": recipe.decay_share}
+
+
+def _check_sides(recipe: Recipe) -> None:
+    if recipe.teacher is None:
+        if set(recipe.sides) != {SIDE}:
+            raise ValueError(f"task.sides={list(recipe.sides)} needs a teacher: set task.teacher=embedded, or task.sides=[{SIDE}]")
+        return
+    if recipe.init is None or recipe.train_text:
+        raise ValueError("task.teacher trains the image tower of a checkpoint: set task.init=embedded and task.train_text=false")
+    if wrong := [side for side in recipe.sides if side % PATCH or side > SIDE]:
+        raise ValueError(f"task.sides are multiples of {PATCH} px up to {SIDE}; got {wrong}")
 
 
 @runtime_checkable
