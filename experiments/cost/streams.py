@@ -137,7 +137,7 @@ def measure_all(plan: Plan, folder: Path, small: bool) -> Iterator[None]:
         overrides = (*plan.overrides, *(SMALL_DATA[data] if small else ()))
         for split, look in plan.wanted:
             session = session_of(data, vendor, look, seed, plan.most, (*overrides, f"split={split}"), cache)
-            _keep(file_of(folder, data, vendor, split, look, seed), session, plan.counts)
+            keep(file_of(folder, data, vendor, split, look, seed), session, plan.counts)
         yield
 
 
@@ -147,7 +147,8 @@ def seeds_of(plan: Plan, folder: Path, data: str, vendor: str) -> tuple[int, ...
     return tuple(seed for seed, own in files.items() if all(file.is_file() for file in own))
 
 
-def _keep(path: Path, session: Session, counts: list[int]) -> None:
+def keep(path: Path, session: Session, counts: list[int]) -> None:
+    """Measure a look and write it, unless the file holds this measurement."""
     identity = identity_of(session, counts)
     if path.is_file():
         with np.load(path) as stored:
