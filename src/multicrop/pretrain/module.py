@@ -11,6 +11,12 @@ from multicrop.pretrain.muon import Muon
 IMAGE_MEAN, IMAGE_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
+def normalised(images: Tensor) -> Tensor:
+    """uint8 pixels to the model's normalised floats."""
+    mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (IMAGE_MEAN, IMAGE_STD))
+    return (images.float() - mean) / std
+
+
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy to targets normalised over the last dimension; rows without a target do not count."""
     total = targets.sum(-1, keepdim=True)
@@ -68,26 +74,20 @@ class TinyClip(L.LightningModule):
         self.clip.text_projection.requires_grad_(train_text)
         self.steps, self.lr, self.warmup_steps, self.decay_share = steps, lr, warmup_steps, decay_share
         self.patch_weight, self.phrase_weight, self.scene_weight = patch_weight, phrase_weight, scene_weight
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN)[:, None, None] * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD)[:, None, None] * 255, persistent=False)
         self.register_buffer("done", torch.zeros((), dtype=torch.long))
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 pixels to the model's normalised floats."""
-        return (images.float() - self.mean) / self.std
 
     @torch.no_grad()
     def initialise_from(self, images: Tensor) -> None:
         """Set patch embedding and positions from a sample of training images (uint8, B,3,S,S)."""
         embeddings = self.clip.vision_model.embeddings
         weight = embeddings.patch_embedding.weight
-        filters = whitened_patches(self.normalise(images), weight.shape[-1], weight.shape[0])
+        filters = whitened_patches(normalised(images), weight.shape[-1], weight.shape[0])
         weight.copy_(filters * 0.5)
         embeddings.position_embedding.weight.copy_(sine_positions(embeddings.num_patches, weight.shape[0]))
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit features of the images (B,D), of their patches (B,P,D) and of the texts (T,D)."""
-        vision = self.clip.vision_model(self.normalise(batch["images"])).last_hidden_state
+        vision = self.clip.vision_model(normalised(batch["images"])).last_hidden_state
         tokens = self.clip.visual_projection(self.clip.vision_model.post_layernorm(vision))
         tokens = F.normalize(tokens.float(), dim=-1)
         return tokens[:, 0], tokens[:, 1:], self.encode_texts(batch["input_ids"], batch["lengths"])

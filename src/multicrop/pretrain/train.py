@@ -18,7 +18,7 @@ from multicrop.files import make_folder
 from multicrop.pretrain.captions import train_tokenizer
 from multicrop.pretrain.checkpoint import PATCH, SIDE, AtomicCheckpoints, Start, export, tiny_config
 from multicrop.pretrain.data import DataKnobs, TrainingBatches, training_data, training_loader
-from multicrop.pretrain.distil import DistilledClip, SidePictures
+from multicrop.pretrain.distil import DistilledClip, SidePictures, Teacher
 from multicrop.pretrain.module import TinyClip
 from multicrop.show.wandb_logger import finish
 
@@ -46,6 +46,7 @@ class Recipe:
         init_share: Share of the initial weights in the exported average, where there is `init`.
         teacher: Checkpoint folder, or `embedded`, whose image features are learned instead of the labels; None for labels.
         sides: Sides of the student's pictures in pixels, where there is a teacher; one that comes twice gets twice as many pictures.
+        visits: How often each picture is seen, where there is a teacher.
         precision: Lightning's precision; `32-true` on processors without bfloat16 instructions.
     """
 
@@ -65,6 +66,7 @@ class Recipe:
     init_share: Fraction = 0.0
     teacher: str | None = None
     sides: Sequence[Count] = (SIDE,)
+    visits: Count = 4
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
@@ -97,8 +99,10 @@ def pretrain(
     start = Start.from_checkpoint(recipe.init) if recipe.init else None
     tokenizer = start.tokenizer if start else train_tokenizer(concepts)
     if recipe.teacher and start:
-        batches = SidePictures(composer, recipe.sides, batch_size=recipe.batch_size, seed=recipe.seed)
-        module = _student(recipe, start, concepts)
+        teacher = Teacher(Start.from_checkpoint(recipe.teacher, "task.teacher"), _texts(concepts))
+        knobs = {"batch_size": recipe.batch_size, "visits": recipe.visits, "seed": recipe.seed}
+        batches = SidePictures(composer, teacher, recipe.sides, **knobs)
+        module = DistilledClip(start, teacher, recipe.sides, **_schedule(recipe))
     else:
         batches = TrainingBatches(composer, concepts, tokenizer, batch_size=recipe.batch_size, phrases=recipe.phrases, seed=recipe.seed)
         module = _module(recipe, start, batches)
@@ -135,12 +139,9 @@ def _module(recipe: Recipe, start: Start | None, batches: TrainingBatches) -> Ti
     return module
 
 
-def _student(recipe: Recipe, start: Start, concepts: Sequence[dict]) -> DistilledClip:
-    """The model before its first step, and its teacher."""
-    texts = [concept["name"] for concept in concepts] + sorted({part for concept in concepts for part in concept["parts"]})
-    module = DistilledClip(Start.from_checkpoint(recipe.teacher or "", "task.teacher"), texts, recipe.sides, **_schedule(recipe))
-    module.clip.load_state_dict(start.weights)
-    return module
+def _texts(concepts: Sequence[dict]) -> list[str]:
+    """The names of all concepts, and the phrases about their parts."""
+    return [concept["name"] for concept in concepts] + sorted({part for concept in concepts for part in concept["parts"]})
 
 
 def _schedule(recipe: Recipe) -> dict[str, Any]:
