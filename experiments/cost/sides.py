@@ -24,7 +24,7 @@ from multicrop.runs.sweep_cache import SweepCache
 
 RECORD = Path(__file__).with_name("sides.csv")
 HALF = 48
-LOOKS = tuple(Look(policy, side) for policy in ("random", "quasi_random") for side in (None, HALF))
+LOOKS = (Look("random"), Look("random", HALF), Look("quasi_random", HALF))
 HALVED, TINY = ("halved", "halved_low", "halved_high"), ("difference", "low", "high")
 HEADER = ("data", "vendor", "model", "way", "crops", "seeds", "images", "cost", "top1", *HALVED, *TINY)
 SHOWN = (("global view", 0), *product(("random", "quasi_random", f"random, {HALF} px", f"quasi_random, {HALF} px"), (8, 16)))

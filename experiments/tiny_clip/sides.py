@@ -4,8 +4,9 @@ For each share of the initial weights in the average, and for crops of each side
 training vendor (16 random crops; against the shipped weights at the whole side, paired), and its restyled drawings seen at that side (344
 classes). No test vendor is measured. The rules, fixed before the training: the smallest share that loses less than one point of scenes at
 96 px, mean over the vendors; and the weights are shipped if 48 px then gain over the shipped weights at 48 px on every vendor. A row that
-the file has is not computed again. Usage:
-python experiments/tiny_clip/sides.py CHECKPOINT --restyled FOLDER [--vendors noto ...]
+the file has is not computed again. `--distances` prints instead how far features of composed crops at each side are from those of the
+shipped weights at 96 px, also after a reduction to that side and back (what the pixels alone lose). Usage:
+python experiments/tiny_clip/sides.py CHECKPOINT --restyled FOLDER [--vendors noto ...] [--distances]
 """
 
 import argparse
@@ -20,14 +21,16 @@ from transformers import CLIPModel
 
 from multicrop.compare.statistics import compare_runs
 from multicrop.config import EMBEDDED_MODEL, register_resolvers
+from multicrop.data.embedded.artwork import load_concepts
 from multicrop.encoder import load_encoder
 from multicrop.pretrain.checkpoint import Start, export
+from multicrop.pretrain.data import DataKnobs, training_data
 from multicrop.pretrain.distil import resized
 from multicrop.runs.sweep_cache import SweepCache
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.cost.streams import Look, Measured, measure, session_of
-from experiments.study import write_csv
+from experiments.study import markdown, write_csv
 from experiments.tiny_clip.leave_one_out import LeftOut, accuracy
 
 RECORD = Path(__file__).with_name("sides.csv")
@@ -64,6 +67,21 @@ class Vendor:
         return found
 
 
+@torch.inference_mode()
+def distances(checkpoint: Path, restyled: Path) -> list[list[str]]:
+    """Cosine distance to the shipped weights at the whole side: shipped weights, the same from reduced pixels, and the checkpoint."""
+    concepts = [concept for concept in load_concepts() if not concept["unseen"]]
+    composer, _ = training_data(concepts, DataKnobs(restyled=str(restyled), restyled_share=0.7, scene_share=0.7, whole_share=0.0))
+    images = composer(192, torch.Generator().manual_seed(99)).images
+    shipped, trained = load_encoder(path="tiny"), load_encoder(path=str(checkpoint))
+    whole, rows = shipped.encode_images(images), []
+    for side in SIDES:
+        small = resized(images, side)
+        seen = (shipped.encode_images(small), shipped.encode_images(resized(small, SIDES[0])), trained.encode_images(small))
+        rows.append([str(side), *(f"{1 - (views * whole).sum(1).mean().item():.3f}" for views in seen)])
+    return rows
+
+
 def average(checkpoint: Path, share: float, folder: Path) -> Path:
     """Export the trained weights with a share of the shipped ones."""
     start, model = Start.from_checkpoint("embedded"), CLIPModel.from_pretrained(checkpoint, dtype=torch.float32)
@@ -77,9 +95,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="what task=pretrain exported with task.init_share=0")
     parser.add_argument("--restyled", type=Path, required=True)
-    parser.add_argument("--vendors", nargs="+", default=["noto", "twemoji", "emojione"])
+    parser.add_argument("--vendors", nargs="+", default=["noto", "twemoji"])
     parser.add_argument("--shares", nargs="+", type=float, default=INIT_SHARES)
+    parser.add_argument("--distances", action="store_true", help="print distances of features, measure nothing else")
     knobs = parser.parse_args()
+    if knobs.distances:
+        print(markdown(["side", "shipped", "shipped, enlarged", "checkpoint"], distances(knobs.checkpoint, knobs.restyled)))
+        return
     register_resolvers()
     known = list(csv.reader(RECORD.read_text(encoding="utf-8").splitlines()))[1:] if RECORD.exists() else []
     for name in knobs.vendors:
