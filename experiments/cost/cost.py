@@ -1,8 +1,8 @@
 """Accuracy against encoder calls: python experiments/cost/cost.py [--small] [--folder FOLDER] [OVERRIDE ...].
 
 Encodes each stream once per crop policy, side and seed (banks at hand are read), and writes results.csv, needed.csv and cost.png of what
-was measured so far beside this file, or with --small (a part of the data, two seeds, four crops) into its FOLDER. Overrides are those of
-run.py, such as model=local.
+was measured so far beside this file; with --small (a part of the data, two seeds, four crops) or with overrides, which are those of run.py
+(such as model=local), into FOLDER.
 """
 
 import sys
@@ -194,7 +194,7 @@ def main() -> None:
         folder, words = Path(words[place + 1]), words[:place] + words[place + 2 :]
     plan = replace(SMALL if small else Plan(), overrides=tuple(words))
     for _ in measure_all(plan, folder, small):
-        write(plan, folder, folder if small else OUTPUT)
+        write(plan, folder, folder if small or words else OUTPUT)
 
 
 if __name__ == "__main__":
