@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from multicrop.aggregators import mean_feature
 from multicrop.aggregators.score import Scorer
 from multicrop.compare import render, tables
 from multicrop.compare.collect import collect
+from multicrop.compare.labels import varying
 from multicrop.compare.leaderboard import blocks
 from multicrop.compare.page import page_data
 from multicrop.compare.statistics import compare
@@ -233,3 +235,12 @@ def test_a_table_with_top_5_keeps_its_numbers_whole_in_80_columns(seeds, tmp_pat
         row = tables.entry_values(entry)
         (line,) = (line for line in table.splitlines() if tables.interval(row) in line)
         assert f"{100 * entry.accuracy:.1f}" in line and f"{100 * entry.top5:.1f}" in line and f"{row['rescued']}/{row['lost']}" in line
+
+
+def test_of_knobs_that_vary_together_a_label_names_that_of_the_task():
+    def run_with(weight, epsilon):
+        knobs = {"aggregator.epsilon": epsilon, "aggregator.certified_fusion_weight": weight, "task.fusion_weight": weight, "task.shots": 4}
+        return SimpleNamespace(choices={"aggregator": "dnd"}, imported=None, knobs=knobs)
+
+    assert varying([run_with(0.5, 0.1), run_with(1.0, 0.1), run_with(1.0, 0.2)]) == ["aggregator.epsilon", "task.fusion_weight"]
+    assert varying([run_with(1.0, 0.1), run_with(1.0, 0.2)]) == ["aggregator.epsilon"]

@@ -7,7 +7,10 @@ from multicrop.compare.run import SEEDS, Run
 
 
 def varying(runs: Sequence[Run]) -> list[str]:
-    """The knobs in which these runs differ, without seeds and knobs that follow from the options; of knobs that vary together the first."""
+    """The knobs in which these runs differ, without seeds and knobs that follow from the options.
+
+    Of knobs that vary together the one of the task is named, whose value the others take; else the first.
+    """
     groups = {group for group in runs[0].choices if len({run.choices.get(group) for run in runs}) > 1}
     own = [run for run in runs if not run.imported]  # exports name options and seeds, and no other knobs
     by_values: dict[tuple, str] = {}
@@ -18,7 +21,8 @@ def varying(runs: Sequence[Run]) -> list[str]:
             option = run.choices.get(group) if group in groups else None
             values.setdefault(option, set()).add(str(run.knobs[name]) if name in run.knobs else None)
         if any(len(found) > 1 for found in values.values()):
-            by_values.setdefault(tuple(str(run.knobs.get(name)) for run in own), name)
+            together = tuple(str(run.knobs.get(name)) for run in own)
+            by_values[together] = name if name.startswith("task.") else by_values.get(together, name)
     return list(by_values.values())
 
 
