@@ -1,7 +1,6 @@
 """Hooks and fixtures. What test files import from here is in common.py: pytest-xdist's controller, which runs no test, does without."""
 
 import gc
-import os
 
 import forked
 import pytest
@@ -17,12 +16,6 @@ def __getattr__(name: str):
     import common
 
     return getattr(common, name)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One worker more than processors: clusters, browsers and killed processes are waited for."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)

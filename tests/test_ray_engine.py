@@ -37,7 +37,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     place = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for sockets; and no other test finds this cluster
-    variables = watched(place, ROOT / "tests") | {"RAY_TMPDIR": str(place), "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = watched(place, ROOT / "tests") | {"RAY_TMPDIR": str(place), "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     with pytest.MonkeyPatch.context() as patched:
         for name, value in variables.items():
             patched.setenv(name, value)

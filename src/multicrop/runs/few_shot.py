@@ -143,7 +143,7 @@ def build(
     counts = per_class(images[0], origin.dataset.class_names)
     warn_of_few(counts, None if few_shot_file else shots)
     if adapter.reads_other_features and (session.settings["bank"] == "off" or session.settings.task.get("by_shard")):
-        raise ValueError(f"{type(adapter).__name__} has a bank of its own; use bank=disk and task.by_shard=false")
+        raise ValueError(f"{type(adapter).__name__} has a bank of its own for another encoder; use bank=disk and task.by_shard=false")
     if adapter.tunes_encoder is True:
         task: SupportedTask = _tuned(session, origin, adapter, *images)
     else:
