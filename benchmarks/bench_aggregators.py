@@ -166,4 +166,4 @@ def memory() -> list[Row]:
 
 TITLE = f"{torch.get_num_threads()} threads"
 PARTS = {"loop": against_the_loop, "pot": against_pot, "pruning": pruning, "throughput": throughput, "memory": memory}
-LONG = ("memory",)
+LONG = ("memory", "pruning")

@@ -332,4 +332,4 @@ PARTS = {
     "contents": hashes,
     "sweep": sweep,
 }
-LONG = ("memory", "sweep")  # more than half a minute each on two cores
+LONG = ("memory", "sweep", "texts")  # more than half a minute each on two cores

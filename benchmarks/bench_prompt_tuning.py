@@ -110,3 +110,4 @@ def tuning() -> list[Row]:
 
 TITLE = f"{CLASSES} classes, {LAYERS} layers of width {WIDTH}, forward and backward"
 PARTS = {"tuning": tuning}
+LONG = ("tuning",)

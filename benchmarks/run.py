@@ -38,7 +38,8 @@ def machine() -> dict[str, object]:
 def chosen(words: Sequence[str]) -> dict[str, list[str]]:
     """The parts of each benchmark to run, from words such as `bank` and `bank.embedded`.
 
-    Where there are none: all parts but those that a benchmark names in LONG: about ten minutes on two idle cores, estimated from the parts.
+    Where there are none: all parts but those that a benchmark names in LONG: just under ten minutes on two idle cores, as the sum of
+    their measured times.
 
     Raises:
         ValueError: If a word names no benchmark or part.
