@@ -203,4 +203,4 @@ PARTS = {
     "bf16_parts": bf16_parts,
     "scaled_jpeg": scaled_jpeg,
 }
-LONG = ("naflex", "openvino")
+LONG = ("vit_b16", "naflex")
