@@ -15,7 +15,7 @@ from multicrop.config.job import CONF
 from multicrop.config.knobs import check_values
 from multicrop.config.options import groups_in, option_content, option_files
 
-COMPUTING = ("engine=", "trainer=")  # groups of NOT_DECISIVE in multicrop.record.folder
+COMPUTING = ("trainer", "engine")  # groups that decide how a run computes and none of its numbers
 ALL_KNOBS = "python run.py --cfg job prints all knobs"
 
 
@@ -91,8 +91,8 @@ def changed_record(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
         ValueError: If an override cannot be read, chooses an option of another group, has several values, deletes, or names no knob of the
             record; or if a value does not fit.
     """
-    words, chosen = [word for word in words if not word.startswith(COMPUTING)], [word for word in words if word.startswith(COMPUTING)]
-    cfg = _computed_by(cfg, chosen)
+    chosen = [word for word in words if word.split("=", 1)[0] in COMPUTING]
+    words, cfg = [word for word in words if word not in chosen], _computed_by(cfg, chosen)
     overrides, groups, known = parsed(words), groups_in([CONF]), set(names_in(cfg))
     if deletions := [word for word in words if word.startswith(("-", "~"))]:
         raise ValueError(f"{', '.join(deletions)}: the configuration of a record takes NAME=VALUE alone")

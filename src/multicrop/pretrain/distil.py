@@ -12,7 +12,7 @@ from transformers import CLIPModel
 
 from multicrop.pretrain.checkpoint import SIDE, Start
 from multicrop.pretrain.compose import Composer
-from multicrop.pretrain.module import TinyClip, normalised
+from multicrop.pretrain.module import TinyClip, image_tokens
 
 INTERPOLATION = "bicubic"  # of the embedded model's image processor
 POOL = 50  # batches in memory, whose pictures come again
@@ -27,8 +27,7 @@ def token_features(
     clip: CLIPModel, images: UInt8[Tensor, "batch 3 side side"]
 ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim rows rows"]]:
     """Unit-norm features of the class token and of the patches, of pictures of any side."""
-    hidden = clip.vision_model(normalised(images), interpolate_pos_encoding=images.shape[-1] != SIDE).last_hidden_state
-    tokens = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(hidden)).float(), dim=-1)
+    tokens = image_tokens(clip, images)
     rows = round((tokens.shape[1] - 1) ** 0.5)
     return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, rows))
 

@@ -17,6 +17,13 @@ def normalised(images: Tensor) -> Tensor:
     return (images.float() - mean) / std
 
 
+def image_tokens(clip: CLIPModel, images: Tensor) -> Tensor:
+    """Unit features of the class token, then of the patches (B,1+P,D), of uint8 pictures of any side."""
+    whole = images.shape[-1] == clip.config.vision_config.image_size
+    hidden = clip.vision_model(normalised(images), interpolate_pos_encoding=not whole).last_hidden_state
+    return F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(hidden)).float(), dim=-1)
+
+
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy to targets normalised over the last dimension; rows without a target do not count."""
     total = targets.sum(-1, keepdim=True)
@@ -87,9 +94,7 @@ class TinyClip(L.LightningModule):
 
     def encode(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit features of the images (B,D), of their patches (B,P,D) and of the texts (T,D)."""
-        vision = self.clip.vision_model(normalised(batch["images"])).last_hidden_state
-        tokens = self.clip.visual_projection(self.clip.vision_model.post_layernorm(vision))
-        tokens = F.normalize(tokens.float(), dim=-1)
+        tokens = image_tokens(self.clip, batch["images"])
         return tokens[:, 0], tokens[:, 1:], self.encode_texts(batch["input_ids"], batch["lengths"])
 
     def encode_texts(self, input_ids: Tensor, lengths: Tensor) -> Tensor:

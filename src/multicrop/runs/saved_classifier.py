@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from multicrop.config.overrides import COMPUTING
 from multicrop.files import DamagedFileError, make_folder, naming, read_facts, read_sealed, write_facts, write_sealed, write_text
 from multicrop.record import CONFIG
 from multicrop.runs.predictor import Predictor
@@ -17,7 +18,7 @@ from multicrop.text import GlobalText, Mean, members
 
 FACTS, LEARNED, GIVEN = "classifier.json", "adapter.sealed", "given.yaml"
 FORMAT = 1
-HOW_IT_COMPUTES = ("trainer", "engine", "paths")  # groups that do not decide predictions
+HOW_IT_COMPUTES = (*COMPUTING, "paths")  # groups that do not decide predictions
 KNOB = "the folder of the classifier"
 Learned = tuple[dict[str, Tensor], dict[str, float | int]]  # tensors, chosen hyper-parameters
 
