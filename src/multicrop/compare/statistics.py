@@ -6,6 +6,7 @@ from the same resamples. Where images come in clusters (frames of a video, image
 resampling and test.
 """
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -199,7 +200,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     from statsmodels.stats.multitest import multipletests  # loads pandas, so it is imported on first use
 
-    return np.asarray(multipletests(list(p_values), method="holm")[1]).tolist() if len(p_values) else []
+    if not len(p_values):
+        return []
+    gc.freeze()  # multipletests calls gc.collect(), half a second per family in a process that has loaded torch
+    try:
+        return np.asarray(multipletests(list(p_values), method="holm")[1]).tolist()
+    finally:
+        gc.unfreeze()
 
 
 def holm_family(comparisons: Sequence[Comparison]) -> list[float | None]:
