@@ -28,6 +28,7 @@ sys.argv = ["run.py", *sys.argv[1:]]
 try:
     runpy.run_path("run.py", run_name="__main__")
 finally:
+    import multicrop.features.view_dataset  # what the server that workers are forked from imports
     print("LOADED", json.dumps(sorted(sys.modules)))
 """
 

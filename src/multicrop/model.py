@@ -4,7 +4,6 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from typing import NotRequired, TypedDict
 
 import lightning as L
 import torch
@@ -16,25 +15,12 @@ from multicrop.aggregators import AggregatorFunction
 from multicrop.crops import CropSampler
 from multicrop.crops.pixels import shares_of_view
 from multicrop.crops.resampling import device_view_pixels
-from multicrop.crops.views import image_views, resampled_boxes
+from multicrop.crops.views import ViewGroup, image_views, resampled_boxes
 from multicrop.data.images import shared_pixels, to_rgb
 from multicrop.encoder import Encoder, with_encoder
 from multicrop.text import TextBank
 
 log = logging.getLogger(__name__)
-
-
-class ViewGroup(TypedDict):
-    """Neighbouring images that are encoded together.
-
-    `pixels` are those of the readable images: views (resampled,3,side,side), or the decoded images, to be cut on the device.
-    """
-
-    pixels: Tensor | list[Tensor]
-    boxes: Tensor  # (images,views,4)
-    readable: Tensor  # (images)
-    index: NotRequired[Tensor]  # (images)
-    vectors: NotRequired[Tensor]  # (readable,views,dim), imported features, in place of pixels
 
 
 class EncodedGroup(ViewGroup):

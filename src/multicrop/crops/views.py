@@ -1,6 +1,7 @@
 """The views of one image: the boxes that a crop policy draws and the pixels inside them."""
 
 import math
+from typing import NotRequired, TypedDict
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -8,6 +9,19 @@ from torch import Tensor
 from multicrop.crops.base import boxes_of
 from multicrop.crops.pixels import PixelSpec, view_pixels
 from multicrop.crops.policy import CropPolicy, CropSampler, as_policy
+
+
+class ViewGroup(TypedDict):
+    """Neighbouring images that are encoded together.
+
+    `pixels` are those of the readable images: views (resampled,3,side,side), or the decoded images, to be cut on the device.
+    """
+
+    pixels: Tensor | list[Tensor]
+    boxes: Tensor  # (images,views,4)
+    readable: Tensor  # (images)
+    index: NotRequired[Tensor]  # (images)
+    vectors: NotRequired[Tensor]  # (readable,views,dim), imported features, in place of pixels
 
 
 def image_views(

@@ -8,12 +8,13 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
+from multicrop.crops.views import ViewGroup
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import to_rgb
 from multicrop.features.base import Batch, EncodeCost, FeatureBank, Row
 from multicrop.features.identity import count_views
 from multicrop.features.view_dataset import Cut, ViewCutter, ViewDataset, group_size, view_loader
-from multicrop.model import MultiCropCLIP, ViewGroup
+from multicrop.model import MultiCropCLIP
 
 
 class OnTheFlyBank(FeatureBank):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from multicrop.crops import CropPolicy, as_policy, boxes_of
 from multicrop.crops.checked import check_policy
 from multicrop.crops.pixels import PixelSpec, separate_views
-from multicrop.crops.views import image_boxes, resampled_boxes, sufficient_side
+from multicrop.crops.views import ViewGroup, image_boxes, resampled_boxes, sufficient_side
 from multicrop.data.base import LabelledImages
 from multicrop.data.images import ImageError, full_size, reduced_decoding, reduction_of, shared_pixels, to_tensor
 from multicrop.encoder.imported import FeatureTable
 from multicrop.files import retrying
-from multicrop.model import MultiCropCLIP, ViewGroup
+
+if TYPE_CHECKING:
+    from multicrop.model import MultiCropCLIP  # loads Lightning, three seconds of each worker's start
 
 VIEWS_AT_ONCE = {"cpu": 68, "cuda": 1024}  # views of a group: on a CPU four images of 17, read side by side
 Cut = tuple[list[Tensor], Float[Tensor, "views 4"]]  # pictures (or imported features) and boxes of one image; none where it cannot be read
@@ -43,7 +46,7 @@ class ViewCutter:
     checked: list[str] = field(default_factory=list, repr=False, compare=False)  # the image whose boxes were checked
 
     @classmethod
-    def of(cls, module: MultiCropCLIP, cut: str) -> "ViewCutter":
+    def of(cls, module: "MultiCropCLIP", cut: str) -> "ViewCutter":
         """The cutter of the views that a module encodes."""
         return cls(module.sampler, module.encoder.spec, module.seed, cut, getattr(module.encoder, "table", None))
 
