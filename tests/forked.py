@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 WARM = (  # what a run on a bank at hand does not load is loaded here as well
     *("multicrop.runs.experiment", "multicrop.runs.finished_jobs", "multicrop.data.embedded.scenes", "multicrop.show.pictures"),
     *("multicrop.features.fill", "multicrop.features.on_the_fly", "multicrop.adapters.descent", "multicrop.encoder.loading"),
-    *("lightning.pytorch.loggers", "torchvision.transforms.v2", "peft"),
+    *("lightning.pytorch.loggers", "torchvision.transforms.v2", "peft", "pandas", "inflect"),
 )
 PLACE = "MULTICROP_TESTS_SERVER"  # the folder of the server's socket, for the processes that pytest starts
 ENVIRONMENT = dict(os.environ)  # of the server, which may be started by a test that has changed its own

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +67,7 @@ def pool_vendors(test: Collection[str], leave_out: str | None, knob: str) -> tup
     return tuple(vendor for vendor in TRAINING_VENDORS if vendor != leave_out)
 
 
+@cache
 def artwork_fingerprint() -> str:
     """A hash of the embedded drawings and concepts."""
     digest = hashlib.blake2b(digest_size=16)
