@@ -28,7 +28,7 @@ from transformers import Siglip2Config, Siglip2Model
 
 from multicrop import crops
 from multicrop.config import CONF, register_resolvers
-from multicrop.crops.pixels import PixelSpec, global_pixels
+from multicrop.crops.pixels import PixelSpec, crop_pixels
 from multicrop.data.images import to_tensor
 from multicrop.encoder import Encoder
 from multicrop.features import feature_bank
@@ -147,16 +147,20 @@ def naflex_b16(buckets: tuple[int, ...]) -> Encoder:
 
 @torch.inference_mode()
 def naflex() -> list[Row]:
-    """Time of 12 views of 96 to 320 pixels at 196 tokens each / at tokens by their pixels."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.randint(96, 320, (12, 2), generator=generator).tolist()
-    images = [to_tensor(labelled(photographs(1, *size), "bench").open(0)) for size in sizes]
-    ways = {}
-    for name, buckets in (("fixed", FIXED), ("buckets", BUCKETS)):
-        encoder = naflex_b16(buckets)
-        ways[name] = partial(bare, encoder, torch.stack([global_pixels(image, encoder.spec) for image in images]).to(DEVICE), len(images))
-    times = in_turn(ways, rounds=2)
-    return [ratio("SigLIP 2 NaFlex B/16: 196 tokens / tokens by pixels", times["fixed"], times["buckets"], mark=1.5)]
+    """Time of 12 crops at 196 tokens each / at tokens by their pixels, of a small picture and of a photograph."""
+    rows = []
+    for width, height, smallest, mark in ((240, 240, 0.3, 1.5), (500, 375, 0.5, None)):
+        image = to_tensor(labelled(photographs(1, width, height), "bench").open(0))
+        sides, ways = f"{smallest} to 0.9", {}
+        boxes = crops.random(height, width, "0", 0, n_crops=12, min_side=smallest, max_side=0.9).int().tolist()
+        for name, buckets in (("fixed", FIXED), ("buckets", BUCKETS)):
+            encoder = naflex_b16(buckets)
+            pixels = torch.stack([crop_pixels(image, *box, spec=encoder.spec) for box in boxes]).to(DEVICE)
+            ways[name] = partial(bare, encoder, pixels, len(pixels))
+        times = in_turn(ways, rounds=2)
+        title = f"SigLIP 2 NaFlex B/16, {width} x {height}, crops of {sides}: 196 tokens / by pixels"
+        rows.append(ratio(title, times["fixed"], times["buckets"], mark=mark))
+    return rows
 
 
 def openvino() -> list[Row]:
