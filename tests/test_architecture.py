@@ -1,6 +1,7 @@
 """The house: no module lies loose at the top, the configuration stops at the entries, and the import contract names every room."""
 
 import ast
+import re
 import tomllib
 
 import pytest
@@ -51,6 +52,32 @@ def test_shapes_of_results_are_checked_too():
 def test_the_configuration_stops_at_the_entries():
     names = {name for name, tree in modules() for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "omegaconf"}
     assert {name for name in names if not name.startswith("config.")} == {f"runs.{name}" for name in READS_CONFIGURATION}
+
+
+@pytest.mark.parametrize("script", ["Makefile", *(f"tools/{path.name}" for path in sorted((ROOT / "tools").glob("*.sh")))])
+def test_what_scripts_name_of_the_package_exists(script):
+    named = re.findall(r"src/multicrop[\w/.-]*", (ROOT / script).read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def private(name):
+    return name.startswith("_") and not name.endswith("_")
+
+
+def test_private_parts_of_libraries_are_read_in_the_files_that_say_why():
+    """multicrop_loader.py: Hydra's loader and sweeper (test_sweeps.py); dashboard.py: the JSON of a W&B workspace (test_loggers.py)."""
+    imported, called = set(), set()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for node in nodes:
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if any(private(part) for name in modules + names for part in name.split(".")):
+                imported.add(path.name)
+            if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own:
+                called |= set() if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") else {(path.name, node.attr)}
+    assert imported == {"multicrop_loader.py"} and called == {("dashboard.py", "_to_model")}
 
 
 def test_the_contract_names_every_room_once_on_twelve_rungs():

@@ -11,7 +11,7 @@ from refusals import refused
 
 from multicrop.cli import main
 from multicrop.text.audit.audit import BLOCKING, Finding, audit, bag, is_part, phrase_defects, stem
-from multicrop.text.audit.check import RULES, check, fix
+from multicrop.text.audit.check import RULES, TokenCounter, check, fix
 from multicrop.text.audit.leaks import Leakage, leak_of, leakage, masked
 from multicrop.text.audit.whole import global_defects
 from multicrop.text.descriptions import FOLDER, HEADER, DescriptionSet, available, load_description_set, phrases_for, read_description_set
@@ -258,9 +258,9 @@ def test_names_that_repeat_want_a_stable_key():
 
 def test_tokens_are_those_of_the_encoder(encoder):
     context = encoder.model.config.text_config.max_position_embeddings
-    count = lambda texts: [len(ids) for ids in encoder.tokenizer(texts)["input_ids"]]  # noqa: E731
+    counter = TokenCounter(lambda texts: [len(ids) for ids in encoder.tokenizer(texts)["input_ids"]], context)
     long = "ball " * context
-    assert checked(SOUND | {"cat": ["fur", long.strip()]}, count_tokens=count, context=context) == {("cat", long.strip(), "too_long")}
+    assert checked(SOUND | {"cat": ["fur", long.strip()]}, tokens=counter) == {("cat", long.strip(), "too_long")}
 
 
 def test_severity_is_by_the_documented_rule():

@@ -112,7 +112,9 @@ def test_few_shot_splits_are_nested_balanced_and_apart(name):
         assert not set(support.ids) & set(data.test.ids)
 
 
-@pytest.mark.parametrize(("images", "shots", "counts"), [(12, 8, (8, 4)), (12, 3, (3, 3)), (2, 1, (1, 1)), (2, 4, (1, 1)), (5, 4, (4, 1))])
+@pytest.mark.parametrize(
+    ("images", "shots", "counts"), [(20, 8, (8, 4)), (12, 8, (8, 4)), (12, 3, (3, 3)), (2, 1, (1, 1)), (2, 4, (1, 1)), (5, 4, (4, 1))]
+)
 def test_validation_takes_at_most_four_images_and_always_one(images, shots, counts):
     """Per class: min(shots, 4) for validation, fewer where there are few, and one is kept for either part."""
     pool = LabelledImages("pool", [str(i) for i in range(2 * images)], [0, 1] * images, open_nothing, "pool")

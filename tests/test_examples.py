@@ -9,6 +9,7 @@ from PIL import Image
 from multicrop.aggregators import transport_plan
 from multicrop.aggregators.score import Scorer
 from multicrop.config import without
+from multicrop.record import Predictions
 from multicrop.show import examples
 from multicrop.show import pictures as report
 from multicrop.show.explain.carriers import title
@@ -29,6 +30,7 @@ class Run:
     @property
     def scored(self):
         return ScoredImages(
+            predictions=predicted(self.collected),
             scores=self.collected,
             ids=self.images.ids,
             fingerprint=self.fingerprint,
@@ -42,6 +44,11 @@ class Run:
 
 def logits(*classes):
     return torch.nn.functional.one_hot(torch.tensor(classes), 5).float()
+
+
+def predicted(scores):
+    rows = {row: scores[row].argmax(1).numpy() for row in ("global", "final")}
+    return Predictions([str(index) for index in scores["index"].tolist()], scores["label"].numpy(), rows, domain=())
 
 
 @pytest.fixture
@@ -63,15 +70,15 @@ def outcomes(kinds):
 
 
 def test_all_kinds_are_picked_and_free_places_are_used(collected):
-    assert examples.pick(collected, 6) == [(0, "rescued"), (1, "rescued"), (2, "lost"), (3, "lost"), (4, "wrong")]
-    assert [kind for _, kind in examples.pick(collected, 3)] == ["rescued", "rescued", "lost"]
-    assert examples.pick(collected, 0) == []
+    assert examples.pick(predicted(collected), 6) == [(0, "rescued"), (1, "rescued"), (2, "lost"), (3, "lost"), (4, "wrong")]
+    assert [kind for _, kind in examples.pick(predicted(collected), 3)] == ["rescued", "rescued", "lost"]
+    assert examples.pick(predicted(collected), 0) == []
     none_wrong = {**collected, "final": collected["global"]}
-    assert [kind for _, kind in examples.pick(none_wrong, 4)] == ["wrong"] * 3
+    assert [kind for _, kind in examples.pick(predicted(none_wrong), 4)] == ["wrong"] * 3
 
 
 def test_half_of_the_examples_are_rescued_a_third_lost_a_sixth_wrong_spread_over_the_stream():
-    scores = outcomes("rlwo" * 25)  # rescued at 0, 4, ..., 96, lost one later, wrong two later
+    scores = predicted(outcomes("rlwo" * 25))  # rescued at 0, 4, ..., 96, lost one later, wrong two later
     picked = examples.pick(scores, 12)
     positions = {kind: [p for p, k in picked if k == kind] for kind in examples.KINDS}
     assert positions == {"rescued": [0, 20, 40, 56, 76, 96], "lost": [1, 33, 65, 97], "wrong": [2, 98]}
@@ -88,7 +95,7 @@ def test_half_of_the_examples_are_rescued_a_third_lost_a_sixth_wrong_spread_over
     ],
 )
 def test_places_that_a_kind_does_not_fill_go_to_the_others_in_order(kinds, expected):
-    found = [kind for _, kind in examples.pick(outcomes(kinds), 12)]
+    found = [kind for _, kind in examples.pick(predicted(outcomes(kinds)), 12)]
     assert {kind: found.count(kind) for kind in examples.KINDS} == expected
 
 
@@ -110,7 +117,7 @@ def test_spread_takes_the_first_and_the_last():
     ],
 )
 def test_pictures_show_rescued_images_one_wrong_one_and_others(kinds, count, expected):
-    assert report.chosen_examples(outcomes(kinds), count) == expected
+    assert report.chosen_examples(predicted(outcomes(kinds)), count) == expected
 
 
 def test_pictures_are_of_different_classes_as_far_as_there_are_so_many():
@@ -118,9 +125,10 @@ def test_pictures_are_of_different_classes_as_far_as_there_are_so_many():
     label = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 0, 3, 4, 4])
     scores |= {"label": label, "final": logits(*label.tolist()), "global": logits(*((label + 1) % 5).tolist())}
     scores["final"][8:10] = logits(1, 1)
-    chosen = report.chosen_examples(scores, 4)
+    found = predicted(scores)
+    chosen = report.chosen_examples(found, 4)
     assert chosen == [0, 6, 10, 9] and len({int(label[position]) for position in chosen}) == 4
-    assert report.chosen_examples(scores, 6) == [0, 3, 6, 10, 1, 8] and len(set(report.chosen_examples(scores, 12))) == 12
+    assert report.chosen_examples(found, 6) == [0, 3, 6, 10, 1, 8] and len(set(report.chosen_examples(found, 12))) == 12
 
 
 @pytest.mark.parametrize("view_marginal", VIEW_SETS)

@@ -388,13 +388,24 @@ def test_an_image_as_confident_as_the_worst_entry_of_a_full_queue_does_not_repla
     close(surer, [[3.1 + 2.0 - 0.117, 1.0 - 0.117, -0.117]])
 
 
-@pytest.mark.parametrize("bound", ["entropy_low", "entropy_high"])
-def test_an_image_at_a_bound_of_the_entropy_is_in_no_negative_cache(bound):
-    text, view, logits = axes_text(), torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros(1, 3)
-    share = float(torch.special.entr(logits.softmax(1)).sum()) / math.log(3)
-    bounds = {"entropy_low": 0.0, "entropy_high": 2.0}
-    make = lambda **b: Tda(  # noqa: E731
-        text=text, logit_scale=1.0, positive=POSITIVE | {"alpha": 0.0}, negative=NEGATIVE | bounds | b, view_set="all"
-    )
-    assert (make()(view, logits) < 0).all()
-    assert torch.equal(make(**{bound: share})(view, logits), logits)
+def uncertain_only(**bounds):
+    """TDA without its positive cache, whose negative cache takes any entropy above 0."""
+    negative = NEGATIVE | {"entropy_low": 0.0, "entropy_high": 2.0} | bounds
+    return Tda(text=axes_text(), logit_scale=1.0, positive=POSITIVE | {"alpha": 0.0}, negative=negative, view_set="all")
+
+
+@pytest.mark.parametrize("bound", ["entropy_low", "entropy_high", "mask_low"])
+def test_an_image_at_a_bound_counts_against_no_class(bound):
+    view, logits = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.zeros(1, 3)
+    probability = logits.softmax(1)
+    share = float(torch.special.entr(probability).sum()) / math.log(3)
+    assert (uncertain_only()(view, logits) < 0).all()
+    at = float(probability[0, 0]) if bound == "mask_low" else share
+    assert torch.equal(uncertain_only(**{bound: at})(view, logits), logits)
+
+
+def test_an_image_counts_against_no_class_whose_probability_rounds_to_1():
+    view, logits = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.tensor([[20.0, 0.0, 0.0]])
+    assert float(logits.softmax(1)[0, 0]) == 1.0 and torch.equal(uncertain_only()(view, logits), logits)
+    surely = torch.tensor([[10.0, 0.0, 0.0]])
+    assert (uncertain_only()(view, surely) - surely)[0].tolist() == pytest.approx([-0.117, 0.0, 0.0], abs=1e-5)

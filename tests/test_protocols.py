@@ -79,6 +79,11 @@ class TestCoopSplit:
         support, validation = coop_split(data, shots=2, seed=7)
         assert support.ids == [f"zoo/train/{i}" for i in expected] and validation.ids == [f"zoo/val/{i}" for i in held]
 
+    def test_validation_takes_at_most_four_images_per_class(self):
+        for validation in ([0, 1] * 9, []):
+            support, held = coop_split(zoo(classes=2, train=[0, 1] * 12, validation=validation), shots=6, seed=1)
+            assert (support.labels.count(0), held.labels.count(0), held.labels.count(1)) == (6, 4, 4)
+
     def test_without_a_validation_split_what_is_left_of_the_training_images_validates(self):
         support, validation = coop_split(zoo(classes=2, train=[0, 0, 0, 1, 1, 1]), shots=2, seed=1)
         assert sorted(support.labels) == [0, 0, 1, 1] and sorted(validation.labels) == [0, 1]
@@ -107,6 +112,8 @@ class TestJsonLines:
         data = zoo(classes=2, train=[0, 1, 0, 1])
         _, validation = few_shot_from_file(data, str(jsonl(tmp_path / "shot_1-seed_1_train.jsonl", [0, 1])))
         assert validation.ids == ["zoo/train/2", "zoo/train/3"]
+        _, most = few_shot_from_file(zoo(classes=2, train=[0, 1] * 7), str(tmp_path / "shot_1-seed_1_train.jsonl"))
+        assert most.ids == [f"zoo/train/{i}" for i in range(2, 10)]  # four per class
 
     def test_refuses_other_names_lines_and_labels(self, tmp_path):
         data = zoo(classes=2, train=[0, 1, 0, 1])
@@ -253,6 +260,7 @@ class TestTables:
         (table,) = protocol_tables(runs, "all_shots")
         assert list(table.columns) == ["method", "2 shots", "4 shots", "16 shots", "seeds", "chosen on"]
         assert table.rows[-1]["chosen_on"] == "few-shot validation, nothing"
+        assert {row["chosen_on"] for row in table.rows[:-1]} == {""}  # rows that read no hyper-parameters
 
     def test_methods_are_told_apart_by_what_varies_among_them_and_not_by_data_set_or_half(self, tmp_path):
         runs = [few(tmp_path / str(x), 0.7, classes=half, knobs={"x": x}) for x in (1, 2) for half in ("base", "new")]

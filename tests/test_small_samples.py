@@ -58,6 +58,12 @@ def test_a_comparison_is_exact_below_fifty_images_and_a_bootstrap_from_there():
     assert none.low < 0 < none.high and none.p_value == 1 and not none.testable
 
 
+def test_runs_have_the_exact_interval_below_fifty_images_and_the_bootstrap_from_there():
+    few, many = (stats.compare_runs(*(np.stack([side] * 2) for side in pairs(5, 1, images))) for images in (FEW_IMAGES - 1, FEW_IMAGES))
+    low, high = exact_interval(5, 1, FEW_IMAGES)
+    assert (few.low, few.high) == exact_interval(5, 1, FEW_IMAGES - 1) and low < many.low < many.high < high
+
+
 def test_runs_and_clusters_on_few_images_are_at_least_as_wide_as_the_exact_interval():
     correct, baseline = pairs(5, 1, 20)
     other, _ = pairs(4, 2, 20)

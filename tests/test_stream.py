@@ -23,12 +23,12 @@ from multicrop.data.images import ImageError
 from multicrop.features import DiskBank
 from multicrop.record import ROWS, STREAM
 from multicrop.runs import stream_saves
-from multicrop.runs.experiment import run, saves_of
+from multicrop.runs.experiment import run
 from multicrop.runs.injectables import inject
 from multicrop.runs.orders import ORDERS, correlated, few_classes, in_order, separate
 from multicrop.runs.scoring import score, stream
 from multicrop.runs.settings import settings_of
-from multicrop.runs.stream_saves import StreamSaves
+from multicrop.runs.stream_saves import StreamSaves, saves_of
 from multicrop.runs.tta import AdaptationTask, classes_in_batches
 
 IMAGES, BATCH = 30, 4

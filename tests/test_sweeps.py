@@ -281,7 +281,7 @@ JOBS = [
 ]
 
 
-SIGNATURES = {  # what multicrop_loader.py and multicrop_sweeper.py override or call of Hydra's internals
+SIGNATURES = {  # what the loader and the sweeper override or call of Hydra's internals
     BasicSweeper.__init__: ["self", "max_batch_size", "params"],
     BasicSweeper.setup: ["self", "hydra_context", "task_function", "config"],
     BasicSweeper.validate_batch_is_legal: ["self", "batch"],

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from multicrop.files import atomic
 from multicrop.text.audit.audit import bag
 from multicrop.text.audit.facts import FactTable, load_fact_table, with_facts
 from multicrop.text.descriptions import DescriptionSet, load_description_set
@@ -111,7 +112,7 @@ def main() -> None:
     scores = {(name, plant): measured(name, plant, args.seed, args.draws) for plant in PLANTS for name in with_facts()}
     rows = [row(name, plant, [scores[name, plant]]) for name, plant in scores]
     rows += [row("all", plant, [scores[name, plant] for name in with_facts()]) for plant in PLANTS]
-    with (args.out / "planted.csv").open("w", encoding="utf-8", newline="") as file:
+    with atomic(args.out / "planted.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["set", "error", "phrases", "found", "false_alarms", "auc"])
         writer.writerows(rows)

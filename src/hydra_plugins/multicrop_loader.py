@@ -1,7 +1,7 @@
 """Hydra's loader of configurations for many jobs in one process: files are read once, and choices of groups are composed once.
 
-In a sweep over knobs all jobs have the same groups, and knobs are set on a copy. Hydra has no public interface for the sweeper's loader,
-so this file and multicrop_sweeper.py, and no others, use Hydra's internals; tests/test_sweeps.py fails if their signatures or results
+In a sweep over knobs all jobs have the same groups, and knobs are set on a copy. Hydra has no public interface for the sweeper's loader
+or its basic sweeper, so this file, and no other, imports Hydra's internals; tests/test_sweeps.py fails if their signatures or results
 change.
 """
 
@@ -11,11 +11,14 @@ from functools import cached_property
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["BasicSweeper", "KnobLoader"]  # multicrop_sweeper.py takes both
 
 LEFT_OUT = ("hydra", "logger")  # parts of the configuration that no number depends on
 MOST = 16  # composed choices of groups in memory; the least recently used is dropped

@@ -1,4 +1,4 @@
-"""multicrop: does a vision-language model see the trees as well as the forest?"""
+"""multicrop: measures whether crops and descriptions help a vision-language model."""
 
 from importlib import import_module
 from importlib.metadata import version

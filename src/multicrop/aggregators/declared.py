@@ -102,7 +102,7 @@ class Aggregator:
         """Text that differs where logits may differ.
 
         Raises:
-            ValueError: If the function has no name, so that nothing tells it from another one.
+            ValueError: If the function has no name, which its identity needs.
         """
         module, name = (getattr(self.function, part, None) for part in ("__module__", "__qualname__"))
         if name is None:

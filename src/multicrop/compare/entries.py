@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from multicrop.compare.identities import differing_parts
-from multicrop.compare.rows import ZERO_SHOT, RowRun, is_baseline
+from multicrop.compare.rows import ZERO_SHOT, is_baseline
 from multicrop.compare.run import Run
 from multicrop.compare.statistics import Comparison, compare_runs
 
@@ -52,7 +52,7 @@ def entry_of(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: l
         name: Label of the method.
         runs: Its runs; of runs with equal seeds, which are repeats, the last counts.
         baseline: A row of the same runs, or other runs.
-        notes: What a reader of the table has to know is added here.
+        notes: Notes for the reader of the table; new ones are appended.
 
     Returns:
         The entry, of the runs that have a baseline where any has one.
@@ -68,7 +68,7 @@ def entry_of(name: str, runs: list[Run], baseline: str | Sequence[Run], notes: l
         return entry
     bases = np.stack([base for _, base in paired])
     entry = replace(entry, baseline=bases)
-    if isinstance(baseline, str) and isinstance(runs[0], RowRun) and runs[0].row == baseline:
+    if runs[0].scored_row == baseline:
         return entry
     if all(_is_baseline(run, baseline) for run in runs):
         return replace(entry, comparison=Comparison(0.0, 0.0, 0.0, 1.0, 0, 0))
@@ -97,9 +97,11 @@ def _top5(runs: Sequence[Run]) -> float | None:
 
 def _is_baseline(run: Run, baseline: str | Sequence[Run]) -> bool:
     """Whether a run is the baseline itself."""
+    if run.scored_row != "final":
+        return False
     if isinstance(baseline, str):
-        return baseline == "aggregated" and run.choices["task"] == ZERO_SHOT and not isinstance(run, RowRun)
-    return not isinstance(run, RowRun) and any(run.folder == other.folder for other in baseline)
+        return baseline == "aggregated" and run.choices["task"] == ZERO_SHOT
+    return any(run.folder == other.folder for other in baseline)
 
 
 def _shared_base(same: Sequence[Run], baseline: str | Sequence[Run], notes: list[str]) -> np.ndarray | None:

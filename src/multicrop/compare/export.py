@@ -84,6 +84,7 @@ def image_lines(run: Run, name: str) -> Iterator[dict[str, Any]]:
     """
     scored, names = run.predictions, run.class_names
     for row, predicted in scored.rows.items():
+        correct = scored.correct(row)
         for place, image_id in enumerate(scored.image_id):
             yield {
                 "run": name,
@@ -95,7 +96,7 @@ def image_lines(run: Run, name: str) -> Iterator[dict[str, Any]]:
                 "prediction": names[int(predicted[place])],
                 "label_number": int(scored.label[place]),
                 "prediction_number": int(predicted[place]),
-                "correct": bool(predicted[place] == scored.label[place]),
+                "correct": bool(correct[place]),
                 "rank": int(scored.ranks[row][place]) if row in scored.ranks else None,
             }
 

@@ -1,4 +1,4 @@
-"""Results that others exported (`multicrop export`) as records, which `compare` and `report` read beside one's own and mark as imported."""
+"""Results that others exported (`multicrop export`) as records, which `compare` and `report` read too and mark as imported."""
 
 import json
 import re

@@ -27,7 +27,7 @@ def mutual_information(probability: Float[np.ndarray, "images classes"]) -> floa
 def agreement(predictions: Int[np.ndarray, " images"], others: Int[np.ndarray, " images"]) -> float:
     """Share of the images with the same predicted class, from 0 to 1.
 
-    Between crops and global view it says whether they see the same; between two draws of crops it is the consistency of a setting.
+    Between crops and global view it measures their agreement; between two draws of crops, the consistency of a setting.
 
     Args:
         predictions: Class index per image.

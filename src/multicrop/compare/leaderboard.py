@@ -120,7 +120,7 @@ def _block(group: list[Run], baseline: str | Sequence[Run], others: int) -> Bloc
 
 
 def _notes(group: Sequence[Run], others: int) -> list[str]:
-    """What the reader has to know of the runs of a block."""
+    """Notes on the runs of a block."""
     notes = []
     if isinstance(group[0], PooledRun):
         notes.append(f"pooled over the data seeds {group[0].knobs[DATA_SEED]}: accuracies are means over them")

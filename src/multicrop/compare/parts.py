@@ -13,7 +13,7 @@ import xxhash
 from multicrop.compare.resampling import AT_ONCE, percentiles
 from multicrop.compare.statistics import BOOTSTRAP, Comparison, compare_counts
 from multicrop.record import PartFolder, RecordError
-from multicrop.record.predictions import PREDICTION
+from multicrop.record.predictions import PREDICTION, correct_in
 
 RESAMPLES = 400  # with Poisson weights, which are drawn for each cluster and resample
 _POISSON = np.cumsum([exp(-1) / factorial(count) for count in range(20)])  # distribution of a Poisson variable of mean 1
@@ -155,7 +155,9 @@ def compare_parts(
     """
     clustered = _clustered(method)
     sums = (
-        PairSums.of(_right(one, row), _right(other, baseline_row), _names(one) if clustered else None, seed=seed, resamples=resamples)
+        PairSums.of(
+            correct_in(one, row), correct_in(other, baseline_row), _names(one) if clustered else None, seed=seed, resamples=resamples
+        )
         for one, other in _pairs(method, baseline, row, baseline_row)
     )
     return reduce(add, sums).comparison(confidence=confidence, seed=seed)
@@ -174,10 +176,6 @@ def _pairs(method: PartFolder, baseline: PartFolder, row: str, baseline_row: str
         if not one["image_id"].equals(other["image_id"]) or not one["label"].equals(other["label"]):
             raise RecordError(f"part {number} of {method.path} and of {baseline.path} hold other images or labels: score the same data")
         yield one, other
-
-
-def _right(table: pa.Table, row: str) -> np.ndarray:
-    return table[f"{row}{PREDICTION}"].to_numpy() == table["label"].to_numpy()
 
 
 def _names(table: pa.Table) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from multicrop.compare.labels import label, varying, varying_groups
-from multicrop.compare.rows import RowRun, rows_of
+from multicrop.compare.rows import rows_of
 from multicrop.compare.run import Run
 from multicrop.compare.tables import Table
 
@@ -114,7 +114,7 @@ def _scores(runs: Sequence[Run], protocol: str, column: Callable[[Run], str], co
 
 def _chosen_on(run: Run) -> str:
     """What the hyper-parameters of a run were chosen on; empty for its other rows."""
-    how = "" if isinstance(run, RowRun) else run.metrics.get("selection", {}).get("how", "")
+    how = run.metrics.get("selection", {}).get("how", "") if run.scored_row == "final" else ""
     return CHOSEN_ON.get(how, how)
 
 
@@ -201,6 +201,6 @@ def _percent(name: str) -> Callable[[Mapping], str]:
 
 
 def _notes(rows: Iterable[Mapping]) -> list[str]:
-    """What the reader has to know of all rows."""
+    """Notes on all rows."""
     largest = max((row["largest_spread"] for row in rows), default=0.0)
     return [f"means over seeds; their largest standard deviation is {100 * largest:.2f} points; an empty cell lacks a run"]

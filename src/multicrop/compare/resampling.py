@@ -9,7 +9,7 @@ AT_ONCE = 4_000_000  # numbers in memory while resampling
 
 
 def cluster_numbers(clusters: Sequence[str] | None, images: int) -> np.ndarray | None:
-    """The number of the cluster of each image; None where clusters say nothing: each image, or all images, in one.
+    """The number of the cluster of each image; None where clusters change nothing: each image is one, or all images are in one.
 
     An image with an empty name is a cluster of its own.
     """

@@ -47,6 +47,11 @@ class Run(Record):
         return json.dumps({k: v for k, v in self.knobs.items() if k not in SEEDS}, sort_keys=True, default=str)
 
     @property
+    def scored_row(self) -> str:
+        """The row of the record whose predictions are read as ``final``."""
+        return "final"
+
+    @property
     def task_options(self) -> dict[str, str]:
         """The options that belong to the task: the adapter of a few-shot run, the method of a test-time run."""
         return {group: self.choices.get(group, "?") for group in parts_of(self.choices["task"])}
@@ -99,7 +104,7 @@ class Run(Record):
 
     @property
     def imported(self) -> dict[str, Any]:
-        """Who ran an imported record, and what it was imported from; empty for one's own."""
+        """Who ran an imported record, and what it was imported from; empty for a record of this installation."""
         return self.environment.get("imported") or {}
 
     @property
@@ -110,7 +115,7 @@ class Run(Record):
 
     @property
     def training_note(self) -> str:
-        """What the reader has to know of the training data of the model; empty where there is nothing."""
+        """A note on the training data of the model; empty where there is nothing to note."""
         return training_words(self.data, str(self.model.get("name") or self.choices.get("model", "the model")))
 
     @property

@@ -1,4 +1,4 @@
-"""Paired comparison on few images: an exact interval, and what the reader has to know about few images and few clusters."""
+"""Paired comparison on few images: an exact interval, and notes on few images and few clusters."""
 
 from functools import lru_cache
 

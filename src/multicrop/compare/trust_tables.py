@@ -6,11 +6,10 @@ from itertools import combinations
 import numpy as np
 
 from multicrop.compare.leaderboard import Block, Entry
-from multicrop.compare.rows import RowRun
 from multicrop.compare.run import SEEDS, Run
 from multicrop.compare.tables import Table, place
 from multicrop.compare.trust import confidence_measures, detection_measures, held_out
-from multicrop.record import Record
+from multicrop.record import Predictions, Record
 
 CROP_SEED = SEEDS.index("crop_seed")
 STABLE, SPREAD = "same_over_crop_seeds", "spread_over_crop_seeds"
@@ -41,7 +40,7 @@ def trust_of(record: Record, row: str) -> dict[str, float]:
         row: The row.
     """
     predictions, measured = record.predictions, record.metrics.get("trust", {}).get(row)
-    found = {"accuracy": float(predictions.correct(row).mean()), **(measured or {})}
+    found = {"accuracy": predictions.accuracy(row), **(measured or {})}
     if any(name.startswith("auroc") for name in found) or (measured and record.config.get("logits") != "all"):
         return found
     scores = record.scores(row)
@@ -78,7 +77,7 @@ def methods_table(block: Block) -> Table:
 
 def measures_of(entry: Entry) -> dict[str, float]:
     """The recorded measures of a method that all its runs have, means over the runs, and its stability where runs differ in crop seeds."""
-    recorded = [run.metrics.get("trust", {}).get(run.row if isinstance(run, RowRun) else "final", {}) for run in entry.runs]
+    recorded = [run.metrics.get("trust", {}).get(run.scored_row, {}) for run in entry.runs]
     of_all = [name for name in recorded[0] if all(name in measures for measures in recorded)]
     means = {name: float(np.mean([measures[name] for measures in recorded])) for name in of_all}
     return means | stability(entry.runs)
@@ -94,16 +93,15 @@ def stability(runs: Sequence[Run]) -> dict[str, float]:
         The share of images with the same prediction, and the standard deviation of accuracy over crop seeds, both means over the groups of
         runs with equal other seeds.
     """
-    groups: dict[tuple, dict[object, np.ndarray]] = {}
+    groups: dict[tuple, dict[object, Predictions]] = {}
     for run in runs:
         others = run.seeds[:CROP_SEED] + run.seeds[CROP_SEED + 1 :]
-        groups.setdefault(others, {})[run.seeds[CROP_SEED]] = run.sorted_predictions.rows["final"]
+        groups.setdefault(others, {})[run.seeds[CROP_SEED]] = run.sorted_predictions
     several = [(others, list(found.values())) for others, found in groups.items() if len(found) > 1]
     if not several:
         return {}
-    label = runs[0].sorted_predictions.label
-    same = [np.mean([(one == two).mean() for one, two in combinations(found, 2)]) for _, found in several]
-    spread = [np.std([(one == label).mean() for one in found], ddof=1) for _, found in several]
+    same = [np.mean([(one.rows["final"] == two.rows["final"]).mean() for one, two in combinations(found, 2)]) for _, found in several]
+    spread = [np.std([one.accuracy() for one in found], ddof=1) for _, found in several]
     return {STABLE: float(np.mean(same)), SPREAD: float(np.mean(spread))}
 
 

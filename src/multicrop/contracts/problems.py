@@ -55,7 +55,7 @@ def picture() -> Image.Image:
 
 
 def separable(generator: torch.Generator, images: int = 24, classes: int = 4) -> Examples:
-    """Separable views, with text logits that know nothing."""
+    """Separable views, with text logits that carry no information."""
     labels = torch.arange(images) % classes
     centres = unit(classes, 16, generator=generator)
     views = torch.nn.functional.normalize(centres[labels][:, None] + 0.3 * torch.randn(images, 3, 16, generator=generator), dim=-1)

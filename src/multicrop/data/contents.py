@@ -69,7 +69,7 @@ class FileContents:
 def digests(name: str, paths: Sequence[File]) -> list[str]:
     """A hash of the bytes of each file.
 
-    The index knows a file by path, size, times of modification and of change, and inode. Where any differs, the file is read again. A file
+    The index keys a file by path, size, times of modification and of change, and inode. Where any differs, the file is read again. A file
     that was changed less than two seconds before it was read is not entered.
 
     Args:

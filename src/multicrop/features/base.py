@@ -15,7 +15,12 @@ Batch = tuple[Tensor, Tensor, Tensor]  # views (batch,views,dim), labels (batch)
 
 @dataclass(frozen=True)
 class EncodeCost:
-    """What the features of a bank cost: wall-clock seconds, and views encoded per second."""
+    """What the features of a bank cost.
+
+    Args:
+        seconds: Wall-clock seconds of encoding.
+        crops_per_second: Views encoded per second.
+    """
 
     seconds: float
     crops_per_second: float
@@ -103,7 +108,11 @@ class FeatureBank(ABC):
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """All views (images, views, dim) and labels (images) of the readable images, in memory."""
+        """Read all views and labels into memory.
+
+        Returns:
+            Views, shape (images, views, dim), and labels, shape (images), of the readable images.
+        """
 
     @property
     def labels(self) -> list[int]:
@@ -115,5 +124,12 @@ class FeatureBank(ABC):
         return int(self.readable.sum())
 
     def mark_unreadable(self, indices: Sequence[int]) -> None:
-        """Note images that an earlier process could not read. Rows keep their numbers."""
+        """Note images that an earlier process could not read. Rows keep their numbers.
+
+        Args:
+            indices: Their places in ``images``.
+
+        Raises:
+            ValueError: If the bank is read in one pass, which no earlier process can have begun.
+        """
         self.readable[list(indices)] = False

@@ -11,7 +11,7 @@ from multicrop.features.stops import end_batch, enter_loop, leave_loop
 
 
 class StopBetweenBatches(L.Callback):
-    """Lets a signal wait for the end of a batch, and then stops; the last callback of a trainer, after those that keep its results."""
+    """Stops a trainer at the end of the batch in which a signal comes; its last callback, after those that write results."""
 
     def _enter(self, *_: Any, **__: Any) -> None:
         enter_loop()

@@ -69,7 +69,7 @@ class LocalEngine:
         self, images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, settings: EncodeSettings
     ) -> None:
         """See ``Engine``."""
-        # Lightning and torchvision: seconds of imports that a bank at hand does not need
+        # Lightning and torchvision: seconds of imports, which reading an existing bank does not need
         from multicrop.features.fill import encode_missing
         from multicrop.model import MultiCropCLIP
 

@@ -54,7 +54,8 @@ def export_boxes(splits: Mapping[str, LabelledImages], policy: CropPolicy, seed:
             file = f"{PICTURES}/{split}-{index:06d}.png" if pictures else None
             if file:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                image.save(folder / file)
+                with atomic(folder / file) as partial:
+                    image.save(partial, format="PNG")
             boxes = image_boxes(shared_pixels(image), image_id, policy, seed).tolist()
             place = {"split": split, "image_id": image_id, "file": file}
             rows += [{**place, "view": view, **dict(zip(BOX, box, strict=True))} for view, box in enumerate(boxes)]

@@ -78,7 +78,7 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def loop() -> Iterator[Callable[[], None]]:
-    """Let a signal wait for the end of a batch; the function that is yielded is called there, and stops the loop if a signal came."""
+    """Delay signals to the end of a batch, where the caller calls the yielded function; it stops the loop if a signal has come."""
     enter_loop()
     try:
         yield end_batch

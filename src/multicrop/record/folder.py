@@ -101,7 +101,15 @@ def write_record(
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run: its folder and the content of config.yaml, metrics.json, environment.json and data.json."""
+    """One finished run.
+
+    Args:
+        folder: Its folder.
+        config: The resolved configuration (config.yaml).
+        metrics: The numbers of the run (metrics.json): per row its accuracy, cost and comparison with the global view.
+        environment: Machine, versions, time, command and chosen options (environment.json).
+        data: What was scored (data.json): data set, split, class names, and a fingerprint of the images.
+    """
 
     folder: Path
     config: dict
@@ -115,7 +123,17 @@ class Record:
         return Predictions.read(self.folder / PREDICTIONS)
 
     def scores(self, row: str = "final") -> Scores:
-        """The logits of a row that the record keeps, in the order of ``predictions``; raises RecordError if it keeps none."""
+        """The logits of a row that the record keeps.
+
+        Args:
+            row: Name of the row.
+
+        Returns:
+            Its highest logits, or those of all classes (``logits=all``), in the order of ``predictions``.
+
+        Raises:
+            RecordError: If the record keeps no logits of this row, or the file is damaged.
+        """
         return read_scores(self.folder / PREDICTIONS, row)
 
     @property
@@ -150,6 +168,12 @@ class Record:
 
 def read_record(folder: Path) -> Record:
     """Read the record in a folder, or the record that the folder's record.json points to.
+
+    Args:
+        folder: The folder of a run.
+
+    Returns:
+        The record, whose files agree with its manifest.
 
     Raises:
         RecordError: If the run failed or has not finished, or a file is missing, damaged or of another format.

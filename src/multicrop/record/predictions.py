@@ -52,11 +52,14 @@ class Predictions:
         return len(self.label)
 
     def correct(self, row: str = "final", *, k: int = 1) -> np.ndarray:
-        """Whether the label is among the k best classes of a row: booleans, shape (images,).
+        """Whether the label is among the k best classes of a row.
 
         Args:
             row: Name of the row.
             k: Number of classes.
+
+        Returns:
+            Booleans, shape (images,).
 
         Raises:
             KeyError: If ``k`` is above 1 and there are no ranks of this row.
@@ -97,7 +100,14 @@ class Predictions:
     def read(cls, path: Path) -> "Predictions":
         """Read predictions.parquet, a file or a folder of parts, without the logits.
 
-        Raises RecordError if it is damaged or lacks a column.
+        Args:
+            path: The file or the folder.
+
+        Returns:
+            The predictions, in the order in which the images were scored.
+
+        Raises:
+            RecordError: If it is damaged or lacks a column.
         """
         try:
             table = read_columns(path, lambda name: name in FACTS or name.endswith((PREDICTION, RANK)))
@@ -112,6 +122,11 @@ class Predictions:
 
 
 FACTS = ("image_id", "label", "domain", "cluster")
+
+
+def correct_in(table: pa.Table, row: str) -> np.ndarray:
+    """Whether the label is the class that a row predicts, from the columns of predictions.parquet; as `Predictions.correct`."""
+    return table[f"{row}{PREDICTION}"].to_numpy() == table["label"].to_numpy()
 
 
 def _named(columns: Mapping[str, pa.ChunkedArray], ending: str) -> dict[str, np.ndarray]:

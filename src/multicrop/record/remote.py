@@ -56,7 +56,7 @@ class RemotePartFolder(PartFolder):
 
 
 def ahead(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """The values of a function, in order; some are computed side by side, and no more wait than that."""
+    """The values of a function, in order, computed ahead by `SIDE_BY_SIDE` threads; at most as many values wait."""
     waiting: deque[Future[Found]] = deque()
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         for item in items:

@@ -11,11 +11,9 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
-from multicrop.adapters.selection import held_out
 from multicrop.data.pictures import Picture, Pictures, as_images
 from multicrop.runs import chosen_adapter, saved_classifier
-from multicrop.runs.few_shot import examples_of
-from multicrop.runs.predictor import Classes, Predictor, classifier_settings, new_adapter, with_classes
+from multicrop.runs.predictor import Classes, Predictor, classifier_settings, with_classes
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings
 from multicrop.show.explain.explanation import Explanation
@@ -39,9 +37,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
         validation_share: Share of the images of `fit` on which the adapter's hyper-parameters are chosen; 0 leaves them as they are.
         temperature: Divides the logits before the softmax; None: that of the configuration, or 1.
         overrides: Further settings as for run.py, such as ``["crop.n_crops=32", "crop_seed=1"]``.
-
-    Attributes:
-        classes_: Class names, in the order of the columns of `predict_proba`.
 
     Example:
         >>> from multicrop import Classifier
@@ -76,12 +71,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
             config: An experiment file, such as chosen.yaml; the folder of a record; or a folder that `save` wrote.
             *overrides: Further settings as for run.py; for a saved classifier, see `load`.
 
+        Returns:
+            The classifier, which loads its parts when it is first used.
+
         Raises:
             ValueError: If there is no such configuration, or its task adapts to a stream.
         """
-        if saved_classifier.is_one(Path(config)):
-            return cls.load(config, *overrides)
-        return cls(config=config, overrides=list(overrides))
+        return cls.load(config, *overrides) if saved_classifier.is_one(Path(config)) else cls(config=config, overrides=list(overrides))
 
     def fit(self, images: Pictures, labels: Sequence[str]) -> "Classifier":
         """Learn the adapter on labelled images.
@@ -103,18 +99,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if self.classes is None and self.config is None:
             self._learned_classes = sorted(set(names))
         predictor = Predictor(self._new_session(), temperature=self.temperature)
-        index = {name: position for position, name in enumerate(predictor.class_names)}
-        if unknown := sorted(set(names) - set(index)):
-            raise ValueError(f"labels name {', '.join(unknown[:3])}, which is none of the classes {', '.join(list(index)[:5])}")
-        targets = torch.tensor([index[name] for name in names])
-        views = torch.cat([group.views for group in predictor.readable_groups(chosen)])
-        with torch.no_grad():
-            known = examples_of(predictor.scorer, views, targets)
-            support, validation = held_out(known, share=self.validation_share, seed=predictor.session.settings["seed"])
-        adapter = new_adapter(predictor.session, self.adapter, search=len(validation.labels) > 0)
-        adapter.fit(support, validation if len(validation.labels) else support)
-        predictor.adapter = adapter
-        self._predictor = predictor
+        predictor.learn(chosen, names, adapter=self.adapter, validation_share=self.validation_share)
+        self.predictor = predictor
         return self
 
     def predict(self, images: Pictures) -> np.ndarray:
@@ -132,16 +118,26 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return self.classes_[self.decision_function(images).argmax(1)]
 
     def predict_proba(self, images: Pictures) -> Float[np.ndarray, "images classes"]:
-        """Predict the probabilities of the classes: the softmax of logits / temperature; see `predict`."""
+        """Predict the probabilities of the classes: the softmax of logits / temperature; raises as `predict`.
+
+        Args:
+            images: As for `predict`.
+
+        Returns:
+            Probabilities, shape (images, classes), in the order of `classes_`.
+        """
         return torch.from_numpy(self.decision_function(images)).softmax(1).numpy()
 
     def decision_function(self, images: Pictures) -> Float[np.ndarray, "images classes"]:
-        """Compute logits / temperature; see `predict`."""
-        predictor, chosen = self._predictor, as_images(images)
-        logits = np.zeros((len(chosen), len(predictor.class_names)))
-        for group in predictor.readable_groups(chosen):
-            logits[group.index.numpy()] = predictor.logits(group.views).double().numpy() / predictor.temperature
-        return logits
+        """Compute the logits of the classes, divided by the temperature; raises as `predict`.
+
+        Args:
+            images: As for `predict`.
+
+        Returns:
+            Logits / temperature, shape (images, classes), in the order of `classes_`.
+        """
+        return self.predictor.decisions(as_images(images))
 
     def explain(self, image: Picture) -> Explanation:
         """Explain the class of one image.
@@ -150,15 +146,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
             image: As one of those of `predict`.
 
         Returns:
-            The crops, the texts and what each text adds to the margin over the second class, which
-            `multicrop.show.explain.table.write_explanation` draws.
+            Crops, texts and what each text adds to the margin, for `multicrop.show.explain.table.write_explanation`.
         """
         chosen = as_images([image])
-        return self._predictor.explain(chosen.ids[0], chosen.open(0))
+        return self.predictor.explain(chosen.ids[0], chosen.open(0))
 
     def save(self, folder: str | Path) -> None:
-        """Write the classifier to a folder: its settings, prompts and, after `fit`, the adapter, in sealed files without pickle."""
-        saved_classifier.write(Path(folder), self.get_params(), self._predictor)
+        """Write the classifier to a folder: its settings, prompts and, after `fit`, the adapter, in sealed files without pickle.
+
+        Args:
+            folder: The folder, which is made.
+        """
+        saved_classifier.write(Path(folder), self.get_params(), self.predictor)
 
     @classmethod
     def load(cls, folder: str | Path, *overrides: str) -> "Classifier":
@@ -168,40 +167,40 @@ class Classifier(ClassifierMixin, BaseEstimator):
             folder: The folder.
             *overrides: Settings of ``trainer``, ``engine`` and ``paths``; the others decide predictions and cannot be changed.
 
+        Returns:
+            The classifier with its adapter, if it had been fitted.
+
         Raises:
             ValueError: If the folder holds no classifier, a file of it is damaged, or another setting is passed.
         """
         params, made, learned = saved_classifier.read(Path(folder), overrides)
         classifier = cls(**params)
-        session = with_classes(Session(classifier._new_settings()), made["classes"], made["prompts"])
-        adapter = None
-        if learned is not None:
-            adapter = new_adapter(session, classifier.adapter, search=False)
-            adapter.restore(*learned)
-        classifier._predictor = Predictor(session, adapter, made["temperature"])
+        classifier.predictor = saved_classifier.restored(Session(classifier._new_settings()), made, classifier.adapter, learned)
         return classifier
 
     def set_params(self, **params: Any) -> "Classifier":
-        """Set parameters; what was fitted is forgotten."""
+        """Set parameters; what was fitted is forgotten.
+
+        Args:
+            **params: Parameters of the constructor.
+
+        Returns:
+            This classifier.
+        """
         self._forget()
         return super().set_params(**params)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "_predictor" in vars(self) or self.classes is not None or self.config is not None
+        return "predictor" in vars(self) or self.classes is not None or self.config is not None
 
     @property
     def classes_(self) -> np.ndarray:
         """Class names, in the order of the columns of `predict_proba`."""
-        return np.array(self._predictor.class_names, dtype=object)
-
-    @property
-    def predictor(self) -> Predictor:
-        """What classifies: the parts of the configuration and the fitted adapter."""
-        return self._predictor
+        return np.array(self.predictor.class_names, dtype=object)
 
     @cached_property
-    def _predictor(self) -> Predictor:
-        """What classifies without a fit; the adapter of a few-shot configuration is read where one was saved, else fitted as by its run."""
+    def predictor(self) -> Predictor:
+        """What classifies; without `fit`, a few-shot configuration's adapter is read where one was saved, else fitted as by its run."""
         session = self._new_session()
         return Predictor(session, chosen_adapter.of_configuration(session, self.config), self.temperature)
 
@@ -215,5 +214,5 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return session if given is None else with_classes(session, given)
 
     def _forget(self) -> None:
-        for name in ("_predictor", "_learned_classes"):
+        for name in ("predictor", "_learned_classes"):
             self.__dict__.pop(name, None)

@@ -1,4 +1,4 @@
-"""Errors as users see them: an expected mistake is one message, a defect says so and where its traceback is."""
+"""Errors as users see them: an expected mistake is one message; a defect is named as such, with the path of its traceback."""
 
 import dis
 import os

@@ -16,7 +16,7 @@ from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.data.limit import limited
 from multicrop.data.overview import overview
 from multicrop.features import FeatureBank, check_storage, count_views, local_rank
-from multicrop.files import Identity, content_hash, make_folder
+from multicrop.files import Identity, make_folder
 from multicrop.record import UNKNOWN, Record, check_free, put_record, training_words, write_record
 from multicrop.runs import finished_runs, results, score_parts
 from multicrop.runs.environment import environment
@@ -27,7 +27,7 @@ from multicrop.runs.loggers import log_outcome, logger_of
 from multicrop.runs.scoring import score, stream
 from multicrop.runs.session import Session
 from multicrop.runs.settings import Settings, settings_of
-from multicrop.runs.stream_saves import StreamSaves
+from multicrop.runs.stream_saves import StreamSaves, saves_of
 from multicrop.runs.sweep_cache import SweepCache
 from multicrop.runs.task import BankTask
 from multicrop.runs.unknown import score_unknown
@@ -77,32 +77,25 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
 
     Returns:
         The accuracy of the final row, from 0 to 1.
+
+    Raises:
+        ValueError: If the trainer has several devices.
     """
     if settings.task.get("by_shard"):
         return score_parts.evaluate(settings, cache)
     started = time.perf_counter()
-    make_folder(settings.output, "paths.output")
-    if settings.compute.devices > 1:
-        raise ValueError(
-            "several devices fill banks, one process scores them: python run.py task=encode trainer.devices=N ..., "
-            "then this with trainer.devices=1"
-        )
-    session = Session(settings, cache)
-    _show_data(session)
+    session = _opened(settings, cache)
     identity = run_identity(session)
     if settings.in_sweep and not settings["rerun"] and (record := finished_runs.find(settings.outputs, identity.key)) is not None:
         return finished_runs.skip(settings.output, record)
-    task: BankTask = build(session) if build else instantiate(settings.task["build"])(session, **settings.task_knobs)
-    task.show_beside(session.beside)
-    task.all_logits = settings.all_logits
+    task = _task_of(session, build)
     bank = session.bank(session.scored_images)
     saves = saves_of(settings, task, bank, identity.key)
     with logger_of(settings) as logger:
         seconds = _score(task, bank, settings, saves)
         report_unreadable(bank, settings["on_unreadable"])
         task.unknown = score_unknown(session, task, bank.images)
-        facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started)
-        facts |= {"choices": settings.choices}
+        facts = environment(seed=settings["seed"], seconds=time.perf_counter() - started) | {"choices": settings.choices}
         outcome = results.outcome_of(session, task, bank, facts, scoring_seconds=seconds, resumed=saves.resumed)
         _write(session, task, outcome, identity)
         finished_runs.enter(settings.outputs, identity.key, settings.output)
@@ -111,6 +104,28 @@ def evaluate(settings: Settings, cache: SweepCache | None = None, build: Callabl
             log_outcome(logger, session, outcome)
     _show(session, task, bank, outcome)
     return outcome.predictions.accuracy()
+
+
+def _opened(settings: Settings, cache: SweepCache | None) -> Session:
+    """The parts of a run, once its folder is made and its data set is printed; raises ValueError for several devices."""
+    make_folder(settings.output, "paths.output")
+    if settings.compute.devices > 1:
+        raise ValueError(
+            "several devices fill banks, one process scores them: python run.py task=encode trainer.devices=N ..., "
+            "then this with trainer.devices=1"
+        )
+    session = Session(settings, cache)
+    _show_data(session)
+    return session
+
+
+def _task_of(session: Session, build: Callable[[Session], BankTask] | None) -> BankTask:
+    """The task with the rows of the further aggregators."""
+    settings = session.settings
+    task = build(session) if build else instantiate(settings.task["build"])(session, **settings.task_knobs)
+    task.show_beside(session.beside)
+    task.all_logits = settings.all_logits
+    return task
 
 
 def encode(settings: Settings, cache: SweepCache | None = None) -> float:
@@ -167,12 +182,6 @@ def finished(session: Session) -> Record | None:
     check_parts(settings.config, settings.choices)
     _show_data(session)
     return finished_runs.find(settings.outputs, run_identity(session).key)
-
-
-def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) -> StreamSaves:
-    """The saves of a run; those of another identity, batch size or place of cutting are never found."""
-    name = content_hash(key, settings.compute.batch_size, settings.compute.cut)
-    return StreamSaves(settings.outputs / ".streams" / name, every=task.save_every if bank.reorderable else None)
 
 
 def _score(task: BankTask, bank: FeatureBank, settings: Settings, saves: StreamSaves) -> float:

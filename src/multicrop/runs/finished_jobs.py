@@ -29,7 +29,7 @@ def finished_record(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -
         folder: The job's folder.
 
     Returns:
-        The record; None where the run is not finished, or the job fails before it could know, so that it is started and says so.
+        The record; None where the run is not finished, or its identity cannot be computed: the job is started and reports the error.
     """
     with views_stopped_by_signals(), suppress(Exception):  # the job that is started meets an error too, and reports it
         if cfg.task.run._target_ != ENTRY or not finished_runs.any_below(outputs_of(cfg)):
@@ -41,7 +41,7 @@ def finished_record(cfg: DictConfig, choices: Mapping[str, str], folder: Path) -
 
 
 def skip(record: Record, folder: Path, overrides: Sequence[str]) -> float:
-    """Leave what a skipped job leaves in its folder: the overrides that tell it apart, and the pointer to the record.
+    """Leave what a skipped job leaves in its folder: its overrides, and the pointer to the record.
 
     Returns:
         The accuracy of the record.

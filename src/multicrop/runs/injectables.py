@@ -17,7 +17,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Injectables:
-    """The parts of a run that may be asked for by name; the encoder is loaded for what asks for it.
+    """The parts of a run that an adapter or a method receives by name; the encoder is loaded on first use.
 
     Attributes:
         score: Class logits of views.

@@ -1,4 +1,4 @@
-"""Facts of encoders and features of texts, kept on disk, so that a run on a bank at hand loads no weights."""
+"""Facts of encoders and features of texts, kept on disk, so that a run on an existing bank loads no weights."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

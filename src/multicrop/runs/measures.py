@@ -1,7 +1,7 @@
 """Measures of predicted probabilities: accuracy, accuracy per class, calibration. Tests compare them with torchmetrics.
 
 Importing torchmetrics imports its measures of text, audio and images, with transformers, SciPy and torchvision, which takes longer than a
-run on a bank at hand.
+run on an existing bank.
 """
 
 import torch

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -12,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from multicrop.adapters.base import Adapter, AnyAdapter
+from multicrop.adapters.selection import held_out
 from multicrop.config import CONF
 from multicrop.config.entry_points import components
 from multicrop.data.base import Dataset, LabelledImages
@@ -23,7 +25,7 @@ from multicrop.features.view_dataset import group_size
 from multicrop.files import content_hash
 from multicrop.model import MultiCropCLIP
 from multicrop.runs.explain import explain_image
-from multicrop.runs.few_shot import SupportedTask, build
+from multicrop.runs.few_shot import SupportedTask, build, examples_of
 from multicrop.runs.identity import run_identity
 from multicrop.runs.kept_logits import check_numbers
 from multicrop.runs.session import Session
@@ -105,6 +107,37 @@ class Predictor:
         alone = compute.accelerator != "cpu" or compute.num_workers or self.session.sampler.looks_at
         threads = torch.get_num_threads()
         return 1 if alone or encoder.compiled or encoder.precision not in DTYPES or groups < threads else threads
+
+    def decisions(self, images: LabelledImages) -> Float[np.ndarray, "images classes"]:
+        """Logits / temperature of images; raises ImageError if one cannot be read."""
+        found = np.zeros((len(images), len(self.class_names)))
+        for group in self.readable_groups(images):
+            found[group.index.numpy()] = self.logits(group.views).double().numpy() / self.temperature
+        return found
+
+    def learn(self, images: LabelledImages, labels: Sequence[str], *, adapter: str, validation_share: float | int) -> None:
+        """Fit an adapter on labelled images; it predicts from then on.
+
+        Args:
+            images: The images, all of which can be read.
+            labels: The class name of each image.
+            adapter: A file of conf/adapter; a few-shot configuration has its own.
+            validation_share: Share of the images on which the adapter's hyper-parameters are chosen.
+
+        Raises:
+            ValueError: If a label is no class, a class has no image, or the adapter tunes the encoder.
+        """
+        index = {name: position for position, name in enumerate(self.class_names)}
+        if unknown := sorted(set(labels) - set(index)):
+            raise ValueError(f"labels name {', '.join(unknown[:3])}, which is none of the classes {', '.join(list(index)[:5])}")
+        targets = torch.tensor([index[label] for label in labels])
+        views = torch.cat([group.views for group in self.readable_groups(images)])
+        with torch.no_grad():
+            known = examples_of(self.scorer, views, targets)
+            support, validation = held_out(known, share=validation_share, seed=self.session.settings["seed"])
+        learner = new_adapter(self.session, adapter, search=len(validation.labels) > 0)
+        learner.fit(support, validation if len(validation.labels) else support)
+        self.adapter = learner
 
     def explain(self, name: str, image: Image.Image) -> Explanation:
         """Explain the class of one RGB image; its crops are keyed by the name."""

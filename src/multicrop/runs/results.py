@@ -37,8 +37,9 @@ def outcome_of(
     """The outcome of a task that was tested; draws the picture of explanations into the run's folder."""
     predictions = task.predictions(bank.images.ids, bank.images.domains, bank.images.clusters)
     metrics = metrics_of(task, bank, predictions, scoring_seconds=scoring_seconds, resumed=resumed)
-    picture = draw_explanations(session, bank, task, session.settings.output)
-    return Outcome(predictions, metrics, environment, data_of(session, bank.images), keep_examples(session, bank, task), picture)
+    scored = scored_images(session, bank, task, predictions)
+    picture = draw_explanations(session, bank, scored)
+    return Outcome(predictions, metrics, environment, data_of(session, bank.images), keep_examples(session, bank, scored), picture)
 
 
 def row_metrics(predictions: Predictions, views: Mapping[str, int]) -> dict[str, dict[str, Any]]:
@@ -83,10 +84,11 @@ def data_of(session: Session, images: LabelledImages | StreamedImages) -> dict[s
     return facts if settings.limit is None else facts | {"limit": settings.limit}
 
 
-def scored_images(session: Session, bank: FeatureBank, task: BankTask) -> ScoredImages:
+def scored_images(session: Session, bank: FeatureBank, task: BankTask, predictions: Predictions) -> ScoredImages:
     """The scored images as pictures and examples read them."""
     row_of, images = {index: row for row, index in enumerate(bank.positions)}, bank.images
     return ScoredImages(
+        predictions=predictions,
         scores=task.results(),
         ids=images.ids,
         fingerprint=images.fingerprint,
@@ -98,22 +100,23 @@ def scored_images(session: Session, bank: FeatureBank, task: BankTask) -> Scored
     )
 
 
-def draw_explanations(session: Session, bank: FeatureBank, task: BankTask, folder: Path) -> Path | None:
+def draw_explanations(session: Session, bank: FeatureBank, scored: ScoredImages) -> Path | None:
     """Draw the picture of boxes and transport plans; None where the aggregator has no plan or the images cannot be opened again.
 
-    A picture of an older run in the folder is removed.
+    A picture of an older run in the run's folder is removed.
     """
-    (folder / PICTURE).unlink(missing_ok=True)
+    path = session.settings.output / PICTURE
+    path.unlink(missing_ok=True)
     if not session.settings["pictures"] or not bank.can_reopen:
         return None
     from multicrop.show import pictures  # matplotlib, which runs without pictures do not load
 
-    return pictures.draw_chosen(scored_images(session, bank, task), count=session.settings["pictures"], path=folder / PICTURE)
+    return pictures.draw_chosen(scored, count=session.settings["pictures"], path=path)
 
 
-def keep_examples(session: Session, bank: FeatureBank, task: BankTask) -> list[dict]:
+def keep_examples(session: Session, bank: FeatureBank, scored: ScoredImages) -> list[dict]:
     """The rescued, lost and wrong images that the record keeps (``examples`` of them)."""
-    return examples.collect(scored_images(session, bank, task), count=session.settings["examples"]) if bank.can_reopen else []
+    return examples.collect(scored, count=session.settings["examples"]) if bank.can_reopen else []
 
 
 def summary_of(metrics: dict[str, Any]) -> dict[str, float]:

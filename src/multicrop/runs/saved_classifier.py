@@ -13,7 +13,8 @@ from torch import Tensor
 from multicrop.config.overrides import COMPUTING
 from multicrop.files import DamagedFileError, make_folder, naming, read_facts, read_sealed, write_facts, write_sealed, write_text
 from multicrop.record import CONFIG
-from multicrop.runs.predictor import Predictor
+from multicrop.runs.predictor import Predictor, new_adapter, with_classes
+from multicrop.runs.session import Session
 from multicrop.text import GlobalText, Mean, members
 
 FACTS, LEARNED, GIVEN = "classifier.json", "adapter.sealed", "given.yaml"
@@ -111,6 +112,22 @@ def read(folder: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], d
     if chosen is None:
         return params, made, None
     return params, made, (load(read_sealed(folder / LEARNED, _meaning(chosen))), chosen)
+
+
+def restored(session: Session, made: Mapping[str, Any], adapter: str, learned: Learned | None) -> Predictor:
+    """The predictor of a saved classifier.
+
+    Args:
+        session: The parts that its settings name.
+        made: What `read` found: classes, prompts and temperature.
+        adapter: The name of its adapter.
+        learned: What the adapter learned; None: the aggregator predicts.
+    """
+    session, fitted = with_classes(session, made["classes"], made["prompts"]), None
+    if learned is not None:
+        fitted = new_adapter(session, adapter, search=False)
+        fitted.restore(*learned)
+    return Predictor(session, fitted, made["temperature"])
 
 
 def _prompt(shown: str, texts: list[str], whole: set[str]) -> str:

@@ -13,6 +13,7 @@ from multicrop.config.knobs import FILE
 from multicrop.config.options import option_content
 from multicrop.config.ranges import Count, Fraction, Positive, Range, Seed, Template
 from multicrop.config.signatures import Schema, knobs_of
+from multicrop.files import write_text
 from multicrop.runs.settings import Compute
 
 Pictures = Annotated[int, Interval(ge=0, le=1000)]
@@ -124,4 +125,4 @@ def _block(head: str, lines: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    FILE.write_text(written(schema()), encoding="utf-8")
+    write_text(FILE, written(schema()))

@@ -11,8 +11,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 from xxhash import xxh3_128_hexdigest
 
-from multicrop.files import DamagedFileError, make_folder, naming, read_sealed, set_aside, write_sealed
+from multicrop.features import FeatureBank
+from multicrop.files import DamagedFileError, content_hash, make_folder, naming, read_sealed, set_aside, write_sealed
 from multicrop.record import KNOB
+from multicrop.runs.settings import Settings
 from multicrop.runs.task import BankTask
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,12 @@ class StreamSaves:
             return None
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return rows, {name.removeprefix("state."): value for name, value in state.items()}, facts
+
+
+def saves_of(settings: Settings, task: BankTask, bank: FeatureBank, key: str) -> StreamSaves:
+    """The saves of a run; those of another identity, batch size or place of cutting are never found."""
+    name = content_hash(key, settings.compute.batch_size, settings.compute.cut)
+    return StreamSaves(settings.outputs / ".streams" / name, every=task.save_every if bank.reorderable else None)
 
 
 def _part(index: int) -> str:

@@ -23,7 +23,7 @@ from multicrop.runs.errors import tell
 from multicrop.runs.secrets import redact_error
 
 log = logging.getLogger(__name__)
-QUIET = ("paths.", "trainer.", "engine", "logger", "hydra")  # overrides that tell jobs apart for nobody
+QUIET = ("paths.", "trainer.", "engine", "logger", "hydra")  # overrides that do not name a job
 _LAST: list["State"] = []
 _UNWRITTEN: dict[Path, str] = {}  # the errors of jobs of this process whose failed.json could not be written
 _VIEWS: list[Live] = []  # the live view of this process's sweep, while it runs

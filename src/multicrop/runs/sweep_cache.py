@@ -17,7 +17,7 @@ Mark = list[tuple[object, ...]] | None
 
 
 class SweepCache:
-    """Parts of runs by kind and content, for jobs of a sweep or for a loop of one's own.
+    """Parts of runs by kind and content, for jobs of a sweep or for a user's own loop.
 
     Example:
         >>> cache = SweepCache()

@@ -52,7 +52,7 @@ def task_builder(
     not_decisive: tuple[str, ...] = (),
     images: Callable[..., Sequence[LabelledImages]] | None = None,
 ) -> Callable[[Builder], Builder]:
-    """Declare what the task reads that a function builds (see `Reads`), so that finished runs are found again by that and no more."""
+    """Declare what the task of a builder reads (see `Reads`); the identity of its runs covers these parts alone."""
 
     def declare(builder: Builder) -> Builder:
         _DECLARED[builder] = Reads(groups, seed, not_decisive, images)

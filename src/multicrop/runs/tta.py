@@ -61,7 +61,7 @@ class AdaptationTask(BankTask):
 
     @property
     def needs_whole_bank(self) -> str | None:
-        """None for an episodic method, which forgets each image before the next one."""
+        """None for an episodic method, which is reset before each image."""
         return None if self.method.episodic else super().needs_whole_bank
 
     def order(self, bank: FeatureBank) -> list[int]:

@@ -5,11 +5,12 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from multicrop.crops.pixels import unmirrored
+from multicrop.record import Predictions
 from multicrop.show.explain.scored import ScoredImages
 
 SIDE = 200  # pixels of the longer side
@@ -17,25 +18,20 @@ QUALITY = 80
 KINDS = ("rescued", "lost", "wrong")
 
 
-def pick(scores: Mapping[str, Tensor], count: int) -> list[tuple[int, str]]:
+def pick(predictions: Predictions, count: int) -> list[tuple[int, str]]:
     """Positions of at most `count` images with their kind: rescued, then lost, then wrong, each kind spread over the stream.
 
     Rescued: only the final row is right. Lost: only the global view is right. Wrong: neither is. About half are rescued, a third lost
     and a sixth wrong; places that a kind does not fill go to the other kinds, in this order.
     """
-    final, base = (correct(scores, row) for row in ("final", "global"))
+    final, base = (predictions.correct(row) for row in ("final", "global"))
     members = {"rescued": final & ~base, "lost": ~final & base, "wrong": ~final & ~base}
-    positions = {kind: mask.nonzero().squeeze(1).tolist() for kind, mask in members.items()}
+    positions = {kind: np.flatnonzero(mask).tolist() for kind, mask in members.items()}
     wanted = dict(zip(KINDS, (count - count // 3 - count // 6, count // 3, count // 6), strict=True))
     share = {kind: min(wanted[kind], len(positions[kind])) for kind in KINDS}
     for kind in KINDS:
         share[kind] += min(count - sum(share.values()), len(positions[kind]) - share[kind])
     return [(position, kind) for kind in KINDS for position in spread(positions[kind], share[kind])]
-
-
-def correct(scores: Mapping[str, Tensor], row: str) -> Tensor:
-    """Whether a row of logits classifies each image correctly, shape (images,)."""
-    return scores[row].argmax(1) == scores["label"]
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:
@@ -56,7 +52,7 @@ def collect(run: ScoredImages, *, count: int) -> list[dict]:
         0-1 of the picture and, where the aggregator has a transport plan and there are crops, plan (crops, prompts), the share of each
         crop's mass that goes to each of the `prompts` of the predicted class.
     """
-    return [_example(run, position, kind) for position, kind in pick(run.scores, count)]
+    return [_example(run, position, kind) for position, kind in pick(run.predictions, count)]
 
 
 def _example(run: ScoredImages, position: int, kind: str) -> dict:

@@ -1,13 +1,14 @@
 """The picture of a run's explanations (explanations.png): the crops that carried each text's mass, beside the image with their boxes."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
 from multicrop.files import save_figure
-from multicrop.show.examples import correct, spread
+from multicrop.record import Predictions
+from multicrop.show.examples import spread
 from multicrop.show.explain.carriers import title, views_shown
 from multicrop.show.explain.explanation import Explanation
 from multicrop.show.explain.scored import ScoredImages
@@ -22,7 +23,7 @@ def draw_chosen(run: ScoredImages, *, count: int, path: Path) -> Path | None:
     """Draw the explanations of at most `count` images of a run; returns the path, or None where there is no plan or no image."""
     if not run.scorer.aggregator.has_plan:
         return None
-    explanations = [run.explain(position) for position in chosen_examples(run.scores, count)]
+    explanations = [run.explain(position) for position in chosen_examples(run.predictions, count)]
     if not explanations:
         return None
     draw_explanations(explanations, path)
@@ -51,14 +52,14 @@ def draw_explanations(explanations: Sequence[Explanation], path: Path) -> None:
     save_figure(sheet.figure, path, dpi=110)
 
 
-def chosen_examples(scores: Mapping[str, Tensor], count: int) -> list[int]:
+def chosen_examples(predictions: Predictions, count: int) -> list[int]:
     """Positions of at most `count` images to draw: rescued ones, one wrong one where count > 1, then any, each spread over the stream.
 
     True and predicted classes differ between the images as far as there are so many.
     """
-    right, base = correct(scores, "final"), correct(scores, "global")
-    rescued, wrong = ((right & ~base).nonzero().squeeze(1).tolist(), (~right).nonzero().squeeze(1).tolist())
-    classes = [{*pair} for pair in zip(scores["label"].tolist(), scores["final"].argmax(1).tolist(), strict=True)]
+    right, base = predictions.correct("final"), predictions.correct("global")
+    rescued, wrong = np.flatnonzero(right & ~base).tolist(), np.flatnonzero(~right).tolist()
+    classes = [{*pair} for pair in zip(predictions.label.tolist(), predictions.rows["final"].tolist(), strict=True)]
     n_wrong = min(len(wrong), 1 if count > 1 else 0)
     picked: list[int] = []
     for positions, most in ((rescued, count - n_wrong), (wrong, n_wrong), (range(len(right)), count)):

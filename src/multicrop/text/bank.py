@@ -97,6 +97,9 @@ class TextBank:
         Args:
             step: What is added, shape (classes, dim).
             unit: Whether the sums are normalised again.
+
+        Returns:
+            The moved bank.
         """
         features = self.features + step[:, None]
         return TextBank((normalize(features, dim=-1) if unit else features) * self.mask[..., None], self.mask, self.prompts)
@@ -107,6 +110,9 @@ class TextBank:
         Args:
             position: The class.
             prompts: A bank of one class.
+
+        Returns:
+            The changed bank.
         """
         width = max(self.mask.shape[1], prompts.mask.shape[1])
         wide = [pad(bank.features, (0, 0, 0, width - bank.mask.shape[1])) for bank in (self, prompts)]

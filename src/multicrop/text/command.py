@@ -9,7 +9,7 @@ from pathlib import Path
 from multicrop.files import write_text
 from multicrop.files.reading import json_of
 from multicrop.text.audit.audit import Finding, audit
-from multicrop.text.audit.check import check, fix, summary
+from multicrop.text.audit.check import TokenCounter, check, fix, summary
 from multicrop.text.audit.facts import fact_defects
 from multicrop.text.audit.leaks import leakage
 from multicrop.text.audit.margins import margins
@@ -37,12 +37,12 @@ def run_audit(options: argparse.Namespace) -> int:
         _write_fixed(Path(options.fix), None if packaged else Path(options.source), texts)
         print(f"written: {options.fix}; remaining defects:")
     counter = _token_counter(options.model) if options.model else _clip_counter()
-    findings = check(texts, names, keys, **counter)
+    findings = check(texts, names, keys, tokens=counter)
     if packaged or options.strict:
         checked = DescriptionSet(source.name if source else "", texts.titles, texts.texts, texts.whole)
         findings += [*audit(checked), *global_defects(checked), *fact_defects(checked)]
     _print(options, texts, findings)
-    if not counter:
+    if counter is None:
         print("tokens were not counted: pass --model FOLDER_OR_ID of the encoder, or install multicrop[descriptions] for CLIP's tokenizer")
     return int(any(finding.severity == "error" for finding in findings))
 
@@ -68,8 +68,8 @@ def _classes(options: argparse.Namespace) -> tuple[list[str] | None, list[str] |
     return None, None
 
 
-def _token_counter(model: str) -> dict[str, object]:
-    """Keyword arguments `count_tokens` and `context` for an encoder's text tower."""
+def _token_counter(model: str) -> TokenCounter:
+    """The counter of an encoder's text tower."""
     from transformers import AutoConfig, AutoTokenizer
 
     from multicrop.config import EMBEDDED_MODEL
@@ -82,18 +82,17 @@ def _token_counter(model: str) -> dict[str, object]:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"--model {model} has no readable tokenizer ({str(error).splitlines()[0]}); pass the encoder's folder") from error
     context = getattr(config, "text_config", config).max_position_embeddings
-    counter: Callable[[list[str]], list[int]] = lambda texts: [len(ids) for ids in tokenizer(texts)["input_ids"]]  # noqa: E731
-    return {"count_tokens": counter, "context": context}
+    return TokenCounter(lambda texts: [len(ids) for ids in tokenizer(texts)["input_ids"]], context)
 
 
-def _clip_counter() -> dict[str, object]:
-    """Keyword arguments `count_tokens` and `context` for OpenAI's CLIP; empty if the library of its tokenizer is not installed."""
+def _clip_counter() -> TokenCounter | None:
+    """The counter of OpenAI's CLIP; None if the library of its tokenizer is not installed."""
     try:
         from instant_clip_tokenizer import Tokenizer
     except ImportError:
-        return {}
+        return None
     tokenizer = Tokenizer()
-    return {"count_tokens": lambda texts: [len(tokenizer.encode(text)) + 2 for text in texts], "context": 77}
+    return TokenCounter(lambda texts: [len(tokenizer.encode(text)) + 2 for text in texts], 77)
 
 
 def _write_fixed(out: Path, source: Path | None, texts: ClassTexts) -> None:

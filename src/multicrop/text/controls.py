@@ -15,7 +15,7 @@ from multicrop.text.templates import fill
 
 KINDS = ("words", "characters", "both")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-USUAL = (3, 6)  # words of a text, characters of a word, where no descriptions say
+USUAL = (3, 6)  # words of a text, characters of a word, where there are no descriptions to follow
 MOST_CHARACTERS = 10  # of a text of random characters: each may cost a token
 
 

@@ -84,7 +84,7 @@ def ensemble(
 
 
 def template_set(templates: str | Sequence[str] | None) -> list[str]:
-    """The templates of a packaged set, or a list of one's own."""
+    """The templates of a packaged set, or a user's list."""
     if templates is None or isinstance(templates, str):
         packaged = _packaged()
         if (name := templates or DEFAULT_SET) not in packaged:

@@ -93,7 +93,7 @@ def _bare(hexcode: str) -> str:
 
 
 def iconify_drawings(package: Path, concepts: list[dict]) -> Iterator[tuple[str, str]]:
-    """(concept, svg) of an iconify set, matched by code point where the set tells it, else by normalised name.
+    """(concept, svg) of an iconify set, matched by code point where the set has it, else by normalised name.
 
     In a set without code points, heads answer to the animal's plain name, and the first of several drawings to the name without its number.
     """
@@ -179,7 +179,7 @@ def write_pack(target: Path, vendors: Collection[str] = tuple(VENDORS)) -> dict[
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
-    """Write the rows with the feature description from which `datasets` knows that `image` opens as pictures."""
+    """Write the rows with the feature description by which `datasets` opens `image` as pictures."""
     features = {name: {"dtype": "string", "_type": "Value"} for name in rows[0] if name not in ("image", "unseen")}
     features |= {"image": {"_type": "Image"}, "unseen": {"dtype": "bool", "_type": "Value"}}
     features = {name: features[name] for name in rows[0]}

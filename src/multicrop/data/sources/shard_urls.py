@@ -1,4 +1,4 @@
-"""The tar shards that a pattern names: files, objects, or URLs of a stream. Nothing that would run a command is let through."""
+"""The tar shards that a pattern names: files, objects, or URLs of a stream. A pattern that would run a command is refused."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from multicrop.aggregators.score import Scorer
+from multicrop.record import Predictions
 from multicrop.show.explain.explanation import Explanation, explain
 
 
@@ -17,8 +18,8 @@ class ScoredImages:
     """What pictures and examples read of a run.
 
     Args:
-        scores: By position in the order of scoring: ``label``, ``index`` (of the image), and the logits of each row (``global``,
-            ``final``).
+        predictions: Labels and predicted classes, by position in the order of scoring.
+        scores: By the same positions: ``index`` (of the image), and the logits of each row (``global``, ``final``).
         ids: Id of each image, by index.
         fingerprint: Hash that identifies the data set.
         open_image: Opens an image by index.
@@ -28,6 +29,7 @@ class ScoredImages:
         class_names: Names of the classes.
     """
 
+    predictions: Predictions
     scores: Mapping[str, Tensor]
     ids: Sequence[str]
     fingerprint: str
@@ -43,8 +45,9 @@ class ScoredImages:
 
     def classes(self, position: int) -> tuple[str, str, str]:
         """The names of the true class and of the classes that the global view and the final row predict."""
-        label, base, final = self.scores["label"][position], *(self.scores[row][position].argmax() for row in ("global", "final"))
-        return self.class_names[int(label)], self.class_names[int(base)], self.class_names[int(final)]
+        rows = self.predictions.rows
+        label, base, final = (self.class_names[int(of[position])] for of in (self.predictions.label, rows["global"], rows["final"]))
+        return label, base, final
 
     def explain(self, position: int) -> Explanation:
         """Why the image at a position gets its final class."""

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multicrop.text.audit.audit import Finding
 from multicrop.text.audit.leaks import leak_of
@@ -47,13 +48,24 @@ RULES = {
 }
 
 
+class TokenCounter(NamedTuple):
+    """The tokens of texts as an encoder's tokenizer counts them.
+
+    Args:
+        count: Maps texts to their numbers of tokens, start and end tokens included.
+        context: Number of tokens that the encoder reads.
+    """
+
+    count: Callable[[list[str]], list[int]]
+    context: int
+
+
 def check(
     texts: ClassTexts,
     class_names: Sequence[str] | None = None,
     class_keys: Sequence[str] | None = None,
     *,
-    count_tokens: Callable[[list[str]], list[int]] | None = None,
-    context: int = 77,
+    tokens: TokenCounter | None = None,
 ) -> list[Finding]:
     """Find the defects of texts, and of their match with a class list.
 
@@ -61,9 +73,7 @@ def check(
         texts: Texts by key.
         class_names: Class list, or None to check the texts alone.
         class_keys: Stable key of each class.
-        count_tokens: Counts the tokens of each text as the encoder's tokenizer does, start and end tokens included; None: tokens are not
-            counted.
-        context: Number of tokens that the encoder reads.
+        tokens: Counts the tokens of each text; None: tokens are not counted.
 
     Returns:
         Defects; empty if there are none.
@@ -74,13 +84,13 @@ def check(
         found += [Finding(key, "", "no_texts") for key, row in used.items() if not row]
     for key, row in used.items():
         found += _row_defects(key, row, texts.titles[key])
-    if count_tokens is not None:
+    if tokens is not None:
         entries = [(key, text) for key, row in used.items() for text in row if text.strip()]
-        counts = count_tokens([text for _, text in entries]) if entries else []
+        counts = tokens.count([text for _, text in entries]) if entries else []
         found += [
-            Finding(key, text, "too_long", f"{count} tokens, over {context}")
+            Finding(key, text, "too_long", f"{count} tokens, over {tokens.context}")
             for (key, text), count in zip(entries, counts, strict=True)
-            if count > context
+            if count > tokens.context
         ]
     return found
 

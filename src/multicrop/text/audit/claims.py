@@ -28,7 +28,7 @@ class Claim:
     words: str
 
     def contradicts(self, facts: Facts) -> bool:
-        """Whether the facts know one of the attributes and none of the values."""
+        """Whether the facts have one of the attributes and none of the values."""
         known = frozenset().union(*(facts.get(attribute, frozenset()) for attribute in self.attributes))
         return bool(known) and not known & self.values
 
@@ -39,7 +39,7 @@ class Lexicon:
 
     counts: dict[str, tuple[str, ...]]  # stem or stems of a noun: attributes
     colours: dict[str, tuple[str, ...]]  # stem of a part: attributes
-    palette: tuple[str, ...]  # the attributes that hold all colours of a class; empty where the table does not know them
+    palette: tuple[str, ...]  # the attributes that hold all colours of a class; empty where the table has none
     values: list[tuple[re.Pattern[str], str, str]]  # expression, attribute, value
     numbers: dict[str, str]
     families: dict[str, frozenset[str]]  # colour word: families

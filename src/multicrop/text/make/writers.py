@@ -4,10 +4,14 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import httpx
 
 from multicrop.files.hub import local_files_only
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 6
@@ -59,7 +63,7 @@ def local_writer(path: str, *, max_tokens: int, temperature: float, device: str 
     return ask
 
 
-def _chat(tokenizer: object, question: str) -> str:
+def _chat(tokenizer: "PreTrainedTokenizerBase", question: str) -> str:
     """The question in the model's own chat format, where it has one."""
     if not tokenizer.chat_template:
         return f"{question}\n\n"
