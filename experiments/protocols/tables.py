@@ -18,7 +18,7 @@ from multicrop.compare.statistics import holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
-from experiments.few_shot.tables import ALONE, COLOURS, HOSTS, Cell, by_cell, paired
+from experiments.few_shot.tables import ALONE, COLOURS, HOSTS, Cell, by_cell, paired, tested
 from experiments.study import accuracy, clusters_of, data_of, distance, markdown, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
@@ -120,22 +120,14 @@ def tables(results: Rows, compared: Rows) -> Iterable[str]:
                 own = [results.get((data, host, adapter, number)) for number in shots]
                 lines.append([HOSTS[host], adapter, *(_top(row) if row else "-" for row in own)])
         yield f"{data}, top-1 %\n\n{markdown(['host', 'adapter', *map(str, shots)], lines)}"
-        lines = [["none", *[_gain(compared.get((data, "dnd_fused", *ALONE, SAME)))] * len(shots)]]
+        lines = [["none", *[tested(compared.get((data, "dnd_fused", *ALONE, SAME)))] * len(shots)]]
         for adapter in sorted({key[2] for key in results if key[0] == data and key[3]}):
-            lines.append([adapter, *(_gain(compared.get((data, "dnd_fused", adapter, number, SAME))) for number in shots)])
+            lines.append([adapter, *(tested(compared.get((data, "dnd_fused", adapter, number, SAME))) for number in shots)])
         yield f"{data}, D&D fused against the global view, points\n\n{markdown(['adapter', *map(str, shots)], lines)}"
 
 
 def _top(row: Sequence[str]) -> str:
     return f"{float(row[0]):.1f}"
-
-
-def _gain(row: Sequence[str] | None) -> str:
-    """`+3.2 [+1.0, +5.4]`, bold where it holds."""
-    if row is None:
-        return "-"
-    text = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*map(float, row[:3]))
-    return f"**{text}**" if float(row[4]) < 0.05 else text
 
 
 def counted(compared: Rows) -> str:
