@@ -8,7 +8,7 @@ delete the two tables.
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,11 +105,15 @@ def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]
     found = {}
     for key, right in cells.items():
         fit, test = np.median(seconds[key], axis=0)
-        found[key] = [*numbers(accuracy(np.stack(list(right.values())), clusters[key[0]])), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
+        found[key] = [*measured(right, clusters[key[0]]), f"{fit:.2f}", f"{test:.2f}"]
     for (dataset, host, _, _), right in sorted(hosts.items(), key=lambda item: len(item[1])):  # the last has the most seeds
-        alone = np.stack(list(right.values()))  # a seed draws its crops
-        found[dataset, host, *ALONE] = [*numbers(accuracy(alone, clusters[dataset])), str(len(alone)), "0.00", "0.00"]
+        found[dataset, host, *ALONE] = [*measured(right, clusters[dataset]), "0.00", "0.00"]  # a seed draws its crops
     return found
+
+
+def measured(right: Mapping[int, np.ndarray], clusters: Sequence[str]) -> list[str]:
+    """Top-1 with its interval, and the number of seeds."""
+    return [*numbers(accuracy(np.stack(list(right.values())), clusters)), str(len(right))]
 
 
 def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
