@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from multicrop.compare.run import Run, read_run
 from multicrop.compare.statistics import Comparison, compare_runs
+from multicrop.compare.tables import bracketed
 from multicrop.files import atomic
 from multicrop.record import METRICS
 
@@ -74,8 +75,7 @@ def accuracy(correct: np.ndarray, clusters: Sequence[str] = ()) -> Comparison:
 
 def points(comparison: Comparison, *, sign: bool = True) -> str:
     """`+3.2 [+1.0, +5.4]`, in points of percent."""
-    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if sign else "{:.1f} [{:.1f}, {:.1f}]"
-    return form.format(*(POINTS * value for value in (comparison.difference, comparison.low, comparison.high)))
+    return bracketed(*(POINTS * value for value in (comparison.difference, comparison.low, comparison.high)), sign=sign)
 
 
 def marked(comparison: Comparison, p: float) -> str:
@@ -83,9 +83,20 @@ def marked(comparison: Comparison, p: float) -> str:
     return f"{points(comparison)}{'' if p < 0.05 else ' (n.s.)'}"
 
 
+def bold(text: str, p: float) -> str:
+    """`**+3.2 [+1.0, +5.4]**` where the corrected p-value is below 0.05."""
+    return f"**{text}**" if p < 0.05 else text
+
+
 def numbers(comparison: Comparison) -> list[str]:
     """Difference, low and high end as three cells, in points of percent."""
     return [f"{POINTS * value:.2f}" for value in (comparison.difference, comparison.low, comparison.high)]
+
+
+def with_interval(cells: Sequence[object], *, sign: bool = True) -> str:
+    """The three cells of `numbers` in one: `+3.2 [+1.0, +5.4]`."""
+    value, low, high = (float(str(cell)) for cell in cells)
+    return bracketed(value, low, high, sign=sign)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -69,6 +69,19 @@ def node(group: str, option: str):
     return OmegaConf.to_container(composed(f"{group}={option}"), resolve=False).get(group)
 
 
+def load(*overrides):
+    """The data set that the overrides compose; an error as its loader raises it, without Hydra's wrapping."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from multicrop.config import without
+
+    try:
+        return instantiate(without(composed(*overrides).dataset, "facts"))
+    except InstantiationException as error:
+        raise error.__cause__ from None
+
+
 def session_of(*overrides):
     """The parts of a run, as these overrides configure it."""
     from multicrop.runs.session import Session

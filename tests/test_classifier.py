@@ -317,15 +317,19 @@ class TestCommand:
         expected = _predict(photos, photos / "photos")
         monkeypatch.setattr(predicted_parts, "PART", 4)
         monkeypatch.setattr(prediction, "predicted", lambda *args: pytest.fail("this process predicted"))
+        read, whole = [], predicted_parts.read_sealed
+        monkeypatch.setattr(predicted_parts, "read_sealed", lambda path, meaning: read.append(path.name) or whole(path, meaning))
 
         def each(engine, worker, parts, *, views, progress, accelerator):
             assert (views, progress, accelerator, parts.missing()) == (5, False, "cpu", [0, 1, 2])
-            actor = pickle.loads(pickle.dumps(worker))  # noqa: S301
+            actor = pickle.loads(sent := pickle.dumps(worker))  # noqa: S301
             actor.load()
             assert [actor.encode(part) for part in (2, 0, 1)] == [1, 4, 4] and parts.missing() == []
+            assert len(pickle.dumps(worker)) == len(sent)
 
         monkeypatch.setattr(RayEngine, "each", each)
-        assert _predict(photos, photos / "photos", "--set", "engine=ray") == expected
+        assert _predict(photos, photos / "photos", "--set", "engine=ray", output="ray.jsonl") == expected  # no other call wrote this one
+        assert len(read) == len(set(read)) == 3
         other = PartPredictor(photos / "chosen.yaml", (), PredictedParts(photos, "another key", as_images([])))
         with refused("another version of multicrop"):
             other.load()

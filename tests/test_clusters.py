@@ -7,25 +7,15 @@ from dataclasses import replace
 import datasets as hf_datasets
 import numpy as np
 import pytest
-from conftest import composed
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from conftest import composed, load
 from refusals import refused
 from small_copies import NAMES, make_coop, make_csv, make_folder, make_tar, picture
 
 from multicrop.compare.statistics import compare
-from multicrop.config import without
 from multicrop.data.base import LabelledImages
 from multicrop.record import ROWS, Predictions
 from multicrop.runs.identity import _images_hash
 from multicrop.runs.results import row_metrics
-
-
-def load(*overrides):
-    try:
-        return instantiate(without(composed(*overrides).dataset, "facts"))
-    except InstantiationException as error:
-        raise error.__cause__ from None
 
 
 def patients(root, column):

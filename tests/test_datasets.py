@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torchvision
-from conftest import CONF, composed, options
-from hydra.errors import InstantiationException
+from conftest import CONF, composed, load, options
 from hydra.utils import instantiate
 from PIL import Image
 from refusals import refused
@@ -35,7 +34,6 @@ from small_copies import (
 )
 from torch.utils.data import DataLoader
 
-from multicrop.config import without
 from multicrop.data.base import StreamedImages
 from multicrop.data.classes import ClassList, classes_of, match, packaged
 from multicrop.data.few_shot import few_shot_from_file, few_shot_split
@@ -48,14 +46,6 @@ from multicrop.text import prompts_of
 from multicrop.text.class_names import plain, shown_name
 from multicrop.text.descriptions import available, load_description_set
 from multicrop.text.sources import class_texts
-
-
-def load(*overrides):
-    """The data set that the overrides compose; an error as its loader raises it, without Hydra's wrapping."""
-    try:
-        return instantiate(without(composed(*overrides).dataset, "facts"))
-    except InstantiationException as error:
-        raise error.__cause__ from None
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import os
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -59,7 +61,7 @@ def test_a_folder_for_the_hub_names_its_files_and_holds_what_csv_holds(runs, tmp
 
 def test_every_eval_ever_links_results_and_instances(runs, tmp_path):
     whole, samples, *_ = export(runs, tmp_path / "out", "every-eval-ever", organization="us")
-    assert whole == tmp_path / "out" / "zoo" / "multicrop" / "tiny" / "sweep-0.json"
+    assert whole.parent == tmp_path / "out" / "zoo" / "multicrop" / "tiny" and re.fullmatch(r"sweep-0-[0-9a-f]{8}\.json", whole.name)
     found, text = json.loads(whole.read_text()), samples.read_text()
     needed = {
         "schema_version",
@@ -84,6 +86,19 @@ def test_every_eval_ever_links_results_and_instances(runs, tmp_path):
         assert all(isinstance(value, str) for part in texts for value in part.values())
     answer = instances[0]["answer_attribution"][0]
     assert answer["extracted_value"] == instances[0]["output"]["raw"][0] and instances[0]["messages"] is None
+
+
+def test_runs_whose_names_are_alike_have_files_of_their_own(tmp_path):
+    places = [tmp_path / name for name in ("x/a/b", "x/a-b", "y/b")]
+    one, like, later = (read_run(records.write(place, images=IMAGES, draw=draw)) for draw, place in enumerate(places))
+    os.utime(later.folder / "metrics.json", (1, 1))
+    calls = [[one, like], [one], [later]]  # alone, both are named b
+    written = [path for runs in calls for path in export(runs, tmp_path / "out", "every-eval-ever")]
+    found = [json.loads(path.read_text()) for path in written[::2]]
+    assert len(set(written)) == 8 and len({each["evaluation_id"] for each in found}) == 4
+    scores = [each["evaluation_results"][-1]["score_details"]["score"] for each in found]
+    assert scores == pytest.approx([run.metrics["rows"]["aggregated"]["accuracy"] for run in (one, like, one, later)])
+    assert export([one, like], tmp_path / "out", "every-eval-ever") == written[:4]
 
 
 def test_the_command_writes_and_lists_the_files(runs, tmp_path, capsys):

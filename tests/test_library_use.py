@@ -1,6 +1,7 @@
 """Aggregators and methods in Python: defaults are those of conf/, precision is kept, padding is never read, unfit shapes are named."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_a_method_keeps_double_precision(option):
     made = instantiate(composed(f"method={option}").method)
     if made.func.needs_text_tower:
         pytest.skip("its prompts come from a text tower in single precision")
-    method = inject(made, text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
+    method = inject(made, SimpleNamespace(text=text, logit_scale=20.0, score=score, encoder=random_encoder(16)))
     got = method(views, score(views))
     assert got.dtype == torch.float64 and got.isfinite().all()
 

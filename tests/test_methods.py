@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -346,7 +347,8 @@ class TestDeclarations:
         score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
         views = normalize(text.label[torch.arange(24) % 3][:, None] + 0.3 * torch.randn(24, 6, 16, generator=generator), dim=-1)
         node = composed(f"method={option}").method
-        return inject(instantiate(node), text=text, logit_scale=20.0, score=score, encoder=encoder), views, score(views)
+        offered = SimpleNamespace(text=text, logit_scale=20.0, score=score, encoder=encoder)
+        return inject(instantiate(node), offered), views, score(views)
 
     def test_episodic_methods_have_no_state_and_ignore_the_order_of_the_stream(self, option, generator):
         method, views, logits = self.made(option, generator)

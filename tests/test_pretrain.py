@@ -17,7 +17,7 @@ from multicrop.encoder import load_encoder
 from multicrop.pretrain import checkpoint, data, distil, train
 from multicrop.pretrain.captions import train_tokenizer
 from multicrop.pretrain.compose import Composer, Composition
-from multicrop.pretrain.data import TrainingBatches, sprites_of
+from multicrop.pretrain.data import StepSampler, TrainingBatches, sprites_of
 from multicrop.pretrain.distil import DistilledClip, SidePictures, Teacher, resized, token_features
 from multicrop.pretrain.module import soft_cross_entropy, whitened_patches
 
@@ -89,7 +89,7 @@ def test_a_batch_without_a_scene_has_no_scene_loss(batches):
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "STEPS_PER_EPOCH", 3)
     monkeypatch.setattr(data, "training_drawings", cache(data.training_drawings))  # most of the time of a start
-    _, whole = train.pretrain(train.Recipe(steps=6, **TINY), output=tmp_path / "whole", num_workers=0)
+    _, whole = train.pretrain(train.Recipe(steps=7, **TINY), output=tmp_path / "whole", num_workers=0)
     step, calls = train.TinyClip.training_step, []
 
     def dies(self, batch, batch_idx):
@@ -101,18 +101,31 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train.TinyClip, "training_step", dies)
         with pytest.raises(RuntimeError, match="killed"):
-            train.pretrain(train.Recipe(steps=6, **TINY), output=tmp_path / "killed", num_workers=0)
+            train.pretrain(train.Recipe(steps=7, **TINY), output=tmp_path / "killed", num_workers=0)
     assert [path.name for path in (tmp_path / "killed").rglob("*") if path.is_file()].count("last.ckpt") == 1
     read, item = [], TrainingBatches.__getitem__
     monkeypatch.setattr(TrainingBatches, "__getitem__", lambda self, step: read.append(step) or item(self, step))
-    _, resumed = train.pretrain(train.Recipe(steps=6, **TINY), output=tmp_path / "killed", num_workers=0)
-    assert read == [0, 3, 4, 5]  # the first batch again for the patch filters, then the steps that were missing
+    _, resumed = train.pretrain(train.Recipe(steps=7, **TINY), output=tmp_path / "killed", num_workers=0)
+    assert read == [0, 3, 4, 5, 6]  # the first batch again for the patch filters, then the steps that were missing
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
     with safe_open(resumed / "model.safetensors", framework="pt") as weights:
         made_from = {name: json.loads(value) for name, value in weights.metadata().items() if name != "format"}
-    assert made_from["recipe"]["steps"] == 6 and made_from["vendors"] == list(TRAINING_VENDORS) and len(made_from["data"]) == 32
+    assert made_from["recipe"]["steps"] == 7 and made_from["vendors"] == list(TRAINING_VENDORS) and len(made_from["data"]) == 32
     encoder = load_encoder(path=str(resumed))
     assert encoder.encode_texts(["tiger face"]).shape == (1, 128)
+
+
+def test_training_ends_at_its_last_step_and_goes_on_when_more_are_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "STEPS_PER_EPOCH", 3)
+    monkeypatch.setattr(data, "training_drawings", cache(data.training_drawings))
+    read, item = [], TrainingBatches.__getitem__
+    monkeypatch.setattr(TrainingBatches, "__getitem__", lambda self, step: read.append(step) or item(self, step))
+    for steps, seen in ((2, [0, 1]), (2, []), (4, [2, 3]), (9, [4, 5, 6, 7, 8])):
+        train.pretrain(train.Recipe(steps=steps, **TINY), output=tmp_path, num_workers=0)
+        assert read[1:] == seen  # the first batch is read for the patch filters
+        assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["done"] == steps
+        read.clear()
+    assert list(StepSampler(3, 9, lambda: 8)) == [8]  # processes that compose batches ahead compose none after the last
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_whole_one(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -163,7 +164,8 @@ class TestFitCheckpoints:
         monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
         problem = Problem(generator)
         knobs = session_of("task=few_shot", "adapter=clip_adapter", "adapter.epochs=4", "adapter.plan_epochs=1").settings.part("adapter")
-        whole, killed, again = (inject(knobs.make(), score=problem.score, text=problem.score.text, logit_scale=10.0) for _ in range(3))
+        offered = SimpleNamespace(score=problem.score, text=problem.score.text, logit_scale=10.0)
+        whole, killed, again = (inject(knobs.make(), offered) for _ in range(3))
         whole.fit(problem.support, problem.validation)
         killed.checkpoint = again.checkpoint = tmp_path / "fit.ckpt"
         with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):

@@ -71,7 +71,7 @@ class TestSearch:
     def test_support_that_misleads_cannot_take_it_below_the_aggregator_on_validation(self, option, problem):
         support, validation = problem.support, problem.validation
         wrong = Examples(support.views, support.logits, (support.labels + 1) % 3)
-        adapter = inject(short(option), score=problem.score, projection=torch.eye(8))
+        adapter = inject(short(option), SimpleNamespace(score=problem.score, projection=torch.eye(8)))
         adapter.fit(wrong, validation)
         with torch.no_grad():
             got = accuracy(adapter(validation.views, validation.logits), validation.labels)
@@ -79,7 +79,7 @@ class TestSearch:
         assert got == pytest.approx(adapter.selection["chosen"]["accuracy"]) == max(p["accuracy"] for p in adapter.selection["curve"])
 
     def test_fixed_takes_the_knobs_as_they_are(self, option, problem):
-        adapter = inject(short(option, search=None), score=problem.score, projection=torch.eye(8))
+        adapter = inject(short(option, search=None), SimpleNamespace(score=problem.score, projection=torch.eye(8)))
         node = composed(f"adapter={option}").adapter
         adapter.fit(problem.support, problem.validation)
         assert adapter.selection["how"] == "fixed" and len(adapter.selection["curve"]) == 1
@@ -150,7 +150,7 @@ class TestHosts:
     def test_a_pair_fits_and_scores_or_says_why_not(self, option, aggregator, generator):
         scorer, examples = self.host(aggregator, generator)
         make = short(option)
-        adapter = inject(make, text=scorer.text, logit_scale=10.0, score=scorer, projection=torch.eye(16))
+        adapter = inject(make, SimpleNamespace(text=scorer.text, logit_scale=10.0, score=scorer, projection=torch.eye(16)))
         if aggregator == "vote" and option in ("taskres", "taskres_100", "clip_adapter"):  # all that they learn goes through the aggregator
             with refused("logits with a gradient", "vote counts votes", "tip_adapter"):
                 adapter.fit(examples, examples)

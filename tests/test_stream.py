@@ -7,6 +7,7 @@ import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,7 +60,7 @@ def settings(option, *more):
 def task_of(cfg):
     text = random_text(torch.Generator().manual_seed(5), classes=4)
     score = Scorer(text, 20.0, instantiate(composed("aggregator=mean_feature").aggregator), 1.0)
-    method = inject(instantiate(cfg.method), text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
+    method = inject(instantiate(cfg.method), SimpleNamespace(text=text, logit_scale=20.0, score=score, encoder=random_encoder(16)))
     task = settings_of(cfg).task_knobs
     return AdaptationTask(score, method, **task)
 

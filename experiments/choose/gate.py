@@ -25,7 +25,7 @@ from multicrop.runs.settings import settings_of
 
 ROOT, OUTPUT = Path(__file__).parents[2], Path(__file__).parent / "gate.csv"
 sys.path.insert(0, str(ROOT))  # for experiments/study.py
-from experiments.study import POINTS, markdown, numbers, write_csv
+from experiments.study import POINTS, markdown, numbers, with_interval, write_csv
 
 VALIDATION = "validation"
 CHOSEN_ON = ("none", "shot_noise", "contrast")  # corruptions of the validation streams, severity 3
@@ -127,8 +127,7 @@ def condensed(rows: list[list[object]]) -> str:
     rules = list(dict.fromkeys(str(row[4]) for row in rows))
     lines: dict[object, list[object]] = {}
     for stream, _, gap, whole, _, _, *gain, _ in rows:
-        low, high = (f"{float(value):+.1f}" for value in gain[1:])
-        lines.setdefault(stream, [stream, gap, f"{float(whole):.1f}"]).append(f"{float(gain[0]):+.1f} [{low}, {high}]")
+        lines.setdefault(stream, [stream, gap, f"{float(whole):.1f}"]).append(with_interval(gain))
     return markdown(["stream", "gap, nats", "global view", *rules], lines.values())
 
 

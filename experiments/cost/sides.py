@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.cost.cost import Row, baseline_of, fixed, gain
 from experiments.cost.streams import ROOT, Look, Plan, file_of, keep, read, session_of
-from experiments.study import POINTS, markdown, numbers, write_csv
+from experiments.study import POINTS, markdown, numbers, with_interval, write_csv
 
 from multicrop.config import register_resolvers
 from multicrop.runs.sweep_cache import SweepCache
@@ -68,7 +68,7 @@ def table(lines: list[list[object]], columns: tuple[str, ...], model: str) -> st
     for way, crops in SHOWN:
         cells = [found[*stream, way, crops] for stream in streams if (*stream, way, crops) in found]
         if len(cells) == len(streams) and all(cell[columns[0]] for cell in cells):
-            points = ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*(float(str(cell[name])) for name in columns)) for cell in cells]
+            points = [with_interval([cell[name] for name in columns]) for cell in cells]
             shown.append([f"{way}, {crops} crops" if crops else way, f"{np.mean([float(str(c['cost'])) for c in cells]):.1f}", *points])
     return markdown(["way", "cost", *(f"{data}, {vendor}" for data, vendor in streams)], shown)
 

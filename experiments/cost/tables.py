@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.study import RANGES, markdown
+from experiments.study import RANGES, markdown, with_interval
 
 SHOWN = (  # way and number of crops; the baseline is 16 random crops
     ("global view", 0),
@@ -30,5 +30,4 @@ def summary(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _points(row: Mapping[str, object]) -> str:
-    difference, low, high = (float(str(row[name])) for name in ("difference", "low", "high"))
-    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return with_interval([row[name] for name in ("difference", "low", "high")])

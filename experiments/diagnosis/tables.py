@@ -14,7 +14,19 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, accuracy, by_setting, clusters_of, dataset_of, markdown, marked, numbers, read_runs, write_csv
+from experiments.study import (
+    POINTS,
+    accuracy,
+    by_setting,
+    clusters_of,
+    dataset_of,
+    markdown,
+    marked,
+    numbers,
+    read_runs,
+    with_interval,
+    write_csv,
+)
 
 OUTPUT = Path(__file__).parent
 DATASETS = ("scenes", "emoji")
@@ -145,10 +157,7 @@ def main() -> None:
     write_csv(output / "comparisons.csv", ["dataset", "row", "against", "difference", "low", "high", "p", "p_holm"], lines)
     draw(correct, clusters, compared, corrected, output / "diagnosis.png")
     shown = {d: {line[1]: line for line in table if line[0] == d} for d in DATASETS}
-    rows = [
-        [f"`{row}`", *(f"{float(line[2]):.1f} [{float(line[3]):.1f}, {float(line[4]):.1f}]" for line in (shown[d][row] for d in DATASETS))]
-        for row in shown["scenes"]
-    ]
+    rows = [[f"`{row}`", *(with_interval(line[2:5], sign=False) for line in (shown[d][row] for d in DATASETS))] for row in shown["scenes"]]
     print(markdown(["row", *DATASETS], rows), end="\n\n")
     half = len(QUESTIONS)
     paired = [[compared[i][3], *(marked(compared[i + j][4], corrected[i + j]) for j in (0, half))] for i in range(half)]

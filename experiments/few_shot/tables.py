@@ -8,7 +8,7 @@ delete the two tables.
 import csv
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,20 @@ from multicrop.compare.statistics import Comparison, compare_runs, holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import Dots, accuracy, clusters_of, data_of, distance, dot_plot, markdown, numbers, read_runs, write_csv
+from experiments.study import (
+    Dots,
+    accuracy,
+    bold,
+    clusters_of,
+    data_of,
+    distance,
+    dot_plot,
+    markdown,
+    numbers,
+    read_runs,
+    with_interval,
+    write_csv,
+)
 
 OUTPUT = Path(__file__).parent
 HOST_OF = {
@@ -92,11 +105,15 @@ def accuracies(runs: list[Run], cells: dict[Cell, dict], hosts: dict[Cell, dict]
     found = {}
     for key, right in cells.items():
         fit, test = np.median(seconds[key], axis=0)
-        found[key] = [*numbers(accuracy(np.stack(list(right.values())), clusters[key[0]])), str(len(right)), f"{fit:.2f}", f"{test:.2f}"]
+        found[key] = [*measured(right, clusters[key[0]]), f"{fit:.2f}", f"{test:.2f}"]
     for (dataset, host, _, _), right in sorted(hosts.items(), key=lambda item: len(item[1])):  # the last has the most seeds
-        alone = np.stack(list(right.values()))  # a seed draws its crops
-        found[dataset, host, *ALONE] = [*numbers(accuracy(alone, clusters[dataset])), str(len(alone)), "0.00", "0.00"]
+        found[dataset, host, *ALONE] = [*measured(right, clusters[dataset]), "0.00", "0.00"]  # a seed draws its crops
     return found
+
+
+def measured(right: Mapping[int, np.ndarray], clusters: Sequence[str]) -> list[str]:
+    """Top-1 with its interval, and the number of seeds."""
+    return [*numbers(accuracy(np.stack(list(right.values())), clusters)), str(len(right))]
 
 
 def read_rows(path: Path) -> list[tuple[Cell, list[str]]]:
@@ -135,20 +152,15 @@ def _dots(results: dict[Cell, list[str]], dataset: str, host: str, shots: int) -
     return Dots(HOSTS[host], COLOURS[host], float(results[dataset, host, *ALONE][0]), points)
 
 
-def shown(row: list[str], form: str = "{:.1f} [{:.1f}, {:.1f}]") -> str:
-    """`74.5 [70.2, 78.8]`."""
-    return form.format(*map(float, row[:3]))
-
-
 def tables(results: dict[Cell, list[str]]) -> str:
     """One markdown table per data set and number of shots."""
     parts = []
     for dataset, shots in sorted({(key[0], key[3]) for key in results if key[3]}):
         alone = [results.get((dataset, host, *ALONE)) for host in HOSTS]
-        rows = [["no adapter", *(shown(row, "{:.1f}") if row else "-" for row in alone)]]
+        rows = [["no adapter", *(f"{float(row[0]):.1f}" if row else "-" for row in alone)]]
         for adapter in sorted({key[2] for key in results if (key[0], key[3]) == (dataset, shots)}):
             got = [results.get((dataset, host, adapter, shots)) for host in HOSTS]
-            rows.append([adapter, *(shown(row) if row else "-" for row in got)])
+            rows.append([adapter, *(with_interval(row[:3], sign=False) if row else "-" for row in got)])
         parts.append(f"{dataset}, {shots} shots\n\n{markdown(['adapter', *HOSTS.values()], rows)}")
     return "\n\n".join(parts)
 
@@ -164,15 +176,14 @@ def added(found: dict[tuple[Cell, str], list[str]]) -> str:
         rows = []
         for adapter in sorted({key[2] for key, _ in found if (key[0], key[3]) == (dataset, shots)}):
             got = [asked.get(((dataset, host, adapter, shots), against)) for host, against in questions.values()]
-            rows.append([adapter, *(_signed(row) if row else "-" for row in got)])
+            rows.append([adapter, *map(tested, got)])
         parts.append(f"{dataset}, {shots} shots, added\n\n{markdown(['adapter', *questions], rows)}")
     return "\n\n".join(parts)
 
 
-def _signed(row: list[str]) -> str:
-    """`+1.4 [+0.2, +2.6]`, bold where significant after correction."""
-    text = shown(row, "{:+.1f} [{:+.1f}, {:+.1f}]")
-    return f"**{text}**" if float(row[4]) < 0.05 else text
+def tested(row: Sequence[str] | None) -> str:
+    """`+1.4 [+0.2, +2.6]`, bold where significant after correction; `-` where there is no comparison."""
+    return "-" if row is None else bold(with_interval(row[:3]), float(row[4]))
 
 
 def main() -> None:

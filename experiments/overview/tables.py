@@ -5,8 +5,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from multicrop.compare.tables import interval, probability
+
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/study.py
-from experiments.study import POINTS, markdown
+from experiments.study import POINTS, bold, markdown
 
 RESULTS = Path(__file__).parent / "results.csv"
 CROPS = ("random_k16", "quasi_random", "diverse", "grid", "ten_crop", "attention", "feature")
@@ -27,7 +29,7 @@ def grid(rows: Iterable[Row]) -> str:
         aggregator, _, crop = row["method"].partition(", ")
         if crop in CROPS and aggregator != "global":
             found = f"{POINTS * float(row['accuracy']):.1f}"
-            cells.setdefault(aggregator, {})[crop] = f"**{found}**" if row["p_holm"] and float(row["p_holm"]) < 0.05 else found
+            cells.setdefault(aggregator, {})[crop] = bold(found, float(row["p_holm"] or 1))
     return markdown(["", *CROPS], [[name, *(line.get(crop, "") for crop in CROPS)] for name, line in cells.items()])
 
 
@@ -40,10 +42,9 @@ def methods(rows: Iterable[Row]) -> str:
 
 def _line(row: Row) -> list[str]:
     spread = f" ± {POINTS * float(row['spread']):.1f}" if int(row["runs"]) > 1 else ""
-    gain = [POINTS * float(row[name]) for name in ("difference", "low", "high")] if row["difference"] else None
-    shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gain) if gain else ""
-    p = ("<0.001" if float(row["p_holm"]) < 0.001 else f"{float(row['p_holm']):.3f}") if row["p_holm"] else ""
-    return [row["method"], f"{POINTS * float(row['accuracy']):.1f}{spread}", shown, p, f"{row['rescued']}/{row['lost']}" if gain else ""]
+    gain = interval({name: float(row[name]) for name in ("difference", "low", "high")}) if row["difference"] else ""
+    p = probability(float(row["p_holm"]) if row["p_holm"] else None)
+    return [row["method"], f"{POINTS * float(row['accuracy']):.1f}{spread}", gain, p, f"{row['rescued']}/{row['lost']}" if gain else ""]
 
 
 def main() -> None:

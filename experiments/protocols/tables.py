@@ -4,7 +4,6 @@ A vendor that has records below FOLDER is computed from them and takes the place
 rows stay.
 """
 
-import csv
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,8 @@ from multicrop.compare.statistics import holm
 from multicrop.files import save_figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
-from experiments.few_shot.tables import ALONE, COLOURS, HOSTS, Cell, by_cell, paired
-from experiments.study import accuracy, clusters_of, data_of, distance, markdown, numbers, read_runs, write_csv
+from experiments.few_shot.tables import ALONE, COLOURS, HOSTS, Cell, by_cell, measured, paired, read_rows, tested
+from experiments.study import clusters_of, data_of, distance, markdown, numbers, read_runs, write_csv
 
 OUTPUT = Path(__file__).parent
 RESULTS = "data", "host", "adapter", "shots", "top1", "low", "high", "seeds"
@@ -35,11 +34,7 @@ def bare(hosts: Mapping[Cell, dict]) -> dict[Cell, dict]:
 
 def results_of(cells: Mapping[Cell, dict], hosts: Mapping[Cell, dict], clusters: Mapping[str, Sequence[str]]) -> Rows:
     """Top-1 with its interval and the number of draws, for each cell and for each host without an adapter."""
-    found = {}
-    for key, right in {**cells, **bare(hosts)}.items():
-        stacked = np.stack(list(right.values()))
-        found[key] = [*numbers(accuracy(stacked, clusters[key[0]])), str(len(stacked))]
-    return found
+    return {key: measured(right, clusters[key[0]]) for key, right in {**cells, **bare(hosts)}.items()}
 
 
 def compared_of(cells: Mapping[Cell, dict], hosts: Mapping[Cell, dict], clusters: Mapping[str, Sequence[str]]) -> Rows:
@@ -60,9 +55,8 @@ def compared_of(cells: Mapping[Cell, dict], hosts: Mapping[Cell, dict], clusters
 
 def merged(path: Path, header: Sequence[str], new: Rows) -> Rows:
     """The new rows, and those of the file whose data have none; written back."""
-    lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:] if path.is_file() else []
-    width = header.index("top1" if "top1" in header else "difference")
-    old = {(*line[:3], int(line[3]), *line[4:width]): line[width:] for line in lines}
+    asked = int("against" in header)  # columns between the cell and its numbers
+    old = {(*cell, *row[:asked]): row[asked:] for cell, row in read_rows(path)}
     fresh = {key[0] for key in new}
     rows = {**{key: row for key, row in old.items() if key[0] not in fresh}, **new}
     ordered = dict(sorted(rows.items(), key=lambda item: (distance(item[0][0]), list(HOSTS).index(item[0][1]), item[0][2:])))
@@ -120,22 +114,14 @@ def tables(results: Rows, compared: Rows) -> Iterable[str]:
                 own = [results.get((data, host, adapter, number)) for number in shots]
                 lines.append([HOSTS[host], adapter, *(_top(row) if row else "-" for row in own)])
         yield f"{data}, top-1 %\n\n{markdown(['host', 'adapter', *map(str, shots)], lines)}"
-        lines = [["none", *[_gain(compared.get((data, "dnd_fused", *ALONE, SAME)))] * len(shots)]]
+        lines = [["none", *[tested(compared.get((data, "dnd_fused", *ALONE, SAME)))] * len(shots)]]
         for adapter in sorted({key[2] for key in results if key[0] == data and key[3]}):
-            lines.append([adapter, *(_gain(compared.get((data, "dnd_fused", adapter, number, SAME))) for number in shots)])
+            lines.append([adapter, *(tested(compared.get((data, "dnd_fused", adapter, number, SAME))) for number in shots)])
         yield f"{data}, D&D fused against the global view, points\n\n{markdown(['adapter', *map(str, shots)], lines)}"
 
 
 def _top(row: Sequence[str]) -> str:
     return f"{float(row[0]):.1f}"
-
-
-def _gain(row: Sequence[str] | None) -> str:
-    """`+3.2 [+1.0, +5.4]`, bold where it holds."""
-    if row is None:
-        return "-"
-    text = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*map(float, row[:3]))
-    return f"**{text}**" if float(row[4]) < 0.05 else text
 
 
 def counted(compared: Rows) -> str:

@@ -16,7 +16,20 @@ from multicrop.record import BESIDE, Detection
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
 from experiments.protocols.detection import MEASURES, Draws, Estimate
-from experiments.study import POINTS, RANGES, Dots, data_of, dataset_of, distance, dot_plot, markdown, read_runs, write_csv
+from experiments.study import (
+    POINTS,
+    RANGES,
+    Dots,
+    bold,
+    data_of,
+    dataset_of,
+    distance,
+    dot_plot,
+    markdown,
+    read_runs,
+    with_interval,
+    write_csv,
+)
 
 OUTPUT = Path(__file__).parent
 ROWS = {"global": "global view", "crops_mean": "crops, mean", f"{BESIDE}dnd": "D&D", "final": "D&D fused"}
@@ -141,8 +154,7 @@ def gains_table(cells: Sequence[Cell], p_values: Mapping[tuple, float], measure:
         shown = []
         for score in SCORES:
             plain, fused = own["global", score].found[measure].value, own["final", score]
-            gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(float(end) for end in _ends(fused.gains[measure])))
-            gain = f"**{gain}**" if p_values[stream, "final", score, measure] < 0.05 else gain
+            gain = bold(with_interval(_ends(fused.gains[measure])), p_values[stream, "final", score, measure])
             shown.append(f"{POINTS * plain:.1f}, {POINTS * fused.found[measure].value:.1f}: {gain}")
         lines.append([stream[0], KINDS[stream[1]], *shown])
     return markdown(["known", "unknown", *SCORES.values()], lines)

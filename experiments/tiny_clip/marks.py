@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from multicrop.compare.tables import interval
+
 ROOT = Path(__file__).parents[2]
 ROWS = ("global", "crops_mean", "aggregated")
 SHORT, OVERRIDES = "--short" in sys.argv, [word for word in sys.argv[1:] if word != "--short"]
@@ -30,8 +32,8 @@ def line(name: str, runs: list[dict]) -> None:
     images = sum(run["images"] for run in runs)
     pooled = [100 * sum(run["rows"][row]["accuracy"] * run["images"] for run in runs) / images for row in ROWS]
     final = runs[0]["rows"]["aggregated"]
-    interval = f"{100 * final['difference']:+.1f} [{100 * final['low']:+.1f}, {100 * final['high']:+.1f}]" if len(runs) == 1 else ""
-    print(f"| {name} | {images} | {' | '.join(f'{value:.1f}' for value in pooled)} | {interval} |", flush=True)
+    gain = interval(final) if len(runs) == 1 else ""
+    print(f"| {name} | {images} | {' | '.join(f'{value:.1f}' for value in pooled)} | {gain} |", flush=True)
 
 
 def main() -> None:

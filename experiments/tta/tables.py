@@ -10,7 +10,7 @@ import numpy as np
 from multicrop.compare.statistics import Comparison, holm
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository, for experiments/
-from experiments.study import POINTS, RANGES, markdown, numbers, write_csv
+from experiments.study import POINTS, RANGES, bold, markdown, numbers, write_csv
 from experiments.tta.pictures import curves, inside
 from experiments.tta.records import HOSTS, METHODS, SETTINGS, Cell, Runs, accuracy, difference, gain, mean, read
 
@@ -41,8 +41,7 @@ class Row:
     @property
     def shown(self) -> str:
         """The difference in points, bold where it holds."""
-        text = f"{POINTS * self.gain.difference:+.1f}"
-        return f"**{text}**" if self.holds else text
+        return bold(f"{POINTS * self.gain.difference:+.1f}", self.p_holm)
 
     def calibration(self, measure: str) -> tuple[float, float]:
         """Without the method and with it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multicrop.compare.run import SEEDS, Run
-from multicrop.files import make_folder, write_text
+from multicrop.files import content_hash, make_folder, write_text
 from multicrop.record import METRICS
 
 SCHEMA = "0.2.1"
@@ -54,6 +54,11 @@ class Evaluation:
         """The id of the evaluation."""
         return f"{self.run.dataset}/{self.model}/{self.name}/{self.when}"
 
+    @property
+    def stem(self) -> str:
+        """The name of its files, without their endings: `a-b` and eight digits for the run `a/b`; another run `a-b` has other digits."""
+        return f"{self.name.replace('/', '-')}-{content_hash(self.key)[:8]}"
+
     def write(self, folder: Path, images: Iterable[Mapping[str, Any]]) -> list[Path]:
         """Write the JSON file, and the JSONL file of the images, into the folders of the data set and the model.
 
@@ -66,8 +71,7 @@ class Evaluation:
         """
         place = folder / self.run.dataset / (self.model if "/" in self.model else f"multicrop/{self.model}")
         make_folder(place, "-o")
-        stem = self.name.replace("/", "-")
-        whole, samples = place / f"{stem}.json", place / f"{stem}_samples.jsonl"
+        whole, samples = place / f"{self.stem}.json", place / f"{self.stem}_samples.jsonl"
         text = "".join(f"{json.dumps(self.instance(line))}\n" for line in images)
         write_text(samples, text)
         detailed = {"format": "jsonl", "file_path": samples.name, "hash_algorithm": "sha256", "total_rows": text.count("\n")}

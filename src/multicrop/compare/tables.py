@@ -161,9 +161,15 @@ def matrix_table(block: Block, kind: str, title: str, values: np.ndarray, show: 
     return Table(title, kind, columns, rows, lines=lines)
 
 
+def bracketed(value: float, low: float, high: float, *, sign: bool = True) -> str:
+    """`+3.1 [+1.0, +5.2]`: a value and its interval, in points of percent; without `sign` `3.1 [1.0, 5.2]`."""
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if sign else "{:.1f} [{:.1f}, {:.1f}]"
+    return form.format(value, low, high)
+
+
 def interval(row: Mapping) -> str:
-    """`+3.1 [+1.0, +5.2]` in percent points; empty without a comparison."""
-    return "" if row["difference"] is None else f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    """The difference of a row with its interval; empty without a comparison."""
+    return "" if row["difference"] is None else bracketed(*(100 * row[end] for end in ("difference", "low", "high")))
 
 
 def probability(value: float | None) -> str:

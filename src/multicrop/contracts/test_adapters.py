@@ -3,6 +3,7 @@
 import inspect
 import json
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ class TestAdapters:
         logits = scorer(views)
         parts = [Examples(views[a:b], logits[a:b], labels[a:b]) for a, b in ((0, 16), (16, 32), (32, 96))]
         offered = {"encoder": tiny_encoder(), "projection": torch.eye(views.shape[-1])}
-        adapter = inject(make, text=text, logit_scale=scale, score=scorer, **offered)
+        adapter = inject(make, SimpleNamespace(text=text, logit_scale=scale, score=scorer, **offered))
         adapter.fit(parts[0], parts[1])
         return adapter, parts[2]
 

@@ -1,5 +1,7 @@
 """The contract of test-time methods."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ class TestMethods:
     def make(self, option):
         text = random_text(torch.Generator().manual_seed(5), classes=4)
         score = Scorer(text, 20.0, made("aggregator", "mean_feature"), 1.0)
-        return inject(made("method", option), text=text, logit_scale=20.0, score=score, encoder=random_encoder(16))
+        return inject(made("method", option), SimpleNamespace(text=text, logit_scale=20.0, score=score, encoder=random_encoder(16)))
 
     @pytest.mark.parametrize("n_views", [1, 2, 9])
     def test_logits_are_finite_and_inputs_stay(self, option, n_views, generator):

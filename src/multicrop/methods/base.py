@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from multicrop.aggregators import Logits, Views, select_views
+from multicrop.aggregators import Logits, Views, pools, select_views
 from multicrop.aggregators.confidence import kept_views
 from multicrop.text import TextBank
 
@@ -78,6 +78,34 @@ class Method(nn.Module, ABC):
         logits = self.view_logits(views)
         kept = by_confidence(logits)[: kept_views(len(views), share)]
         return ConfidentViews(views[kept], logits[kept])
+
+
+class OneKeyMethod(Method):
+    """An online method that reads an image as the mean of its views, its key; a subclass says what it makes of one image.
+
+    Attributes:
+        view_set: The views whose mean is the key, ``"global"``, ``"all"`` or ``"crops"``.
+    """
+
+    episodic: ClassVar[bool] = False
+    view_set: str
+
+    def forward(self, views: Views, logits: Logits) -> Logits:
+        """Score the images one after the other, and update the state with each."""
+        keys = pools.mean(chosen_views(views, self.view_set))
+        return torch.stack([self.one(key, text) for key, text in zip(keys, logits, strict=True)])
+
+    @abstractmethod
+    def one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+        """Compute the adapted logits of one image, and update the state.
+
+        Args:
+            key: The normalised mean of its views, shape (dim,).
+            logits: Its fused logits, shape (classes,).
+
+        Returns:
+            Adapted logits, shape (classes,).
+        """
 
 
 class ConfidentViews(NamedTuple):

@@ -1,15 +1,14 @@
 """BCA, Bayesian class adaptation (Zhou et al., CVPR 2025, arXiv 2503.09248): running class embeddings and running class priors."""
 
-from typing import ClassVar, TypedDict
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from multicrop.aggregators import Logits, Views, pools
 from multicrop.config.ranges import Fraction, KeyViews, Weight
-from multicrop.methods.base import Method, chosen_views
+from multicrop.methods.base import OneKeyMethod
 from multicrop.text import TextBank
 
 
@@ -24,7 +23,7 @@ EMBEDDING: RunningMean = {"threshold": 0.3, "count": 30000}
 PRIOR: RunningMean = {"threshold": 0.3, "count": 10}
 
 
-class Bca(Method):
+class Bca(OneKeyMethod):
     """Compute log P(Y|x) = log sum_m P(mu_m|x) P(Y|mu_m), with class embeddings mu (C, D) and class priors P(Y|mu_m) (C, C).
 
     mu starts from the label prompts, the priors from the identity. After the prediction of class y: if P(y|x) is above
@@ -48,7 +47,6 @@ class Bca(Method):
         prior: ``threshold`` and ``count`` of the class priors.
     """
 
-    episodic: ClassVar[bool] = False
     embeddings: Tensor
     priors: Tensor
     embedding_counts: Tensor
@@ -78,12 +76,8 @@ class Bca(Method):
         self.embedding_counts.fill_(self.embedding["count"])
         self.prior_counts.fill_(self.prior["count"])
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """Predict each image, then update with it."""
-        keys = pools.mean(chosen_views(views, self.view_set))
-        return torch.stack([self._one(key, text) for key, text in zip(keys, logits, strict=True)])
-
-    def _one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    def one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+        """Predict an image, then update with it."""
         moved = self.logit_scale * (self.embeddings - self.text.label) @ key
         posterior = (logits + moved).softmax(0) @ self.priors
         y = int(posterior.argmax())

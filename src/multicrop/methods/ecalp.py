@@ -1,22 +1,19 @@
 """ECALP (ICLR 2025): labels are propagated over a graph of the class prompts and the test images seen so far."""
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from multicrop.aggregators import Logits, Views, pools
 from multicrop.config.ranges import Count, KeyViews, Positive
-from multicrop.methods.base import Method, chosen_views
+from multicrop.methods.base import OneKeyMethod
 from multicrop.text import TextBank
 
 CARRIED = 5  # divides the largest label of an image when it is carried to the next image
 SMALLEST = 1e-6  # added to the root of a degree
 
 
-class Ecalp(Method):
+class Ecalp(OneKeyMethod):
     """Compute scale * the label scores of a new image after `steps` of propagation over a graph of nearest neighbours.
 
     Nodes are the classes, whose labels are fixed, the last `capacity` images, and the newest image twice. Each image has edges to its
@@ -44,7 +41,6 @@ class Ecalp(Method):
         ValueError: If `capacity` is below `neighbours`.
     """
 
-    episodic: ClassVar[bool] = False
     channels: Tensor
     keys: Tensor
     near: Tensor
@@ -89,12 +85,8 @@ class Ecalp(Method):
         """Forget all images."""
         self.count.zero_()
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """Add each image to the graph and propagate the labels."""
-        keys = pools.mean(chosen_views(views, self.view_set))
-        return torch.stack([self._one(key, text) for key, text in zip(keys, logits, strict=True)])
-
-    def _one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    def one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+        """Add an image to the graph and propagate the labels."""
         if int(self.count) == len(self.keys):
             self._forget()
         newest = int(self.count)

@@ -1,15 +1,14 @@
 """OGA (CVPR workshops 2025): a Gaussian likelihood from a cache of confident test images, multiplied with the text probabilities."""
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multicrop.aggregators import Logits, Views, pools
 from multicrop.config.ranges import Count, KeyViews, OneOf, Weight
-from multicrop.methods.base import Method, chosen_views
+from multicrop.methods.base import OneKeyMethod
 from multicrop.methods.queues import insert
 from multicrop.text import TextBank
 
@@ -18,7 +17,7 @@ INVERTED_BELOW = 4  # times the dimension: fewer cached images than that have th
 SMALLEST_PIVOT = 1e-10  # relative; a covariance with a smaller one is singular
 
 
-class Oga(Method):
+class Oga(OneKeyMethod):
     """Compute log of y * softmax(tau d), normalised, with y the text probabilities and d_c = -(f - mu_c)^T Lambda (f - mu_c) / 2.
 
     The cache holds the `size` images of each predicted class with the lowest entropy; an image enters before it is scored, in place of the
@@ -45,7 +44,6 @@ class Oga(Method):
         ValueError: If `mean` is neither.
     """
 
-    episodic: ClassVar[bool] = False
     memory: Tensor
     entropies: Tensor
     means: Tensor
@@ -88,12 +86,8 @@ class Oga(Method):
         self.precision.fill_diagonal_(len(self.precision))
         self.quadratic.copy_(self._quadratic())
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """Insert each image into the cache, then score it."""
-        keys = pools.mean(chosen_views(views, self.view_set))
-        return torch.stack([self._one(key, text) for key, text in zip(keys, logits, strict=True)])
-
-    def _one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    def one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+        """Insert an image into the cache, then score it."""
         probability = logits.softmax(0)
         self._insert(key, int(logits.argmax()), -(probability * (probability + 1e-9).log()).sum())
         likelihood = self.means @ (self.precision @ key) - self.quadratic  # without the term of f alone, which no class changes

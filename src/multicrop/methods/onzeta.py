@@ -1,22 +1,20 @@
 """OnZeta (ECCV 2024): text probabilities balanced online over the classes, mixed with those of class prototypes learned on the stream."""
 
 import math
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from multicrop.aggregators import Logits, Views, pools
 from multicrop.config.ranges import Count, Fraction, KeyViews, Positive, Weight
-from multicrop.methods.base import Method, chosen_views
+from multicrop.methods.base import OneKeyMethod
 from multicrop.text import TextBank
 
 SMALLEST = 1e-12  # probability
 
 
-class OnZeta(Method):
+class OnZeta(OneKeyMethod):
     """Compute log(b p + (1 - b) q), with q = softmax(logits + rho) and p = softmax(w f / temperature).
 
     rho (C) starts from 0 and w (C, D) from the label prompts. After image i of N: rho = max(0, rho - (dual_rate C / sqrt(i))
@@ -39,7 +37,6 @@ class OnZeta(Method):
         stream_length: Images of the stream; None: unknown, and b = weight from the first image.
     """
 
-    episodic: ClassVar[bool] = False
     dual: Tensor
     prototypes: Tensor
     seen: Tensor
@@ -70,12 +67,8 @@ class OnZeta(Method):
         self.prototypes.copy_(self.text.label)
         self.seen.zero_()
 
-    def forward(self, views: Views, logits: Logits) -> Logits:
-        """Score each image, then update with it."""
-        keys = pools.mean(chosen_views(views, self.view_set))
-        return torch.stack([self._one(key, text) for key, text in zip(keys, logits, strict=True)])
-
-    def _one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    def one(self, key: Float[Tensor, " dim"], logits: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+        """Score an image, then update with it."""
         self.seen += 1
         seen = int(self.seen)
         text = (logits + self.dual).softmax(0)

@@ -123,25 +123,25 @@ class TrainingBatches(Dataset):
 
 
 class StepSampler(Sampler[int]):
-    """The next `steps` steps, counted from `done()` when an epoch begins, so that a resumed run continues where it stopped."""
+    """The steps of an epoch, counted from `done()` when it begins, so that a resumed run continues where it stopped; none after `last`."""
 
-    def __init__(self, steps: int, done: Callable[[], int]) -> None:
-        self.steps, self.done = steps, done
+    def __init__(self, steps: int, last: int, done: Callable[[], int]) -> None:
+        self.steps, self.last, self.done = steps, last, done
 
     def __iter__(self) -> Iterator[int]:
         first = self.done()
-        return iter(range(first, first + self.steps))
+        return iter(range(first, min(first + self.steps, self.last)))
 
     def __len__(self) -> int:
         return self.steps
 
 
-def training_loader(batches: Dataset, *, done: Callable[[], int], steps_per_epoch: int, num_workers: int) -> DataLoader:
+def training_loader(batches: Dataset, steps: int, *, done: Callable[[], int], steps_per_epoch: int, num_workers: int) -> DataLoader:
     """One whole batch per item; workers are spawned, because a fork after torch operations hangs."""
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=StepSampler(steps_per_epoch, done),
+        sampler=StepSampler(steps_per_epoch, steps, done),
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         persistent_workers=num_workers > 0,

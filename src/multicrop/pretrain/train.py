@@ -22,7 +22,8 @@ from multicrop.pretrain.distil import DistilledClip, SidePictures, Teacher
 from multicrop.pretrain.module import TinyClip
 from multicrop.show.wandb_logger import finish
 
-STEPS_PER_EPOCH = 50
+STEPS_PER_EPOCH = 50  # between two checkpoints; the last epoch has the steps that are left
+OPTIMIZERS = 2  # Lightning counts the steps of Muon and of AdamW
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ class Recipe:
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
 
 
+class StepsBar(RichProgressBar):
+    """The progress bar of a training whose end is a step: it does not say how many epochs there are."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch}"
+
+
 def pretrain(
     recipe: Recipe, data: DataKnobs | None = None, *, output: Path, num_workers: Workers = 1, logger: Logger | bool = False
 ) -> tuple[L.Trainer, Path]:
@@ -110,14 +118,15 @@ def pretrain(
     trainer = L.Trainer(
         accelerator="cpu",
         precision=recipe.precision,
-        max_epochs=-(-recipe.steps // per_epoch),
+        max_steps=OPTIMIZERS * recipe.steps,
+        max_epochs=-1,
         logger=logger,
         log_every_n_steps=10,
         plugins=[AtomicCheckpoints()],
-        callbacks=[ModelCheckpoint(output / "checkpoints", save_last=True), RichProgressBar()],
+        callbacks=[ModelCheckpoint(output / "checkpoints", save_last=True), StepsBar()],
         enable_model_summary=False,
     )
-    loader = training_loader(batches, done=lambda: int(module.done), steps_per_epoch=per_epoch, num_workers=num_workers)
+    loader = training_loader(batches, recipe.steps, done=lambda: int(module.done), steps_per_epoch=per_epoch, num_workers=num_workers)
     last = output / "checkpoints" / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=True)
     if start:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from multicrop.compare.choosing import Choice, Estimate
+from multicrop.compare.tables import bracketed
 from multicrop.runs.choose_scores import Scored
 from multicrop.runs.choose_settings import Setting
 
@@ -133,5 +134,4 @@ def _cells(setting: Setting) -> dict[str, object]:
 
 
 def _points(estimate: Estimate, *, sign: bool = False) -> str:
-    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if sign else "{:.1f} [{:.1f}, {:.1f}]"
-    return form.format(*(100 * value for value in (estimate.value, estimate.low, estimate.high)))
+    return bracketed(*(100 * value for value in (estimate.value, estimate.low, estimate.high)), sign=sign)

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import TypeVar
 
 from torch import Tensor
 
 from multicrop.adapters.unprojected import visual_projection
 from multicrop.aggregators.score import Scorer
+from multicrop.config.signatures import INJECTED
 from multicrop.encoder import Encoder
 from multicrop.text import TextBank
 
@@ -48,7 +50,12 @@ class Injectables:
         return visual_projection(self.encoder)
 
 
-def inject(part: Callable[..., Made], **injectables: Any) -> Made:
-    """What the constructor of an adapter or a method makes of those values that its parameters name."""
+def inject(part: Callable[..., Made], injectables: Injectables | SimpleNamespace) -> Made:
+    """What the constructor of an adapter or a method makes of the parts of a run that its parameters name.
+
+    Args:
+        part: The constructor, with its knobs bound.
+        injectables: The parts of a run as attributes; only those that are named are read, because the encoder may have to be loaded.
+    """
     names = inspect.signature(part).parameters
-    return part(**{name: value for name, value in injectables.items() if name in names})
+    return part(**{name: getattr(injectables, name) for name in INJECTED if name in names})

@@ -1,6 +1,6 @@
 """`multicrop predict` with engine=ray: actors predict the parts of the output, each into its own file."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -50,5 +50,6 @@ def elsewhere(predictor: Predictor, config: Path, overrides: tuple[str, ...], *,
 def _predict_missing(
     engine: Engine, predictor: Predictor, config: Path, overrides: tuple[str, ...], progress: bool, parts: PredictedParts
 ) -> None:
-    worker, views = PartPredictor(config, overrides, parts), count_views(predictor.session.sampler)
+    worker = PartPredictor(config, overrides, replace(parts))  # the rows that were read stay here
+    views = count_views(predictor.session.sampler)
     engine.each(worker, parts, views=views, progress=progress, accelerator=predictor.session.settings.compute.accelerator)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from multicrop.data.base import LabelledImages
@@ -49,7 +49,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictedParts:
-    """The parts of an output.
+    """The parts of an output; one that was read is kept, because an engine asks several times which are missing.
 
     Args:
         path: Their folder.
@@ -60,6 +60,7 @@ class PredictedParts:
     path: Path
     key: str
     images: LabelledImages
+    _known: dict[int, list[Prediction]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -81,15 +82,14 @@ class PredictedParts:
     def read(self, index: int) -> list[Prediction] | None:
         """The rows of a part; None where there is none of this classifier and these images."""
         path = self._file(index)
-        if not path.is_file():  # its images are not read for its key
-            return None
-        try:
-            return [Prediction(**row) for row in json.loads(read_sealed(path, self._meaning(index)))]
-        except FileNotFoundError:
-            return None
-        except DamagedFileError as error:
-            set_aside(path, f"is not used ({error}), its images are predicted again", KNOB)
-            return None
+        if index not in self._known and path.is_file():  # without a file its images are not read for its key
+            try:
+                self._known[index] = [Prediction(**row) for row in json.loads(read_sealed(path, self._meaning(index)))]
+            except FileNotFoundError:
+                pass
+            except DamagedFileError as error:
+                set_aside(path, f"is not used ({error}), its images are predicted again", KNOB)
+        return self._known.get(index)
 
     def write(self, index: int, rows: Sequence[Prediction]) -> None:
         """Write the rows of a part."""

@@ -1,7 +1,6 @@
 """The parts of a run that its configuration names, each made once."""
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,7 +12,6 @@ from multicrop.aggregators import Aggregator, as_aggregator
 from multicrop.aggregators.logits_cache import CachedScorer, LogitsCache
 from multicrop.aggregators.score import Scorer
 from multicrop.config import weight_of
-from multicrop.config.signatures import INJECTED
 from multicrop.crops import CropPolicy, as_policy
 from multicrop.data.base import Dataset, LabelledImages, StreamedImages
 from multicrop.data.contents import keep_index_in
@@ -23,7 +21,7 @@ from multicrop.encoder import Encoder, looking
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.features import FeatureBank, check_storage, feature_bank
 from multicrop.runs.images import split_of, unknown_images
-from multicrop.runs.injectables import Injectables
+from multicrop.runs.injectables import Injectables, inject
 from multicrop.runs.known import encoder_facts, encoder_maker, model_key, text_features
 from multicrop.runs.settings import Settings
 from multicrop.runs.sweep_cache import SweepCache
@@ -150,8 +148,7 @@ class Session:
 
     def inject(self, part: Callable[..., Made]) -> Made:
         """What the constructor of an adapter or a method makes of the parts of the run that its parameters name."""
-        names, injectables = inspect.signature(part).parameters, self.injectables
-        return part(**{name: getattr(injectables, name) for name in INJECTED if name in names})
+        return inject(part, self.injectables)
 
     @property
     def injectables(self) -> Injectables:

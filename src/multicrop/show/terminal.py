@@ -10,6 +10,7 @@ from rich.table import Table
 
 from multicrop.compare.published import Figure
 from multicrop.compare.small_samples import remarks
+from multicrop.compare.tables import interval
 from multicrop.record import BESIDE
 
 console = Console()
@@ -45,8 +46,7 @@ def results_table(
         table.add_column(column, justify="right" if column else "left", overflow="fold")
     for row, label in labels.items():
         values = rows[row]
-        interval = f"{100 * values['difference']:+.1f} \\[{100 * values['low']:+.1f}, {100 * values['high']:+.1f}]"
-        compared = ("", "") if row == "global" else (interval, f"{values['rescued']}/{values['lost']}")
+        compared = ("", "") if row == "global" else (escape(interval(values)), f"{values['rescued']}/{values['lost']}")
         table.add_row(escape(label), f"{100 * values['accuracy']:.1f}", *compared, f"{seconds[row]:.2f}")
     return table
 
