@@ -26,7 +26,7 @@ from multicrop.model import MultiCropCLIP
 
 KNOBS = {"min_side": 0.6, "max_side": 0.9, "top_patches": 20, "temperature": 0.03}
 ATTENTION, FEATURE = partial(crops.attention, n_crops=5, **KNOBS), partial(crops.feature, n_crops=5, min_side=0.3, max_side=0.8)
-GRIDS = {"clip", "metaclip_2", "chinese_clip", "altclip"}
+GRIDS = {"clip", "metaclip_2", "chinese_clip", "altclip", "clipseg"}
 
 
 def view_of(weights, rectangle=(40.0, 0.0, 160.0, 120.0)):

@@ -18,6 +18,7 @@ from test_encoder_families import (
     blip,
     chinese_clip,
     clip,
+    clipseg,
     groupvit,
     metaclip_2,
     photograph,
@@ -41,10 +42,10 @@ from multicrop.features.view_dataset import ViewCutter
 from multicrop.model import MultiCropCLIP
 
 SAMPLER = partial(crops.random, n_crops=3, min_side=0.5, max_side=0.9)
-TWO_SIDED = [clip, metaclip_2, siglip, chinese_clip, altclip, vision_text_dual_encoder, tipsv2, blip]
+TWO_SIDED = [clip, metaclip_2, siglip, chinese_clip, altclip, vision_text_dual_encoder, tipsv2, blip, clipseg]
 
 
-@pytest.mark.parametrize("family", [clip, metaclip_2, chinese_clip, altclip])
+@pytest.mark.parametrize("family", [clip, metaclip_2, chinese_clip, altclip, clipseg])
 def test_the_last_layer_is_computed_for_four_tokens(family):
     """Also for crops at a smaller side; a tower whose pool reads every token is as it was."""
     encoder, seen = encoder_of(family), []

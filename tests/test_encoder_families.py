@@ -179,8 +179,29 @@ def owlvit():
     return hf.OwlViTModel(config), roberta_tokenizer(), hf.OwlViTImageProcessor(size=SQUARE)  # pooled at the token of the largest id
 
 
-STRETCHED = ("siglip", "align", "chinese_clip", "vision_text_dual_encoder", "tipsv2", "blip", "owlvit")  # to a square, not cropped
-FAMILIES = [clip, metaclip_2, siglip, align, chinese_clip, altclip, vision_text_dual_encoder, aimv2, tipsv2, blip, groupvit, owlvit]
+def clipseg():
+    text = TEXT | {"max_position_embeddings": CONTEXT, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = hf.CLIPSegConfig(text_config=text, vision_config=VISION, projection_dim=20)
+    return hf.CLIPSegModel(config), hf.AutoTokenizer.from_pretrained(TINY), hf.ViTImageProcessor(size=SQUARE, resample=2, **HALF)
+
+
+STRETCHED = ("siglip", "align", "chinese_clip", "vision_text_dual_encoder", "tipsv2", "blip", "owlvit", "clipseg")  # to a square
+BILINEAR = ("siglip", "align", "vision_text_dual_encoder", "clipseg", "tipsv2")
+FAMILIES = [
+    clip,
+    metaclip_2,
+    siglip,
+    align,
+    chinese_clip,
+    altclip,
+    vision_text_dual_encoder,
+    aimv2,
+    tipsv2,
+    blip,
+    groupvit,
+    owlvit,
+    clipseg,
+]
 
 
 class Checkpoint:
@@ -277,7 +298,7 @@ class TestLayerPieces:
 
     @pytest.fixture
     def model(self, checkpoint):
-        if checkpoint.family not in ("clip", "metaclip_2", "chinese_clip", "altclip"):
+        if checkpoint.family not in ("clip", "metaclip_2", "chinese_clip", "altclip", "clipseg"):
             assert not has_class_token(checkpoint.model)
             pytest.skip(f"{checkpoint.family} has no layers of CLIP's kind")
         return checkpoint.model
@@ -394,9 +415,9 @@ def test_what_each_family_is(checkpoint):
     """The facts that its processor was made of: stretched or cropped, how resampled, ALIGN's two steps and its 1 / 127.5 - 1."""
     spec, family = checkpoint.encoder.spec, checkpoint.family
     assert (spec.short_side is None) == (family in STRETCHED)
-    assert spec.interpolation == ("bilinear" if family in ("siglip", "align", "vision_text_dual_encoder", "tipsv2") else "bicubic")
+    assert spec.interpolation == ("bilinear" if family in BILINEAR else "bicubic")
     assert (spec.side, spec.stretched_side) == ((45, 55) if family == "align" else (48, None))
-    if family in ("siglip", "align", "vision_text_dual_encoder"):
+    if family in BILINEAR[:-1]:
         assert spec.mean == pytest.approx((0.5,) * 3) and spec.std == pytest.approx((0.5,) * 3)
     if family == "tipsv2":
         assert spec.mean == (0.0,) * 3 and spec.std == pytest.approx((1.0,) * 3)

@@ -64,6 +64,20 @@ class TestIdentity:
 
 
 class TestLoading:
+    @pytest.mark.parametrize(
+        "processor",
+        [
+            hf.Owlv2ImageProcessor(size={"height": 48, "width": 48}),
+            hf.MobileViTImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}),
+            hf.ConvNextImageProcessor(size={"shortest_edge": 48}),
+        ],
+        ids=lambda processor: type(processor).__name__,
+    )
+    def test_an_image_processor_that_does_more_than_is_read_from_it(self, processor):
+        """Padding to a square, blue before red, a margin that is cut off: none of them is in size, crop or normalisation."""
+        with refused(type(processor).__name__, "does more", "apart on average", "another checkpoint"):
+            pixel_spec(processor)
+
     def test_a_flat_configuration_of_tipsv2(self, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "tipsv2", "embed_dim": 1024, "temperature": 0.004785}))
         with refused("TIPSv2", "vision_config and text_config", "converted for transformers"):

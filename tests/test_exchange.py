@@ -82,6 +82,16 @@ def test_prompts_of_an_export_that_names_no_model_are_those_of_the_run_on_what_c
     assert set(texts) == {text for row in prompts for text in row} and prompts[0][0].startswith("a photo of a")
 
 
+def test_an_export_has_the_images_of_the_run_and_no_others(tmp_path):
+    """At most `limit` of those that are scored, all that are learned from, and those of unknown classes."""
+    run = (*RUN, "limit=3", "classes=base", "ood=new", f"paths.cache={tmp_path}")
+    assert command("export", *run, "model=tiny", "--splits", "test", "train", "--to", tmp_path / "out") == 0
+    found, session = parquet.read_table(tmp_path / "out" / "boxes.parquet").to_pylist(), session_of(*run)
+    for split, images in (("test", session.scored_images), ("train", session.dataset.train), ("unknown", session.unknown_images)):
+        assert list(dict.fromkeys(row["image_id"] for row in found if row["split"] == split)) == list(images.ids)
+    assert len(session.scored_images) == 3 < len(session.dataset.test) and len(session.unknown_images) > 0
+
+
 @pytest.mark.parametrize("task", ["task=tta", "task=few_shot"])
 def test_a_run_on_imported_features_gives_the_numbers_of_the_encoder(task, scenes):
     """Adapted to the stream, and learned from the train split."""
@@ -152,6 +162,14 @@ class TestBanks:
         torch.testing.assert_close(disk.tensors()[0], views, atol=1e-3, rtol=0)
         assert torch.equal(feature_bank(images, SAMPLER, encoder, storage="off", cut="device", **how).tensors()[0], views)
         assert torch.equal(pickle.loads(pickle.dumps(encoder.table)).views(images.ids[2], disk.boxes(2)), views[2])  # noqa: S301
+
+    def test_boxes_of_scaled_files_are_refused(self, small, tmp_path):
+        """They would be on a coarser grid than those that were exported."""
+        images, folder, _ = small
+        encoder = imported(folder, tmp_path / "encoded")
+        for storage in ("disk", "off"):
+            with refused("trainer.cut=scaled", "outside", "trainer.cut=worker"):
+                feature_bank(images, SAMPLER, encoder, seed=0, cache=tmp_path, storage=storage, cut="scaled")
 
     def test_fewer_crops_and_another_order_are_answered_and_other_boxes_are_not(self, small, tmp_path):
         images, folder, views = small

@@ -129,6 +129,11 @@ def test_the_ready_file_composes():
     assert list(model.token_buckets) == [64, 196]
 
 
+def test_a_folder_of_ones_own_takes_the_rule():
+    model = composed("model=local", "model.path=folder", "model.token_buckets=[64]").model
+    assert list(model.token_buckets) == [64]
+
+
 class TestRefusals:
     def test_what_needs_views_of_one_size(self, encoder, folder):
         spec = encoder.spec

@@ -1,5 +1,6 @@
 """Models of open_clip on small random weights, made here by its public API: features against open_clip's own pipeline, and refusals."""
 
+import contextlib
 import copy
 import json
 import logging
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import transformers
+from conftest import composed
 from refusals import refused
 from safetensors.torch import load_file, save_file
 from test_encoder_families import photograph, sticky_tokenizer
@@ -201,6 +203,17 @@ def test_a_text_over_the_context_is_refused(checkpoint):
         encoder.encode_texts(["cat " * 100])
 
 
+def test_the_last_layer_is_computed_for_four_tokens_where_the_class_token_is_read(checkpoint):
+    """Features are compared with open_clip's pipeline above."""
+    if checkpoint.family not in OWN_TOWERS:
+        pytest.skip("a tower of timm runs as it is")
+    tower, seen = copy.deepcopy(checkpoint.encoder).model.vision_model, []
+    tower.transformer.resblocks[-1].mlp.register_forward_hook(lambda _, args, output: seen.append(args[0].shape[1]))
+    with torch.inference_mode():
+        tower(torch.zeros(1, 3, SIDE, SIDE))
+    assert seen == [4 if checkpoint.family in ("vit", "quickgelu", "nllb") else 10]
+
+
 def test_bf16_runs_in_bf16(checkpoint):
     encoder, half = checkpoint.encoder, load_open_clip(str(checkpoint.folder), precision="bf16")
     tower = [value for name, value in half.model.named_parameters() if name.startswith("vision_model")]
@@ -235,22 +248,54 @@ def test_a_module_encodes_images_with_their_crops(vit):
     torch.testing.assert_close(module.views(images)[:, 0], encoder.encode_images(pixels), atol=1e-6, rtol=1e-5)
 
 
-def test_crops_at_a_smaller_side_are_those_of_open_clip_loaded_at_that_side(checkpoint, tmp_path):
-    """Its own vision transformers; those of timm and other networks are refused."""
-    if checkpoint.family not in OWN_TOWERS:
-        with refused("model.crop_side", "'open_clip'", "timm" if checkpoint.family != "mobileclip2" else "no vision transformer"):
-            load_open_clip(str(checkpoint.folder), crop_side=32)
+def test_crops_at_a_smaller_side_are_those_of_open_clip_at_that_side(checkpoint):
+    """Loaded at that side, or for a tower of timm resized after loading; networks of convolutions are refused."""
+    family, folder, own, model = checkpoint.family, str(checkpoint.folder), checkpoint.encoder, checkpoint.model
+    if family == "mobileclip2":
+        with refused("model.crop_side", "'open_clip'", "no vision transformer"):
+            load_open_clip(folder, crop_side=32)
         return
-    encoder = load_open_clip(str(checkpoint.folder), crop_side=32)
-    smaller = open_clip.create_model(
-        f"local-dir:{checkpoint.folder}", force_image_size=32, load_weights=False, pretrained_text=False
-    ).eval()
-    open_clip.load_checkpoint(smaller, str(checkpoint.folder / "open_clip_model.safetensors"))
+    encoder = load_open_clip(folder, crop_side=32)
+    theirs = {SIDE: model}
+    if family in OWN_TOWERS:
+        theirs[32] = open_clip.create_model(f"local-dir:{folder}", force_image_size=32, load_weights=False, pretrained_text=False).eval()
+        open_clip.load_checkpoint(theirs[32], f"{folder}/open_clip_model.safetensors")
+    else:
+        for side in (32, 16):  # one encoder reads both
+            theirs[side] = copy.deepcopy(model)
+            theirs[side].visual.set_input_size(side)
+    pixels = torch.randint(0, 255, (3, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        for side, other in theirs.items():
+            views = pixels[..., :side, :side]
+            expected = other.encode_image(encoder._normalised(views), normalize=True)
+            torch.testing.assert_close(encoder.encode_images(views), expected, atol=2e-6, rtol=1e-5)
+    assert encoder.fingerprint() != own.fingerprint() and encoder.weights_hash() == own.weights_hash()
+
+
+@pytest.mark.parametrize("name", ["pe_core_t16", "pe_core_s16", "pe_core_b16", "pe_core_l14", "eva02_b16", "mobileclip2_b", "dfn_b16"])
+def test_the_ready_files_of_vision_transformers_have_it(name):
+    assert composed(f"model={name}", "model.crop_side=112").model.crop_side == 112
+
+
+@pytest.mark.parametrize("precision", ["bf16", "openvino_fp32"])
+def test_precisions_read_a_smaller_side(checkpoint, precision):
+    if precision == "openvino_fp32":
+        pytest.importorskip("openvino")
+    if checkpoint.family not in ("pe_core", "siglip"):
+        pytest.skip("rotary positions and a table are enough")
+    exact, fast = (load_open_clip(str(checkpoint.folder), crop_side=32, **knobs) for knobs in ({}, {"precision": precision}))
     pixels = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        expected = smaller.encode_image(encoder._normalised(pixels), normalize=True)
-        torch.testing.assert_close(encoder.encode_images(pixels), expected, atol=2e-6, rtol=1e-5)
-    assert encoder.fingerprint() != checkpoint.encoder.fingerprint()
+        assert (fast.encode_images(pixels) * exact.encode_images(pixels)).sum(-1).min() > 0.995
+
+
+def test_a_tower_of_timm_that_reads_one_side_is_refused(checkpoint, monkeypatch):
+    if checkpoint.family != "siglip":
+        pytest.skip("one tower of timm is enough")
+    monkeypatch.delattr(VisionTransformer, "set_input_size")
+    with refused("model.crop_side", "reads one side"):
+        load_open_clip(str(checkpoint.folder), crop_side=32)
 
 
 def test_what_needs_transformers_towers_is_refused(checkpoint):
@@ -306,8 +351,50 @@ class TestIdentity:
         facts = EncoderFacts.of(one)
         assert EncoderFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
 
+    def test_a_huggingface_text_tower_is_a_part_of_it_and_its_place_is_not(self, tmp_path):
+        """The same weights with another activation of the texts, and the whole folder elsewhere."""
+        folder = saved(tmp_path / "nllb", *MODELS["nllb"]())
+        own = load_open_clip(str(folder))
+        elsewhere = folder.rename(tmp_path / "moved")
+        stored = json.loads((elsewhere / "open_clip_config.json").read_text())
+        stored["model_cfg"]["text_cfg"]["hf_model_name"] = str(elsewhere / "text_model")
+        (elsewhere / "open_clip_config.json").write_text(json.dumps(stored))
+        moved = load_open_clip(str(elsewhere))
+        assert moved.fingerprint() == own.fingerprint() and moved.tokens_hash() == own.tokens_hash()
+        text = json.loads((elsewhere / "text_model" / "config.json").read_text())
+        assert text["activation_function"] == "relu"
+        (elsewhere / "text_model" / "config.json").write_text(json.dumps(text | {"activation_function": "gelu"}))
+        other = load_open_clip(str(elsewhere))
+        assert other.weights_hash() == own.weights_hash() and other.fingerprint() != own.fingerprint()
+        assert not torch.equal(other.encode_texts(TEXTS), own.encode_texts(TEXTS))
+
+    def test_all_of_a_huggingface_tokenizer_is_a_part_of_it(self, tmp_path):
+        """The same vocabulary without the end token that is added to a text."""
+        folder = saved(tmp_path / "siglip", *MODELS["siglip"]())
+        own, file = load_open_clip(str(folder)), folder / "tokenizer.json"
+        stored = json.loads(file.read_text())
+        assert stored["post_processor"]
+        file.write_text(json.dumps(stored | {"post_processor": None}))
+        other = load_open_clip(str(folder))
+        assert other.tokenizer(TEXTS)["input_ids"] != own.tokenizer(TEXTS)["input_ids"]
+        assert other.tokenizer.facts() == own.tokenizer.facts() and other.tokens_hash() != own.tokens_hash()
+
 
 class TestSources:
+    def test_no_code_of_a_tokenizer_is_run_though_its_checkpoint_asks(self, tmp_path):
+        folder = saved(tmp_path / "siglip", *MODELS["siglip"]())
+        stored = json.loads((folder / "open_clip_config.json").read_text())
+        stored["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize", "trust_remote_code": True}
+        (folder / "open_clip_config.json").write_text(json.dumps(stored))
+        told = json.loads((folder / "tokenizer_config.json").read_text())
+        told |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenizer_own.Own"]}}
+        (folder / "tokenizer_config.json").write_text(json.dumps(told))
+        ran = tmp_path / "ran"
+        (folder / "tokenizer_own.py").write_text(f"open({str(ran)!r}, 'w').close()\nfrom transformers import Siglip2Tokenizer as Own\n")
+        with contextlib.suppress(ValueError):
+            load_open_clip(str(folder))
+        assert not ran.exists()
+
     def test_a_pickle_is_not_opened_though_it_is_open_clips_choice(self, vit, tmp_path):
         folder = tmp_path / "both"
         folder.mkdir()

@@ -29,12 +29,16 @@ def add(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the boxes and prompts of a run."""
+    from multicrop.data.limit import limited
     from multicrop.features.exchange import BOXES, PROMPTS, export_boxes, export_prompts
     from multicrop.runs.session import Session
     from multicrop.runs.settings import of_command_line
 
     session = Session(of_command_line(with_template(options.overrides)))
     splits = {name: getattr(session.dataset, name) for name in options.splits}
+    splits |= {name: limited(images, session.settings.limit) for name, images in splits.items() if name != "train"}
+    if (unknown := session.unknown_images) is not None:
+        splits["unknown"] = unknown
     streamed = [name for name, images in splits.items() if not images.indexed]
     if streamed or not any(map(len, splits.values())):
         what = f"reads {', '.join(streamed)} as a stream" if streamed else f"has no images in {', '.join(splits)}"

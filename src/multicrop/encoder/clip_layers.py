@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CAUSAL_FAMILIES = ("clip", "metaclip_2")  # model types with causal texts pooled at the end token and images pooled at the class token
-CLASS_TOKEN_FAMILIES = (*CAUSAL_FAMILIES, "chinese_clip", "altclip")  # model types with images pooled at the class token
+CLASS_TOKEN_FAMILIES = (*CAUSAL_FAMILIES, "chinese_clip", "altclip", "clipseg")  # model types with images pooled at the class token
 
 
 def heads(layer: nn.Module, x: Float[Tensor, "*batch tokens width"], names: str) -> tuple[Tensor, ...]:

@@ -5,15 +5,17 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import nn
 
-from multicrop.crops.pixels import PixelSpec
+from multicrop.crops.pixels import PixelSpec, global_pixels
 
 if TYPE_CHECKING:
     import transformers  # seconds of imports, which a bank at hand does not need
 
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers in a processor's config
 CACHE = 5e6  # bytes of a tower's widest activations at which a forward is fastest on a CPU (two cores, 2 MiB of L2; measured below)
+ALIKE = 0.03  # mean difference, as a share of white, that resampling may make; a step that is left out makes 0.08 and more
 INCIDENTAL = ("transformers_version", "dtype", "torch_dtype", "architectures", "id2label", "label2id")  # of a config: change no feature
 
 
@@ -75,7 +77,8 @@ def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | Non
         Side, resizing, mean and standard deviation.
 
     Raises:
-        ValueError: If the processor's views are not squares of one size, or not of the expected side.
+        ValueError: If the processor's views are not squares of one size, or not of the expected side, or if it changes an image in a way
+            that is not read here, such as padding, another order of channels or a margin that is cut off.
     """
     size = {name: value for name, value in dict(processor.size or {}).items() if value}
     crop = dict(processor.crop_size or {}) if getattr(processor, "do_center_crop", False) else {}
@@ -93,7 +96,26 @@ def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | Non
         raise ValueError(f"resample is one of {RESAMPLING}, got {processor.resample}; change the preprocessor config")
     mean, std = normalisation(processor)
     stretch = None if stretched in (None, side) else stretched
-    return PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
+    spec = PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
+    if (apart := _apart(processor, spec)) > ALIKE:
+        raise ValueError(
+            f"the image processor {type(processor).__name__} does more than its size, crop, rescaling and normalisation say: pixels of a "
+            f"test image are {apart:.2f} of their range apart on average. It may pad, reorder channels (do_flip_channel_order) or cut off "
+            "a margin (crop_pct), which is not supported; change its preprocessor config if the model was trained without, or choose "
+            "another checkpoint"
+        )
+    return spec
+
+
+def _apart(processor: "transformers.BaseImageProcessor", spec: PixelSpec) -> float:
+    """The mean difference of our pixels of a coloured pattern from those of the processor, as a share of white."""
+    rows, columns = (torch.arange(factor * spec.side // 4) / spec.side for factor in (5, 7))
+    phases = torch.tensor([0.0, 2.0, 4.0])[:, None, None]
+    waves = torch.sin(9 * rows[:, None] + phases) * torch.cos(7 * columns + phases)
+    image = (127.5 * (waves + 1)).round().to(torch.uint8)
+    theirs = torch.as_tensor(processor(Image.fromarray(image.permute(1, 2, 0).numpy()), return_tensors="pt")["pixel_values"][0])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    return float((theirs * std + mean - global_pixels(image, spec) / 255).abs().mean())
 
 
 def normalisation(processor: "transformers.BaseImageProcessor") -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -40,8 +40,8 @@ def load_encoder(
     """Load a dual encoder from a folder or, with the internet, from the HuggingFace hub.
 
     Tested on CLIP (so MetaCLIP), MetaCLIP 2, SigLIP, SigLIP 2 (of a fixed resolution and NaFlex), ALIGN, Chinese-CLIP, AltCLIP, AIMv2,
-    TIPSv2, BLIP, GroupViT, OWL-ViT and VisionTextDualEncoder; other checkpoints that transformers' AutoModel loads as two towers should
-    work. Reads safetensors only and runs no code of the checkpoint.
+    TIPSv2, BLIP, GroupViT, OWL-ViT, CLIPSeg and VisionTextDualEncoder; other checkpoints that transformers' AutoModel loads as two
+    towers should work. Reads safetensors only and runs no code of the checkpoint.
 
     Args:
         path: A folder, the id of a model on the hub, or ``tiny`` for the embedded model.

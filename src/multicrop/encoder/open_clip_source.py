@@ -4,9 +4,12 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multicrop.files.hub import hub_answers, local_files_only
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 HUB = "hf-hub:"
 CONFIG = "open_clip_config.json"
@@ -53,6 +56,14 @@ def open_clip_source(name: str, checkpoint: str | None, tag: str | None, revisio
     if folder.is_dir():
         return _of_folder(folder, folder.name)
     raise ValueError(f"model.name={name} is no folder, and an architecture needs its weights. Choose {SOURCES}{_near(name)}")
+
+
+def described(config: dict[str, Any], text_model: "PreTrainedConfig | None") -> dict[str, Any]:
+    """The architecture; that of a HuggingFace text tower in full, in place of the name or folder that it was read from."""
+    if text_model is None:
+        return config
+    text = {name: value for name, value in config["text_cfg"].items() if name != "hf_model_name"}
+    return config | {"text_cfg": text, "text_model": text_model.to_dict()}
 
 
 def _of_file(name: str, file: Path, tag: str | None) -> Source:

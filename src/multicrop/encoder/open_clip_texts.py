@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from multicrop.encoder.open_clip_source import Source
+from multicrop.files.hub import hub_answers
+
 if TYPE_CHECKING:
     import open_clip  # an extra
 
@@ -92,3 +95,11 @@ class OpenClipTokenizer:
 
     def _vocabulary(self) -> dict[str, int]:
         return self.own.encoder if hasattr(self.own, "encode") else self.own.tokenizer.get_vocab()
+
+
+def tokenizer_knobs(source: Source) -> dict[str, bool]:
+    """How a HuggingFace tokenizer is loaded; the `tokenizer_kwargs` of a checkpoint could ask for code of its own."""
+    if not source.config["text_cfg"].get("hf_tokenizer_name"):
+        return {}
+    here = source.model.startswith("local-dir:") or not hub_answers()
+    return {"trust_remote_code": False} | ({"local_files_only": True} if here else {})

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -16,11 +17,11 @@ from multicrop.config.ranges import Count, OneOf
 from multicrop.crops.pixels import PixelSpec
 from multicrop.encoder.calibration import Calibration
 from multicrop.encoder.dual import Encoder
-from multicrop.encoder.open_clip_sides import at_another_side
-from multicrop.encoder.open_clip_source import Source, open_clip_source
-from multicrop.encoder.open_clip_texts import OpenClipTexts, OpenClipTokenizer
+from multicrop.encoder.open_clip_layers import read_class_token_alone
+from multicrop.encoder.open_clip_sides import OtherSides
+from multicrop.encoder.open_clip_source import Source, described, open_clip_source
+from multicrop.encoder.open_clip_texts import OpenClipTexts, OpenClipTokenizer, tokenizer_knobs
 from multicrop.encoder.precisions import PRECISIONS
-from multicrop.files.hub import hub_answers
 
 EXTRA = "model=open_clip needs open_clip: pip install 'multicrop[open_clip]'"
 
@@ -49,8 +50,7 @@ def load_open_clip(
         precision: Precision of the image tower: fp32, bf16, fp16 (GPU), openvino_fp32, openvino_bf16, int8 or int8_static (CPU).
         compile: Whether to compile the image tower by torch.compile.
         calibration: A function that returns (id, RGB image) pairs, called for int8_static alone.
-        crop_side: Side of crops in pixels, under the model's and a multiple of its patches, for open_clip's own vision transformers (CLIP,
-            DFN, CoCa, not those of timm). None: the model's side.
+        crop_side: Side of crops in pixels, under the model's and a multiple of its patches, for vision transformers. None: its own.
 
     Returns:
         The encoder on the CPU, in evaluation mode.
@@ -69,8 +69,7 @@ def load_open_clip(
         _check_shapes(model, source)
         open_clip.load_checkpoint(model, str(source.weights))
         text = source.config["text_cfg"]
-        here = text.get("hf_tokenizer_name") and (source.model.startswith("local-dir:") or not hub_answers())
-        own = open_clip.get_tokenizer(source.model, **({"local_files_only": True} if here else {}))
+        own = open_clip.get_tokenizer(source.model, **tokenizer_knobs(source))
     dual = OpenClipDual(model, source.config, own.context_length)
     kept = {key: text.get(key) for key in ("tokenizer_kwargs", "tokenizer_mode", "context_length")}
     tokenizer = OpenClipTokenizer(own, trims=dual.text_model.trims, facts=kept)
@@ -99,13 +98,13 @@ class OpenClipDual(nn.Module):
     def __init__(self, model: nn.Module, config: dict[str, Any], context: int) -> None:
         super().__init__()
         self.vision_model, self.text_model = _image_tower(model), OpenClipTexts(getattr(model, "text", model))
-        self.logit_scale = model.logit_scale
+        self.logit_scale, self.sides = model.logit_scale, OtherSides()
         if getattr(model, "logit_bias", None) is not None:
             self.logit_bias = model.logit_bias
         layers = config["text_cfg"].get("layers", 12)  # open_clip's own default
         self.config = OpenClipConfig(
             model_type="open_clip",
-            open_clip=config,
+            open_clip=described(config, getattr(getattr(model, "text", None), "config", None)),
             projection_dim=config["embed_dim"],
             vision_config=SimpleNamespace(model_type="open_clip_vision", **_sizes(self.vision_model)),
             text_config=SimpleNamespace(model_type="open_clip_text", max_position_embeddings=context, num_hidden_layers=layers),
@@ -113,7 +112,8 @@ class OpenClipDual(nn.Module):
 
     def get_image_features(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> BaseModelOutputWithPooling:
         """Features of normalised pixels, not normalised; with interpolated positions for another side than the model's."""
-        output = at_another_side(self.vision_model, pixel_values) if interpolate_pos_encoding else self.vision_model(pixel_values)
+        run = partial(self.sides.features, self.vision_model) if interpolate_pos_encoding else self.vision_model
+        output = run(pixel_values)
         return BaseModelOutputWithPooling(pooler_output=output[0] if isinstance(output, tuple) else output)
 
     def get_text_features(self, input_ids: Tensor) -> BaseModelOutputWithPooling:
@@ -146,12 +146,13 @@ def _triple(value: float | Sequence[float]) -> tuple[float, float, float]:
 
 
 def _image_tower(model: nn.Module) -> nn.Module:
-    """The image tower, its training-time branches merged into one convolution each where it has any (MobileCLIP)."""
+    """The image tower; training-time branches are merged into one convolution each (MobileCLIP), and what is not read is left out."""
     tower = model.visual
     if hasattr(tower, "trunk"):
         from timm.utils import reparameterize_model
 
         tower.trunk = reparameterize_model(tower.trunk.eval())
+    read_class_token_alone(tower)
     return tower
 
 

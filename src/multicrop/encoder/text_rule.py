@@ -96,7 +96,8 @@ def make_causal(model: nn.Module) -> None:
 def tokenizer_facts(tokenizer: Tokenizer) -> str:
     """All that decides how a tokenizer cuts texts, as JSON, without padding and truncation, which calls change."""
     if isinstance(tokenizer, OpenClipTokenizer):
-        return tokenizer.facts()
+        inner = getattr(tokenizer.own, "tokenizer", None)  # a HuggingFace one, of which a vocabulary does not say all
+        return json.dumps([tokenizer.facts(), None if inner is None else tokenizer_facts(inner)])
     if not hasattr(tokenizer, "backend_tokenizer"):
         return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs], sort_keys=True, default=str)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -59,6 +59,8 @@ def feature_bank(
     """
     check_storage(images, storage=storage, cut=cut)
     lazy = LazyEncoder.of(encoder) if isinstance(encoder, Encoder) else encoder
+    if cut == "scaled" and lazy.facts.precision == "imported":
+        raise ValueError(f"trainer.cut=scaled is for pixels, and the features of {lazy.facts.name} were imported; pass trainer.cut=worker")
     policy = as_policy(sampler) if as_policy(sampler).looks_at is None else with_encoder(sampler, lazy.load())
     if storage == "disk" and images.indexed is True:
         settings = EncodeSettings(num_workers, accelerator, devices, cut, progress)
