@@ -1,7 +1,9 @@
 """The paired statistics against SciPy, statsmodels and slow loops, and a simulation of how often the intervals cover."""
 
+import gc
 import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -87,6 +89,18 @@ def test_the_interval_over_runs_and_images_covers_the_truth():
         got = stats.compare_runs(rng.random((8, 150)) < chance, np.zeros((8, 150), bool), seed=study, resamples=500)
         hits += got.low <= 0.3 <= got.high
     assert 0.90 <= hits / studies <= 0.99
+
+
+def test_holm_collects_no_garbage():
+    class Node:
+        pass
+
+    node = Node()
+    node.itself, seen = node, weakref.ref(node)
+    frozen = gc.get_freeze_count()
+    del node
+    stats.holm([0.01, 0.2])
+    assert seen() is not None and gc.get_freeze_count() <= frozen
 
 
 def test_p_values_of_the_null_are_uniform_enough_and_holm_is_the_textbooks():
