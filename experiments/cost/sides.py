@@ -1,9 +1,9 @@
 """The embedded model trained at several sides, with crops of half its side.
 
-python experiments/cost/sides.py [--base FOLDER] [--seeds 0,1,2] OVERRIDE ... measures the model that the overrides choose (such as
-model=local model.path=FOLDER) as cost.py measures `model=tiny`, whose measurements it reads from the folder of cost.py. It writes sides.csv
-of what was measured so far beside this file: crops of half the side against as many of the whole side (same model and policy), and every
-way against 16 random crops of `model=tiny` at the whole side. What was measured before is not measured again.
+python experiments/cost/sides.py [--seeds 0,1,2] [OVERRIDE ...] measures `model=tiny` and `model=tiny_sides`, or in place of the latter what
+the overrides choose (such as model=local model.path=FOLDER). It writes sides.csv of what was measured so far beside this file: crops of
+half the side against as many of the whole side (same model and policy), and every way against 16 random crops of `model=tiny` at the whole
+side. What was measured before, by this script or by cost.py, is not measured again.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from multicrop.config import register_resolvers
 from multicrop.runs.sweep_cache import SweepCache
 
 RECORD = Path(__file__).with_name("sides.csv")
-DISTILLED = "distilled"
+TRAINED = "tiny_sides"
 HALF = 48
 LOOKS = (Look("random"), Look("random", HALF), Look("quasi_random", HALF))
 HALVED, TINY = ("halved", "halved_low", "halved_high"), ("difference", "low", "high")
@@ -49,7 +49,7 @@ def lines_of(plan: Plan, folder: Path, tiny: Path) -> Iterator[list[object]]:
         if not seeds:
             continue
         base = measured(tiny, data, vendor, seeds, plan.counts)[0]
-        for model, at in ((DISTILLED, folder), ("tiny", tiny)):
+        for model, at in ((TRAINED, folder), ("tiny", tiny)):
             rows, clusters = measured(at, data, vendor, seeds, plan.counts)
             whole = {(row.way, row.crops): row for row in rows}
             for row in rows:
@@ -76,23 +76,24 @@ def table(lines: list[list[object]], columns: tuple[str, ...], model: str) -> st
 def main() -> None:
     """Measure what is missing, and write the record after each stream."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", type=Path, default=ROOT / "outputs" / "cost", help="measurements of model=tiny by cost.py")
+    parser.add_argument("--base", type=Path, default=ROOT / "outputs" / "cost", help="measurements of model=tiny, also those of cost.py")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "cost_sides")
     parser.add_argument("--seeds", type=lambda text: tuple(map(int, text.split(","))), default=(0, 1, 2), help="crop seeds: 0,1,2")
-    parser.add_argument("overrides", nargs="+", help="of run.py: the model")
+    parser.add_argument("overrides", nargs="*", default=["model=tiny_sides"], help="of run.py: the model")
     knobs = parser.parse_args()
     plan, cache = Plan(seeds=knobs.seeds), SweepCache()
     register_resolvers()
-    knobs.folder.mkdir(parents=True, exist_ok=True)
-    own = ("split=test", *knobs.overrides)
+    for folder in (knobs.base, knobs.folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    models = ((knobs.base, ["model=tiny"]), (knobs.folder, knobs.overrides))
     for seed, (data, vendor) in product(plan.seeds, plan.streams):
-        for look in LOOKS:
-            session = session_of(data, vendor, look, seed, plan.most, own, cache)
-            keep(file_of(knobs.folder, data, vendor, "test", look, seed), session, plan.counts)
+        for (folder, overrides), look in product(models, LOOKS):
+            session = session_of(data, vendor, look, seed, plan.most, ("split=test", *overrides), cache)
+            keep(file_of(folder, data, vendor, "test", look, seed), session, plan.counts)
         lines = list(lines_of(plan, knobs.folder, knobs.base))
         write_csv(RECORD, HEADER, lines)
         for columns in (HALVED, TINY):
-            print(table(lines, columns, DISTILLED))
+            print(table(lines, columns, TRAINED))
 
 
 if __name__ == "__main__":

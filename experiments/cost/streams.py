@@ -99,7 +99,7 @@ def forward_share(vision: dict, side: int | None) -> float:
 def session_of(data: str, vendor: str, look: Look, seed: int, most: int, overrides: tuple[str, ...], cache: SweepCache) -> Session:
     """The run's parts: D&D fused with the global view, and the look's crops."""
     own = [f"dataset={data}", VENDORS[data].format(vendor), LEFT_OUT, "aggregator=dnd_fused", "logger=none", f"crop_seed={seed}"]
-    crops = [f"crop={look.policy}", f"crop.n_crops={most}", *([] if look.side is None else [f"model.crop_side={look.side}"])]
+    crops = [f"crop={look.policy}", f"crop.n_crops={most}", f"model.crop_side={'null' if look.side is None else look.side}"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return Session(settings_of(compose("config", [*own, *crops, *overrides])), cache)
 
