@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ROOT, composed
+from PIL import Image
 
 sys.path.insert(0, str(ROOT))
-from experiments.cost import cost, streams
+from experiments.cost import cost, exact, streams
 from experiments.cost.streams import Look, Measured, Plan
+
+from multicrop.data.base import LabelledImages
+from multicrop.data.images import reduced_decoding
 
 PLAN = Plan((0, 1), 4, (("scenes", "noto-v1"),), ("random", "diverse"), (48,))
 SURE = np.linspace(0.05, 0.95, 40)
@@ -111,3 +115,45 @@ def test_every_measurement_of_the_plan_composes(data, vendor):
     for look in Plan().looks:
         cfg = composed(*own, f"crop={look.policy}", "crop.n_crops=16", *([] if look.side is None else [f"model.crop_side={look.side}"]))
         assert cfg.crop.n_crops == 16 and cfg.dataset.leave_out == "noto"
+
+
+class TestOptionsThatShouldChangeNoAnswer:
+    def test_enlarged_images_are_jpeg_files_of_the_same_pictures(self):
+        small = Image.radial_gradient("L").convert("RGB").resize((30, 20))
+        large = exact.enlarged(LabelledImages("drawings", ["a", "b"], [0, 0], lambda index: small, "content").subset([1]))
+        assert large.open(0).size == (2880, exact.SIDE) and large.fingerprint != "content" and large.parent is None  # has other pixels
+        with reduced_decoding(480):
+            assert large.open(0).size == (720, 480)
+        assert np.abs(np.asarray(large.open(0).resize((30, 20), Image.Resampling.BOX), float) - np.asarray(small)).mean() < 2
+
+    def test_the_line_of_a_stream(self):
+        """One of 40 answers changes with each seed: to the right one with the first, from a wrong class to another with the second."""
+        labels = np.zeros(40, int)
+        wrong, other, right = [1] + [0] * 39, [2] + [0] * 39, [0] * 40
+        answers = [np.array([wrong, right]), np.array([wrong, other])]
+        files = np.array(["a", "b"] * 20), np.array(0.98), np.array([2.0, 1.0]), np.array([1, 2])
+        line = exact.line_of("o", "scenes", "v", 16, [exact.Pair(both, labels, *files) for both in answers])
+        cells = dict(zip(exact.HEADER, line, strict=True))
+        assert (cells["seeds"], cells["images"], cells["clusters"], cells["decoded"]) == (2, 40, 2, "1/1 1/2")
+        assert (cells["stay"], cells["cosine"], cells["processor_time"]) == ("97.50", "0.9800", "0.50")
+        assert (cells["plain"], cells["top1"], cells["difference"]) == ("97.50", "98.75", "1.25")
+
+    def test_a_small_part_is_measured_once_with_and_without_each_option(self, tmp_path, monkeypatch):
+        pytest.importorskip("openvino")
+        plan, seen, measure = replace(PLAN, seeds=(0,), overrides=("limit=6",)), [], exact.measure
+
+        def seeing(plain, other, images):
+            seen.append([(one.settings.part("model").values["precision"], one.settings.compute.cut) for one in (plain, other)])
+            return measure(plain, other, images)
+
+        monkeypatch.setattr(exact, "measure", seeing)
+        for _ in range(2):
+            list(exact.measure_all(plan, tmp_path, small=True))
+        assert seen == [[("fp32", "worker"), ("openvino_fp32", "worker")], [("fp32", "worker"), ("fp32", "scaled")]]
+        lines = [dict(zip(exact.HEADER, line, strict=True)) for line in exact.lines_of(plan, tmp_path)]
+        assert [(line["option"], line["images"], line["decoded"]) for line in lines] == [
+            (exact.OPTIONS[0], 6, "1/1"),
+            (exact.SCALED, 6, "1/2"),
+        ]
+        assert float(lines[0]["cosine"]) > 0.9999 > float(lines[1]["cosine"]) > 0.9  # features in half precision; boxes on a coarser grid
+        assert lines[0]["stay"] == "100.00" and "| 6 | 1/1 | 100.00 % |" in exact.table([list(line.values()) for line in lines])
