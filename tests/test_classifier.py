@@ -235,10 +235,12 @@ def photos(tmp_path, drawings):
     return tmp_path
 
 
-def _predict(where, *words, output="out.jsonl") -> list[dict]:
+def _predict(where, *words, output="out.jsonl", status=0) -> list[dict]:
+    """The rows of one call, whose output an earlier call may have written too, and which ends with this exit status."""
+    (where / output).unlink(missing_ok=True)
     with pytest.raises(SystemExit) as ended:
         main(["predict", *map(str, words), "--config", str(where / "chosen.yaml"), "-o", str(where / output), "--quiet"])
-    assert ended.value.code in (0, 1)
+    assert ended.value.code == status
     return [json.loads(line) for line in (where / output).read_text().splitlines()] if output.endswith("jsonl") else []
 
 
@@ -287,7 +289,7 @@ class TestCommand:
 
     def test_unreadable_images_are_rows_with_their_reason(self, photos, capsys):
         (photos / "photos" / "pig" / "bad.png").write_text("no image")
-        rows = _predict(photos, photos / "photos")
+        rows = _predict(photos, photos / "photos", status=1)
         (bad,) = [row for row in rows if row["error"]]
         assert bad["image"] == "pig/bad.png" and bad["prediction"] is None and "cannot be decoded" in bad["error"]
         assert "1 images could not be read" in capsys.readouterr().err
@@ -328,7 +330,7 @@ class TestCommand:
             assert len(pickle.dumps(worker)) == len(sent)
 
         monkeypatch.setattr(RayEngine, "each", each)
-        assert _predict(photos, photos / "photos", "--set", "engine=ray", output="ray.jsonl") == expected  # no other call wrote this one
+        assert _predict(photos, photos / "photos", "--set", "engine=ray") == expected
         assert len(read) == len(set(read)) == 3
         other = PartPredictor(photos / "chosen.yaml", (), PredictedParts(photos, "another key", as_images([])))
         with refused("another version of multicrop"):
@@ -339,15 +341,15 @@ class TestCommand:
         monkeypatch.setattr(prediction.shutil, "rmtree", lambda *args, **kwargs: None)  # the parts stay, as after a kill
         encoded, whole = [], prediction.predicted
         monkeypatch.setattr(prediction, "predicted", lambda *args: encoded.append(args[1].ids[0]) or whole(*args))
-        _predict(photos, photos / "photos")
-        _predict(photos, photos / "photos")
-        assert len(encoded) == 3
+        first = _predict(photos, photos / "photos")
+        assert _predict(photos, photos / "photos") == first and len(encoded) == 3
         picture = Image.open(photos / "photos" / "lion" / "0.png").convert("RGB")
         picture.transpose(Image.Transpose.ROTATE_90).save(photos / "photos" / "lion" / "0.png")
-        _predict(photos, photos / "photos")
+        turned = _predict(photos, photos / "photos")
         assert encoded[3:] == ["lion/0.png"]
-        _predict(photos, photos / "photos", "--set", "temperature=3.0")
-        assert len(encoded) == 7
+        assert [row["image"] for row, before in zip(turned, first, strict=True) if row != before] == ["lion/0.png"]
+        warmer = _predict(photos, photos / "photos", "--set", "temperature=3.0")
+        assert len(encoded) == 7 and all(row["probability"] < before["probability"] for row, before in zip(warmer, turned, strict=True))
 
     @pytest.mark.parametrize(
         ("words", "message"),
