@@ -111,6 +111,15 @@ def test_a_bank_has_the_bytes_of_one_on_disk_and_is_read_from_another_machine(ur
 
 
 @EVERY_KIND
+def test_a_subset_reads_the_images_of_other_subsets_from_another_machine(url, encoder, tmp_path):
+    images, opened = pictures(9), []
+    fill(images.subset(range(4)), encoder, banks(url, tmp_path / "here"))
+    counted = replace(images, open=lambda index: opened.append(index) or images.open(index)).subset([3, 6, 7, 0])
+    part = fill(counted, encoder, banks(url, tmp_path / "there"))
+    assert sorted(opened) == [6, 7] and torch.equal(part.tensors()[0], fill(images.subset([3, 6, 7, 0]), encoder, tmp_path).tensors()[0])
+
+
+@EVERY_KIND
 def test_the_first_writer_of_a_shard_wins(url, tmp_path):
     bank = banks(url, tmp_path)
     folder, other = (banks(url, tmp_path / name).new("data", "key", 1, 4, size=size) for name, size in (("one", 2), ("two", 4)))

@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "prune":
         return prune(entries, options)
     if options.json:
-        print(json.dumps([{"path": str(e), "bytes": e.size, "used": e.used, **e.manifest} for e in entries], indent=1))
+        rows = [{"path": str(e), "bytes": e.size, "used": e.used, **e.manifest} for e in entries]
+        print(json.dumps([{name: value for name, value in row.items() if name != "image_keys"} for row in rows], indent=1))
     else:
         show(entries, options.cache)
     return 0

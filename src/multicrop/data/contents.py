@@ -56,8 +56,12 @@ class FileContents:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of ids and bytes, whatever the files' place and times."""
-        pairs = zip(self.ids, digests(self.name, self.paths), strict=True)
-        return content_hash(self.more, *(f"{one}:{digest}" for one, digest in pairs))
+        return content_hash(self.more, *(f"{one}:{digest}" for one, digest in zip(self.ids, self.file_digests, strict=True)))
+
+    @cached_property
+    def file_digests(self) -> list[str]:
+        """The hash of the bytes of each file."""
+        return digests(self.name, self.paths)
 
     def subset(self, indices: Sequence[int], ids: Sequence[str]) -> "FileContents":
         """The content of some images, by their places and ids."""

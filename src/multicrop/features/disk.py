@@ -96,48 +96,39 @@ class DiskBank(FeatureBank, Dataset[Row]):
         return self.shards[place // self.shard_size][name][place % self.shard_size, : self.n_views]
 
 
-def open_or_fill(
+def encoded(
     images: LabelledImages,
     recipe: ViewRecipe,
-    cache: Path | Banks,
+    identity: BankIdentity,
+    place: Banks,
     settings: EncodeSettings,
     *,
-    shard_images: int | None = None,
-    engine: Engine = local,
+    shard_images: int | None,
+    engine: Engine,
 ) -> DiskBank:
-    """Open the bank of these images, after encoding what is missing of it.
-
-    A subset of images whose whole set has a bank reads that one, and a bank of more nested crops answers for fewer. A killed run
-    continues at its first missing shard; a shard that fails its checksum is encoded again, with a warning; processes that want the same
-    bank share its shards.
-
-    Args:
-        images: The images.
-        recipe: What makes their views.
-        cache: The place of all banks: a folder, or object storage.
-        settings: Where and how to encode.
-        shard_images: Images per shard of a new bank, a power of two; None for 256. A bank that was begun keeps its size.
-        engine: What encodes the missing shards.
-
-    Returns:
-        The bank, verified.
-
-    Raises:
-        PermissionError: If `cache` cannot be written to.
-        ValueError: If `shard_images` is not a power of two.
-    """
-    place = BankFolder(cache) if isinstance(cache, Path) else cache
-    if images.parent is not None and _may_be_stored(images.parent[0], place):
-        whole, rows = images.parent
-        if bank := _found(whole, recipe, recipe.identity(whole, settings.cut), place):
-            return bank.subset(images, rows)
-    identity = recipe.identity(images, settings.cut)
-    if bank := _found(images, recipe, identity, place):
-        return bank
+    """The bank of these images, after encoding the shards that are missing; see ``open_or_fill``."""
     folder = _new(images, recipe, identity, place, shard_images)
-    while (opened := _opened(folder)) is None:
+    while (opened := folder.opened()) is None:
         engine(images, recipe, identity, folder, settings)
     return DiskBank(images, *opened, n_views=count_views(recipe.sampler), reused=False)
+
+
+def found_whole(images: LabelledImages, recipe: ViewRecipe, place: Banks, cut: str) -> DiskBank | None:
+    """These images in a finished and intact bank of the set that they are a subset of."""
+    if images.parent is None or not _may_be_stored(images.parent[0], place):
+        return None
+    whole, rows = images.parent
+    bank = found(whole, recipe, recipe.identity(whole, cut), place)
+    return None if bank is None else bank.subset(images, rows)
+
+
+def found(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks) -> DiskBank | None:
+    """A finished and intact bank of these images: this policy's own, or one of more nested crops."""
+    for folder in _stored(images, recipe, identity, place):
+        if (opened := folder.opened()) is not None:
+            place.used(folder)
+            return DiskBank(images, *opened, n_views=count_views(recipe.sampler), reused=True)
+    return None
 
 
 def filled(
@@ -197,24 +188,5 @@ def _stored(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, 
 
 
 def _may_be_stored(images: LabelledImages, place: Banks) -> bool:
-    """Whether some bank of this data set has as many images, so that it is worth hashing all of them for their identity."""
-    return any(count in (None, len(images)) for count in place.image_counts(images.name))
-
-
-def _found(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks) -> DiskBank | None:
-    """A finished and intact bank of these images: this policy's own, or one of more nested crops."""
-    for folder in _stored(images, recipe, identity, place):
-        if (opened := _opened(folder)) is not None:
-            place.used(folder)
-            return DiskBank(images, *opened, n_views=count_views(recipe.sampler), reused=True)
-    return None
-
-
-def _opened(folder: ShardFolder) -> tuple[Sequence[dict[str, Tensor]], dict] | None:
-    """Shards and manifest of a finished bank; one whose shards are damaged loses its manifest and those shards."""
-    if (manifest := folder.manifest()) is None:
-        return None
-    if (shards := folder.check()) is None:
-        folder.reopen()
-        return None
-    return shards, manifest
+    """Whether some bank of this data set has as many images, so that it is worth hashing all of them."""
+    return any(manifest.get("images") in (None, len(images)) for _, _, manifest in place.manifests(images.name))

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import EncodeCost, EncodeSettings
 from multicrop.features.fill_line import FillLine, Shards
-from multicrop.features.identity import BankIdentity, ViewRecipe, count_views
+from multicrop.features.identity import BankIdentity, ViewRecipe, count_views, image_keys
 from multicrop.features.shards import ShardFolder
 from multicrop.features.stops import loop
 from multicrop.files import redacted
@@ -92,6 +92,7 @@ class LocalEngine:
 
 
 local = LocalEngine()
+LISTED = 50_000  # the images of a larger subset are not listed in its manifest, and other subsets do not read them there
 
 
 def seal(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, folder: ShardFolder, cost: EncodeCost) -> None:
@@ -99,5 +100,6 @@ def seal(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, fol
     if folder.manifest() is None:
         facts = {"dataset": images.name, "model": recipe.encoder.facts.name, "views": count_views(recipe.sampler)}
         facts |= {"identity": asdict(identity), **asdict(cost), "precision_on_disk": "fp16"}
+        facts |= {"image_keys": image_keys(images)} if images.parent is not None and len(images) <= LISTED else {}
         folder.finish(redacted(facts))
     folder.tidy()

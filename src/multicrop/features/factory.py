@@ -7,9 +7,10 @@ from multicrop.data.base import LabelledImages, StreamedImages
 from multicrop.encoder import Encoder, with_encoder
 from multicrop.encoder.known import LazyEncoder
 from multicrop.features.base import EncodeSettings, FeatureBank
-from multicrop.features.disk import Banks, open_or_fill
+from multicrop.features.disk import Banks
 from multicrop.features.engine import Engine, local
 from multicrop.features.identity import ViewRecipe
+from multicrop.features.joined import open_or_fill
 
 STORAGES = ("disk", "off")
 CUTS = ("worker", "device", "scaled")

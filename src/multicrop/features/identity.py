@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from multicrop.config import PACKAGE
 from multicrop.crops import CropPolicy, CropSampler, as_policy
 from multicrop.data.base import LabelledImages
+from multicrop.data.contents import FileContents
 from multicrop.encoder import Encoder
 from multicrop.encoder.known import EncoderFacts, LazyEncoder
 from multicrop.files import content_hash
@@ -69,6 +70,16 @@ class ViewRecipe:
     def identity(self, images: LabelledImages, cut: str) -> BankIdentity:
         """The identity of the bank of some images."""
         return _identity(images, self.sampler, self.encoder.facts, self.seed, cut)
+
+
+def image_keys(images: LabelledImages) -> list[str]:
+    """A hash per image of its id and its content, the same in every subset of a data set."""
+    content, whole = images.content, images
+    if isinstance(content, FileContents) and content.per_image:
+        return [content_hash(content.more, *one) for one in zip(images.ids, content.file_digests, strict=True)]
+    while whole.parent is not None:
+        whole = whole.parent[0]
+    return [content_hash(whole.fingerprint, image_id) for image_id in images.ids]
 
 
 def count_views(sampler: CropSampler) -> int:

@@ -25,10 +25,10 @@ class BankFolder:
         """The views per image of the finished banks of a data set and a key, fewest first."""
         return sorted(int(path.parent.name[1:]) for path in self._top(dataset, key).glob(f"v*/{MANIFEST}"))
 
-    def image_counts(self, dataset: str) -> Iterator[int | None]:
-        """The number of images of each finished bank of a data set; None where its manifest cannot be read."""
+    def manifests(self, dataset: str) -> Iterator[tuple[str, int, dict]]:
+        """Key, views per image and manifest of each finished bank of a data set; an empty manifest where it cannot be read."""
         for path in (self.cache / safe_name(dataset)).glob(f"*/v*/{MANIFEST}"):
-            yield (read_facts(path) or {}).get("images")
+            yield path.parts[-3], int(path.parts[-2][1:]), read_facts(path) or {}
 
     def begun(self, dataset: str, key: str, views: int, images: int) -> ShardFolder:
         """A bank that is there, with the size of its shards."""

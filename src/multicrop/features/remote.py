@@ -145,12 +145,12 @@ class RemoteBanks:
         views = [name for name in top.folders() if name[:1] == "v" and name[1:].isdigit()]
         return sorted(int(name[1:]) for name in views if top.has(f"{name}/{MANIFEST}"))
 
-    def image_counts(self, dataset: str) -> Iterator[int | None]:
-        """The number of images of each finished bank of a data set; None where its manifest cannot be read."""
+    def manifests(self, dataset: str) -> Iterator[tuple[str, int, dict]]:
+        """Key, views per image and manifest of each finished bank of a data set; an empty manifest where it cannot be read."""
         top = Objects(self.url).below(safe_name(dataset))
         for key in top.folders():
             for views in self.finished(dataset, key):
-                yield (facts_in(top.read(f"{key}/v{views}/{MANIFEST}") or b"") or {}).get("images")
+                yield key, views, facts_in(top.read(f"{key}/v{views}/{MANIFEST}") or b"") or {}
 
     def begun(self, dataset: str, key: str, views: int, images: int) -> ShardFolder:
         """A bank that is stored, with the size of its shards."""

@@ -102,6 +102,15 @@ class ShardFolder:
         whole = [shard for shard in shards if shard is not None]
         return whole if len(whole) == self.count else None
 
+    def opened(self) -> tuple[Sequence[dict[str, Tensor]], dict] | None:
+        """Shards and manifest of a finished bank; one whose shards are damaged loses its manifest and those shards."""
+        if (manifest := self.manifest()) is None:
+            return None
+        if (shards := self.check()) is None:
+            self.reopen()
+            return None
+        return shards, manifest
+
     def unreadable(self) -> list[int] | None:
         """The images of a complete bank that could not be read; shards are verified one by one, and none stays in memory.
 
