@@ -3,6 +3,7 @@
 import copy
 import json
 
+import forked
 import pytest
 import torch
 import transformers as hf
@@ -206,3 +207,20 @@ def test_the_padding_of_a_batch_does_not_reach_the_mean_of_tipsv2():
     encoder.tokenizer.model_input_names = ["input_ids"]
     assert "attention_mask" in encoder.rule.tokens(encoder.tokenizer, ["word1", "word1 word2"])
     assert F.cosine_similarity(*encoder.encode_texts(["word1", "word2 word3"]), dim=0) < 1
+
+
+FORKED = """
+import os, signal, sys, torch
+torch.set_num_threads(2)
+from multicrop.encoder import load_encoder
+encoder = load_encoder("tiny")
+if (child := os.fork()) == 0:
+    signal.alarm(60)  # ends a process that hangs
+    encoder.encode_texts([f"a photo of {number} cats" for number in range(300)])
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0)
+"""
+
+
+def test_a_process_forked_after_a_model_was_loaded_encodes_with_several_threads():
+    assert forked.run([], code=FORKED).returncode == 0

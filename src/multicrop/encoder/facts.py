@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,7 +99,9 @@ def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | Non
     mean, std = normalisation(processor)
     stretch = None if stretched in (None, side) else stretched
     spec = PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
-    if (apart := _apart(processor, spec)) > ALIKE:
+    with _one_thread():
+        apart = _apart(processor, spec)
+    if apart > ALIKE:
         raise ValueError(
             f"the image processor {type(processor).__name__} does more than its size, crop, rescaling and normalisation say: pixels of a "
             f"test image are {apart:.2f} of their range apart on average. It may pad, reorder channels (do_flip_channel_order) or cut off "
@@ -116,6 +120,17 @@ def _apart(processor: "transformers.BaseImageProcessor", spec: PixelSpec) -> flo
     theirs = torch.as_tensor(processor(Image.fromarray(image.permute(1, 2, 0).numpy()), return_tensors="pt")["pixel_values"][0])
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     return float((theirs * std + mean - global_pixels(image, spec) / 255).abs().mean())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute without a pool of threads, which a process that forks after it has loaded a model would not hand on: its children hang."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def normalisation(processor: "transformers.BaseImageProcessor") -> tuple[tuple[float, ...], tuple[float, ...]]:
