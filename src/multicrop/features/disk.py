@@ -18,6 +18,7 @@ from multicrop.features.shards import SHARD_IMAGES, ShardFolder
 
 log = logging.getLogger(__name__)
 Banks = BankFolder | RemoteBanks
+Manifest = tuple[str, int, dict]  # key of a finished bank, its views per image, its manifest
 
 
 class DiskBank(FeatureBank, Dataset[Row]):
@@ -113,9 +114,11 @@ def encoded(
     return DiskBank(images, *opened, n_views=count_views(recipe.sampler), reused=False)
 
 
-def found_whole(images: LabelledImages, recipe: ViewRecipe, place: Banks, cut: str) -> DiskBank | None:
-    """These images in a finished and intact bank of the set that they are a subset of."""
-    if images.parent is None or not _may_be_stored(images.parent[0], place):
+def found_whole(images: LabelledImages, recipe: ViewRecipe, place: Banks, cut: str, manifests: Sequence[Manifest]) -> DiskBank | None:
+    """These images in a finished and intact bank of the set that they are a subset of; all images of that set are hashed where any of the
+    banks has as many.
+    """
+    if images.parent is None or not any(manifest.get("images") in (None, len(images.parent[0])) for _, _, manifest in manifests):
         return None
     whole, rows = images.parent
     bank = found(whole, recipe, recipe.identity(whole, cut), place)
@@ -185,8 +188,3 @@ def _stored(images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, 
     for stored in place.finished(images.name, identity.key):
         if stored == n_views or (nested and stored > n_views):
             yield place.begun(images.name, identity.key, stored, len(images))
-
-
-def _may_be_stored(images: LabelledImages, place: Banks) -> bool:
-    """Whether some bank of this data set has as many images, so that it is worth hashing all of them."""
-    return any(manifest.get("images") in (None, len(images)) for _, _, manifest in place.manifests(images.name))

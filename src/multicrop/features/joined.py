@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multicrop.data.base import LabelledImages
 from multicrop.features.base import EncodeSettings
-from multicrop.features.disk import Banks, DiskBank, encoded, found, found_whole
+from multicrop.features.disk import Banks, DiskBank, Manifest, encoded, found, found_whole
 from multicrop.features.engine import Engine, local
 from multicrop.features.identity import BankIdentity, ViewRecipe, count_views, image_keys
 from multicrop.features.places import BankFolder
@@ -80,7 +80,8 @@ def open_or_fill(
         ValueError: If `shard_images` is not a power of two.
     """
     place, how = BankFolder(cache) if isinstance(cache, Path) else cache, {"shard_images": shard_images, "engine": engine}
-    if bank := found_whole(images, recipe, place, settings.cut):
+    manifests = [] if images.parent is None else list(place.manifests(images.name))
+    if bank := found_whole(images, recipe, place, settings.cut, manifests):
         return bank
     identity = recipe.identity(images, settings.cut)
     if bank := found(images, recipe, identity, place):
@@ -88,7 +89,7 @@ def open_or_fill(
     if images.parent is None:
         return encoded(images, recipe, identity, place, settings, **how)
     group = group_size(count_views(recipe.sampler), settings.accelerator, shard_size=shard_images or SHARD_IMAGES)
-    banks, places = _elsewhere(images, recipe, identity, place, settings.accelerator, group)
+    banks, places = _elsewhere(images, recipe, identity, place, settings.accelerator, group, manifests)
     if not banks:
         return encoded(images, recipe, identity, place, settings, **how)
     if left := _rest(len(images), places, group):
@@ -100,12 +101,18 @@ def open_or_fill(
 
 
 def _elsewhere(
-    images: LabelledImages, recipe: ViewRecipe, identity: BankIdentity, place: Banks, accelerator: str, group: int
+    images: LabelledImages,
+    recipe: ViewRecipe,
+    identity: BankIdentity,
+    place: Banks,
+    accelerator: str,
+    group: int,
+    manifests: Sequence[Manifest],
 ) -> tuple[list[DiskBank], Places]:
     """The banks of other subsets that hold some of these images, and where in them."""
     banks, places = list[DiskBank](), Places()
     keys, n_views = image_keys(images), count_views(recipe.sampler)
-    for folder, listed in _subsets(images.name, identity, n_views, place):
+    for folder, listed in _subsets(images.name, identity, n_views, place, manifests):
         if group_size(n_views, accelerator, shard_size=folder.size) != group:
             continue
         rows = {index: row for index, row in _held(keys, listed, group).items() if index not in places}
@@ -117,10 +124,12 @@ def _elsewhere(
     return banks, places
 
 
-def _subsets(dataset: str, identity: BankIdentity, n_views: int, place: Banks) -> Iterator[tuple[ShardFolder, list[str]]]:
+def _subsets(
+    dataset: str, identity: BankIdentity, n_views: int, place: Banks, manifests: Sequence[Manifest]
+) -> Iterator[tuple[ShardFolder, list[str]]]:
     """The finished banks of subsets that differ from an identity in their images alone, the largest first, and the keys of their images."""
     wanted = asdict(identity)
-    for key, views, manifest in sorted(place.manifests(dataset), key=lambda one: (-one[2].get("images", 0), one[0])):
+    for key, views, manifest in sorted(manifests, key=lambda one: (-one[2].get("images", 0), one[0])):
         same = views == n_views and {**manifest.get("identity", {}), "data": identity.data} == wanted
         if same and (listed := manifest.get("image_keys")):
             yield place.begun(dataset, key, views, len(listed)), listed
