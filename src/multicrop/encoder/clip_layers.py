@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 CAUSAL_FAMILIES = ("clip", "metaclip_2")  # model types with causal texts pooled at the end token and images pooled at the class token
 CLASS_TOKEN_FAMILIES = (*CAUSAL_FAMILIES, "chinese_clip", "altclip", "clipseg")  # model types with images pooled at the class token
+ROWS = 4  # of the last layer: the class token and three patches; with fewer, features would depend on the number of threads
 
 
 def heads(layer: nn.Module, x: Float[Tensor, "*batch tokens width"], names: str) -> tuple[Tensor, ...]:
@@ -73,7 +74,7 @@ def image_feature(model: nn.Module, states: Float[Tensor, "sets tokens width"]) 
     For fewer than four queries torch divides the sum over keys among its threads, and features would depend on their number.
     """
     tower = model.vision_model
-    token = layer_at(tower.encoder.layers[-1], states, states[:, :4])[:, 0]
+    token = layer_at(tower.encoder.layers[-1], states, states[:, :ROWS])[:, 0]
     return model.visual_projection(tower.post_layernorm(token))
 
 

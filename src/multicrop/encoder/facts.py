@@ -99,7 +99,7 @@ def pixel_spec(processor: "transformers.BaseImageProcessor", expected: int | Non
     mean, std = normalisation(processor)
     stretch = None if stretched in (None, side) else stretched
     spec = PixelSpec(side, short, RESAMPLING[int(processor.resample)], mean, std, stretch)
-    with _one_thread():
+    with one_thread():
         apart = _apart(processor, spec)
     if apart > ALIKE:
         raise ValueError(
@@ -123,8 +123,8 @@ def _apart(processor: "transformers.BaseImageProcessor", spec: PixelSpec) -> flo
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute without a pool of threads, which a process that forks after it has loaded a model would not hand on: its children hang."""
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: sums do not depend on the number of threads, and no pool is started, with which children forked later hang."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

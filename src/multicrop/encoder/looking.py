@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from multicrop.crops import CropPolicy, CropSampler, GlobalView, as_policy
 from multicrop.crops.pixels import PixelSpec, global_pixels, shown
 from multicrop.encoder.dual import Encoder
-from multicrop.encoder.facts import pixel_spec
+from multicrop.encoder.facts import one_thread, pixel_spec
 from multicrop.encoder.families import family_of
 from multicrop.encoder.loading import load_model
 from multicrop.files.hub import local_files_only
@@ -75,12 +75,8 @@ class Attention:
         """The share of attention per patch of the global view."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.spec.mean, self.spec.std))
         values = ((global_pixels(image, self.spec).float() / 255 - mean) / std)[None]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             weights = cast(Tensor, self._last_attention(values))
-        finally:
-            torch.set_num_threads(threads)
         side = self.spec.side // self.tower.config.patch_size
         return weights.flatten(0, -3)[:, 0, -side * side :].mean(0).reshape(side, side)
 

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-ROWS = 4  # the class token and three patches: for fewer queries features would depend on the number of threads, see `image_feature`
+from multicrop.encoder.clip_layers import ROWS
 
 
 def read_class_token_alone(tower: Any) -> None:
