@@ -32,6 +32,16 @@ def exact_interval(rescued: int, lost: int, images: int, *, confidence: float = 
     return float(limits[rescued, lost]), float(-limits[lost, rescued])
 
 
+def mean_exact_interval(gains: np.ndarray, confidence: float) -> tuple[float, float] | None:
+    """The mean of the exact intervals of runs (runs, images) on few images; None where there are enough images."""
+    images = gains.shape[1]
+    if images >= FEW_IMAGES:
+        return None
+    counts = [(int((run > 0).sum()), int((run < 0).sum())) for run in gains]
+    low, high = np.mean([exact_interval(*run, images, confidence=confidence) for run in counts], axis=0).tolist()
+    return low, high
+
+
 def remarks(images: int, clusters: int | None) -> list[str]:
     """Sentences for the reader of intervals on few images or few clusters; empty where there are enough of both."""
     said = []

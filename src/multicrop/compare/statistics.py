@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import bdtr
 
 from multicrop.compare.resampling import cluster_means, cluster_numbers, crossed_means, percentiles, sign_flips
-from multicrop.compare.small_samples import FEW_IMAGES, exact_interval
+from multicrop.compare.small_samples import FEW_IMAGES, exact_interval, mean_exact_interval
 
 RESAMPLES = 2000
 MCNEMAR, SIGN_FLIPS, BOOTSTRAP = "McNemar's exact test", "exact sign-flip test over clusters", "bootstrap"
@@ -168,7 +168,7 @@ def compare_runs(
     of_groups = gains if groups is None else np.stack([np.bincount(groups, row) for row in gains])
     sizes, count = (None, None) if groups is None else (np.bincount(groups), len(of_groups[0]))
     means = crossed_means(of_groups, np.random.default_rng(seed), resamples, sizes)
-    low, high = _joined(percentiles(means, confidence, count), _mean_of_exact(gains, confidence))
+    low, high = _joined(percentiles(means, confidence, count), mean_exact_interval(gains, confidence))
     below, above = ((means <= 0).sum() + 1) / (resamples + 1), ((means >= 0).sum() + 1) / (resamples + 1)
     rescued, lost = round((gains > 0).sum() / len(gains)), round((gains < 0).sum() / len(gains))
     return Comparison(float(gains.mean()), low, high, float(min(1.0, 2 * min(below, above))), rescued, lost, count, BOOTSTRAP)
@@ -177,16 +177,6 @@ def compare_runs(
 def _joined(interval: tuple[float, float], exact: tuple[float, float] | None) -> tuple[float, float]:
     """The interval, widened to an exact one where there is one."""
     return interval if exact is None else (min(interval[0], exact[0]), max(interval[1], exact[1]))
-
-
-def _mean_of_exact(gains: np.ndarray, confidence: float) -> tuple[float, float] | None:
-    """The mean of the exact intervals of runs on few images; None where there are enough images."""
-    images = gains.shape[1]
-    if images >= FEW_IMAGES:
-        return None
-    counts = [(int((run > 0).sum()), int((run < 0).sum())) for run in gains]
-    low, high = np.mean([exact_interval(*run, images, confidence=confidence) for run in counts], axis=0).tolist()
-    return low, high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -202,7 +192,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     if not len(p_values):
         return []
-    gc.freeze()  # multipletests calls gc.collect(), half a second per family in a process that has loaded torch
+    gc.freeze()  # multipletests calls gc.collect(), a quarter of a second per family in a process that has loaded torch
     try:
         return np.asarray(multipletests(list(p_values), method="holm")[1]).tolist()
     finally:
